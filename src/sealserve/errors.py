@@ -1,14 +1,14 @@
-"""The root of every error that sealserve raises, the families that decide the exit status, and the codes.
+"""The root class of all sealserve errors, the families that decide the exit status, and the base class of codes.
 
-Each cause has a stable code (``quote.tcb-out-of-date``). A program can rely on codes and exit statuses; messages are
-for people and may change. ``docs/reference/errors.md`` lists all codes.
+Each cause has a stable code, such as ``quote.tcb-out-of-date``. Programs can rely on codes and exit statuses. Messages
+are for people and may change. ``docs/reference/errors.md`` lists all codes.
 
 Most codes are members of an enumeration in the module ``codes`` of their package, and are raised like this::
 
     raise SgxCode.QUOTE_DEBUG.error("Quote: the enclave is in debug mode.", hint="Build it with sgx.debug = false.")
 
-A subclass of a family exists only where code catches an error by its type, or where an error carries data. Its class
-attribute ``code`` is the definition of its code then.
+A subclass of a family exists only where code catches an error by its type, or where an error carries data. The class
+attribute ``code`` of such a subclass defines its code.
 """
 
 from enum import StrEnum
@@ -16,12 +16,12 @@ from typing import ClassVar, Self
 
 
 class SealserveError(Exception):
-    """Something that went wrong and that a person can act on.
+    """Root class of the errors that a person can act on.
 
     Args:
-        message: What went wrong, which file or field, what was expected and what was found. Never a secret.
-        hint: What to do next, as one sentence, or None where the message already says it.
-        code: The cause. The default is the code of the class.
+        message: What failed, which file or field, and the expected and actual values. Never contains a secret.
+        hint: The next step as one sentence that starts with a verb. `None` if the message already contains it.
+        code: The code of the cause. `None` means the code of the class.
     """
 
     code: str = "internal"
@@ -42,52 +42,52 @@ class SealserveError(Exception):
 
 
 class InputError(SealserveError):
-    """What the caller gave cannot be used: a flag, a TOML key, a model, a file that is not what it should be."""
+    """An input is invalid: an option, a key in sealserve.toml, a model, or the content of a file."""
 
     code = "input"
     exit_status = 2
 
 
 class VerificationError(SealserveError):
-    """Something did not verify: a tampered file, a quote, a certificate, a policy that refuses."""
+    """A verification failed: a tampered file, an invalid quote or certificate, or a policy that rejects evidence."""
 
     code = "verification"
     exit_status = 3
 
 
 class UnavailableError(SealserveError):
-    """The machine or a peer is not as needed: a missing program, a taken port, a full disk, a broker that is down."""
+    """The machine or a peer is not ready: a missing program, a port in use, a full disk, an unreachable broker."""
 
     code = "environment"
     exit_status = 4
 
 
 class PortTakenError(UnavailableError):
-    """Another program listens on the port."""
+    """Another program already listens on the port."""
 
     code = "port.taken"
 
 
 class ErrorCode(StrEnum):
-    """Base of the enumerations of codes: a member is its code, and knows the family of its errors.
+    """Base class of the enumerations of codes. Each member is a code and has the error family of that code.
 
-    The docstring below a member says what the error means; the reference page shows its first line.
+    The docstring below a member states the meaning of the error. The reference page shows its first line.
     """
 
     family: type[SealserveError]
 
     def __new__(cls, code: str, family: type[SealserveError]) -> Self:
-        """Make a member of its code and its family."""
+        """Create a member from its code and its error family."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.family = family
         return member
 
     def error(self, message: str, *, hint: str | None = None) -> SealserveError:
-        """Return an error of the member's family with the member's code, to raise it.
+        """Return an error with this code and of this family. The caller raises it.
 
         Args:
-            message: As for `SealserveError`.
-            hint: As for `SealserveError`.
+            message: What failed, as in `SealserveError`.
+            hint: The next step, as in `SealserveError`. `None` means no hint.
         """
         return self.family(message, hint=hint, code=self.value)

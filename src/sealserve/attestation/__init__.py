@@ -1,1 +1,1 @@
-"""Attestation as RATS (RFC 9334) describes it: evidence, its verifier, claims, and the policy that appraises them."""
+"""Attestation in the terms of RATS (RFC 9334): evidence, its verifier, claims, and the policy that appraises claims."""

@@ -1,4 +1,4 @@
-"""Claims: what the verifier found to be true of an enclave and of the platform that runs it."""
+"""Claims: the verified facts about an enclave and the platform that runs it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from enum import StrEnum
 from typing import Final, NewType
 
 REPORT_DATA_SIZE: Final = 64
-"""Bytes that an enclave chooses and that its evidence repeats: here they bind the key of its TLS certificate."""
+"""Length in bytes of the report data, which an enclave chooses. In RA-TLS it is bound to the TLS certificate's key."""
 
 Measurement = NewType("Measurement", bytes)
 """Digest of an enclave's initial content and configuration. SGX calls it MRENCLAVE."""
 
 
 class TcbStatus(StrEnum):
-    """What the vendor thinks of a platform's security versions and configuration."""
+    """The vendor's rating of a platform's security versions and configuration."""
 
     UP_TO_DATE = "UpToDate"
     SW_HARDENING_NEEDED = "SWHardeningNeeded"
@@ -27,18 +27,18 @@ class TcbStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims(ABC):
-    """What verified evidence says. The class is abstract: only the verifier of a kind of evidence makes claims.
+    """The content of verified evidence. The class is abstract: only the verifier of a kind of evidence creates claims.
 
-    A policy takes claims, and unverified evidence is of other types (see `sealserve.attestation.evidence`), so a policy
-    cannot appraise bytes that were not verified.
+    A policy accepts only claims. Unverified evidence has other types (see `sealserve.attestation.evidence`), so a
+    policy cannot appraise unverified bytes.
 
     Args:
-        tcb_status: What the vendor thinks of the platform's TCB.
-        advisory_ids: The advisories that apply to it.
-        platform_id: Identifies one platform among all, in hexadecimal.
-        tcb_evaluation_data_number: How new the vendor's collateral was. The relying party remembers the highest number.
+        tcb_status: The vendor's rating of the platform's TCB.
+        advisory_ids: The security advisories that affect the platform.
+        platform_id: The unique id of the platform, in hexadecimal.
+        tcb_evaluation_data_number: The version of the vendor's collateral. The relying party stores the highest number.
         tcb_date: The date of the platform's TCB level.
-        simulated: Whether the platform is a simulated one, which protects nothing.
+        simulated: Whether the platform is simulated. A simulated platform provides no protection.
     """
 
     tcb_status: TcbStatus
@@ -58,9 +58,9 @@ class Claims(ABC):
         """Compare the enclave with reference values.
 
         Args:
-            values: JSON, as `sealserve.attestation.evidence.ReferenceValues.to_json` wrote it.
+            values: JSON from `sealserve.attestation.evidence.ReferenceValues.to_json`.
 
         Raises:
-            VerificationError: The enclave is not the one that they describe.
-            ValueError, TypeError, KeyError: This is not JSON of that form.
+            VerificationError: The enclave differs from the reference values.
+            ValueError, TypeError, KeyError: ``values`` is not JSON of that form.
         """

@@ -1,10 +1,10 @@
-"""The seam between a relying party, such as the broker, and the kinds of evidence that it accepts.
+"""The interface between a relying party, such as the broker, and the kinds of evidence that it accepts.
 
-Each step of a verification returns an object that has the next step as its only method, so no step can be left out:
+Each step of a verification returns an object whose only method is the next step, so no step can be omitted:
 
     Verifier.read() -> Evidence.screen() -> ScreenedEvidence.endorse() -> EndorsedEvidence.verify() -> Claims
 
-The names are those of RATS (RFC 9334): evidence, verifier, endorsement (Intel says collateral), claims, reference
+The names come from RATS (RFC 9334): evidence, verifier, endorsement (Intel's term is collateral), claims, reference
 values. `sealserve.sgx.verifier` implements these protocols for SGX, with genuine and with simulated processors.
 """
 
@@ -16,7 +16,7 @@ from sealserve.terms import PlatformKind
 
 
 class EndorsedEvidence(Protocol):
-    """Evidence with the vendor's collateral for its platform. Neither is verified yet."""
+    """Evidence together with the vendor's collateral for its platform. Neither is verified yet."""
 
     def verify(self, *, now: datetime, minimum_evaluation_number: int) -> Claims:
         """Verify the evidence against the collateral, up to the trusted root.
@@ -31,7 +31,7 @@ class EndorsedEvidence(Protocol):
 
 
 class ScreenedEvidence(Protocol):
-    """Evidence that leads to a trusted root: the broker may fetch collateral for it."""
+    """Evidence whose certificates end at a trusted root. The broker may now fetch collateral for it."""
 
     @property
     def root(self) -> str:
@@ -41,13 +41,13 @@ class ScreenedEvidence(Protocol):
         """Fetch the vendor's collateral.
 
         Raises:
-            UnavailableError: The vendor's service is not available.
-            VerificationError: The service's answer is malformed.
+            UnavailableError: The vendor's service is unavailable.
+            VerificationError: The service's reply is malformed.
         """
 
 
 class Evidence(Protocol):
-    """Evidence of a known form. Nothing in it is verified: this is what the attester says."""
+    """Parsed evidence of a known format. Its content is unverified and comes from the attester."""
 
     @property
     def measurement(self) -> Measurement:
@@ -59,33 +59,33 @@ class Evidence(Protocol):
 
     @property
     def report_data(self) -> bytes:
-        """The 64 bytes that the enclave chose."""
+        """The 64 bytes of report data, chosen by the enclave."""
 
     def screen(self, platform: PlatformKind) -> ScreenedEvidence:
-        """Do all checks that need no network, so that unauthenticated clients cannot trigger collateral downloads.
+        """Run all checks that need no network, so that unauthenticated clients cannot trigger collateral downloads.
 
         Args:
             platform: The kind of platform that the evidence must come from.
 
         Raises:
-            UnavailableError: `broker.no-trust-anchor`: No root is trusted for this kind of platform.
-            VerificationError: The evidence comes from another kind of platform, or does not lead to the trusted root.
+            UnavailableError: `broker.no-trust-anchor` if no root is configured for this kind of platform.
+            VerificationError: The evidence is from another kind of platform, or does not end at the trusted root.
         """
 
 
 class Verifier(Protocol):
-    """Reads evidence, and leads it through the steps above."""
+    """Parses evidence. The parsed evidence provides the next step of the verification."""
 
     def read(self, quote: bytes) -> Evidence:
-        """Return the evidence in a quote of exactly this length.
+        """Parse a quote. The quote must have exactly the length of ``quote``.
 
         Raises:
-            VerificationError: The bytes are not evidence of a known form.
+            VerificationError: The bytes are not evidence of a known format.
         """
 
 
 class ReferenceValues(Protocol):
-    """What one enclave of a release must look like. The owner computes the values, and the broker stores them."""
+    """The expected properties of one enclave of a release. The owner computes them, and the broker stores them."""
 
     @property
     def measurement(self) -> Measurement:
@@ -96,4 +96,4 @@ class ReferenceValues(Protocol):
         """The digest of the key that signed the enclave."""
 
     def to_json(self) -> str:
-        """Return the values as JSON, the same for equal values. `Claims.check_reference` reads this form."""
+        """Return the values as JSON that `Claims.check_reference` parses. Equal values have equal JSON."""

@@ -5,8 +5,8 @@ parameters are absent, and `cryptography` rejects the certificate. The repair re
 exactly this identifier, in both places where a certificate has it. Any other fault is left in place, so that the strict
 parser still rejects it.
 
-The repaired bytes serve only to read the key and the extensions. The signature covers the original bytes, so
-`verify_original` checks it there. It fails if anything else than the encoding of the identifier is wrong.
+The repaired bytes serve only to parse the key and the extensions. The signature covers the original bytes, so
+`verify_original` checks it there. The check fails if anything other than the encoding of the identifier is wrong.
 
 Source: RFC 5280, section 4.1 (Certificate); RFC 5758, section 3.2 (parameters are absent); X.690, sections 8.1 and 10.1
 (definite lengths in their shortest form); Mbed TLS 3.4.0, ``library/x509write_crt.c`` and ``library/asn1write.c``.
@@ -38,7 +38,7 @@ class RepairedCertificate:
     """A certificate whose algorithm identifiers were repaired.
 
     Args:
-        der: The repaired certificate. Its signature does not verify, because the signed bytes are others.
+        der: The repaired certificate. Its signature does not verify, because the signed bytes differ.
         signed: The original bytes that the signature covers.
         signature: The ECDSA signature over ``signed``, DER.
     """
@@ -63,7 +63,7 @@ def repair(der: bytes) -> RepairedCertificate | None:
     faulty = _value(_SEQUENCE, _ECDSA_WITH_SHA256 + _NULL)
     correct = _value(_SEQUENCE, _ECDSA_WITH_SHA256)
     try:
-        # 1. Certificate: exactly three parts, and nothing behind them.
+        # 1. Certificate: exactly three parts, without trailing bytes.
         to_be_signed, identifier, signature = _split(_content(der, _SEQUENCE), 3)
         # 2. TBSCertificate: version, serial number, and the signature's identifier come first.
         body = _content(to_be_signed, _SEQUENCE)
@@ -73,7 +73,7 @@ def repair(der: bytes) -> RepairedCertificate | None:
         bits = _content(signature, _BIT_STRING)
     except _NotDerError:
         return None
-    # 3. Both identifiers have the fault; a certificate in which they differ is not one of Mbed TLS.
+    # 3. Both identifiers must have the fault. Mbed TLS never writes two different identifiers.
     if inner != faulty or identifier != faulty or not bits.startswith(b"\0"):
         return None
     rest = body[len(version) + len(serial) + len(inner) :]
@@ -84,7 +84,7 @@ def repair(der: bytes) -> RepairedCertificate | None:
 
 
 def _split(content: bytes, count: int, *, exact: bool = True) -> list[bytes]:
-    """Return the first ``count`` DER values of ``content``, whole."""
+    """Return the first ``count`` complete DER values of ``content``."""
     values = []
     for _ in range(count):
         start, length = _header(content)
@@ -96,7 +96,7 @@ def _split(content: bytes, count: int, *, exact: bool = True) -> list[bytes]:
 
 
 def _content(value: bytes, tag: int) -> bytes:
-    """Return the content of ``value``, which must be one whole DER value with this tag."""
+    """Return the content of ``value``, which must be exactly one complete DER value with this tag."""
     start, length = _header(value)
     if value[0] != tag or len(value) != start + length:
         raise _NotDerError
@@ -104,7 +104,7 @@ def _content(value: bytes, tag: int) -> bytes:
 
 
 def _header(data: bytes) -> tuple[int, int]:
-    """Return where the content of the first DER value in ``data`` begins, and how long it is."""
+    """Return the offset and the length of the content of the first DER value in ``data``."""
     if len(data) < 2:  # noqa: PLR2004  # a tag and a length
         raise _NotDerError
     length, start = data[1], 2

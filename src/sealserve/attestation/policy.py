@@ -1,7 +1,7 @@
-"""The appraisal policy: what claims must say before a key is released. Pure: no clock, no database.
+"""The appraisal policy: the rules that claims must satisfy before a key is released. It uses no clock or database.
 
-To add a rule, add a field to `AppraisalPolicy`, an error, and a check to `appraise`. A field with a default needs no
-migration: a stored policy without the field means the default.
+To add a rule, add a field to `AppraisalPolicy`, an error code, and a check in `appraise`. A field with a default needs
+no migration: a stored policy without the field gets the default.
 """
 
 import json
@@ -23,8 +23,8 @@ class AppraisalPolicy:
     """The rules that decide whether an enclave gets the key of a release. Each field is one rule.
 
     Args:
-        tcb: Which states of a platform are accepted.
-        enrolled_platforms_only: Whether the owner must have enrolled the platform.
+        tcb: The accepted TCB states of a platform.
+        enrolled_platforms_only: Whether only platforms that the owner enrolled are accepted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,28 +37,28 @@ class AppraisalPolicy:
         return f"the TCB policy {self.tcb.name!r} ({self.tcb.to_json()}) for {which}"
 
     def to_json(self) -> str:
-        """Return the policy as the database stores it, the same text for equal policies."""
+        """Return the policy as the JSON that the database stores. Equal policies have equal JSON."""
         rules = _RULES.dump_python(self, mode="json")
         return json.dumps({"version": POLICY_VERSION, **rules}, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "AppraisalPolicy":
-        """Return the policy that `to_json` wrote.
+        """Parse a policy that `to_json` wrote.
 
         Raises:
-            InputError: `policy.tcb-policy`: This is not such a policy, or it is of another version.
+            InputError: `policy.tcb-policy` if the text is not such a policy, or has another version.
         """
         try:
             rules = _OBJECT.validate_python(json.loads(text, object_pairs_hook=_without_doubles), strict=True)
             version = rules.pop("version", None)
             if type(version) is not int or version != POLICY_VERSION:  # True and 1.0 equal 1
                 raise AttestationCode.POLICY_TCB_POLICY.error(
-                    f"The appraisal policy has version {version!r}, expected {POLICY_VERSION}."
+                    f"The appraisal policy has an unsupported version: expected {POLICY_VERSION}, got {version!r}."
                 )
             return _RULES.validate_json(json.dumps(rules), strict=True)
         except (ValidationError, ValueError, TypeError) as error:
             raise AttestationCode.POLICY_TCB_POLICY.error(
-                "The appraisal policy is not valid: expected JSON with all of its rules."
+                "The appraisal policy is invalid: expected a JSON object with all rules."
             ) from error
 
 
@@ -67,7 +67,7 @@ _OBJECT: Final = TypeAdapter(dict[str, Any])
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON. A key that stands in it twice is an error: readers differ in which one counts."""
+    """Return a JSON object as a dictionary. A duplicate key is an error, because parsers use different values."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError
@@ -77,31 +77,31 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def appraise(claims: Claims, policy: AppraisalPolicy, *, enrolled: Collection[str]) -> None:
     """Check claims against each rule of a policy.
 
-    The reference values are not rules: `Claims.check_reference` compares the enclave with them.
+    Reference values are not part of the policy. `Claims.check_reference` compares the enclave with them.
 
     Args:
-        claims: What the verifier found.
-        policy: The release's policy.
-        enrolled: The ids of the platforms that the owner has enrolled.
+        claims: The claims from the verifier.
+        policy: The policy of the release.
+        enrolled: The ids of the enrolled platforms.
 
     Raises:
         VerificationError: The first rule that the claims do not satisfy.
     """
-    # Is the platform in a state that the owner accepts?
+    # Does the owner accept the TCB state of the platform?
     policy.tcb.check(claims.tcb_status, claims.advisory_ids)
-    # Is the platform the owner's? A genuine processor may belong to an attacker.
+    # Did the owner enroll the platform? A genuine processor may belong to an attacker.
     if policy.enrolled_platforms_only:
         check_enrolment(claims.platform_id, enrolled)
 
 
 def check_enrolment(platform_id: str, enrolled: Collection[str]) -> None:
-    """Refuse a platform that the owner has not enrolled.
+    """Check that the owner enrolled a platform.
 
     Raises:
-        VerificationError: `policy.platform-unknown`: ``platform_id`` is not among ``enrolled``.
+        VerificationError: `policy.platform-unknown` if ``platform_id`` is not in ``enrolled``.
     """
     if platform_id not in enrolled:
         raise AttestationCode.POLICY_PLATFORM_UNKNOWN.error(
-            f"The platform {platform_id} is not enrolled, and the release is for enrolled platforms only.",
-            hint="A genuine processor need not be yours: enrol this one only if you know where it stands.",
+            f"The platform {platform_id} is not enrolled, but the release requires enrolled platforms.",
+            hint="Enroll the platform only if you know where the machine is: even a genuine one may be an attacker's.",
         )

@@ -1,13 +1,14 @@
-"""RA-TLS: a TLS certificate that carries a quote, and the quote vouches for the certificate's key.
+"""RA-TLS: a TLS certificate that carries a quote. The quote is bound to the certificate's key.
 
-Two extensions carry the quote. Gramine up to 1.7 writes the first, 1.8 and later write both:
+Two extensions carry the quote. Gramine up to 1.7 writes the first, Gramine 1.8 and later write both:
 
-- the legacy one: the raw quote, with report data SHA-256(SubjectPublicKeyInfo) and 32 zero bytes;
+- legacy: the raw quote, with report data SHA-256(SubjectPublicKeyInfo) and 32 zero bytes;
 - TCG DICE tagged evidence: CBOR tag 60000 around [quote, claims], with report data SHA-256(claims) and 32 zero bytes;
-  the claims are a CBOR map in which ``pubkey-hash`` holds [algorithm, hash of SubjectPublicKeyInfo].
+  the claims are a CBOR map in which ``pubkey-hash`` contains [algorithm, hash of SubjectPublicKeyInfo].
 
-Where both are, only the second counts. The certificate's dates, names and self-signature are the attester's own words
-and prove nothing; that the peer holds the key is shown by the TLS handshake, that an enclave made it by the quote.
+If both extensions are present, only the second is used. The certificate's dates, names and self-signature are
+unverified claims of the attester and prove nothing. The TLS handshake proves that the peer holds the private key. The
+quote proves that an enclave generated that key.
 
 Source: Gramine 1.9, ``tools/sgx/ra-tls/ra_tls_attest.c`` and ``ra_tls_verify_common.c``; TCG DICE Attestation
 Architecture 1.1, tagged evidence; IANA, "CBOR Tags" and "Named Information Hash Algorithm Registry".
@@ -33,8 +34,8 @@ from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.mbedtls_certificate import repair
 
 SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
-# Gramine wrote the tag and the length of the OID into its value, and so names another OID than it meant to
-# (``NON_STANDARD_INTEL_SGX_QUOTE_OID`` in ra_tls.h): the content octets are 06 09 2A 86 48 86 F8 4D 8A 39 06.
+# Gramine included the tag and the length of the OID in its value. The result is a different OID than intended
+# (``NON_STANDARD_INTEL_SGX_QUOTE_OID`` in ra_tls.h). Its content octets are 06 09 2A 86 48 86 F8 4D 8A 39 06.
 LEGACY_OID: Final = x509.ObjectIdentifier("0.6.9.42.840.113741.1337.6")
 TCG_DICE_OID: Final = x509.ObjectIdentifier("2.23.133.5.4.9")
 EVIDENCE_TAG: Final = 60000
@@ -63,12 +64,12 @@ Form = Literal["tcg-dice", "legacy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaTlsEvidence:
-    """What an RA-TLS certificate says: a quote, not yet verified, and the report data that binds it to the key.
+    """The evidence from an RA-TLS certificate: an unverified quote, and the report data that binds it to the key.
 
     Args:
         quote: The raw quote.
-        expected_report_data: The 64 bytes that the quote must carry; `check_binding` compares.
-        form: Which extension it came from.
+        expected_report_data: The 64 bytes that the quote must contain. `check_binding` compares them.
+        form: The extension that carried the quote.
     """
 
     quote: bytes
@@ -78,11 +79,11 @@ class RaTlsEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaTlsKeyPair:
-    """A fresh key and its RA-TLS certificate.
+    """A new key pair and its RA-TLS certificate.
 
     Args:
-        private_key: P-384. It lives as long as the connection.
-        certificate: DER.
+        private_key: A P-384 key. It is used for one connection only.
+        certificate: The certificate, DER.
     """
 
     private_key: ec.EllipticCurvePrivateKey
@@ -90,11 +91,12 @@ class RaTlsKeyPair:
 
 
 def make_certificate(quote_for: Callable[[bytes], bytes], now: datetime) -> RaTlsKeyPair:
-    """Make a key, have it quoted, and return it with a certificate as Gramine 1.9 makes it.
+    """Generate a key, obtain quotes for it, and return it with a certificate in the format of Gramine 1.9.
 
     Args:
-        quote_for: Returns a quote with the given report data (64 bytes). It is called twice, once for each extension.
-        now: The certificate is valid for a day around this time. No verifier may rely on that.
+        quote_for: Returns a quote with the given report data (64 bytes). It is called once for each extension.
+        now: The certificate is valid from one day before to one day after this time. Verifiers must not rely on these
+            dates.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     public = _public_key_info(key.public_key())
@@ -124,23 +126,23 @@ def make_certificate(quote_for: Callable[[bytes], bytes], now: datetime) -> RaTl
 
 
 def parse_certificate(der: bytes) -> RaTlsEvidence:
-    """Return the evidence in an RA-TLS certificate. The quote itself is for `sealserve.sgx.appraisal`.
+    """Parse an RA-TLS certificate and return its evidence. `sealserve.sgx.appraisal` verifies the quote itself.
 
-    Steps: (1) The certificate parses and its key is P-256, P-384 or RSA. One of Gramine 1.4 or 1.5 is repaired first;
-    its self-signature must then verify, since the bytes that are read are not the signed ones. (2) With TCG DICE
-    evidence, that is read and its claim names this key, and the legacy extension is ignored; (3) else the legacy
-    extension is read.
+    1. The certificate parses, and its key is P-256, P-384 or RSA. A certificate from Gramine 1.4 or 1.5 is repaired
+       first. Its self-signature must then verify, because the parsed bytes differ from the signed bytes.
+    2. If TCG DICE evidence is present, it is parsed. Its claim must match this key. The legacy extension is ignored.
+    3. Otherwise the legacy extension is parsed.
 
     Raises:
-        VerificationError: `ra-tls.certificate`: (1) No certificate, another kind of key, or a repaired one that its key
-            did not sign.
-        VerificationError: `ra-tls.evidence`: (2) (3) The extension is malformed.
-        VerificationError: `ra-tls.claim`: (2) The claim names another key.
-        VerificationError: `ra-tls.no-evidence`: (3) Neither extension is there.
+        VerificationError: `ra-tls.certificate` in step 1: not a certificate, an unsupported key type, or a repaired
+            certificate whose signature does not verify with its key.
+        VerificationError: `ra-tls.evidence` in step 2 or 3: the extension is malformed.
+        VerificationError: `ra-tls.claim` in step 2: the claim is for another key.
+        VerificationError: `ra-tls.no-evidence` in step 3: neither extension is present.
     """
     if len(der) > MAXIMUM_CERTIFICATE:
         raise AttestationCode.RA_TLS_CERTIFICATE.error(
-            f"RA-TLS certificate: expected at most {MAXIMUM_CERTIFICATE} bytes, got {len(der)}."
+            f"The RA-TLS certificate is too large: expected at most {MAXIMUM_CERTIFICATE} bytes, got {len(der)}."
         )
     repaired = repair(der)
     try:  # (1)
@@ -148,11 +150,11 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         public_key = certificate.public_key()
         extensions = {extension.oid: extension.value for extension in certificate.extensions}
     except _UNREADABLE as error:
-        raise AttestationCode.RA_TLS_CERTIFICATE.error(f"RA-TLS certificate: it cannot be read ({error}).") from error
+        raise AttestationCode.RA_TLS_CERTIFICATE.error(f"The RA-TLS certificate cannot be parsed: {error}.") from error
     if repaired is not None and not repaired.verify_original(public_key):
         raise AttestationCode.RA_TLS_CERTIFICATE.error(
-            "RA-TLS certificate: its signature does not verify with its own key, although its algorithm identifiers "
-            "have the form of Gramine 1.4 and 1.5."
+            "The RA-TLS certificate is invalid: its self-signature does not verify. Its algorithm identifiers have the "
+            "format of Gramine 1.4 and 1.5."
         )
     public = _public_key_info(public_key)
     if (dice := extensions.get(TCG_DICE_OID)) is not None:  # (2)
@@ -161,58 +163,61 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         quote = _check_quote(_raw(legacy))
         return RaTlsEvidence(quote=quote, expected_report_data=_report_data(public), form="legacy")
     raise AttestationCode.RA_TLS_NO_EVIDENCE.error(
-        f"RA-TLS certificate: it has neither TCG DICE evidence ({TCG_DICE_OID.dotted_string}) nor Gramine's legacy "
-        f"extension ({LEGACY_OID.dotted_string}).",
-        hint="The peer shows an ordinary certificate; only an attested enclave gets a key.",
+        f"The RA-TLS certificate carries no evidence: it has neither TCG DICE evidence ({TCG_DICE_OID.dotted_string}) "
+        f"nor Gramine's legacy extension ({LEGACY_OID.dotted_string}).",
+        hint="Start the server in an enclave with RA-TLS. The broker releases keys only to attested enclaves.",
     )
 
 
 def check_binding(evidence: RaTlsEvidence, report_data: bytes) -> None:
-    """Check that a verified quote's report data binds it to the certificate.
+    """Check that the report data of a quote binds the quote to the certificate.
 
     Args:
-        evidence: From `parse_certificate`.
-        report_data: From the quote's report, 64 bytes.
+        evidence: The evidence from `parse_certificate`.
+        report_data: The report data from the quote, 64 bytes.
 
     Raises:
-        VerificationError: `ra-tls.binding`: They differ.
+        VerificationError: `ra-tls.binding` if the report data differs from the expected report data.
     """
     if not hmac.compare_digest(evidence.expected_report_data, report_data):
         raise AttestationCode.RA_TLS_BINDING.error(
-            f"RA-TLS: the quote's report data should be {evidence.expected_report_data.hex()}, "
-            f"got {report_data.hex()}.",
-            hint="The quote belongs to another certificate.",
+            f"The quote is not bound to the RA-TLS certificate: expected report data "
+            f"{evidence.expected_report_data.hex()}, got {report_data.hex()}.",
+            hint="Check whether the quote was copied from another certificate.",
         )
 
 
 def _parse_evidence(raw: bytes, public: bytes) -> RaTlsEvidence:
     tagged = _decode(raw, "evidence")
     if not isinstance(tagged, cbor2.CBORTag) or tagged.tag != EVIDENCE_TAG:
-        raise AttestationCode.RA_TLS_EVIDENCE.error(f"RA-TLS evidence: expected CBOR tag {EVIDENCE_TAG}.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(
+            f"The RA-TLS evidence is malformed: expected CBOR tag {EVIDENCE_TAG}."
+        )
     match tagged.value:
         case [bytes() as quote, bytes() as claims]:
             pass
         case _:
             raise AttestationCode.RA_TLS_EVIDENCE.error(
-                "RA-TLS evidence: expected an array of two byte strings (quote, claims)."
+                "The RA-TLS evidence is malformed: expected an array of two byte strings (quote, claims)."
             )
     mapping = _decode(claims, "claims")
     entry = mapping.get(PUBKEY_HASH) if isinstance(mapping, dict) else None
     if not isinstance(entry, bytes):
         raise AttestationCode.RA_TLS_EVIDENCE.error(
-            f"RA-TLS claims: expected a map with the byte string {PUBKEY_HASH!r}."
+            f"The RA-TLS claims are malformed: expected a map with the byte string {PUBKEY_HASH!r}."
         )
     match _decode(entry, PUBKEY_HASH):
         case [int() as algorithm, bytes() as digest] if algorithm in _HASHES:
             pass
         case _:
             raise AttestationCode.RA_TLS_EVIDENCE.error(
-                f"RA-TLS {PUBKEY_HASH}: expected an array of a hash algorithm (1, 7 or 8) and a byte string."
+                f"The RA-TLS claim {PUBKEY_HASH} is malformed: expected an array of a hash algorithm (1, 7 or 8) and a "
+                "byte string."
             )
     if not hmac.compare_digest(digest, _HASHES[algorithm](public)):
         raise AttestationCode.RA_TLS_CLAIM.error(
-            f"RA-TLS {PUBKEY_HASH}: expected {_HASHES[algorithm](public).hex()} for the certificate's key, "
-            f"got {digest.hex()}."
+            f"The RA-TLS claim {PUBKEY_HASH} does not match the certificate's key: expected "
+            f"{_HASHES[algorithm](public).hex()}, got {digest.hex()}."
         )
     return RaTlsEvidence(quote=_check_quote(quote), expected_report_data=_report_data(claims), form="tcg-dice")
 
@@ -222,10 +227,10 @@ def _decode(raw: bytes, what: str) -> Any:
     try:
         value = cbor2.CBORDecoder(stream).decode()
     except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
-        raise AttestationCode.RA_TLS_EVIDENCE.error(f"RA-TLS {what}: it is no CBOR.") from error
+        raise AttestationCode.RA_TLS_EVIDENCE.error(f"The RA-TLS {what} is malformed: it is not CBOR.") from error
     if stream.tell() != len(raw):
         raise AttestationCode.RA_TLS_EVIDENCE.error(
-            f"RA-TLS {what}: {len(raw) - stream.tell()} bytes follow the CBOR value."
+            f"The RA-TLS {what} is malformed: {len(raw) - stream.tell()} extra bytes follow the CBOR value."
         )
     return value
 
@@ -233,7 +238,7 @@ def _decode(raw: bytes, what: str) -> Any:
 def _raw(extension: x509.ExtensionType) -> bytes:
     if not isinstance(extension, x509.UnrecognizedExtension):
         raise AttestationCode.RA_TLS_EVIDENCE.error(
-            "RA-TLS certificate: the extension with the evidence has an unexpected form."
+            "The RA-TLS certificate has an evidence extension of an unexpected form."
         )
     return extension.value
 
@@ -241,7 +246,7 @@ def _raw(extension: x509.ExtensionType) -> bytes:
 def _check_quote(quote: bytes) -> bytes:
     if not 0 < len(quote) <= MAXIMUM_QUOTE:
         raise AttestationCode.RA_TLS_EVIDENCE.error(
-            f"RA-TLS evidence: expected a quote of 1 to {MAXIMUM_QUOTE} bytes, got {len(quote)}."
+            f"The RA-TLS evidence is malformed: expected a quote of 1 to {MAXIMUM_QUOTE} bytes, got {len(quote)}."
         )
     return quote
 
@@ -254,7 +259,7 @@ def _public_key_info(key: object) -> bytes:
             pass
         case _:
             raise AttestationCode.RA_TLS_CERTIFICATE.error(
-                "RA-TLS certificate: its key is not P-256, P-384, or RSA of 3072 bits or more."
+                "The RA-TLS certificate has an unsupported key: expected P-256, P-384, or RSA of at least 3072 bits."
             )
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 

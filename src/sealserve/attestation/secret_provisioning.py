@@ -1,12 +1,14 @@
-"""Gramine's secret provisioning protocol, version 1: both sides, bytes only, no socket.
+"""Gramine's secret provisioning protocol, version 1: both sides as state machines without sockets.
 
-It runs inside a TLS session (the client shows an RA-TLS certificate, the server an ordinary one), on port 4433:
+The protocol runs inside a TLS session on port 4433. The client presents an RA-TLS certificate, the server an ordinary
+certificate.
 
-1. the client sends `REQUEST`: 34 characters and a NUL;
-2. the server sends `RESPONSE` (36 characters and a NUL), the secret's length (4 bytes, big-endian), the secret;
-3. application data may follow on the same session; the client closes it.
+1. The client sends `REQUEST`: 34 characters and a NUL.
+2. The server sends `RESPONSE` (36 characters and a NUL), the secret's length (4 bytes, big-endian), and the secret.
+3. Application data may follow on the same session. The client closes it.
 
-TLS records may cut these bytes anywhere, so both sides here take whatever came and say when they have enough.
+TLS records may split these bytes at any position. Therefore both sides accept partial data and report when the message
+is complete.
 
 Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov.h``, ``secret_prov_attest.c``, ``secret_prov_verify.c``. (The
 header's comment "8B secret size follows" is wrong: the code sends 4 bytes.)
@@ -23,64 +25,64 @@ RESPONSE: Final = b"SECRET_PROVISION_RA_TLS_RESPONSE_V1:\0"
 LENGTH_SIZE: Final = 4
 KEY_SIZE: Final = 16
 MAXIMUM_SECRET: Final = 4096
-"""PATH_MAX, the longest secret that Gramine's library takes as a string."""
+"""PATH_MAX, the maximum length in bytes of a secret that Gramine's library accepts as a string."""
 
 
 class ProvisioningServer:
-    """The side that holds the secret.
+    """The server side, which holds the secret.
 
-    Feed it with `receive` until that says True; appraise the client; then send what `respond` returns.
+    Call `receive` until it returns `True`, appraise the client, and then send the bytes from `respond`.
     """
 
     def __init__(self) -> None:
         self._received = bytearray()
 
     def receive(self, data: bytes) -> bool:
-        """Take bytes from the client, and say whether the request is complete.
+        """Process bytes from the client. Return whether the request is complete.
 
         Raises:
-            VerificationError: `provisioning.request`: These bytes do not belong to the request, or more follow it.
+            VerificationError: `provisioning.request` if the bytes are not the request, or more bytes follow it.
         """
         self._received += data
         if self._received[: len(REQUEST)] != REQUEST[: len(self._received)] or len(self._received) > len(REQUEST):
             raise AttestationCode.PROVISIONING_REQUEST.error(
-                f"Secret provisioning: expected the request {REQUEST!r}, got {bytes(self._received[:64])!r}."
+                f"The secret provisioning request is invalid: expected {REQUEST!r}, got {bytes(self._received[:64])!r}."
             )
         return len(self._received) == len(REQUEST)
 
     def end(self) -> None:
-        """Note that the client closed its side.
+        """Process the end of the client's data.
 
         Raises:
-            VerificationError: `provisioning.truncated`: The request is not complete.
+            VerificationError: `provisioning.truncated` if the request is incomplete.
         """
         if len(self._received) < len(REQUEST):
             raise AttestationCode.PROVISIONING_TRUNCATED.error(
-                f"Secret provisioning: the client closed after {len(self._received)} of the request's "
-                f"{len(REQUEST)} bytes."
+                f"The secret provisioning request is incomplete: expected {len(REQUEST)} bytes, but the client closed "
+                f"the session after {len(self._received)}."
             )
 
     def respond(self, secret: SecretBytes) -> SecretBytes:
-        """Return the bytes of the response. They contain the secret: send them, then wipe them.
+        """Return the bytes of the response. They contain the secret. Send them, then wipe them.
 
         Raises:
-            VerificationError: `provisioning.truncated`: The request is not complete: nothing may be sent yet.
-            VerificationError: `provisioning.length`: The secret is empty, or too long for any client.
+            VerificationError: `provisioning.truncated` if the request is incomplete. Nothing may be sent yet.
+            VerificationError: `provisioning.length` if the secret is empty or longer than `MAXIMUM_SECRET`.
         """
         self.end()
         if not 0 < len(secret) <= MAXIMUM_SECRET:
             raise AttestationCode.PROVISIONING_LENGTH.error(
-                f"Secret provisioning: a secret has 1 to {MAXIMUM_SECRET} bytes, this one has {len(secret)}."
+                f"The secret has an invalid length: expected 1 to {MAXIMUM_SECRET} bytes, got {len(secret)}."
             )
         return SecretBytes(RESPONSE + len(secret).to_bytes(LENGTH_SIZE, "big") + secret.reveal())
 
 
 class ProvisioningClient:
-    """The side that asks: send `REQUEST`, then feed it with `receive` until that says True; then take `secret`.
+    """The client side. Send `REQUEST`, call `receive` until it returns `True`, then call `secret`.
 
     Args:
-        secret_size: The one length that is accepted; None accepts any up to `MAXIMUM_SECRET`. A key for encrypted
-            files (``SECRET_PROVISION_SET_KEY``) has exactly 16 bytes.
+        secret_size: The required length of the secret in bytes. `None` accepts any length up to `MAXIMUM_SECRET`. A key
+            for encrypted files (``SECRET_PROVISION_SET_KEY``) has exactly 16 bytes.
     """
 
     def __init__(self, *, secret_size: int | None = KEY_SIZE) -> None:
@@ -89,17 +91,17 @@ class ProvisioningClient:
         self._needed: int | None = None
 
     def receive(self, data: bytes) -> bool:
-        """Take bytes from the server, and say whether the secret is complete. What follows it is ignored.
+        """Process bytes from the server. Return whether the secret is complete. Bytes after the secret are ignored.
 
         Raises:
-            VerificationError: `provisioning.response`: These bytes do not belong to the response.
-            VerificationError: `provisioning.length`: The announced length is not acceptable; nothing of the secret is
-                kept.
+            VerificationError: `provisioning.response` if the bytes are not the response.
+            VerificationError: `provisioning.length` if the announced length is not accepted. The received bytes are
+                wiped.
         """
         self._received += data
         if self._received[: len(RESPONSE)] != RESPONSE[: len(self._received)]:
             raise AttestationCode.PROVISIONING_RESPONSE.error(
-                f"Secret provisioning: expected the response {RESPONSE!r}, got another."
+                f"The secret provisioning response is invalid: expected {RESPONSE!r}, got other bytes."
             )
         start = len(RESPONSE) + LENGTH_SIZE
         if len(self._received) < start:
@@ -110,27 +112,27 @@ class ProvisioningClient:
         return len(self._received) == start + self._needed
 
     def end(self) -> None:
-        """Note that the server closed its side.
+        """Process the end of the server's data.
 
         Raises:
-            VerificationError: `provisioning.truncated`: The secret is not complete.
+            VerificationError: `provisioning.truncated` if the secret is incomplete.
         """
         if self._needed is None or len(self._received) < len(RESPONSE) + LENGTH_SIZE + self._needed:
             raise AttestationCode.PROVISIONING_TRUNCATED.error(
-                f"Secret provisioning: the server closed after {len(self._received)} bytes, before the secret was "
-                "complete."
+                f"The secret provisioning response is incomplete: the server closed the session after "
+                f"{len(self._received)} bytes, before the secret was complete."
             )
 
     @property
     def started(self) -> bool:
-        """Whether the server has sent anything."""
+        """Whether the server has sent any bytes."""
         return bool(self._received)
 
     def secret(self) -> SecretBytes:
-        """Return the secret, and wipe the buffer that it came in.
+        """Return the secret and wipe the receive buffer.
 
         Raises:
-            VerificationError: `provisioning.truncated`: It is not complete.
+            VerificationError: `provisioning.truncated` if the secret is incomplete.
         """
         self.end()
         secret = SecretBytes(memoryview(self._received)[len(RESPONSE) + LENGTH_SIZE :])
@@ -148,5 +150,5 @@ class ProvisioningClient:
             return length
         self._received[:] = bytes(len(self._received))
         raise AttestationCode.PROVISIONING_LENGTH.error(
-            f"Secret provisioning: expected a secret of {expected} bytes, got {length}."
+            f"The provisioned secret has an invalid length: expected {expected} bytes, got {length}."
         )

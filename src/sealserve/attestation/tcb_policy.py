@@ -1,4 +1,4 @@
-"""Which states of a platform's trusted computing base (TCB) are good enough for a release's key."""
+"""TCB policies: which states of a platform's trusted computing base (TCB) permit the release of a key."""
 
 import json
 import re
@@ -28,16 +28,16 @@ _Sorted = PlainSerializer(sorted)  # so that equal policies have equal JSON
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcbPolicy:
-    """An accepted status has to be named, and every advisory that comes with it as well.
+    """A list of accepted TCB statuses and of accepted security advisories. Anything not listed is rejected.
 
     Args:
-        name: What the policy is called in messages: a preset's name or one's own.
-        statuses: The accepted statuses. Out of date and revoked platforms are in no policy.
-        advisories: The accepted advisories, for instance ``INTEL-SA-00615``.
+        name: The policy's name in messages: the name of a preset, or a custom name.
+        statuses: The accepted statuses. Out-of-date and revoked statuses are never permitted.
+        advisories: The accepted advisories, for example ``INTEL-SA-00615``.
 
     Raises:
-        InputError: `policy.empty`: No name, or no status.
-        InputError: `policy.tcb-policy`: A status that no policy can accept, or something that is no advisory.
+        InputError: `policy.empty` if the name or the list of statuses is empty.
+        InputError: `policy.tcb-policy` if a status must not be accepted, or an advisory id is malformed.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -49,48 +49,50 @@ class TcbPolicy:
     def __post_init__(self) -> None:
         if not self.name or not self.statuses:
             raise AttestationCode.POLICY_EMPTY.error(
-                f"The TCB policy {self.name!r} names no accepted status.",
-                hint="Take a preset (strict or cloud-smt), or list the statuses.",
+                f"The TCB policy {self.name!r} lists no accepted TCB status.",
+                hint="Use a preset (strict or cloud-smt), or list the accepted statuses.",
             )
         if never := sorted(self.statuses - _ACCEPTABLE):
             raise AttestationCode.POLICY_TCB_POLICY.error(
-                f"The TCB policy {self.name!r} accepts {', '.join(never)}: such a platform keeps no secret.",
-                hint=f"What a policy can accept: {', '.join(sorted(_ACCEPTABLE))}.",
+                f"The TCB policy {self.name!r} lists {', '.join(never)}, which a policy must not accept: "
+                "such a platform does not protect secrets.",
+                hint=f"Use only these statuses: {', '.join(sorted(_ACCEPTABLE))}.",
             )
         if wrong := sorted(entry for entry in self.advisories if not _ADVISORY.fullmatch(entry)):
             raise AttestationCode.POLICY_TCB_POLICY.error(
-                f"The TCB policy {self.name!r} lists {wrong[0]!r}, which is no advisory."
+                f"The TCB policy {self.name!r} lists {wrong[0]!r}, which is not a valid advisory id.",
+                hint="Use ids such as INTEL-SA-00615.",
             )
 
     def check(self, status: TcbStatus, advisories: Iterable[str]) -> None:
-        """Refuse a platform whose state this policy does not accept.
+        """Check that this policy accepts the TCB state of a platform.
 
         Raises:
-            VerificationError: `policy.tcb-status`: The status is not accepted.
-            VerificationError: `policy.advisory`: An advisory is not accepted.
+            VerificationError: `policy.tcb-status` if the status is not accepted.
+            VerificationError: `policy.advisory` if an advisory is not accepted.
         """
         found = sorted(advisories)
         if status not in self.statuses:
             raise AttestationCode.POLICY_TCB_STATUS.error(
-                f"The platform's TCB status is {status}, with {', '.join(found) or 'no advisories'}; "
-                f"the policy {self.name!r} accepts {', '.join(sorted(self.statuses))}.",
-                hint="Update the machine's firmware and microcode, or choose a policy that accepts this on purpose.",
+                f"The platform's TCB status is {status} ({', '.join(found) or 'no advisories'}), but "
+                f"the policy {self.name!r} accepts only {', '.join(sorted(self.statuses))}.",
+                hint="Update the machine's firmware and microcode, or choose a policy that accepts this status.",
             )
         if unaccepted := [entry for entry in found if entry not in self.advisories]:
             raise AttestationCode.POLICY_ADVISORY.error(
-                f"The platform is {status} because of {', '.join(unaccepted)}; "
+                f"The platform's TCB status is {status} because of {', '.join(unaccepted)}, but "
                 f"the policy {self.name!r} accepts {', '.join(sorted(self.advisories)) or 'no advisories'}.",
-                hint="Read the advisories, then update the machine or list them in a policy of your own.",
+                hint="Read the advisories. Then update the machine, or list the advisories in a custom policy.",
             )
 
     def to_json(self) -> str:
-        """Return the policy as JSON, the same for equal policies."""
+        """Return the policy as JSON. Equal policies have equal JSON."""
         value = {"name": self.name, "statuses": sorted(self.statuses), "advisories": sorted(self.advisories)}
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 STRICT: Final = TcbPolicy(name="strict", statuses=frozenset({TcbStatus.UP_TO_DATE}))
-"""Up to date, without any advisory."""
+"""Accepts only up-to-date platforms without any advisory."""
 
 CLOUD_SMT: Final = TcbPolicy(
     name="cloud-smt",
@@ -101,13 +103,13 @@ CLOUD_SMT: Final = TcbPolicy(
             TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
         }
     ),
-    # INTEL-SA-00615 (MMIO stale data): comes with hyper-threading, which clouds leave on; also as SWHardeningNeeded.
-    # INTEL-SA-00289 (voltage interface): comes with firmware that does not report the interface as locked.
-    # Source: Intel, "SGX Attestation Technical Details", table 1. INTEL-SA-00334 (LVI) is not listed: processors that
-    # it concerns need enclaves that were compiled against it, and TensorFlow is not.
+    # INTEL-SA-00615 (MMIO stale data) applies with hyper-threading, which clouds enable, also as SWHardeningNeeded.
+    # INTEL-SA-00289 (voltage interface) applies if the firmware does not report the interface as locked.
+    # Source: Intel, "SGX Attestation Technical Details", table 1. INTEL-SA-00334 (LVI) is not listed: on affected
+    # processors, enclaves must be compiled with mitigations, and TensorFlow is not.
     advisories=frozenset({"INTEL-SA-00289", "INTEL-SA-00615"}),
 )
-"""Cloud machines with hyper-threading: hardening needed, for the listed advisories only."""
+"""Accepts cloud machines with hyper-threading: hardening needed, but only for the listed advisories."""
 
 PRESETS: Final[Mapping[str, TcbPolicy]] = MappingProxyType({policy.name: policy for policy in (STRICT, CLOUD_SMT)})
-"""The presets by name, as ``tcb.preset`` in ``sealserve.toml`` and ``sealserve doctor`` know them."""
+"""The presets by name, for ``tcb.preset`` in ``sealserve.toml`` and for ``sealserve doctor``."""

@@ -1,1 +1,1 @@
-"""The broker: evidence comes in, is appraised, is written down, and only then does a release's key go out."""
+"""The broker: it appraises an enclave's evidence, records the decision, and only then releases the release's key."""

@@ -1,6 +1,6 @@
-"""What the owner does with the broker's database: one function for each command.
+"""The owner's operations on the broker's database, one function per command.
 
-Each change is a row of the audit log as well, in the same transaction.
+Each change also appends a row to the audit log, in the same transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ from sealserve.broker.standing import ReleaseState
 from sealserve.terms import PlatformKind
 
 OWNER: Final = "owner"
-"""The peer of the audit rows of the owner's own changes."""
+"""The ``peer`` value of audit rows that record the owner's own changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRelease:
-    """A release, and the enclaves that may have its key."""
+    """A registered release and the enclaves that may receive its key."""
 
     release: Release
     enclaves: tuple[Reference, ...]
@@ -34,7 +34,13 @@ class KnownRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedChain:
-    """A verified audit log: the number of rows, the last row's hash, and whether signed heads were checked as well."""
+    """A verified audit log.
+
+    Args:
+        rows: The number of rows.
+        head: The hash of the last row, as hex.
+        signatures: Whether the signed heads were verified too.
+    """
 
     rows: int
     head: str
@@ -43,7 +49,7 @@ class VerifiedChain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the broker holds and has done."""
+    """A summary of the broker's database: keys, releases, decisions and the audit log."""
 
     database: str
     keys: int
@@ -64,9 +70,9 @@ def allow(
     reactivate: bool = False,
     keep_policy: bool = False,
 ) -> KnownRelease:
-    """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`.
+    """Permit the enclaves in ``references`` (by label) to receive the key of ``release``. See `releases.allow`.
 
-    What was allowed already is no change: neither the log nor the database tells of it again.
+    Repeating the call with the same values changes neither the database nor the audit log.
     """
     with database.write() as connection:
         known = releases.is_known(connection, release.release_id)
@@ -83,27 +89,28 @@ def allow(
 
 
 def drain(database: Database, name_or_id: str, *, deadline: datetime, now: datetime) -> KnownRelease:
-    """Let a release end at ``deadline``; see `releases.drain`."""
+    """Set a draining deadline for a release. See `releases.drain`."""
     with database.write() as connection:
         drained = _drain(connection, releases.find(connection, name_or_id), deadline=deadline, now=now)
         return _known(connection, drained)
 
 
 def retire(database: Database, replaced: Iterable[str], *, by: str, deadline: datetime, now: datetime) -> list[Release]:
-    """Let releases end at ``deadline`` that another one has replaced, if they and it are active.
+    """Drain the releases that a new release replaces, if both the old and the new release are active.
 
     Args:
-        database: The broker's.
-        replaced: The names of the old ones; those that the broker does not know are left out.
-        by: The name or id of the new one. If it ends itself, they stay: nothing else would be left.
-        deadline: As for `releases.drain`.
+        database: The broker's database.
+        replaced: The names of the old releases. Names that the broker has not registered are skipped.
+        by: The name or id of the new release. If the new release is not active, the old releases stay active:
+            otherwise no active release would remain.
+        deadline: The draining deadline, as in `releases.drain`.
         now: The time on the owner's clock.
 
     Returns:
-        Those that are draining because of this.
+        The releases that this call set to draining.
 
     Raises:
-        ReleaseUnknownError: The broker does not know the new one.
+        ReleaseUnknownError: The new release is not registered.
     """
     with database.write() as connection:
         new = releases.find(connection, by)
@@ -128,7 +135,7 @@ def _drain(connection: Connection, release: Release, *, deadline: datetime, now:
 
 
 def revoke(database: Database, name_or_id: str, *, now: datetime) -> KnownRelease:
-    """End a release for good; see `releases.revoke`."""
+    """Revoke a release permanently. See `releases.revoke`."""
     with database.write() as connection:
         found = releases.find(connection, name_or_id)
         revoked = releases.revoke(connection, found.release_id)
@@ -139,7 +146,7 @@ def revoke(database: Database, name_or_id: str, *, now: datetime) -> KnownReleas
 def enrol_platform(
     database: Database, platform: PlatformKind, platform_id: str, *, label: str, now: datetime
 ) -> EnrolledPlatform:
-    """Enrol a platform: releases for enrolled platforms only then give it their key."""
+    """Enroll a platform. Releases that require enrolled platforms then release their key to it."""
     with database.write() as connection:
         platforms.enrol(connection, platform, platform_id, label=label, now=now)
         entry = Entry(time=now, peer=OWNER, decision=Decision.ENROLLED, code="ok", detail=label, platform=platform,
@@ -155,10 +162,10 @@ def enrol_platform(
 def withdraw_platform(
     database: Database, platform: PlatformKind, platform_id: str, *, now: datetime
 ) -> EnrolledPlatform:
-    """Take back a platform's enrolment: from now on it gets no key of a release for enrolled platforms only.
+    """Remove the enrolment of a platform. Releases that require enrolled platforms then refuse it their key.
 
     Raises:
-        InputError: `broker.platform-not-enrolled`: It is not enrolled.
+        InputError: `broker.platform-not-enrolled` if the platform is not enrolled.
     """
     with database.write() as connection:
         withdrawn = platforms.withdraw(connection, platform, platform_id)
@@ -181,13 +188,13 @@ def every_release(database: Database) -> list[KnownRelease]:
 
 
 def find_release(database: Database, name_or_id: str) -> KnownRelease:
-    """Return one release; see `releases.find`."""
+    """Return one release with its enclaves. See `releases.find`."""
     with database.read() as connection:
         return _known(connection, releases.find(connection, name_or_id))
 
 
 def log(database: Database, *, last: int | None = None) -> list[AuditRow]:
-    """Return the audit log, or its ``last`` rows, oldest first."""
+    """Return the rows of the audit log, oldest first: the ``last`` rows, or all rows if ``last`` is `None`."""
     with database.read() as connection:
         return list(audit.rows(connection, last=last))
 
@@ -199,20 +206,20 @@ def verify_log(
     former_keys: Sequence[Ed25519PublicKey] = (),
     kept: tuple[Head, ...] = (),
 ) -> VerifiedChain:
-    """Check the whole audit log; see `audit.verify_chain`."""
+    """Verify the whole audit log. See `audit.verify_chain`."""
     with database.read() as connection:
         rows, digest = audit.verify_chain(connection, owner_key, former_keys=former_keys, kept=kept)
     return VerifiedChain(rows=rows, head=digest, signatures=owner_key is not None)
 
 
 def sign_log(database: Database, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
-    """Sign the end of the audit log, and return the signed head."""
+    """Sign the current end of the audit log and return the signed head."""
     with database.write() as connection:
         return audit.sign_head(connection, signer, now=now)
 
 
 def status(database: Database) -> Status:
-    """Return what the broker holds and has done."""
+    """Return a summary of the broker's database."""
     with database.read() as connection:
         rows, head = audit.head(connection)
         states: dict[str, int] = {}

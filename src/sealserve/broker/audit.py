@@ -1,9 +1,10 @@
-"""The audit log: one row for each decision, each holding the hash of the one before, with signed heads.
+"""The audit log: one row per decision. Each row contains the hash of the previous row. Heads of the chain are signed.
 
-A changed, removed or inserted row breaks the chain. Rows cut off at the end are found by a head that was signed later
-than they were written: keep heads (`sign_head`) on another machine.
+A changed, removed or inserted row breaks the hash chain. Truncation at the end is detected with a signed head that is
+newer than the deleted rows. Therefore, store signed heads (`sign_head`) on another machine.
 
-Whoever can write to the database can write any value into a row, so everything that is read from one is checked.
+A process with write access to the database can write any value into a row. Therefore every value read from a row is
+validated.
 """
 
 import contextlib
@@ -25,18 +26,18 @@ from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import AUDIT, AUDIT_HEADS, from_text, to_text
 
 GENESIS: Final = "0" * 64
-"""The hash before the first row."""
+"""The value of ``previous_hash`` in the first row."""
 
 _ROW_DOMAIN: Final = b"sealserve audit row v1\n"
 _HEAD_DOMAIN: Final = b"sealserve audit head v1\n"
 _DETAIL_LENGTH: Final = 1000
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _ALWAYS_TEXT: Final = ("peer", "code", "detail")
-_BROKEN_VALUE: Final = (ValueError, TypeError, AttributeError, OverflowError)  # of a value that none of our code wrote
+_BROKEN_VALUE: Final = (ValueError, TypeError, AttributeError, OverflowError)  # for values that sealserve never writes
 
 
 class Decision(StrEnum):
-    """What was decided: by the broker (the first two), or by the owner."""
+    """The kind of decision. The broker makes the first two, the owner makes the others."""
 
     RELEASED = "released"
     REFUSED = "refused"
@@ -50,21 +51,21 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A decision, and what is known about who asked. Never a secret; text that comes from a peer is cleaned.
+    """A decision and the known facts about the requester. It never contains a secret. Text from a peer is sanitized.
 
     Args:
-        time: When it was decided.
+        time: The time of the decision.
         peer: The peer's address and port, or ``owner``.
-        decision: What was decided.
-        code: ``ok``, or the error's code.
-        detail: The error's message.
-        release_id: The release that the MRENCLAVE belongs to.
+        decision: The kind of decision.
+        code: ``ok``, or the code of the error.
+        detail: The message of the error.
+        release_id: The release with this MRENCLAVE.
         platform: ``sgx`` or ``simulated``.
-        mr_enclave: As hex. Of a quote that did not verify, it is what the quote claims; so is MRSIGNER.
-        mr_signer: As hex.
-        platform_id: The verified platform's id.
-        tcb_status: The verified platform's TCB status.
-        advisories: Its advisories, joined by commas.
+        mr_enclave: MRENCLAVE as hex. In a refusal, this and MRSIGNER can come from a quote that did not verify.
+        mr_signer: MRSIGNER as hex.
+        platform_id: The id of the verified platform.
+        tcb_status: The TCB status of the verified platform.
+        advisories: The security advisories that affect the platform, joined by commas.
         quote_digest: SHA-256 of the quote, as hex.
     """
 
@@ -85,7 +86,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """An entry in its place in the chain."""
+    """An entry with its position in the hash chain."""
 
     seq: int
     entry: Entry
@@ -95,7 +96,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The end of the chain at some time: how many rows, and the last one's hash. ``signature`` is the owner's."""
+    """The end of the chain at some time: the number of rows, the hash of the last row, and the owner's signature."""
 
     seq: int
     hash: str
@@ -104,18 +105,18 @@ class Head:
 
 
 def clean(text: str) -> str:
-    """Return ``text`` without control characters and bounded in length: a message may quote a peer's bytes."""
+    """Return at most 1000 characters of ``text`` without control characters, because it may quote a peer's bytes."""
     shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
     return shown[:_DETAIL_LENGTH]
 
 
 def append(connection: Connection, entry: Entry) -> AuditRow:
-    """Write ``entry`` at the end of the chain.
+    """Append ``entry`` to the chain.
 
     Args:
-        connection: A writing transaction: the database has one at a time, so the chain cannot fork. The row counts
-            when that has committed, and only then may anything act on the decision.
-        entry: What to write.
+        connection: A writing transaction. Only one exists at a time, so the chain cannot fork. The row is valid only
+            after the transaction has committed. Nothing may act on the decision before that.
+        entry: The entry to append.
     """
     last, previous = head(connection)
     seq, values = last + 1, _values(entry)
@@ -125,7 +126,7 @@ def append(connection: Connection, entry: Entry) -> AuditRow:
 
 
 def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRow]:
-    """Yield the rows in order, all of them or the ``last`` ones, without holding them in memory."""
+    """Yield the rows in order: the ``last`` rows, or all rows if it is `None`. The rows are streamed, not collected."""
     query = select(AUDIT).order_by(AUDIT.c.seq)
     if last is not None:
         query = query.where(AUDIT.c.seq > head(connection)[0] - last)
@@ -135,20 +136,24 @@ def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRo
 
 
 def head(connection: Connection) -> tuple[int, str]:
-    """Return the number of rows and the last one's hash."""
+    """Return the number of rows and the hash of the last row."""
     last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
     if last is None:
         return 0, GENESIS
     if not _is_place(last.seq, last.hash):
-        raise BrokerCode.AUDIT_CHAIN.error("The last row of the audit log was changed: its number or hash is not one.")
+        raise BrokerCode.AUDIT_CHAIN.error(
+            "The last row of the audit log was changed: its row number or its hash is malformed."
+        )
     return last.seq, last.hash
 
 
 def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
-    """Sign the end of the chain, store the signature, and return it; an end that is signed is returned as it is.
+    """Sign the end of the chain, store the signature and return the head.
+
+    If this end is already signed, return the stored head.
 
     Raises:
-        VerificationError: `audit.head-signature`: What is stored for this end is not a head.
+        VerificationError: `audit.head-signature` if the database already has a malformed head for this end.
     """
     seq, digest = head(connection)
     for stored in heads(connection, seq=seq):
@@ -160,10 +165,10 @@ def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetim
 
 
 def heads(connection: Connection, *, seq: int | None = None) -> list[Head]:
-    """Return the stored signed heads in order, or the one of row ``seq``. The signatures are not verified.
+    """Return the stored signed heads in order, or only the head of row ``seq``. The signatures are not verified.
 
     Raises:
-        VerificationError: `audit.head-signature`: A stored row is not a head.
+        VerificationError: `audit.head-signature` if a stored row is not a valid head.
     """
     query = select(AUDIT_HEADS).order_by(AUDIT_HEADS.c.seq)
     if seq is not None:
@@ -172,26 +177,26 @@ def heads(connection: Connection, *, seq: int | None = None) -> list[Head]:
 
 
 def parse_head(seq: Any, digest: Any, time: Any, signature: Any) -> Head:
-    """Return a head of which each part is what it should be; the signature is not verified.
+    """Return a head after checking the form of each part. The signature is not verified.
 
     Args:
-        seq: Number of the row.
+        seq: The number of the row.
         digest: SHA-256 of the row, as hex.
-        time: When it was signed: ISO 8601, with a time zone.
-        signature: As hex.
+        time: The time of the signature: ISO 8601, with a time zone.
+        signature: The signature, as hex.
 
     Raises:
-        VerificationError: `audit.head-signature`: A part is of another type or form.
+        VerificationError: `audit.head-signature` if a part has the wrong type or form.
     """
     try:
         if not _is_place(seq, digest):
-            raise ValueError("its number or hash is not one")
+            raise ValueError("its row number or hash is malformed")
         moment = from_text(time)
-        to_text(moment)  # it has a time zone, and can be told in UTC
+        to_text(moment)  # fails without a time zone, or if the time cannot be converted to UTC
         return Head(seq=seq, hash=digest, time=moment, signature=bytes.fromhex(signature))
     except _BROKEN_VALUE as error:
         raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(
-            f"The audit head at row {seq!r:.40} was changed: it is not a signed head."
+            f"The audit head at row {seq!r:.40} was changed: its content is not a valid signed head."
         ) from error
 
 
@@ -202,27 +207,27 @@ def verify_chain(
     former_keys: Sequence[Ed25519PublicKey] = (),
     kept: tuple[Head, ...] = (),
 ) -> tuple[int, str]:
-    """Check every row's hash and place, and the signed heads.
+    """Verify the hash and position of every row, and the signed heads.
 
     Args:
         connection: A reading transaction.
-        owner_key: Verifies the heads; None to leave them out.
-        former_keys: Keys that signed heads earlier: heads that they signed are valid as well.
-        kept: Heads that were kept elsewhere, checked as the stored ones are.
+        owner_key: The key that verifies the heads. `None` skips the heads.
+        former_keys: Earlier keys of the owner. Heads with their signatures are valid too.
+        kept: Heads that were stored outside the database. They are verified like the stored heads.
 
     Returns:
-        The number of rows and the last one's hash.
+        The number of rows and the hash of the last row.
 
     Raises:
-        VerificationError: `audit.chain`: A row was changed, removed or inserted.
-        VerificationError: `audit.truncated`: A signed head is not in the chain.
-        VerificationError: `audit.head-signature`: A head is not signed by the owner, or is not a head; or there is no
-            key to check ``kept`` with.
+        VerificationError: `audit.chain` if a row was changed, removed or inserted.
+        VerificationError: `audit.truncated` if a signed head is not in the chain.
+        VerificationError: `audit.head-signature` if a head is malformed or not signed by the owner, or if ``kept`` is
+            given without a key.
     """
     if kept and owner_key is None:
         raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(
-            "A kept audit head cannot be checked: no key was given that verifies its signature.",
-            hint="Give the public key of owner/audit-signing-key.pem.",
+            "The given audit head cannot be verified: the public key for its signature is missing.",
+            hint="Pass the public key of owner/audit-signing-key.pem.",
         )
     signed: dict[int, set[str]] = {}
     if owner_key is not None:
@@ -235,35 +240,39 @@ def verify_chain(
             raise BrokerCode.AUDIT_CHAIN.error(f"The audit log has a gap: row {row['seq']} does not follow row {seq}.")
         if row["hash"] != _row_hash(seq + 1, {field.name: row[field.name] for field in fields(Entry)}, previous):
             raise BrokerCode.AUDIT_CHAIN.error(
-                f"Row {seq + 1} of the audit log was changed: its hash does not fit its content."
+                f"Row {seq + 1} of the audit log was changed: its hash does not match its content."
             )
         seq, previous = seq + 1, row["hash"]
         if signed.pop(seq, {previous}) != {previous}:
-            raise BrokerCode.AUDIT_TRUNCATED.error(f"Row {seq} of the audit log is not the one that was signed.")
+            raise BrokerCode.AUDIT_TRUNCATED.error(
+                f"Row {seq} of the audit log was replaced: its hash differs from the signed head of that row."
+            )
     if left := sorted(number for number in signed if number > 0):
         raise BrokerCode.AUDIT_TRUNCATED.error(
-            f"The audit log ends at row {seq}; a head was signed at row {left[-1]}.",
-            hint="Rows were deleted, the database was replaced, or a backup older than the head was restored.",
+            f"The audit log is truncated: it ends at row {seq}, but a head was signed at row {left[-1]}.",
+            hint="Check whether rows were deleted, the database was replaced, or an older backup was restored.",
         )
     return seq, previous
 
 
 def check_holds(connection: Connection, kept: Head) -> None:
-    """Check that the log has the row of a head that was kept elsewhere. Neither chain nor signature is verified.
+    """Check that the log contains the row of an externally stored head.
+
+    The chain and the signature are not verified.
 
     Raises:
-        VerificationError: `audit.truncated`: The row is missing, or is another one.
+        VerificationError: `audit.truncated` if the row is missing or has a different hash.
     """
     found = connection.execute(select(AUDIT.c.hash).where(AUDIT.c.seq == kept.seq)).scalar()
     if found != kept.hash and kept.seq > 0:
-        what = "is missing" if found is None else "is not the one that was signed"
+        what = "is missing" if found is None else "was replaced"
         raise BrokerCode.AUDIT_TRUNCATED.error(
-            f"Row {kept.seq} of the audit log {what}; a head that was kept elsewhere names it."
+            f"Row {kept.seq} of the audit log {what}, although a signed head outside the database covers it."
         )
 
 
 def _is_place(seq: object, digest: object) -> bool:
-    """Return whether a number and a hash of the chain have the types and forms that they should have."""
+    """Return whether the row number and hash have the expected types and forms."""
     return type(seq) is int and seq >= 0 and isinstance(digest, str) and _HASH.fullmatch(digest) is not None
 
 
@@ -271,7 +280,9 @@ def _verify_head(item: Head, keys: Sequence[Ed25519PublicKey]) -> None:
     for key in keys:
         with contextlib.suppress(InvalidSignature):
             return key.verify(item.signature, _head_bytes(item.seq, item.hash, item.time))
-    raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(f"The audit head at row {item.seq} is not signed by the owner's key.")
+    raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(
+        f"The audit head at row {item.seq} is invalid: its signature does not verify with the owner's key."
+    )
 
 
 def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:
@@ -287,7 +298,7 @@ def _row_hash(seq: int, values: dict[str, Any], previous: str) -> str:
 
 
 def _canonical(value: dict[str, Any]) -> bytes:
-    # ``default``: a value of another type than was written (a changed database) has another hash, and is no crash
+    # ``default``: a value of an unexpected type (in a changed database) results in a different hash, not in a crash
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr).encode()
 
 
@@ -301,10 +312,10 @@ def _entry(values: dict[str, Any]) -> Entry:
         if name not in {"time", "decision"} and not (
             isinstance(value, str) or (value is None and name not in _ALWAYS_TEXT)
         ):
-            raise BrokerCode.AUDIT_CHAIN.error(f"A row of the audit log was changed: its {name} is not text.")
+            raise BrokerCode.AUDIT_CHAIN.error(f"A row of the audit log was changed: its field {name} is not text.")
     try:
         return Entry(**{**values, "time": from_text(values["time"]), "decision": Decision(values["decision"])})
     except _BROKEN_VALUE as error:
         raise BrokerCode.AUDIT_CHAIN.error(
-            "A row of the audit log was changed: its time or decision is none."
+            "A row of the audit log was changed: its time or its decision is invalid."
         ) from error

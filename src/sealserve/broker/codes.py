@@ -1,76 +1,76 @@
-"""The codes of the errors of sealserve.broker.
+"""Error codes of the package `sealserve.broker`.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class. That class defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError, UnavailableError, VerificationError
 
 
 class BrokerCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and error family of each cause. The docstring below a member is its meaning on the reference page."""
 
     AUDIT_CHAIN = "audit.chain", VerificationError
     """A row of the audit log was changed, removed or inserted."""
     AUDIT_HEAD_FILE = "audit.head-file", InputError
-    """A file holds no signed head of an audit log."""
+    """The file does not contain a signed head of an audit log."""
     AUDIT_HEAD_SIGNATURE = "audit.head-signature", VerificationError
-    """An audit head is not signed by the owner's key, or is not a head at all."""
+    """The audit head is not signed with the owner's key, or its content is not an audit head."""
     AUDIT_TRUNCATED = "audit.truncated", VerificationError
-    """The audit log ends before a signed head, or has another row in its place."""
+    """The audit log ends before a signed head, or a different row stands at the head's position."""
 
     BUSY = "broker.busy", UnavailableError
-    """Too many connections or appraisals are under way."""
+    """The broker already handles the maximum number of connections or appraisals."""
     CANNOT_LISTEN = "broker.cannot-listen", InputError
     """The broker cannot listen on this address."""
     DATABASE = "broker.database", UnavailableError
     """The broker's database cannot be opened, read or written."""
     DATABASE_CONTENT = "broker.database-content", VerificationError
-    """A row of the database holds what sealserve never writes: somebody else changed it."""
+    """A row of the database has content that sealserve never writes. Another program changed the database."""
     DATABASE_VERSION = "broker.database-version", InputError
-    """The database was written by another version of sealserve."""
+    """A different version of sealserve wrote the database."""
     DEADLINE = "broker.deadline", InputError
-    """A draining deadline that is already over."""
+    """The draining deadline is in the past."""
     HARDENING = "broker.hardening", UnavailableError
-    """The kernel did not let the process protect its memory."""
+    """The kernel refused to protect the memory of the broker's process."""
     METRICS_PORT = "broker.metrics-port", UnavailableError
-    """The broker's page of metrics cannot be served on its port."""
+    """The broker cannot serve its metrics page on the configured port."""
     PLATFORM_ID = "broker.platform-id", InputError
-    """What is to be enrolled is no platform's id, or its label is too long."""
+    """The value to enroll is not a platform id, or its label is too long."""
     PLATFORM_NOT_ENROLLED = "broker.platform-not-enrolled", InputError
-    """The platform whose enrolment is to be taken back is not enrolled."""
+    """The platform to remove is not enrolled."""
     RELEASE_CONFLICT = "broker.release-conflict", InputError
-    """The release is known, but as something else."""
+    """A release with this id or measurement is already registered with different properties."""
     RELEASE_FINAL = "broker.release-final", InputError
-    """The release is revoked, and stays so."""
+    """The release is revoked. Revocation is permanent."""
     RELEASE_POLICY = "broker.release-policy", InputError
-    """The release is known with another policy, which only re-activating it changes."""
+    """The release is already registered with a different policy. Only re-activating the release changes its policy."""
 
     KEYSTORE_KEY_IN_USE = "keystore.key-in-use", InputError
-    """A key that a release names is not to be deleted."""
+    """The key cannot be deleted, because a registered release uses it."""
     KEYSTORE_MASTER_KEY_EXPOSED = "keystore.master-key-exposed", InputError
-    """Others than its owner can read or write the master key's file."""
+    """Users other than the owner can read or write the master key file."""
     KEYSTORE_MASTER_KEY_FORM = "keystore.master-key-form", InputError
-    """The master key's file should hold a key under a passphrase, and does not."""
+    """The master key file is expected to hold a passphrase-encrypted key, but does not."""
     KEYSTORE_MASTER_KEY_LENGTH = "keystore.master-key-length", InputError
-    """The master key's file does not hold 32 bytes."""
+    """The master key file does not contain exactly 32 bytes."""
     KEYSTORE_MASTER_KEY_MISSING = "keystore.master-key-missing", UnavailableError
-    """There are encrypted keys, and the master key's file is gone."""
+    """The keystore contains encrypted keys, but the master key file does not exist."""
     KEYSTORE_MASTER_KEY_UNREADABLE = "keystore.master-key-unreadable", UnavailableError
-    """The master key's file is there and cannot be read."""
+    """The master key file exists but cannot be read."""
     KEYSTORE_PASSPHRASE_MISSING = "keystore.passphrase-missing", InputError
-    """The master key needs a passphrase, and nothing gives it."""
+    """The master key is encrypted with a passphrase, and no passphrase was supplied."""
     KEYSTORE_PASSPHRASE_WRONG = "keystore.passphrase-wrong", InputError
-    """The passphrase does not open the master key."""
+    """The passphrase does not decrypt the master key."""
     KEYSTORE_TRANSIT_REFUSED = "keystore.transit-refused", InputError
-    """The key management service does not let us use the key, or has none of that name."""
+    """The key management service denies access to the key, or the key does not exist."""
     KEYSTORE_TRANSIT_SETTINGS = "keystore.transit-settings", InputError
-    """The settings of the key management service cannot be used."""
+    """The settings of the key management service are invalid."""
     KEYSTORE_TRANSIT_UNAVAILABLE = "keystore.transit-unavailable", UnavailableError
-    """The key management service cannot be reached, is sealed, or does not answer as it should."""
+    """The key management service is unreachable or sealed, or its reply is invalid."""
     KEYSTORE_UNKNOWN_KEY = "keystore.unknown-key", InputError
-    """The keystore has no key of that id."""
+    """The keystore does not contain a key with that id."""
 
     POLICY_RELEASE_DRAINING_ENDED = "policy.release-draining-ended", VerificationError
-    """The release was draining, and its deadline is over."""
+    """The draining deadline of the release has passed."""
     POLICY_RELEASE_REVOKED = "policy.release-revoked", VerificationError
-    """The release was revoked: no enclave gets its key any more."""
+    """The release is revoked: the broker no longer releases its key."""

@@ -1,7 +1,7 @@
-"""The open connections of the broker: bounded in number, so that silent peers cannot use it up.
+"""The broker's open connections. Their number is limited, so that silent peers cannot exhaust the broker.
 
-When there are too many, the one that has waited longest for its peer makes room, taken from the address that has most.
-A connection whose evidence is being appraised is never the one.
+At the limit, a new connection replaces a connection whose peer keeps the broker waiting. The address with the most
+waiting connections loses its oldest one. A connection with an appraisal in progress is never replaced.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ class Connection:
 
 
 class Connections:
-    """The open connections, at most ``limit``.
+    """The open connections of the broker.
 
     Args:
-        limit: How many.
+        limit: The maximum number of open connections.
     """
 
     def __init__(self, limit: int) -> None:
@@ -37,54 +37,58 @@ class Connections:
         return len(self._open)
 
     def admit(self, connection: Connection) -> bool:
-        """Take a new connection in, if need be in an older one's place; False when all are busy."""
+        """Add a new connection. At the limit it replaces a waiting connection. Return `False` if all are busy."""
         with self._changed:
-            # When all places are taken, the peer that has waited longest loses its place.
+            # At the limit, a waiting peer is disconnected in favor of the new peer.
             if len(self._open) >= self._limit and not self._evict():
                 return False
             self._open[connection] = None
             return True
 
     def busy(self, connection: Connection, *, busy: bool = True) -> None:
-        """Note that the broker works for a connection, so that it is not evicted; or that it waits for its peer."""
+        """Mark a connection as busy, so that it is not evicted, or as waiting for its peer (``busy=False``)."""
         with self._changed:
             connection.waiting = not busy
 
     def close(self, connection: Connection) -> None:
-        """Close a connection and forget it."""
-        with self._changed:  # nobody may shut a descriptor down that is closed here, and perhaps used again
+        """Close a connection and remove it from the set."""
+        with self._changed:  # under the lock, no other thread can shut down a descriptor that is closed and reused
             self._open.pop(connection, None)
             connection.stream.close()
             self._changed.notify_all()
 
     def shut_waiting(self) -> None:
-        """Break off with all peers that the broker waits for."""
+        """Disconnect all peers that the broker waits for."""
         with self._changed:
             for connection in self._open:
                 if connection.waiting:
                     _shut(connection)
 
     def wait_empty(self, seconds: float) -> bool:
-        """Wait for all connections to end; then break off with those that are left, and say whether there were none."""
+        """Wait for all connections to end, then disconnect the remaining ones. Return whether none remained.
+
+        Args:
+            seconds: The maximum time to wait.
+        """
         with self._changed:
-            # Give appraisals that are in progress their time.
+            # Give appraisals in progress time to complete.
             if self._changed.wait_for(lambda: not self._open, seconds):
                 return True
-            # Disconnect the rest. Their threads then end with an error of their socket.
+            # Disconnect the others. Their threads then end with a socket error.
             for connection in self._open:
                 _shut(connection)
             return False
 
     def _evict(self) -> bool:
-        # Only peers that the broker waits for: an appraisal in progress is never lost.
+        # Consider only peers that the broker waits for: an appraisal in progress is never interrupted.
         waiting = [connection for connection in self._open if connection.waiting]
         if not waiting:
             return False
-        # Of these, the oldest of the address that has most, so that one address cannot push out all others.
+        # Choose the oldest connection of the address with the most connections: one address cannot evict all others.
         held = Counter(connection.host for connection in waiting)
         most = max(held.values())
         oldest = next(connection for connection in waiting if held[connection.host] == most)
-        # Its thread still closes the socket: here it is only shut down, which wakes that thread up.
+        # The connection's own thread closes the socket. Shutting it down here wakes that thread.
         del self._open[oldest]
         _shut(oldest)
         return True

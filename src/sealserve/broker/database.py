@@ -1,8 +1,8 @@
-"""The broker's database: its tables, and transactions that do not interleave.
+"""The broker's database: its tables and its serialized transactions.
 
-SQLite in one private file by default. Tables and statements are portable SQL, so that PostgreSQL can take its place;
-what is SQLite's own is in `_prepare_sqlite`. Times are ISO 8601 text in UTC, measurements are lower-case hex: both
-are read back exactly as they were written, which the audit chain needs.
+The default is SQLite in one private file. Tables and statements use portable SQL, so that PostgreSQL can replace
+SQLite. SQLite-specific code is in `_prepare_sqlite`. Times are ISO 8601 text in UTC, and measurements are lower-case
+hex. Both are read back exactly as written, as the audit chain requires.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ RELEASES: Final = Table(
     Column("key_id", String(32), ForeignKey("keys.key_id"), nullable=False),
     Column("state", String(16), nullable=False),
     Column("deadline", String(32)),
-    Column("policy", Text, nullable=False),  # JSON, see AppraisalPolicy
+    Column("policy", Text, nullable=False),  # JSON of AppraisalPolicy
     Column("created", String(32), nullable=False),
 )
 
@@ -74,7 +74,7 @@ REFERENCE_VALUES: Final = Table(
     Column("measurement", String(128), primary_key=True),  # hexadecimal; up to SHA-512
     Column("release_id", String(64), ForeignKey("releases.release_id"), nullable=False, index=True),
     Column("label", String(64), nullable=False),
-    Column("reference", Text, nullable=False),  # JSON, in the form of its kind of evidence
+    Column("reference", Text, nullable=False),  # JSON, in the format of its kind of evidence
 )
 
 PLATFORMS: Final = Table(
@@ -106,7 +106,7 @@ AUDIT: Final = Table(
     Column("detail", Text, nullable=False),
     Column("release_id", String(64)),
     Column("platform", String(16)),
-    Column("mr_enclave", String(64)),  # the names of the columns are part of what each row's hash covers
+    Column("mr_enclave", String(64)),  # each row's hash covers the column names, so they must not change
     Column("mr_signer", String(64)),
     Column("platform_id", String(64)),
     Column("tcb_status", String(64)),
@@ -128,26 +128,29 @@ AUDIT_HEADS: Final = Table(
 
 @contextlib.contextmanager
 def reading(table: str) -> Iterator[None]:
-    """Explain what goes wrong while values of a row are understood.
+    """Convert errors from parsing the values of a row into a `broker.database-content` error.
+
+    Args:
+        table: The table's name, for the message.
 
     Raises:
-        VerificationError: `broker.database-content`: A value is of another type or form.
+        VerificationError: `broker.database-content` if a value has the wrong type or form.
     """
     try:
         yield
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise BrokerCode.DATABASE_CONTENT.error(
-            f"A row of the table {table} in the broker's database was changed: {type(error).__name__}.",
-            hint="Compare with `sealserve broker log --verify`, and restore a backup.",
+            f"A row of the table {table} in the broker's database has invalid content ({type(error).__name__}).",
+            hint="Run `sealserve broker log --verify` to check the audit log, and restore a backup.",
         ) from error
 
 
 class Database:
-    """The broker's database. It may be used by several threads, and a file by several processes.
+    """The broker's database. Several threads may use it. Several processes may use the same file.
 
     Args:
-        engine: SQLAlchemy's engine, with the schema in place: see `open`.
-        name: What to call it in messages.
+        engine: The SQLAlchemy engine. The schema must exist, as after `open`.
+        name: The database's name in messages.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
@@ -156,20 +159,20 @@ class Database:
 
     @classmethod
     def open(cls, path: Path, *, former: Path | None = None) -> Self:
-        """Open the database in the file at ``path``; create it, readable by its owner only, if it does not exist.
+        """Open the database in the file at ``path``. If the file does not exist, create it with mode 0600.
 
-        A database of an older schema is upgraded, in one transaction. Older versions of sealserve then reject it.
+        A database with an older schema is upgraded in one transaction. Older versions of sealserve then reject it.
 
         Args:
             path: The file, in an existing folder.
-            former: An earlier place of the file, from which it is moved.
+            former: An earlier location of the file. If the file is there, it is moved to ``path``.
 
         Raises:
-            UnavailableError: `broker.database`: It cannot be opened.
-            InputError: `broker.database-version`: It belongs to a newer version of sealserve.
+            UnavailableError: `broker.database` if the database cannot be opened.
+            InputError: `broker.database-version` if a newer version of sealserve wrote the database.
         """
         with opening(path, former=former) as file:
-            url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
+            url = URL.create("sqlite+pysqlite", database=str(path))  # a URL as text would be cut at a "?" in the path
             engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
             _prepare_sqlite(engine, file)
             database = cls(engine, str(path))
@@ -182,10 +185,10 @@ class Database:
 
     @classmethod
     def empty(cls, name: str) -> Self:
-        """Return a database in memory that holds nothing and cannot be written to: for a file that does not exist yet.
+        """Return an empty, read-only database in memory. It represents a file that does not exist yet.
 
         Args:
-            name: What to call it in messages.
+            name: The database's name in messages.
         """
         engine = create_engine("sqlite://", poolclass=StaticPool)
         METADATA.create_all(engine)
@@ -195,33 +198,33 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that only reads; it sees one state of the database.
+        """Open a read-only transaction with a consistent view of the database.
 
         Raises:
-            UnavailableError: `broker.database`: The database failed.
+            UnavailableError: `broker.database` if the database failed.
         """
         with self._transaction(write=False) as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that writes. There is one at a time; it is durable when this returns.
+        """Open a writing transaction. Only one exists at a time. Its changes are durable when this context ends.
 
         Raises:
-            UnavailableError: `broker.database`: The database failed, and nothing was written.
+            UnavailableError: `broker.database` if the database failed. Nothing is written in this case.
         """
         with self._transaction(write=True) as connection:
             yield connection
 
     def snapshot(self) -> bytes:
-        """Return the database as it is at one moment, as the content of an SQLite file.
+        """Return a consistent copy of the database as the content of an SQLite file.
 
         Raises:
-            UnavailableError: `broker.database`: The database failed.
+            UnavailableError: `broker.database` if the database failed.
         """
         with self.read() as connection, contextlib.closing(sqlite3.connect(":memory:")) as copy:
             source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)  # noqa: S101  # as `open` makes it
+            assert isinstance(source, sqlite3.Connection)  # noqa: S101  # `open` always creates an SQLite engine
             source.backup(copy)
             return copy.serialize()
 
@@ -233,7 +236,8 @@ class Database:
         except SQLAlchemyError as error:
             reason = getattr(error, "orig", None) or type(error).__name__
             raise BrokerCode.DATABASE.error(
-                f"The database {self.name} failed: {reason}.", hint="Look at its file, and at the room on its disk."
+                f"The database {self.name} failed: {reason}.",
+                hint="Check that its file is readable and writable, and that its disk is not full.",
             ) from error
 
     def close(self) -> None:
@@ -247,7 +251,7 @@ class Database:
         self.close()
 
     def _make_schema(self) -> None:
-        with self.write() as connection:  # one process at a time makes the tables
+        with self.write() as connection:  # only one process at a time creates the tables
             SCHEMA.create(connection, checkfirst=True)
             version = connection.execute(select(SCHEMA.c.version)).scalar()
             if version is None:
@@ -257,24 +261,25 @@ class Database:
                 _upgrade_from_1(connection)
             elif version != SCHEMA_VERSION:
                 raise BrokerCode.DATABASE_VERSION.error(
-                    f"The database {self.name} has schema version {version}, this sealserve knows {SCHEMA_VERSION}.",
-                    hint="Use the version of sealserve that wrote it.",
+                    f"The database {self.name} has schema version {version}, but this version of sealserve supports "
+                    f"version {SCHEMA_VERSION}.",
+                    hint="Use the version of sealserve that wrote the database.",
                 )
 
 
 def _upgrade_from_1(connection: Connection) -> None:
-    """Rewrite the tables that have other columns in schema 2. The audit log and the keys are not touched.
+    """Rewrite the tables whose columns differ in schema 2. The audit log and the keys do not change.
 
-    Schema 1 had a column for each reference value of SGX and for each rule of the appraisal policy.
+    Schema 1 had one column for each SGX reference value and for each rule of the appraisal policy.
     """
-    # Read all rows. There are few: one for each release, and one for each enclave of a release.
+    # Read all rows. The tables are small: one row per release, and one row per enclave of a release.
     releases = [dict(row) for row in connection.execute(text("SELECT * FROM releases")).mappings()]
     references = [dict(row) for row in connection.execute(text("SELECT * FROM reference_values")).mappings()]
-    # Make the tables anew, the referring table first, so that the schema is that of a new database.
+    # Recreate the tables, the referring table first, so that their schema equals the schema of a new database.
     for table in ("reference_values", "releases"):
         connection.execute(text(f"DROP TABLE {table}"))
     METADATA.create_all(connection)
-    # The columns become JSON.
+    # Convert the columns to JSON.
     with reading("releases"):
         for row in releases:
             tcb, enrolled_only = json.loads(row.pop("tcb_policy")), bool(row.pop("enrolled_platforms_only"))
@@ -291,34 +296,37 @@ def _json(value: object) -> str:
 
 
 def to_text(time: datetime) -> str:
-    """Return ``time`` as the database holds it: ISO 8601, UTC, microseconds.
+    """Return ``time`` in the format of the database: ISO 8601, UTC, microseconds.
 
     Raises:
-        ValueError: ``time`` has no time zone.
+        ValueError: ``time`` lacks a time zone.
     """
     if time.tzinfo is None:
-        raise ValueError("a time in the database needs a time zone")
+        raise ValueError("a time in the database requires a time zone")
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def from_text(written: str) -> datetime:
-    """Return the time that `to_text` wrote."""
+    """Parse a time that `to_text` wrote."""
     return datetime.fromisoformat(written)
 
 
 def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
-    # The sqlite3 module begins transactions late and by guessing. It is told not to, and each transaction is begun
-    # here: a writing one takes SQLite's write lock at once, so that what it reads is still true when it commits.
+    # By default, the sqlite3 module begins transactions late and implicitly. This code turns that off and begins each
+    # transaction itself. A writing transaction takes SQLite's write lock immediately, so its reads hold until commit.
     def on_connect(dbapi: Any, _record: object) -> None:
         dbapi.isolation_level = None
         cursor = dbapi.cursor()
         opened = cursor.execute("PRAGMA database_list").fetchone()[2]
-        if opened != file.resolved:  # a link took the file's place after it was checked
+        if opened != file.resolved:  # a link replaced the file after it was checked
             dbapi.close()
-            raise BrokerCode.DATABASE.error(f"The database {file.path} cannot be opened: it leads to {opened}.")
+            raise BrokerCode.DATABASE.error(
+                f"The database {file.path} cannot be opened: the path leads to another file, {opened}.",
+                hint="Remove the link, and check that no other user can write to the folder.",
+            )
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             _switch_to_wal(cursor)
-        cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut
+        cursor.execute("PRAGMA synchronous = FULL")  # committed audit rows survive a power failure
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")
         cursor.close()
@@ -331,7 +339,7 @@ def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
 
 
 def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """Switch to write-ahead logging: SQLite itself fails at once if any other process is reading, so wait here."""
+    """Switch to write-ahead logging. SQLite fails immediately while another process reads, so retry here."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -1,10 +1,10 @@
-"""The file of the broker's SQLite database: made private, opened by one process at a time, never through a link.
+"""The file of the broker's SQLite database: private, opened by one process at a time, and never through a link.
 
-The user of the broker's container can write to the folder of the database, and root opens it as well. So nothing here
-follows a link in that folder, and an existing file is changed by a descriptor, not by its name.
+The user of the broker's container can write to the database folder, and root also opens the database. Therefore this
+module never follows a link in that folder. It changes an existing file through a descriptor, not through its name.
 
 Source: SQLite documentation, "Write-Ahead Logging", and "How To Corrupt An SQLite Database File", section 2.2: closing
-any descriptor of the file drops the POSIX locks that SQLite holds. Descriptors of ``O_PATH`` are exempt, see open(2).
+any descriptor of the file drops the POSIX locks that SQLite holds. ``O_PATH`` descriptors are exempt, see open(2).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from sealserve.errors import SealserveError
 from sealserve.held_tree import held
 
 BUSY_SECONDS: Final = 15.0
-"""How long to wait for another process, in seconds."""
+"""Maximum time to wait for another process, in seconds."""
 
 _POLL_SECONDS: Final = 0.01
 _BESIDE: Final = ("-wal", "-shm", "-journal")
@@ -31,11 +31,11 @@ _BESIDE: Final = ("-wal", "-shm", "-journal")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseFile:
-    """The file of a database, which exists and is private.
+    """An existing, private database file.
 
     Args:
-        path: Under this name SQLite opens it.
-        resolved: The same without links in the folders above: what SQLite must report to have opened.
+        path: The path that SQLite opens.
+        resolved: The same path with the links in its parent folders resolved. SQLite must report this path as opened.
     """
 
     path: Path
@@ -44,18 +44,18 @@ class DatabaseFile:
 
 @contextlib.contextmanager
 def opening(path: Path, *, former: Path | None = None) -> Iterator[DatabaseFile]:
-    """Hold the lock of the database's folder, and yield the database's file, which is created if it does not exist.
+    """Lock the folder of the database and yield the database file. The file is created if it does not exist.
 
-    Switching a database to write-ahead logging fails at once while another process does the same: SQLite does not wait
-    for that lock. Whoever holds this lock is alone with it.
+    The lock serializes the switch to write-ahead logging. SQLite does not wait for that switch: it fails immediately
+    while another process also switches.
 
     Args:
         path: The file. Its folder must exist.
-        former: An earlier place of the file, from which it is moved.
+        former: An earlier location of the file. If the file is there, it is moved to ``path``.
 
     Raises:
-        UnavailableError: `broker.database`: The file cannot be created or opened, is a link, or the lock is not free in
-            time.
+        UnavailableError: `broker.database` if the file cannot be created or opened, if it is a link, or if another
+            process holds the lock for too long.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,15 +82,15 @@ def _lock(folder: int, path: Path) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise BrokerCode.DATABASE.error(
-                    f"The database {path} cannot be opened: another process has locked its folder for "
+                    f"The database {path} cannot be opened: another process has locked its folder for more than "
                     f"{BUSY_SECONDS:g} s.",
-                    hint="Find that process with `fuser`, and end it.",
+                    hint="Run `fuser` on the folder to find that process, and end it.",
                 ) from error
         time.sleep(_POLL_SECONDS)
 
 
 def _make_private(folder: int, path: Path) -> None:
-    here = Path(f"/proc/self/fd/{folder}")  # whatever happens to the folder's own name
+    here = Path(f"/proc/self/fd/{folder}")  # refers to the same folder even if the folder is renamed
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         created = os.open(path.name, flags, PRIVATE, dir_fd=folder)
@@ -98,26 +98,26 @@ def _make_private(folder: int, path: Path) -> None:
         pass
     else:
         owner = os.fstat(folder)
-        if os.geteuid() == 0 and owner.st_uid != 0:  # the container's user must be able to open it as well
+        if os.geteuid() == 0 and owner.st_uid != 0:  # the container's user must also be able to open the file
             os.fchown(created, owner.st_uid, owner.st_gid)
         os.close(created)
     for name in (path.name, *(path.name + suffix for suffix in _BESIDE)):
         for found in held(here / name):
             if not found.is_plain_file:
-                raise _failed(path, f"{path.with_name(name)} is {found.kind}, and a plain file was expected")
+                raise _failed(path, f"{path.with_name(name)} is {found.kind}, but a regular file is expected")
             found.change_mode(PRIVATE)
 
 
 def _move(former: Path, path: Path) -> None:
-    """Move a database from its former place, with everything that its write-ahead log holds."""
+    """Move a database and the content of its write-ahead log from its former location."""
     if os.path.lexists(path):
         return
     for found in held(former):
         if not found.is_plain_file:
-            raise _failed(former, f"it is {found.kind}, and a plain file was expected")
+            raise _failed(former, f"the path is {found.kind}, but a regular file is expected")
         try:
             with contextlib.closing(sqlite3.connect(former, isolation_level=None, timeout=1)) as connection:
-                # The log goes into the file, and no other process has the database open: both fail otherwise.
+                # This merges the log into the file. It fails if another process has the database open.
                 (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
                 connection.execute("BEGIN EXCLUSIVE")
                 if mode == "delete":
@@ -125,12 +125,12 @@ def _move(former: Path, path: Path) -> None:
         except (sqlite3.Error, OSError) as error:
             raise BrokerCode.DATABASE.error(
                 f"The database {former} cannot be moved to {path}: {error}.",
-                hint="Stop the broker that has it open, and run the command again.",
+                hint="Stop the broker that uses the database, and run the command again.",
             ) from error
 
 
 def _failed(path: Path, reason: str) -> SealserveError:
     return BrokerCode.DATABASE.error(
         f"The database {path} cannot be opened: {reason}.",
-        hint="Check that its folder exists, and that no other user can write to it.",
+        hint="Check that the folder exists and that no other user can write to it.",
     )

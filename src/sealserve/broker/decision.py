@@ -1,39 +1,43 @@
-"""The broker's decision: evidence in, appraisal, one audit row, and only then a key.
+"""The broker's decision: it appraises the evidence, commits one audit row, and only then releases the key.
 
 The steps of a request, in order (1, 2 and 15 are in `sealserve.broker.server`):
 
- 1. TLS handshake: the peer shows a certificate, and proves that it holds its key.
- 2. The request is exactly that of the secret provisioning protocol.
- 3. The certificate carries evidence: a quote, and what binds it to the certificate's key.
- 4. The quote parses, with exact length.
- 5. The quote's report data binds the certificate's key.
- 6. The measurement that the quote claims selects the release, whose signed mark selects the root to verify against.
+ 1. TLS handshake: the peer presents a certificate and proves that it holds the certificate's private key.
+ 2. The request is exactly the request of the secret provisioning protocol.
+ 3. The certificate carries evidence: a quote and its binding to the certificate's key.
+ 4. The quote parses, and its length is exact.
+ 5. The quote's report data is bound to the certificate's key.
+ 6. The measurement claimed by the quote selects the release. The release's signed platform kind selects the root
+    certificate for the verification.
  7. The release is active, or draining before its deadline.
- 8. The quote is from the kind of platform that the release is for, its certificates end at that root, and it is not of
-    a debug enclave. Nothing is fetched before this step passes, so that unauthenticated clients cannot trigger
+ 8. The quote is from the kind of platform that the release is for, its certificates end at that root, and the enclave
+    is not in debug mode. Nothing is fetched before this step passes, so that unauthenticated clients cannot trigger
     collateral downloads.
- 9. The collateral is fetched.
-10. The quote and the collateral verify; the collateral is not older than any seen before.
-11. The broker remembers how new the collateral was.
+ 9. The broker fetches the collateral.
+10. The quote and the collateral verify. The collateral is not older than any collateral accepted before.
+11. The broker stores the evaluation number of the collateral.
 12. The verified claims satisfy the reference values and the policy of the release.
-13. The key is taken from the keystore.
-14. In one writing transaction: steps 7 and 12 again, since the owner may have revoked the release, changed its policy
-    or withdrawn the platform meanwhile; and the audit row. The transaction is committed.
-15. The key is sent.
+13. The broker loads the key from the keystore.
+14. One writing transaction repeats steps 7 and 12 and appends the audit row. The repetition is necessary, because the
+    owner may meanwhile have revoked the release, changed its policy or withdrawn the platform. The transaction commits.
+15. The broker sends the key.
 
-The broker does not read evidence itself: steps 4, 8, 9, 10 and the reference values in 12 belong to the verifier
-(`sealserve.attestation.evidence`).
+The broker does not interpret evidence. Steps 4, 8, 9 and 10, and the reference values in step 12, belong to the
+verifier (`sealserve.attestation.evidence`).
 
-Whatever fails refuses. What is written of it:
+A failure of any step is a refusal. These records are written:
 
-- A key that is released is always a row of its own, before the key leaves. If it cannot be written, no key leaves.
-- A refusal from step 5 on, when there is a quote, is a row with its code. So that strangers cannot fill the disk, each
-  network has so many rows and the others are counted: a row of code ``several`` says how many refusals of which codes
-  it stands for. One such row goes before the next row that is written, whoever's, and all when the broker stops.
-- A refusal before that (TLS, request, certificate) is a row too, since it may be an honest enclave's. Any stranger can
-  cause such a refusal with a connection alone, so these rows have their own, much lower limit: they never take the
-  places of the rows above. A peer that is silent, slow or gone, and a broker that is busy, are only in the log.
-- The log has a line for each of them, limited and counted in the same way.
+- Each released key has its own audit row, committed before the key is sent. If the row cannot be written, the broker
+  does not send the key.
+- A refusal at step 5 or later has a quote and produces an audit row with its code. So that unauthenticated clients
+  cannot fill the disk, each network has a limited number of rows. Further refusals are only counted. A row with the
+  code ``several`` contains the number of refusals for each code. One such row is written before the next row
+  of any peer. When the broker stops, it writes all outstanding rows.
+- A refusal before step 5 (TLS, request, certificate) also produces a row, because it may come from an honest enclave.
+  Any client can cause such refusals just by connecting. Therefore these rows have a separate, much lower limit, and
+  they never use up the limit of the rows above. Silent, slow and disconnected peers, and refusals because the broker
+  is busy, appear only in the log.
+- Each refusal also produces a log line, limited and counted in the same way.
 """
 
 import contextlib
@@ -68,27 +72,27 @@ _LOG: Final = logging.getLogger(__name__)
 _ROWS_PER_HEAD: Final = 64
 
 SEVERAL: Final = "several"
-"""The code of an audit row that stands for several refusals; its detail says how many, whose and why."""
+"""The code of an audit row that summarizes several refusals. Its detail contains their number, network and codes."""
 
 ROWS_OF_EACH: Final = Rate(burst=60, seconds=60)
-ROWS_OF_ALL: Final = Rate(burst=600, seconds=5)  # at most some 17,000 a day, or 15 MB
+ROWS_OF_ALL: Final = Rate(burst=600, seconds=5)  # at most about 17,000 rows a day, or 15 MB
 EARLY_ROWS_OF_EACH: Final = Rate(burst=10, seconds=600)
-EARLY_ROWS_OF_ALL: Final = Rate(burst=100, seconds=60)  # at most 1,540 a day
-"""For refusals without a quote: anybody can cause them."""
+EARLY_ROWS_OF_ALL: Final = Rate(burst=100, seconds=60)  # at most 1,540 rows a day
+"""Limit for refusals without a quote, which any client can cause."""
 
 LINES_OF_EACH: Final = Rate(burst=60, seconds=10)
 LINES_OF_ALL: Final = Rate(burst=600, seconds=1)
 
 
 class BrokerInternalError(SealserveError):
-    """Something that the broker did not foresee; the log has it."""
+    """An unexpected error inside the broker. The broker's log contains the traceback."""
 
     code = "internal"
 
 
 @dataclass(slots=True)
 class _Trace:
-    """What is known so far, for the audit row."""
+    """The facts known so far about a request, for its audit row."""
 
     peer: str
     platform: PlatformKind | None = None
@@ -116,7 +120,7 @@ class _Trace:
 
 
 def _judge(claims: Claims, match: releases.Match, enrolled: frozenset[str]) -> None:
-    # Is this the enclave that the owner built? A measurement alone would also admit the same code in debug mode.
+    # Is this the enclave that the owner built? The measurement alone would also accept the same code in debug mode.
     with reading("reference_values"):
         claims.check_reference(match.reference.values)
     # Does the owner's policy accept the enclave and its platform?
@@ -132,15 +136,15 @@ def _utc_now() -> datetime:
 
 
 class Broker:
-    """Decides on requests for keys. Several threads may use it at once.
+    """Decides on requests for release keys. Several threads may use it at the same time.
 
     Args:
-        database: Releases, keys, audit log.
-        keystore: The keys.
+        database: The database with releases, keys and the audit log.
+        keystore: Decrypts the release keys.
         verifier: Verifies evidence.
-        signer: Signs the audit log's head from time to time; None leaves that to `sealserve broker log`.
-        keep: Called with each signed head, to keep it outside the database. Its failure is logged and changes nothing.
-        clock: The time on the owner's clock.
+        signer: Signs the head of the audit log periodically. `None` leaves signing to `sealserve broker log`.
+        keep: Called with each signed head, to store it outside the database. A failure is logged and otherwise ignored.
+        clock: Returns the time on the owner's clock.
     """
 
     def __init__(
@@ -161,20 +165,20 @@ class Broker:
         self._keeping = threading.Lock()
         self._clock = clock
         self.decisions = Decisions()
-        """How it decided so far."""
+        """The number of decisions so far, by outcome and code."""
         self._rows = Limiter(each=ROWS_OF_EACH, together=ROWS_OF_ALL)
         self._early_rows = Limiter(each=EARLY_ROWS_OF_EACH, together=EARLY_ROWS_OF_ALL)
         self._lines = Limiter(each=LINES_OF_EACH, together=LINES_OF_ALL)
 
     def release_key(self, certificate: bytes, *, peer: str) -> SecretBytes:
-        """Return the release key for a peer, after its evidence was appraised and the decision is in the audit log.
+        """Appraise the evidence of a peer, record the decision in the audit log, and return the release key.
 
         Args:
-            certificate: The peer's RA-TLS certificate, DER; TLS has shown that the peer holds its key.
+            certificate: The peer's RA-TLS certificate, DER. TLS has proved that the peer holds its private key.
             peer: The peer's address and port.
 
         Raises:
-            SealserveError: The refusal; what is written of it, see above.
+            SealserveError: The broker refuses the request. The module's docstring lists the records of a refusal.
         """
         trace = _Trace(peer)
         try:
@@ -183,21 +187,24 @@ class Broker:
             self._refuse(trace, error)
             raise
         except Exception as error:
-            _LOG.exception("an internal error while appraising %s", peer)
-            internal = BrokerInternalError(f"An internal error ({type(error).__name__}); the broker's log has it.")
+            _LOG.exception("internal error while appraising the evidence of %s", peer)
+            internal = BrokerInternalError(
+                f"The broker failed with an internal error ({type(error).__name__}).",
+                hint="Read the broker's log for the traceback.",
+            )
             self._refuse(trace, internal)
             raise internal from error
 
     def turn_away(self, error: SealserveError, *, peer: str) -> None:
-        """Write down that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
+        """Record that ``peer`` got no key because of ``error``, which occurred before its evidence was read."""
         self._refuse(_Trace(peer), error)
 
     def settle(self) -> None:
-        """Write what is counted and not written yet, and sign the audit log's head: before the broker ends."""
-        # The log lines that are counted and not written yet.
+        """Write all counted but unwritten refusals and sign the audit log's head. Called before the broker ends."""
+        # Write the outstanding counts as log lines.
         while self._log_owed():
             pass
-        # The audit rows, all in one transaction: a count that cannot be written stays owed.
+        # Write the outstanding counts as audit rows, in one transaction. If it fails, the counts are restored.
         with contextlib.ExitStack() as owed:
             tallies = [
                 tally
@@ -210,45 +217,45 @@ class Broker:
         self.sign_head()
 
     def sign_head(self) -> None:
-        """Sign the audit log's head, if there is a signer."""
+        """Sign the head of the audit log, if a signer is configured."""
         if self._signer is not None:
             with self._database.write() as connection:
                 head = audit.sign_head(connection, self._signer, now=self._clock())
             self._keep_head(head)
 
     def _appraise(self, certificate: bytes, trace: _Trace) -> SecretBytes:
-        # 3. The evidence in the certificate. The digest is known even if the quote does not parse.
+        # 3. Read the evidence in the certificate. The digest is recorded even if the quote does not parse.
         carried = parse_certificate(certificate)
         trace.quote_digest = hashlib.sha256(carried.quote).hexdigest()
-        # 4. The quote, parsed once for all steps.
+        # 4. Parse the quote once for all steps.
         trace.evidence = evidence = self._verifier.read(carried.quote)
-        # 5. A quote that was copied from another certificate ends here.
+        # 5. Reject a quote that was copied from another certificate.
         check_binding(carried, evidence.report_data)
-        # 6. The release.
+        # 6. Find the release.
         with self._database.read() as connection:
             match = releases.lookup(connection, evidence.measurement)
             enrolled = platforms.enrolled(connection, match.release.platform)
         trace.release, trace.platform = release, platform = match.release, match.release.platform
-        # 7. Its standing, before anything costly.
+        # 7. Check the state of the release before any expensive step.
         check_standing(release.state, release.deadline, self._clock())
-        # 8. All checks that need no network.
+        # 8. Run all checks that need no network.
         screened = evidence.screen(platform)
-        # 9. The collateral.
+        # 9. Fetch the collateral.
         endorsed = screened.endorse()
-        # 10. The floor is read after the download: another request may have raised it meanwhile.
+        # 10. Read the floor after the download, because another request may have raised it meanwhile. Then verify.
         with self._database.read() as connection:
             floor = platforms.evaluation_floor(connection, screened.root)
         trace.claims = claims = endorsed.verify(now=self._clock(), minimum_evaluation_number=floor)
-        # 11. The number of genuine collateral counts, whatever the policy decides.
+        # 11. Store the evaluation number of the genuine collateral, independently of the policy's result.
         if (number := claims.tcb_evaluation_data_number) > floor:
             with self._database.write() as connection:
                 platforms.raise_evaluation_floor(connection, screened.root, platform, number, now=self._clock())
-        # 12. The reference values and the policy.
+        # 12. Check the reference values and the policy.
         _judge(claims, match, enrolled)
-        # 13. The key.
+        # 13. Load the key.
         with self._database.read() as connection:
             key = self._keystore.load(connection, release.key_id)
-        # 14. The audit row. Without it the key does not leave; the caller does step 15.
+        # 14. Commit the audit row. On failure the key is wiped. The caller performs step 15.
         try:
             self._grant(trace, claims)
         except BaseException:
@@ -258,7 +265,7 @@ class Broker:
 
     def _grant(self, trace: _Trace, claims: Claims) -> None:
         with self._writing(trace.peer, self._rows) as log:
-            # Writing transactions do not overlap, so what holds here still holds when the row is committed.
+            # Writing transactions do not overlap, so these checks still hold when the row is committed.
             now = self._clock()
             current = releases.lookup(log.connection, claims.measurement)
             release = current.release
@@ -274,16 +281,16 @@ class Broker:
         self.decisions.count(Outcome.REFUSED if trace.evidence else Outcome.TURNED_AWAY, error.code)
         self._log_refusal(trace.peer, error)
         if trace.evidence is None and isinstance(error, UnavailableError):
-            return  # the peer is silent or gone: a port scan or a probe, and nothing to judge
-        # Anybody can cause a refusal without evidence, so such rows have a much lower limit of their own.
+            return  # the peer is silent or gone, for example a port scan
+        # Any client can cause a refusal without evidence, so such rows have a separate, much lower limit.
         limiter = self._early_rows if trace.evidence is None else self._rows
         if not limiter.admit(trace.peer, error.code, self._clock()):
             return
         try:
             with self._writing(trace.peer, limiter) as log:
                 log.append(trace.entry(self._clock(), Decision.REFUSED, error.code, error.message))
-        except SealserveError as failure:  # the refusal stands; the log above is all there is of it
-            _LOG.error("the refusal of %s is not in the audit log: %s", trace.peer, failure.message)
+        except SealserveError as failure:  # the refusal stands; the log line above is then its only record
+            _LOG.error("the refusal of %s could not be written to the audit log: %s", trace.peer, failure.message)
 
     def _log_refusal(self, peer: str, error: SealserveError) -> None:
         if self._lines.admit(peer, error.code, self._clock()):
@@ -308,7 +315,7 @@ class Broker:
         with self._database.write() as connection:
             log = _Log(connection, self._signer)
             yield log
-        if log.head is not None:  # only now it is certain that the chain has this end
+        if log.head is not None:  # after the commit, so that the chain certainly has this end
             self._keep_head(log.head)
 
     def _keep_head(self, head: Head) -> None:
@@ -317,12 +324,14 @@ class Broker:
         try:
             with self._keeping:
                 self._keep(head)
-        except (SealserveError, OSError) as error:  # the log itself is whole: keys go on being released
-            _LOG.error("the audit log's head at row %d is not kept outside the database: %s", head.seq, error)
+        except (SealserveError, OSError) as error:  # the log itself is intact: the broker continues
+            _LOG.error(
+                "the head of the audit log at row %d could not be stored outside the database: %s", head.seq, error
+            )
 
 
 class _Log:
-    """The audit log in one writing transaction; the head that was signed in it, if any."""
+    """The audit log in one writing transaction, and the head that was signed in it, if any."""
 
     def __init__(self, connection: Connection, signer: Ed25519PrivateKey | None) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""What keeps the broker's memory to itself: no core dumps, no ptrace by processes of the same user, no swapping.
+"""Protection of the broker's memory: no core dumps, no ptrace by processes of the same user, no swapping.
 
 Source: prctl(2) PR_SET_DUMPABLE, ptrace(2) "Ptrace access mode checking", core(5), mlockall(2), capabilities(7).
 """
@@ -15,35 +15,37 @@ _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
-_MCL_ONFAULT: Final = 4  # a page is locked when it is used first: the stacks of threads stay small
+_MCL_ONFAULT: Final = 4  # lock a page at its first use, so that thread stacks do not occupy memory early
 _CAP_IPC_LOCK: Final = 14
 
 
 def forbid_inspection() -> None:
-    """Make this process leave no core dump, and let no other process of its user attach to it or read its memory.
+    """Disable core dumps, and prevent other processes of the same user from attaching or reading this process's memory.
 
-    Root, and a process with CAP_SYS_PTRACE, still can.
+    Root, and processes with CAP_SYS_PTRACE, can still do both.
 
     Raises:
-        UnavailableError: `broker.hardening`: The kernel refused.
+        UnavailableError: `broker.hardening` if the kernel refuses.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
-        raise BrokerCode.HARDENING.error(f"Core dumps cannot be turned off: {error}.") from error
+        raise BrokerCode.HARDENING.error(f"The broker cannot disable core dumps: {error}.") from error
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 or libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        raise BrokerCode.HARDENING.error(f"The process cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}.")
+        raise BrokerCode.HARDENING.error(
+            f"The broker cannot protect its memory from other processes: prctl(PR_SET_DUMPABLE, 0): {reason}."
+        )
 
 
 def lock_memory() -> str | None:
-    """Keep this process's memory, with the keys in it, out of the swap space.
+    """Lock this process's memory, which contains keys, so that it is never written to swap space.
 
-    Nothing is locked under a limit: once it is reached, the process would get no memory any more.
+    Nothing is locked if a limit applies: at the limit, the process could no longer allocate memory.
 
     Returns:
-        Why it was not possible, or None.
+        The reason why the memory cannot be locked, or `None` if it is locked.
     """
     _soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if hard == resource.RLIM_INFINITY:

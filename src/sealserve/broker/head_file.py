@@ -1,4 +1,4 @@
-"""Signed heads of the audit log as files, outside of the database: rows that were cut off since are then noticed."""
+"""Signed heads of the audit log in files outside the database, which reveal rows that were deleted at the end later."""
 
 import json
 from pathlib import Path
@@ -24,15 +24,15 @@ class _HeadFile(BaseModel):
 
 
 def read_head(content: bytes, *, name: str) -> Head:
-    """Return the head that `sealserve broker log --sign` printed; its signature is not verified here.
+    """Parse the output of `sealserve broker log --sign`. The signature is not verified here.
 
     Args:
-        content: What the file holds.
-        name: What to call it in messages.
+        content: The content of the file.
+        name: The file's name in messages.
 
     Raises:
-        InputError: `audit.head-file`: It is none.
-        VerificationError: `audit.head-signature`: Its time cannot be converted to UTC.
+        InputError: `audit.head-file` if the content is not a signed head.
+        VerificationError: `audit.head-signature` if the time cannot be converted to UTC.
     """
     try:
         head = _HeadFile.model_validate_json(content)
@@ -40,24 +40,24 @@ def read_head(content: bytes, *, name: str) -> Head:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BrokerCode.AUDIT_HEAD_FILE.error(
-            f"{name} holds no signed head of an audit log: {where}: {first['msg']}.",
-            hint="`sealserve broker log --sign` writes one.",
+            f"{name} does not contain a signed head of an audit log: {where}: {first['msg']}.",
+            hint="Run `sealserve broker log --sign` to create a signed head.",
         ) from error
     return audit.parse_head(head.seq, head.hash, head.time.isoformat(), head.signature)
 
 
 def head_json(head: Head) -> bytes:
-    """Return a head in the form that `read_head` reads."""
+    """Return a head as JSON in the format that `read_head` parses."""
     written = {"seq": head.seq, "hash": head.hash, "time": head.time.isoformat(), "signature": head.signature.hex()}
     return (json.dumps(written) + "\n").encode()
 
 
 def kept_head(path: Path) -> Head | None:
-    """Return the head that `keep_head` wrote to ``path``, or None if it never did.
+    """Return the head that `keep_head` stored at ``path``, or `None` if the file does not exist.
 
     Raises:
-        InputError: `audit.head-file`: The file holds something else.
-        InputFileError: The path is a link, or cannot be read.
+        InputError: `audit.head-file` if the file has other content.
+        InputFileError: The path is a link, or the file cannot be read.
     """
     try:
         return read_head(read_regular(path, follow_links=False), name=str(path))
@@ -66,18 +66,18 @@ def kept_head(path: Path) -> Head | None:
 
 
 def keep_head(path: Path, database: Database, head: Head) -> None:
-    """Write ``head`` to ``path``, in the form that `read_head` reads, unless a later head is kept there already.
+    """Store ``head`` at ``path``, in the format that `read_head` parses, unless a newer head is already stored there.
 
     Args:
         path: The file.
-        database: The database with the log, which must hold the row of the head that is kept so far: otherwise the new
-            head would replace the evidence that rows were deleted.
-        head: The head.
+        database: The database with the log. It must contain the row of the currently stored head. Otherwise the new
+            head would replace the evidence of deleted rows.
+        head: The head to store.
 
     Raises:
-        VerificationError: `audit.truncated`: The log does not hold the row of the head that is kept.
-        InputError: `audit.head-file`: The file holds something else, which is not overwritten.
-        UnavailableError: `file.unwritable`: The folder is missing or read-only.
+        VerificationError: `audit.truncated` if the log does not contain the row of the stored head.
+        InputError: `audit.head-file` if the file has other content. It is not overwritten.
+        UnavailableError: `file.unwritable` if the folder is missing or read-only.
     """
     before = kept_head(path)
     if before is not None:

@@ -1,4 +1,4 @@
-"""The seam behind which the key is that encrypts release keys: in a file, or in a key management service."""
+"""The interface for encrypting release keys, with a master key in a file or in a key management service."""
 
 from typing import Final, Protocol
 
@@ -6,27 +6,27 @@ from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
 
 TRANSIT_PREFIX: Final = b"vault:v"
-"""What each ciphertext of the transit engine begins with, of Vault and of OpenBao."""
+"""The prefix of each ciphertext of the transit engine of Vault and OpenBao."""
 
 
 class KeyUnwrapError(VerificationError):
-    """A stored key does not decrypt: another master key, or a changed database."""
+    """A stored key cannot be decrypted: the master key is wrong, or the database was changed."""
 
     code = "keystore.unwrap"
 
 
 class KeyWrapper(Protocol):
-    """Encrypts keys under one that stays where it is."""
+    """Encrypts and decrypts keys with a wrapping key that never leaves the implementation."""
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """Return ``secret``, encrypted and bound to ``context``."""
+        """Return ``secret`` encrypted and bound to ``context``."""
 
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """Return what was wrapped for the same ``context``.
+        """Decrypt a secret that was wrapped with the same ``context``.
 
         Raises:
-            KeyUnwrapError: ``wrapped`` was changed, or belongs to another context or master key.
+            KeyUnwrapError: If ``wrapped`` was changed, or belongs to another context or master key.
         """
 
     def wrapped_here(self, wrapped: bytes) -> bool:
-        """Return whether ``wrapped`` has the form that this wrapper gives."""
+        """Return whether ``wrapped`` has the format of this wrapper's ciphertexts."""

@@ -1,7 +1,7 @@
-"""Release keys: made here, and kept only encrypted.
+"""The keystore: it generates release keys and stores them only in encrypted form.
 
-Each key is encrypted by itself, by a `KeyWrapper`: under a master key in a file (`master_key`), or by a key management
-service (`transit`). The key's id is authenticated with it, so that one key cannot be put in another's place.
+A `KeyWrapper` encrypts each key separately, with a master key in a file (`master_key`) or in a key management service
+(`transit`). The key's id is authenticated with the key, so that stored keys cannot be swapped.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from sealserve.broker.passphrase import Passphrase, no_passphrase
 from sealserve.secret import SecretBytes
 
 KeyId = NewType("KeyId", str)
-"""The public name of a release key: 16 random bytes as hex. It says nothing about the key."""
+"""The public id of a release key: 16 random bytes as hex. It is independent of the key."""
 
 RELEASE_KEY_SIZE: Final = 16
 _KEY_ID_SIZE: Final = 16
@@ -42,8 +42,8 @@ class Keystore:
     """The release keys in the broker's database.
 
     Args:
-        wrapper: Encrypts them.
-        older: Decrypts those that were encrypted by another one, and are not yet encrypted again.
+        wrapper: Encrypts and decrypts the keys.
+        older: Decrypts keys that another wrapper encrypted and that are not yet re-encrypted. `None`: no such keys.
     """
 
     def __init__(self, wrapper: KeyWrapper, older: KeyWrapper | None = None) -> None:
@@ -51,7 +51,7 @@ class Keystore:
         self._older = older
 
     def create(self, connection: Connection, *, now: datetime) -> ReleaseKey:
-        """Make a new key, 128 random bits, and store it encrypted."""
+        """Generate a key of 128 random bits and store it encrypted."""
         key_id = KeyId(secrets.token_hex(_KEY_ID_SIZE))
         key = SecretBytes.random(RELEASE_KEY_SIZE)
         wrapped = self._wrapper.wrap(key, context=_context(key_id))
@@ -59,29 +59,30 @@ class Keystore:
         return ReleaseKey(key_id=key_id, key=key)
 
     def load(self, connection: Connection, key_id: KeyId) -> SecretBytes:
-        """Return the key named ``key_id``.
+        """Return the decrypted key with the id ``key_id``.
 
         Raises:
-            InputError: `keystore.unknown-key`: There is none.
-            KeyUnwrapError: It does not decrypt.
+            InputError: `keystore.unknown-key` if the keystore does not contain the key.
+            KeyUnwrapError: The key cannot be decrypted.
         """
         with reading("keys"):
             wrapped = connection.execute(select(KEYS.c.wrapped).where(KEYS.c.key_id == key_id)).scalar()
         if wrapped is None:
             raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
-                f"The keystore has no key {key_id}.", hint="Build the release on the machine that holds its key."
+                f"The keystore does not contain the key {key_id}.",
+                hint="Build the release on the machine whose keystore contains its key.",
             )
         return self._unwrap(wrapped, key_id)
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """Encrypt another secret of the owner's as release keys are, bound to a ``context`` that none of them has."""
+        """Encrypt another secret of the owner like a release key, with a ``context`` that no release key uses."""
         return self._wrapper.wrap(secret, context=context)
 
     def rewrap(self, connection: Connection, wrapper: KeyWrapper) -> int:
-        """Encrypt all keys again, with ``wrapper``; return how many there are.
+        """Re-encrypt all keys with ``wrapper``; return the number of keys.
 
         Raises:
-            KeyUnwrapError: One does not decrypt. Roll the transaction back.
+            KeyUnwrapError: A key cannot be decrypted. The caller must roll back the transaction.
         """
         with reading("keys"):
             rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
@@ -96,20 +97,22 @@ class Keystore:
             if wrapper is not None and wrapper.wrapped_here(wrapped):
                 return wrapper.unwrap(wrapped, context=_context(key_id))
         raise KeyUnwrapError(
-            f"The key {key_id} was encrypted by something else than the keystore of sealserve.toml.",
-            hint="Keep the settings of the key management service in [keystore] until `broker rotate-master` is done.",
+            f"The key {key_id} was not encrypted by the keystore that sealserve.toml configures.",
+            hint="Keep the settings of the key management service in [keystore] until "
+            "`sealserve broker rotate-master` has completed.",
         )
 
     def discard(self, connection: Connection, key_id: KeyId) -> None:
-        """Delete a key that no release names; what was sealed with it is lost.
+        """Delete a key that no release uses. Data sealed with the key can no longer be decrypted.
 
         Raises:
-            InputError: `keystore.key-in-use`: A release that the broker knows names it.
+            InputError: `keystore.key-in-use` if a registered release uses the key.
         """
         used = connection.execute(select(RELEASES.c.name).where(RELEASES.c.key_id == key_id)).scalar()
         if used is not None:
             raise BrokerCode.KEYSTORE_KEY_IN_USE.error(
-                f"The key {key_id} is that of the release {used}.", hint="Revoke the release instead."
+                f"The key {key_id} cannot be deleted: the release {used} uses it.",
+                hint="Run `sealserve broker revoke` to revoke the release instead.",
             )
         connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id))
 
@@ -123,23 +126,23 @@ def open_keystore(
     use_service: bool = False,
     create: bool = True,
 ) -> Keystore:
-    """Return the keystore whose master key is the file at ``master_key``, or in a service.
+    """Open the keystore whose master key is in the file at ``master_key`` or in a key management service.
 
     Args:
-        database: Holds the encrypted keys.
-        master_key: The file.
-        passphrase: Called if the file needs one.
-        service: A key management service: encrypts new keys, or only decrypts those that it encrypted.
-        use_service: Which of both.
-        create: Whether to create the file if it does not exist and no stored key needs it.
+        database: The database with the encrypted keys.
+        master_key: The master key file.
+        passphrase: Called if the file is encrypted with a passphrase.
+        service: A key management service. It encrypts new keys, or only decrypts keys that it encrypted earlier.
+        use_service: Whether new keys are encrypted by ``service`` (`True`) or with the file (`False`).
+        create: Whether to create the file if it does not exist and no stored key requires it.
 
     Raises:
-        UnavailableError: `keystore.master-key-missing`: The file is missing, and there are keys that only it can
-            decrypt, or none is created.
-        InputError: `keystore.master-key-exposed`: Others can read or write it.
-        InputError: `keystore.master-key-length`: It does not hold 32 bytes.
-        UnavailableError: `keystore.master-key-unreadable`: It cannot be read.
-        InputError: `keystore.passphrase-missing`, `keystore.passphrase-wrong`: It does not open.
+        UnavailableError: `keystore.master-key-missing` if the file does not exist and stored keys require it, or if
+            ``create`` is `False`.
+        InputError: `keystore.master-key-exposed` if other users can read or write the file.
+        InputError: `keystore.master-key-length` if the file does not contain exactly 32 bytes.
+        UnavailableError: `keystore.master-key-unreadable` if the file cannot be read.
+        InputError: `keystore.passphrase-missing` or `keystore.passphrase-wrong` if the master key cannot be decrypted.
     """
     if service is not None and use_service:
         if _count(database, but=service) == 0:
@@ -151,39 +154,40 @@ def open_keystore(
 def rotate_master_key(
     database: Database, keystore: Keystore, master_key: Path, *, form: Callable[[SecretBytes], bytes] = raw
 ) -> int:
-    """Put a fresh master key in the place of that in the file at ``master_key``; return how many keys are under it.
+    """Replace the master key in the file at ``master_key``; return the number of keys that are encrypted with it.
 
-    At each moment there is a file whose key decrypts the database: the new one is put beside the old one first, and
-    takes its place when all keys are encrypted again. Who opens the keystore after an interruption does the rest.
+    At each moment, a file exists whose key decrypts the database. The new key is first written beside the old file. It
+    replaces the old file after all keys are re-encrypted. After an interruption, the next process that opens the
+    keystore completes the rotation.
 
     Args:
-        database: Holds the encrypted keys.
-        keystore: Opens them.
-        master_key: The file.
-        form: Gives the content of the file.
+        database: The database with the encrypted keys.
+        keystore: Decrypts the keys.
+        master_key: The master key file.
+        form: Returns the file content for a key. The default is the raw form.
 
     Raises:
-        KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
+        KeyUnwrapError: A stored key cannot be decrypted. Nothing was changed.
     """
     beside = _beside(master_key)
     with database.write() as connection, SecretBytes.random(MASTER_KEY_SIZE) as key:
         write_file(beside, form(key), mode=PRIVATE)
         count = keystore.rewrap(connection, MasterKey(key))
-    with contextlib.suppress(FileNotFoundError):  # somebody opened the keystore meanwhile, and did it
+    with contextlib.suppress(FileNotFoundError):  # another process completed the rotation meanwhile
         beside.replace(master_key)
     return count
 
 
 def is_rotation_unfinished(master_key: Path) -> bool:
-    """Return whether `rotate_master_key` was interrupted: the next `open_keystore` completes it."""
+    """Return whether a rotation was interrupted. The next `open_keystore` completes it."""
     return _beside(master_key).exists()
 
 
 def rewrap(database: Database, keystore: Keystore, wrapper: KeyWrapper) -> int:
-    """Encrypt all keys again with ``wrapper``, all or none; return how many there are.
+    """Re-encrypt all keys with ``wrapper`` in one transaction; return the number of keys.
 
     Raises:
-        KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
+        KeyUnwrapError: A stored key cannot be decrypted. Nothing was changed.
     """
     with database.write() as connection:
         return keystore.rewrap(connection, wrapper)
@@ -198,21 +202,22 @@ def _open_file(
         stored = _count(database, but=service)
         if not create and not stored:
             raise BrokerCode.KEYSTORE_MASTER_KEY_MISSING.error(
-                f"{master_key} is missing.", hint="`sealserve release build` creates it."
+                f"The master key file {master_key} does not exist.",
+                hint="Run `sealserve release build` to create it.",
             )
         if stored:
             raise BrokerCode.KEYSTORE_MASTER_KEY_MISSING.error(
-                f"{master_key} is missing, and {stored} release keys are encrypted under it.",
-                hint="Restore it from your backup; a new master key cannot decrypt them.",
+                f"The master key file {master_key} does not exist, but {stored} release keys are encrypted with it.",
+                hint="Restore the file from a backup. A new master key cannot decrypt these keys.",
             )
         _create_master_key(master_key)
     return MasterKey(read_master_key(master_key, passphrase=passphrase))
 
 
 def _finish_rotation(database: Database, master_key: Path, passphrase: Passphrase, service: KeyWrapper | None) -> None:
-    """Keep that of both files whose key decrypts the database: a rotation was interrupted."""
+    """Complete an interrupted rotation: retain the file whose key decrypts the database, and remove the other."""
     beside = _beside(master_key)
-    with database.write() as connection:  # nobody is at it
+    with database.write() as connection:  # the write lock excludes other processes
         with reading("keys"):
             rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
         stored = [(key_id, wrapped) for key_id, wrapped in rows if service is None or not service.wrapped_here(wrapped)]
@@ -237,7 +242,7 @@ def _beside(master_key: Path) -> Path:
 
 
 def _count(database: Database, *, but: KeyWrapper | None) -> int:
-    """Return how many keys are stored that ``but`` did not encrypt."""
+    """Return the number of stored keys that ``but`` did not encrypt."""
     with database.read() as connection, reading("keys"):
         return sum(
             but is None or not but.wrapped_here(found) for found in connection.execute(select(KEYS.c.wrapped)).scalars()
@@ -249,7 +254,7 @@ def _create_master_key(path: Path) -> None:
         with SecretBytes.random(MASTER_KEY_SIZE) as key:
             write_file(path, raw(key), mode=PRIVATE, overwrite=False)
     except OutputExistsError:
-        pass  # another process was faster; its key is the key
+        pass  # another process created the file first, and its key is used
 
 
 def _context(key_id: KeyId) -> bytes:

@@ -1,8 +1,9 @@
-"""How much strangers may have the broker write: each a few lines, and a count of the others.
+"""Rate limits on the records of refusals: a limited number per network is written, and the others are counted.
 
-Whoever reaches the port can be refused as often as he likes. One row or line for each would fill the disk, so a network
-(an IPv4 address, or the /64 of an IPv6 address, since that much is anybody's) has a token bucket, and all together have
-another. What goes over is counted by network and code: `Tally` says how many, so that nothing is lost without a trace.
+A client that reaches the port can cause any number of refusals. One row or line for each refusal would fill the disk.
+Therefore each network has a token bucket, and all networks together have another bucket. A network is an IPv4 address
+or the /64 of an IPv6 address, because a client usually controls a whole /64. Refusals beyond the limits are counted by
+network and code. A `Tally` reports the counts, so that no refusal is lost without a trace.
 """
 
 import contextlib
@@ -15,14 +16,14 @@ from datetime import datetime
 from typing import Final
 
 OTHERS: Final = "other addresses"
-"""Where refusals are counted when there are too many networks to count each."""
+"""The network name for refusals that are counted together, because too many networks are tracked already."""
 
 _IPV6_NETWORK: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What a token bucket allows: ``burst`` at once, and one more every ``seconds``."""
+    """The rate of a token bucket: ``burst`` tokens at the start, and one more token every ``seconds`` seconds."""
 
     burst: int
     seconds: float
@@ -30,12 +31,12 @@ class Rate:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Refusals that were not written one by one.
+    """Refusals that were counted instead of written separately.
 
     Args:
-        network: Whose.
-        since: The time of the first.
-        codes: How many, by the error's code.
+        network: The network of the refused peers.
+        since: The time of the first counted refusal.
+        codes: The number of refusals by error code.
     """
 
     network: str
@@ -45,34 +46,36 @@ class Tally:
     def __str__(self) -> str:
         codes = ", ".join(f"{count} {code}" for code, count in self.codes.most_common())
         since = self.since.isoformat(timespec="seconds")
-        return f"{self.codes.total()} further refusals of {self.network} since {since} not written one by one: {codes}"
+        total = self.codes.total()
+        return f"{total} further refusals of {self.network} since {since} were not recorded separately: {codes}"
 
 
 class Limiter:
-    """Says which refusals are written by themselves, and counts the others. Several threads may use it at once.
+    """Decides which refusals are written separately, and counts the others. Several threads may use it.
 
     Args:
-        each: What one network may have written.
-        together: What all may have written.
-        networks: How many are told apart.
+        each: The rate for one network.
+        together: The rate for all networks together.
+        networks: The maximum number of networks that are tracked separately.
     """
 
     def __init__(self, *, each: Rate, together: Rate, networks: int = 1024) -> None:
         self._each = each
         self._together = _Bucket(together)
         self._networks = networks
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # the one that was used last is last
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # least recently used first
         self._tallies: dict[str, Tally] = {}  # oldest first
         self._lock = threading.Lock()
 
     def admit(self, peer: str, code: str, now: datetime) -> bool:
-        """Say whether this refusal is written by itself; if not, it is counted."""
+        """Return whether this refusal is written separately. Otherwise it is counted."""
         network = network_of(peer)
         with self._lock:
             bucket = self._buckets.pop(network, None) or _Bucket(self._each)
             self._buckets[network] = bucket
             if len(self._buckets) > self._networks:
-                self._buckets.popitem(last=False)  # it may begin anew: what all may have together still holds
+                # The removed network gets a new bucket later, but the limit for all networks still applies.
+                self._buckets.popitem(last=False)
             if bucket.has_token(now) and self._together.has_token(now):
                 bucket.tokens -= 1
                 self._together.tokens -= 1
@@ -83,9 +86,9 @@ class Limiter:
 
     @contextlib.contextmanager
     def owed(self, peer: str | None = None) -> Iterator[Tally | None]:
-        """Yield one tally to be written now: of the peer's network, else the oldest; None if there is none.
+        """Yield one tally to be written now: the tally of the peer's network, else the oldest, else `None`.
 
-        It is forgotten, unless an error says that it was not written.
+        The tally is removed afterwards. If the body raises an exception, the tally was not written and is restored.
         """
         with self._lock:
             network = network_of(peer) if peer else None
@@ -106,7 +109,7 @@ class Limiter:
 
 
 def network_of(peer: str) -> str:
-    """Return the network of a peer, ``ADDRESS:PORT`` or ``[ADDRESS]:PORT``; what is neither stands for itself."""
+    """Return the network of a peer (``ADDRESS:PORT`` or ``[ADDRESS]:PORT``). Other text is returned unchanged."""
     host = peer.rpartition(":")[0].strip("[]")
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -1,9 +1,9 @@
-"""The master key in a file: it encrypts the release keys, and is the one thing of the keystore that is not in it.
+"""The master key in a file. It encrypts the release keys and is the only part of the keystore outside the database.
 
-The file has one of two forms, both 0600:
+The file has mode 0600 and one of two forms:
 
 - *raw*: the 32 bytes of the key;
-- *under a passphrase*: JSON, with the key encrypted (AES-256-GCM) under a key that scrypt makes of the passphrase.
+- *passphrase-encrypted*: JSON with the key encrypted (AES-256-GCM) with a key that scrypt derives from the passphrase.
 
 Source: RFC 7914 (scrypt); OWASP, "Password Storage Cheat Sheet" (its parameters: N = 2^17, r = 8, p = 1).
 """
@@ -36,32 +36,32 @@ _PARALLELISM: Final = 1
 
 
 class MasterKey:
-    """A master key, as a `KeyWrapper`: 12 bytes nonce, then AES-256-GCM ciphertext and tag.
+    """A `KeyWrapper` with a master key. A ciphertext is a nonce of 12 bytes, the AES-256-GCM ciphertext and the tag.
 
     Args:
-        key: 32 bytes.
+        key: The master key, 32 bytes.
     """
 
     def __init__(self, key: SecretBytes) -> None:
         self._cipher = AESGCM(key.reveal())
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """See `KeyWrapper`."""
+        """Encrypt a secret. See `KeyWrapper.wrap`."""
         nonce = secrets.token_bytes(_NONCE_SIZE)
         return nonce + self._cipher.encrypt(nonce, secret.reveal(), context)
 
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """See `KeyWrapper`."""
+        """Decrypt a secret. See `KeyWrapper.unwrap`."""
         try:
             return SecretBytes(self._cipher.decrypt(wrapped[:_NONCE_SIZE], wrapped[_NONCE_SIZE:], context))
         except (InvalidTag, ValueError) as error:
             raise KeyUnwrapError(
-                "A stored release key does not decrypt under this master key.",
+                "A stored release key cannot be decrypted: the master key is wrong, or the stored key was changed.",
                 hint="Restore the master key and the database from the same backup.",
             ) from error
 
     def wrapped_here(self, wrapped: bytes) -> bool:
-        """See `KeyWrapper`."""
+        """Return whether a master key file encrypted ``wrapped``. See `KeyWrapper.wrapped_here`."""
         return not wrapped.startswith(TRANSIT_PREFIX)
 
 
@@ -72,7 +72,7 @@ def _power_of_two(number: int) -> int:
 
 
 class _UnderPassphrase(BaseModel):
-    """The JSON of the second form. Its numbers are bounded: they say how much work a reader does."""
+    """The JSON of the passphrase-encrypted form. Its numbers are bounded: they determine the work of a reader."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -88,12 +88,12 @@ class _UnderPassphrase(BaseModel):
 
 
 def raw(key: SecretBytes) -> bytes:
-    """Return the raw form of a master key."""
+    """Return the content of a master key file in the raw form."""
     return key.reveal()
 
 
 def under_passphrase(key: SecretBytes, passphrase: SecretBytes) -> bytes:
-    """Return the form of a master key that needs the passphrase."""
+    """Return the content of a master key file in the passphrase-encrypted form."""
     salt = secrets.token_bytes(_SALT_SIZE)
     cipher = MasterKey(_derive(passphrase, salt, n=_COST, r=_BLOCK_SIZE, p=_PARALLELISM))
     wrapped = cipher.wrap(key, context=_CONTEXT).hex()
@@ -102,7 +102,7 @@ def under_passphrase(key: SecretBytes, passphrase: SecretBytes) -> bytes:
 
 
 def needs_passphrase(content: bytes) -> bool:
-    """Return whether the content of a master key's file is of the form that needs a passphrase."""
+    """Return whether a master key file with this content requires a passphrase."""
     return len(content) != MASTER_KEY_SIZE and content.startswith(b"{")
 
 
@@ -110,16 +110,16 @@ def read_master_key(path: Path, *, passphrase: Passphrase) -> SecretBytes:
     """Return the master key in the file at ``path``.
 
     Args:
-        path: The file, of either form.
-        passphrase: Called if the form needs it.
+        path: The file, in either form.
+        passphrase: Called if the file is encrypted with a passphrase.
 
     Raises:
-        InputError: `keystore.master-key-exposed`: Others can read or write it.
-        InputError: `keystore.master-key-length`: It does not hold 32 bytes.
-        InputError: `keystore.master-key-form`: It begins like a key under a passphrase, and is none.
-        UnavailableError: `keystore.master-key-unreadable`: It cannot be read.
-        InputError: `keystore.passphrase-wrong`: The passphrase is not this key's.
-        SealserveError: What ``passphrase`` raises.
+        InputError: `keystore.master-key-exposed` if other users can read or write the file.
+        InputError: `keystore.master-key-length` if the file does not contain exactly 32 bytes.
+        InputError: `keystore.master-key-form` if the file starts like the passphrase-encrypted form but is not valid.
+        UnavailableError: `keystore.master-key-unreadable` if the file cannot be read.
+        InputError: `keystore.passphrase-wrong` if the passphrase does not decrypt the key.
+        SealserveError: An error that ``passphrase`` raises.
     """
     try:
         content = read_private_bytes(path, what="master key", limit=_LARGEST_FILE)
@@ -131,19 +131,20 @@ def read_master_key(path: Path, *, passphrase: Passphrase) -> SecretBytes:
 
 
 def parse_master_key(content: bytes, *, name: str, passphrase: Passphrase) -> SecretBytes:
-    """Return the master key that a file's content holds; errors as in `read_master_key`.
+    """Return the master key from the content of its file. Raises the same errors as `read_master_key`.
 
     Args:
-        content: Of the file.
-        name: What to call it in errors.
-        passphrase: Called if the form needs it.
+        content: The content of the file.
+        name: The file's name in messages.
+        passphrase: Called if the content is encrypted with a passphrase.
     """
     if needs_passphrase(content):
         return _open(content, name, passphrase)
     if len(content) != MASTER_KEY_SIZE:
         found = "more" if len(content) > MASTER_KEY_SIZE else str(len(content))
         raise BrokerCode.KEYSTORE_MASTER_KEY_LENGTH.error(
-            f"{name} holds {found} bytes, a master key has {MASTER_KEY_SIZE}.", hint="Restore it from your backup."
+            f"{name} is not a valid master key file: expected {MASTER_KEY_SIZE} bytes, got {found}.",
+            hint="Restore the file from a backup.",
         )
     return SecretBytes(content)
 
@@ -153,7 +154,8 @@ def _open(content: bytes, name: str, passphrase: Passphrase) -> SecretBytes:
         form = _UnderPassphrase.model_validate_json(content)
     except ValidationError as error:
         raise BrokerCode.KEYSTORE_MASTER_KEY_FORM.error(
-            f"{name} holds no master key under a passphrase: it is damaged.", hint="Restore it from your backup."
+            f"{name} does not contain a valid passphrase-encrypted master key: the file is damaged.",
+            hint="Restore the file from a backup.",
         ) from error
     with passphrase() as given:
         cipher = MasterKey(_derive(given, bytes.fromhex(form.salt), n=form.n, r=form.r, p=form.p))
@@ -161,7 +163,8 @@ def _open(content: bytes, name: str, passphrase: Passphrase) -> SecretBytes:
         return cipher.unwrap(bytes.fromhex(form.wrapped), context=_CONTEXT)
     except KeyUnwrapError as error:
         raise BrokerCode.KEYSTORE_PASSPHRASE_WRONG.error(
-            f"The passphrase does not open {name}.", hint="Or the file was changed: compare it with your backup."
+            f"The passphrase does not decrypt the master key in {name}: it is wrong, or the file was changed.",
+            hint="Enter the passphrase again. If it is correct, compare the file with a backup.",
         ) from error
 
 

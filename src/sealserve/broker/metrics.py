@@ -1,8 +1,9 @@
-"""What the broker tells Prometheus: how it decided, and when certificates and collateral end.
+"""The broker's Prometheus metrics: counts of decisions, and expiry times of certificates and collateral.
 
-Nothing of it is secret, and no label is what a stranger chose. The page is served on this machine alone: an agent of
-Prometheus here collects it. A request has a few seconds from its first to its last byte, and there are few at a time:
-a further one takes the place of the oldest. So a slow peer keeps no other one out.
+The metrics contain no secrets, and no label value is chosen by an unauthenticated client. The page is served only on
+the loopback address, where a Prometheus agent on the same machine collects it. Each request has a time limit of
+5 seconds, and at most 8 requests are served at a time. A further request replaces the oldest request, so that slow
+peers cannot block other peers.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (the page, version 0.0.4),
 https://prometheus.io/docs/practices/naming/ (names and units).
@@ -33,17 +34,17 @@ PREFIX: Final = "sealserve_broker_"
 
 
 class Outcome(StrEnum):
-    """How a request for a key ended."""
+    """The outcome of a request for a key."""
 
     RELEASED = "released"
     REFUSED = "refused"
-    """A quote was shown, and did not do."""
+    """The peer presented a quote, and the broker refused it."""
     TURNED_AWAY = "turned-away"
-    """Nothing was shown that could be judged: anybody can make these."""
+    """The peer presented no evidence that could be appraised. Any client can cause this outcome."""
 
 
 class Decisions:
-    """How often the broker decided what. Several threads may count at once."""
+    """Counts of the broker's decisions. Several threads may count at the same time."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Outcome, str], int] = {(outcome, ""): 0 for outcome in Outcome}
@@ -53,21 +54,21 @@ class Decisions:
         """Count a decision.
 
         Args:
-            outcome: What it was.
-            code: The error's, of which there are as many as error classes; empty for a key that was released.
+            outcome: The outcome of the request.
+            code: The code of the error, from the fixed set of error codes. Empty for a released key.
         """
         with self._lock:
             self._counts[outcome, code] = self._counts.get((outcome, code), 0) + 1
 
     def all(self) -> Mapping[tuple[Outcome, str], int]:
-        """Return the counts, by outcome and code."""
+        """Return the counts by outcome and code."""
         with self._lock:
             return dict(self._counts)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A document of a vendor's collateral as it was last fetched."""
+    """The times of a collateral document: the time of its last download and its next-update time."""
 
     at: datetime
     next_update: datetime
@@ -75,12 +76,12 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What is told.
+    """The sources of the metrics.
 
     Args:
-        decisions: How the broker decided.
-        certificates: Returns when each certificate ends, by what it is for.
-        collateral: Returns the documents that were fetched, by vendor and name.
+        decisions: The counts of the broker's decisions.
+        certificates: Returns the expiry time of each certificate, by the certificate's role.
+        collateral: Returns the downloaded collateral documents, by vendor and document name.
     """
 
     decisions: Decisions
@@ -88,37 +89,37 @@ class Observed:
     collateral: Callable[[], Mapping[tuple[str, str], Fetched]]
 
     def page(self) -> str:
-        """Return the page."""
+        """Return the metrics page in Prometheus text format."""
         return "".join(f"{line}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield from _heading("decisions_total", "counter", "Requests for keys, by how they ended and why.")
+        yield from _heading("decisions_total", "counter", "Requests for release keys, by outcome and error code.")
         for (outcome, code), count in sorted(self.decisions.all().items()):
             yield _sample("decisions_total", count, outcome=outcome, code=code)
         name = "certificate_expiry_timestamp_seconds"
-        yield from _heading(name, "gauge", "When a certificate ends.")
+        yield from _heading(name, "gauge", "Expiry time of a certificate.")
         for role, ends in sorted(self.certificates().items()):
             yield _sample(name, ends.timestamp(), certificate=role)
         collateral = sorted(self.collateral().items())
         name = "collateral_next_update_timestamp_seconds"
-        yield from _heading(name, "gauge", "When the vendor replaces a document of the collateral: it is void then.")
+        yield from _heading(name, "gauge", "Next-update time of a collateral document, after which it is expired.")
         for (vendor, document), fetched in collateral:
             yield _sample(name, fetched.next_update.timestamp(), vendor=vendor, document=document)
         name = "collateral_fetched_timestamp_seconds"
-        yield from _heading(name, "gauge", "When a document of the collateral was last fetched.")
+        yield from _heading(name, "gauge", "Time of the last download of a collateral document.")
         for (vendor, document), fetched in collateral:
             yield _sample(name, fetched.at.timestamp(), vendor=vendor, document=document)
 
 
 class MetricsServer:
-    """Serves the page. Use it as a context manager.
+    """Serves the metrics page on the loopback address. Use it as a context manager.
 
     Args:
-        observed: What is told.
-        port: A port of this machine's own address, 127.0.0.1; 0 takes a free one.
+        observed: The sources of the metrics.
+        port: A port on 127.0.0.1. 0 selects a free port.
 
     Raises:
-        UnavailableError: `broker.metrics-port`: The port is taken.
+        UnavailableError: `broker.metrics-port` if the port is in use.
     """
 
     def __init__(self, observed: Observed, port: int) -> None:
@@ -129,19 +130,19 @@ class MetricsServer:
             self._server = _Server((_LOOPBACK, port), Handler)
         except OSError as error:
             raise BrokerCode.METRICS_PORT.error(
-                f"The page of metrics cannot be served on {_LOOPBACK} port {port}: {error.strerror or error}.",
-                hint="Set broker.metrics_port to a free port; without it there is no page.",
+                f"The broker cannot serve its metrics page on {_LOOPBACK} port {port}: {error.strerror or error}.",
+                hint="Set broker.metrics_port to a free port, or remove the setting to turn the metrics page off.",
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="broker-metrics", daemon=True)
 
     @property
     def port(self) -> int:
-        """The port."""
+        """The port that the server listens on."""
         return int(self._server.server_address[1])
 
     def __enter__(self) -> Self:
         self._thread.start()
-        _LOG.info("metrics are at http://%s:%d%s", _LOOPBACK, self.port, PATH)
+        _LOG.info("serving metrics at http://%s:%d%s", _LOOPBACK, self.port, PATH)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +155,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
 
     def __init__(self, *arguments: Any) -> None:
-        self._connected: dict[socket.socket, None] = {}  # in the order in which they came
+        self._connected: dict[socket.socket, None] = {}  # in order of arrival
         self._lock = threading.Lock()
         super().__init__(*arguments)
 
@@ -176,27 +177,27 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._lock:
             for connected in self._connected:
                 _cut(connected)
-        super().server_close()  # waits for the threads
+        super().server_close()  # waits for the threads to end
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a peer that broke off, or was cut off."""
+        """Ignore errors of peers that disconnected or were disconnected."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended already
+    with contextlib.suppress(OSError):  # the connection has already ended
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     page: Callable[[], str]
-    timeout = _SECONDS  # of each read; `handle` bounds them all together
+    timeout = _SECONDS  # for each read; `handle` limits the total time
     server_version = "sealserve"
     sys_version = ""
 
     def handle(self) -> None:
-        """Answer one request, within `_SECONDS` altogether."""
+        """Serve one request within `_SECONDS` in total."""
         deadline = threading.Timer(_SECONDS, _cut, (self.connection,))
         deadline.daemon = True
         deadline.start()
@@ -212,7 +213,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             body = self.page().encode()
         except (SealserveError, OSError) as error:
-            _LOG.warning("there is no page of metrics for now: %s", error)
+            _LOG.warning("the metrics page is temporarily unavailable: %s", error)
             self.send_error(503)
             return
         self.send_response(200)
@@ -222,7 +223,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing: what a stranger sends does not belong into the log."""
+        """Discard the line: text from unauthenticated clients must not reach the log."""
 
 
 def _heading(name: str, kind: str, what: str) -> Iterator[str]:

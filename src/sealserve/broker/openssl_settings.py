@@ -1,11 +1,11 @@
-"""OpenSSL settings that can only be given before it loads: no TLS 1.3 session tickets.
+"""OpenSSL settings that must be set before OpenSSL loads: no TLS 1.3 session tickets.
 
-Gramine 1.8's client breaks off a TLS 1.3 session in which the server sends a NewSessionTicket (mbedTLS 3.6.0, error
--31488), and pyOpenSSL has no way to turn tickets off: ``OP_NO_TICKET`` and ``SESS_CACHE_OFF`` still send two. What
-works is a configuration file with ``NumTickets = 0``, which OpenSSL reads when it is loaded for the first time.
+Gramine 1.8's client closes a TLS 1.3 session when the server sends a NewSessionTicket (mbedTLS 3.6.0, error -31488).
+pyOpenSSL cannot turn tickets off: ``OP_NO_TICKET`` and ``SESS_CACHE_OFF`` still send two. A configuration file with
+``NumTickets = 0`` works. OpenSSL reads it when it is loaded for the first time.
 
-So this module imports nothing but the standard library: ``sealserve broker run`` calls `ensure_no_tickets` before
-anything imports ``cryptography``.
+Therefore this module imports only the standard library, and ``sealserve broker run`` calls `ensure_no_tickets` before
+any module imports ``cryptography``.
 
 Source: config(5) "SSL Configuration", SSL_CONF_cmd(3) "NumTickets"; gramine, ``tools/sgx/ra-tls/secret_prov_attest.c``.
 """
@@ -18,7 +18,7 @@ from typing import Final
 VARIABLE: Final = "OPENSSL_CONF"
 FILE_NAME: Final = "broker-openssl.cnf"
 _CONTENT: Final = """\
-# Written by `sealserve broker run`. Gramine 1.8's client breaks off when a TLS 1.3 server sends a session ticket.
+# Written by `sealserve broker run`. Gramine 1.8's client fails when a TLS 1.3 server sends a session ticket.
 openssl_conf = openssl_init
 
 [openssl_init]
@@ -33,7 +33,7 @@ NumTickets = 0
 
 
 def openssl_environment(folder: Path) -> dict[str, str]:
-    """Write the configuration file into ``folder``; return the environment variable that names it.
+    """Write the configuration file into ``folder``. Return the environment variable that points to it.
 
     Args:
         folder: An existing folder that only the broker's user can write to.
@@ -48,16 +48,16 @@ def openssl_environment(folder: Path) -> dict[str, str]:
 
 
 def ensure_no_tickets(folder: Path) -> None:
-    """Start this process again with the configuration file in its environment, unless it already has it.
+    """Restart this process with the configuration file in its environment, unless it already has this environment.
 
-    The process keeps its id, its open files and its arguments. Call it first of all, while the process has one thread.
+    The process keeps its id, its open files and its arguments. Call this first, while the process has only one thread.
 
     Args:
-        folder: Where the file is written, see `openssl_environment`.
+        folder: The folder for the configuration file, see `openssl_environment`.
     """
     wanted = openssl_environment(folder)
     if os.environ.get(VARIABLE) == wanted[VARIABLE]:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})  # noqa: S606  # ourselves
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})  # noqa: S606  # itself

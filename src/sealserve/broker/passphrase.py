@@ -1,4 +1,4 @@
-"""Where the master key's passphrase comes from."""
+"""Sources of the master key's passphrase."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -8,22 +8,22 @@ from sealserve.broker.codes import BrokerCode
 from sealserve.secret import SecretBytes
 
 Passphrase = Callable[[], SecretBytes]
-"""Gives the passphrase when it is needed."""
+"""A function that returns the passphrase when it is needed."""
 
 LONGEST_PASSPHRASE: Final = 1024
 
 
 def no_passphrase() -> SecretBytes:
-    """Give no passphrase.
+    """Raise an error, because no source of the passphrase is available.
 
     Raises:
-        InputError: `keystore.passphrase-missing`: Always.
+        InputError: `keystore.passphrase-missing`, always.
     """
     raise BrokerCode.KEYSTORE_PASSPHRASE_MISSING.error(
-        "The master key is under a passphrase, and nobody is here to type it.",
-        hint="Run this at a terminal, or name a file (0600) with keystore.passphrase_file in sealserve.toml.",
+        "The master key is encrypted with a passphrase, but no terminal is available to ask for it.",
+        hint="Run this command at a terminal, or set keystore.passphrase_file in sealserve.toml to a 0600 file.",
     )
 
 
 ASK_PASSPHRASE: Final[ContextVar[Passphrase]] = ContextVar("ASK_PASSPHRASE", default=no_passphrase)
-"""Asks the person at the terminal; the command line sets it where there is one."""
+"""Asks for the passphrase at the terminal. The command line sets this variable if a terminal is available."""

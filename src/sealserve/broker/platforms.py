@@ -1,8 +1,9 @@
-"""What the broker remembers of platforms: which are enrolled, and how new the collateral was that it has seen.
+"""The broker's data about platforms: the enrolled platforms, and the newest collateral seen so far.
 
-A genuine processor is not yet one's own: a tapped server gives valid, up-to-date quotes (bus interposers, 2025). A
-release can therefore ask for enrolled platforms. And a host that controls its PCCS could serve yesterday's TCB info,
-still valid by its dates: the highest evaluation number ever seen is remembered, and a lower one refused.
+A genuine processor may still be in the hands of an attacker: a server with a bus interposer produces valid, up-to-date
+quotes (interposer attacks of 2025). Therefore a release can require enrolled platforms. A host that controls its PCCS
+could also serve older TCB info that is still within its dates. Therefore the broker stores the highest evaluation
+number seen, and rejects lower numbers.
 """
 
 import re
@@ -22,7 +23,7 @@ _MAX_LABEL: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledPlatform:
-    """A machine that is one's own."""
+    """A platform that the owner enrolled."""
 
     platform: PlatformKind
     platform_id: str
@@ -31,18 +32,20 @@ class EnrolledPlatform:
 
 
 def enrol(connection: Connection, platform: PlatformKind, platform_id: str, *, label: str, now: datetime) -> None:
-    """Enrol a platform, or give an enrolled one another label.
+    """Enroll a platform, or change the label of an enrolled platform.
 
     Raises:
-        InputError: `broker.platform-id`: ``platform_id`` is none, or ``label`` has more than 64 characters.
+        InputError: `broker.platform-id` if ``platform_id`` is malformed or ``label`` has more than 64 characters.
     """
     if not _PLATFORM_ID.fullmatch(platform_id):
         raise BrokerCode.PLATFORM_ID.error(
-            f"{platform_id!r} is no platform id: that is 32 lower-case hex digits.",
-            hint="`sealserve quote verify` and the audit log show a platform's.",
+            f"The platform id is invalid: expected 32 lower-case hex digits, got {platform_id!r}.",
+            hint="Run `sealserve quote verify` or `sealserve broker log` to see the id of a platform.",
         )
     if len(label) > _MAX_LABEL:
-        raise BrokerCode.PLATFORM_ID.error(f"The label has {len(label)} characters, expected at most {_MAX_LABEL}.")
+        raise BrokerCode.PLATFORM_ID.error(
+            f"The platform label is too long: expected at most {_MAX_LABEL} characters, got {len(label)}."
+        )
     where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
     if connection.execute(update(PLATFORMS).where(where).values(label=label)).rowcount == 0:
         row = {"platform": platform, "platform_id": platform_id, "label": label, "enrolled": to_text(now)}
@@ -50,10 +53,10 @@ def enrol(connection: Connection, platform: PlatformKind, platform_id: str, *, l
 
 
 def withdraw(connection: Connection, platform: PlatformKind, platform_id: str) -> EnrolledPlatform:
-    """Take back the enrolment of a platform; return what it was.
+    """Remove the enrolment of a platform and return the former enrolment.
 
     Raises:
-        InputError: `broker.platform-not-enrolled`: It is not enrolled.
+        InputError: `broker.platform-not-enrolled` if the platform is not enrolled.
     """
     for found in every(connection):
         if (found.platform, found.platform_id) == (platform, platform_id):
@@ -61,8 +64,8 @@ def withdraw(connection: Connection, platform: PlatformKind, platform_id: str) -
             connection.execute(delete(PLATFORMS).where(where))
             return found
     raise BrokerCode.PLATFORM_NOT_ENROLLED.error(
-        f"No platform {platform_id!r} of the kind {platform} is enrolled.",
-        hint="`sealserve broker platform list` shows those that are.",
+        f"Platform {platform_id!r} of the kind {platform} is not enrolled.",
+        hint="Run `sealserve broker platform list` to see the enrolled platforms.",
     )
 
 
@@ -82,13 +85,13 @@ def every(connection: Connection) -> list[EnrolledPlatform]:
 
 
 def enrolled(connection: Connection, platform: PlatformKind) -> frozenset[str]:
-    """Return the ids of the enrolled platforms of a kind."""
+    """Return the ids of the enrolled platforms of one kind."""
     query = select(PLATFORMS.c.platform_id).where(PLATFORMS.c.platform == platform)
     return frozenset(connection.execute(query).scalars())
 
 
 def evaluation_floor(connection: Connection, root: str) -> int:
-    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral below a root ever had; 0 at first.
+    """Return the highest ``tcbEvaluationDataNumber`` of verified collateral under a root, or 0 if none was seen.
 
     Args:
         connection: A transaction.
@@ -101,7 +104,7 @@ def evaluation_floor(connection: Connection, root: str) -> int:
 def raise_evaluation_floor(
     connection: Connection, root: str, platform: PlatformKind, number: int, *, now: datetime
 ) -> None:
-    """Remember ``number`` if it is higher than the floor of the root, which is trusted for this kind of platform."""
+    """Store ``number`` if it exceeds the floor of the root. The root is the trust anchor of this kind of platform."""
     if number <= evaluation_floor(connection, root):
         return
     row = {"anchor": root, "platform": platform, "number": number, "seen": to_text(now)}

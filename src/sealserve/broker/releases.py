@@ -1,7 +1,7 @@
-"""The releases that the broker knows, their reference values, and their life: active, draining, revoked.
+"""The registered releases, their reference values, and their states: active, draining, revoked.
 
-Functions here take the connection of a transaction that the caller opened, so that a change and its audit row are
-one transaction.
+The functions take the connection of a transaction that the caller opened. A change and its audit row are therefore one
+transaction.
 """
 
 import json
@@ -32,30 +32,30 @@ _SHORTEST_PREFIX: Final = 6
 
 
 class ReleaseUnknownError(InputError):
-    """The broker knows no such release."""
+    """No release with this name or id is registered with the broker."""
 
     code = "broker.release-unknown"
 
 
 class ReleaseAmbiguousError(InputError):
-    """A name or the beginning of an id fits several releases."""
+    """The given name or id prefix matches several registered releases."""
 
     code = "broker.release-ambiguous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What the broker knows of a release.
+    """A registered release.
 
     Args:
-        release_id: The digest of its index.
-        name: What people call it.
-        platform: Its mark: for SGX machines, or simulated. It decides which root its quotes are verified against.
-        key_id: Its key's name in the keystore.
-        policy: The rules that an enclave and its platform must satisfy to get its key.
-        created: When it was allowed first.
-        state: Where it is in its life.
-        deadline: The end of draining.
+        release_id: The digest of the release's index.
+        name: The release's name.
+        platform: The kind of platform: SGX, or simulated. It selects the root certificate that verifies the quotes.
+        key_id: The id of the release's key in the keystore.
+        policy: The rules that an enclave and its platform must satisfy to receive the key.
+        created: The time of the first registration.
+        state: The release's state.
+        deadline: The end of draining. `None` unless the release is draining.
     """
 
     release_id: ReleaseId
@@ -69,17 +69,19 @@ class Release:
 
     def __post_init__(self) -> None:
         if not _RELEASE_ID.fullmatch(self.release_id):
-            raise ReleaseUnknownError(f"{self.release_id!r} is no release id: that is 64 lower-case hex digits.")
+            raise ReleaseUnknownError(
+                f"The release id is invalid: expected 64 lower-case hex digits, got {self.release_id!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The reference values of one enclave of a release, and what that enclave is called (``replica-0``).
+    """The reference values of one enclave of a release, and the label of that enclave (``replica-0``).
 
     Args:
         label: The enclave's label.
-        measurement: The measurement by which `lookup` finds the release.
-        values: The values as JSON. Only the code of their kind of evidence reads them: `Claims.check_reference`.
+        measurement: The enclave's measurement. `lookup` finds the release with it.
+        values: The values as JSON. Only the code for their kind of evidence reads them: `Claims.check_reference`.
     """
 
     label: str
@@ -88,13 +90,13 @@ class Reference:
 
     @classmethod
     def of(cls, label: str, values: ReferenceValues) -> Self:
-        """Return reference values as the database stores them."""
+        """Return reference values in the form that the database stores."""
         return cls(label=label, measurement=values.measurement, values=values.to_json())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """The release that a measurement belongs to, and the reference values of the enclave that has it."""
+    """A release found by a measurement, and the reference values of the enclave with that measurement."""
 
     release: Release
     reference: Reference
@@ -108,44 +110,44 @@ def allow(
     reactivate: bool = False,
     keep_policy: bool = False,
 ) -> Release:
-    """Let the enclaves described by ``references`` have the key of ``release``.
+    """Permit the enclaves in ``references`` to receive the key of ``release``.
 
-    A release that is known gets the further reference values; its state stays as it is, and so does its policy.
+    If the release is already registered, the new reference values are added. Its state and policy do not change.
 
     Args:
         connection: A writing transaction.
-        release: The release, active.
+        release: The release, in the active state.
         references: Reference values by the enclave's label.
-        reactivate: Make a known release active again if it is draining, with the policy of ``release``.
-        keep_policy: That must be the policy that it is known with.
+        reactivate: Make a registered, draining release active again, with the policy of ``release``.
+        keep_policy: Require that the policy equals the registered policy.
 
     Returns:
-        The release as it is now.
+        The release in its new state.
 
     Raises:
-        InputError: `policy.empty`: There are no reference values.
-        InputError: `keystore.unknown-key`: The keystore does not hold its key.
-        InputError: `broker.release-conflict`: It is known with another key or mark, or an MRENCLAVE belongs to another
-            release.
-        InputError: `broker.release-policy`: It is known with another policy, and is not to be re-activated with this
-            one.
-        InputError: `broker.release-final`: It is revoked, or a release that is revoked has the same key.
+        InputError: `policy.empty` if ``references`` is empty.
+        InputError: `keystore.unknown-key` if the keystore does not contain the release's key.
+        InputError: `broker.release-conflict` if the release is registered with a different name, platform or key, or if
+            an MRENCLAVE belongs to another release.
+        InputError: `broker.release-policy` if the release is registered with a different policy and ``reactivate`` is
+            `False` or ``keep_policy`` is `True`.
+        InputError: `broker.release-final` if the release is revoked, or if a revoked release has the same key.
     """
     if not references:
         raise AttestationCode.POLICY_EMPTY.error(
-            f"The release {release.name} names no enclave: nothing could have its key."
+            f"The release {release.name} cannot be registered: it lists no enclaves that could receive its key."
         )
     if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
         raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
-            f"The keystore has no key {release.key_id}, which the release {release.name} names."
+            f"The keystore does not contain the key {release.key_id} of the release {release.name}."
         )
     row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
     if row is None:
         if (revoked := _revoked_with(connection, release.key_id)) is not None:
             raise BrokerCode.RELEASE_FINAL.error(
-                f"The release {release.name} ({release.release_id}) names the key {release.key_id} of the release "
-                f"{revoked}, which is revoked.",
-                hint="Build a new release; it has a key of its own.",
+                f"The release {release.name} ({release.release_id}) cannot be registered: its key {release.key_id} "
+                f"also belongs to the release {revoked}, which is revoked.",
+                hint="Run `sealserve release build` to build a new release with its own key.",
             )
         connection.execute(insert(RELEASES).values(_release_row(release)))
     else:
@@ -162,17 +164,17 @@ def allow(
 
 
 def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, now: datetime) -> Release:
-    """Let a release end at ``deadline``: until then restarts and a roll-back still get its key.
+    """Let a release expire at ``deadline``. Until then, the broker still releases its key for restarts and roll-backs.
 
     Raises:
-        InputError: `broker.deadline`: ``deadline`` is not in the future.
-        ReleaseUnknownError: There is no such release.
-        InputError: `broker.release-final`: It is revoked.
+        InputError: `broker.deadline` if ``deadline`` is not in the future.
+        ReleaseUnknownError: The release is not registered.
+        InputError: `broker.release-final` if the release is revoked.
     """
     if deadline <= now:
         raise BrokerCode.DEADLINE.error(
-            f"The deadline {deadline.isoformat()} is over (it is {now.isoformat(timespec='seconds')}).",
-            hint="Give a time in the future, or revoke the release.",
+            f"The deadline {deadline.isoformat()} is in the past (the time is {now.isoformat(timespec='seconds')}).",
+            hint="Specify a time in the future, or run `sealserve broker revoke` to end the release immediately.",
         )
     _check_not_final(get(connection, release_id))
     changes = {"state": ReleaseState.DRAINING, "deadline": to_text(deadline)}
@@ -181,10 +183,10 @@ def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, 
 
 
 def revoke(connection: Connection, release_id: ReleaseId) -> Release:
-    """End a release for good: no enclave gets its key from now on. Running ones keep what they have.
+    """Revoke a release permanently. Enclaves no longer receive its key. Running enclaves retain the key they have.
 
     Raises:
-        ReleaseUnknownError: There is no such release.
+        ReleaseUnknownError: The release is not registered.
     """
     get(connection, release_id)
     changes = {"state": ReleaseState.REVOKED, "deadline": None}
@@ -194,12 +196,12 @@ def revoke(connection: Connection, release_id: ReleaseId) -> Release:
 
 @reading("releases")
 def lookup(connection: Connection, measurement: Measurement) -> Match:
-    """Return the release that has an enclave with this measurement, whatever its state.
+    """Return the release of the enclave with this measurement, in any state.
 
-    It is revoked as well if another release with the same key is: what is revoked is the key.
+    The release also counts as revoked if another release with the same key is revoked: revocation applies to the key.
 
     Raises:
-        VerificationError: `policy.mr-enclave-unknown`: There is none.
+        VerificationError: `policy.mr-enclave-unknown` if no registered release has this measurement.
     """
     query = (
         select(RELEASES, *(column for column in REFERENCE_VALUES.c if column.name != "release_id"))
@@ -209,8 +211,8 @@ def lookup(connection: Connection, measurement: Measurement) -> Match:
     row = connection.execute(query).first()
     if row is None:
         raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
-            f"No release has an enclave with MRENCLAVE {measurement.hex()}.",
-            hint="Compare it with `sealserve broker releases`; a changed manifest or release changes it.",
+            f"No registered release has an enclave with MRENCLAVE {measurement.hex()}.",
+            hint="Run `sealserve broker releases` and compare. A changed manifest or release changes the MRENCLAVE.",
         )
     release = _release(row)
     if _revoked_with(connection, release.key_id) is not None:
@@ -219,7 +221,7 @@ def lookup(connection: Connection, measurement: Measurement) -> Match:
 
 
 def _revoked_with(connection: Connection, key_id: KeyId) -> str | None:
-    """Return the name of a revoked release that has this key, if there is one."""
+    """Return the name of a revoked release with this key, or `None`."""
     query = select(RELEASES.c.name).where(RELEASES.c.key_id == key_id, RELEASES.c.state == ReleaseState.REVOKED)
     name: str | None = connection.execute(query.limit(1)).scalar()
     return name
@@ -230,7 +232,7 @@ def get(connection: Connection, release_id: ReleaseId) -> Release:
     """Return the release with exactly this id.
 
     Raises:
-        ReleaseUnknownError: There is none.
+        ReleaseUnknownError: The release is not registered.
     """
     row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release_id)).first()
     if row is None:
@@ -239,18 +241,18 @@ def get(connection: Connection, release_id: ReleaseId) -> Release:
 
 
 def is_known(connection: Connection, release_id: ReleaseId) -> bool:
-    """Return whether there is a release with this id."""
+    """Return whether a release with this id is registered."""
     query = select(RELEASES.c.release_id).where(RELEASES.c.release_id == release_id)
     return connection.execute(query).first() is not None
 
 
 @reading("releases")
 def find(connection: Connection, name_or_id: str) -> Release:
-    """Return the release with this id, beginning of an id (at least 6 digits), or name.
+    """Return the release with this name, id or id prefix (at least 6 digits).
 
     Raises:
-        ReleaseUnknownError: There is none.
-        ReleaseAmbiguousError: There are several.
+        ReleaseUnknownError: No release matches.
+        ReleaseAmbiguousError: Several releases match.
     """
     condition = (RELEASES.c.release_id == name_or_id) | (RELEASES.c.name == name_or_id)
     if len(name_or_id) >= _SHORTEST_PREFIX:
@@ -260,7 +262,8 @@ def find(connection: Connection, name_or_id: str) -> Release:
         raise _unknown(name_or_id)
     if len(rows) > 1:
         raise ReleaseAmbiguousError(
-            f"{name_or_id!r} fits several releases, {rows[0].release_id} among them.", hint="Give more of the id."
+            f"{name_or_id!r} matches several releases, for example {rows[0].release_id}.",
+            hint="Specify more digits of the id.",
         )
     return _release(rows[0])
 
@@ -274,7 +277,7 @@ def every(connection: Connection) -> list[Release]:
 
 @reading("releases")
 def references_of(connection: Connection, release_id: ReleaseId) -> list[Reference]:
-    """Return a release's reference values, by label."""
+    """Return the reference values of a release, sorted by label."""
     query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
     rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.measurement))
     return [_reference(row) for row in rows]
@@ -282,7 +285,8 @@ def references_of(connection: Connection, release_id: ReleaseId) -> list[Referen
 
 def _unknown(name_or_id: str) -> ReleaseUnknownError:
     return ReleaseUnknownError(
-        f"The broker knows no release {name_or_id!r}.", hint="`sealserve broker releases` lists them."
+        f"The release {name_or_id!r} is not registered with the broker.",
+        hint="Run `sealserve broker releases` to list the registered releases.",
     )
 
 
@@ -298,12 +302,12 @@ def _put_reference(connection: Connection, release: Release, reference: Referenc
     if known is None:
         connection.execute(insert(REFERENCE_VALUES).values(row))
     elif known["release_id"] == release.release_id:
-        if dict(known) != row:  # a row that is written anew is another database, even if it says the same
+        if dict(known) != row:  # rewriting an equal row would still change the database file
             connection.execute(update(REFERENCE_VALUES).where(where).values(row))
     else:
         raise BrokerCode.RELEASE_CONFLICT.error(
-            f"MRENCLAVE {row['measurement']} belongs to the release {known['release_id']} already.",
-            hint="Each release has enclaves of its own: its id is measured. Build the enclave of this one.",
+            f"MRENCLAVE {row['measurement']} already belongs to the release {known['release_id']}.",
+            hint="Build the enclaves of this release. The release id is measured, so releases cannot share enclaves.",
         )
 
 
@@ -312,25 +316,25 @@ def _check_same(known: Release, wanted: Release) -> None:
     for field in ("name", "platform", "key_id"):
         if getattr(known, field) != getattr(wanted, field):
             raise BrokerCode.RELEASE_CONFLICT.error(
-                f"The release {known.release_id} is known with {field} {getattr(known, field)}, "
-                f"now it has {getattr(wanted, field)}.",
-                hint="A release never changes. Build a new one.",
+                f"The release {known.release_id} is registered with {field} {getattr(known, field)}, "
+                f"but now has {field} {getattr(wanted, field)}.",
+                hint="Build a new release. The name, platform and key of a registered release cannot change.",
             )
 
 
 def _check_policy(known: Release, wanted: Release) -> None:
     if known.policy != wanted.policy:
         raise BrokerCode.RELEASE_POLICY.error(
-            f"The release {known.name} is known with {known.policy}, now it has {wanted.policy}.",
-            hint="`sealserve broker allow --reactivate` changes it, and makes the release active if it is draining.",
+            f"The release {known.name} is registered with {known.policy}, but now has {wanted.policy}.",
+            hint="Run `sealserve broker allow --reactivate` to change the policy. It also ends draining.",
         )
 
 
 def _check_not_final(release: Release) -> None:
     if release.state is ReleaseState.REVOKED:
         raise BrokerCode.RELEASE_FINAL.error(
-            f"The release {release.name} ({release.release_id}) is revoked, which is final.",
-            hint="Build a new release; it has a key of its own.",
+            f"The release {release.name} ({release.release_id}) is revoked. Revocation is permanent.",
+            hint="Run `sealserve release build` to build a new release with its own key.",
         )
 
 
@@ -364,6 +368,6 @@ def _release(row: Row[Any]) -> Release:
 def _reference(row: Row[Any]) -> Reference:
     with reading("reference_values"):
         if not isinstance(row.reference, str) or not isinstance(json.loads(row.reference), dict):
-            raise TypeError("reference values are a JSON object")
+            raise TypeError("reference values must be a JSON object")
         measurement = Measurement(bytes.fromhex(row.measurement))
         return Reference(label=row.label, measurement=measurement, values=row.reference)

@@ -1,8 +1,8 @@
-"""The broker's server: Gramine's secret provisioning protocol over TLS, one thread for each connection.
+"""The broker's server: Gramine's secret provisioning protocol over TLS, with one thread per connection.
 
-The steps are those of `sealserve.broker.decision`: 1 and 2 happen here before it, and 15 after it. A silent or slow
-peer occupies a thread that only waits, for a limited time, and is disconnected when there are too many peers. The
-costly part, the appraisal, runs in a few threads at a time.
+The steps are numbered as in `sealserve.broker.decision`: steps 1, 2 and 15 are in this module. A silent or slow peer
+occupies one waiting thread for a limited time. It is disconnected when too many peers are connected. Only a few threads
+run the expensive part, the appraisal, at the same time.
 """
 
 import contextlib
@@ -46,18 +46,18 @@ _EXPIRES_SOON: Final = timedelta(days=14)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may use, and for how long (seconds).
+    """Limits on the resources of peers. Times are in seconds.
 
     Args:
-        connections: How many at once.
-        appraisals: How many appraisals at once.
-        first_byte: How long a peer may be silent after it has connected. Gramine's client makes its quotes then.
-        handshake: How long the TLS handshake may take from its first byte.
-        request: How long the request may take.
-        queue: How long a request may wait for an appraisal to begin.
-        send: How long the peer may take to receive its key.
-        linger: How long to wait for the peer to close.
-        stop: How long appraisals under way may take when the server stops.
+        connections: The maximum number of open connections.
+        appraisals: The maximum number of concurrent appraisals.
+        first_byte: How long a peer may be silent after connecting. Gramine's client generates its quotes in this time.
+        handshake: The maximum duration of the TLS handshake from its first byte.
+        request: The maximum duration of the request.
+        queue: How long a request may wait for its appraisal to begin.
+        send: The maximum time for the peer to receive its key.
+        linger: How long to wait for the peer to close the connection.
+        stop: How long appraisals in progress may take when the server stops.
     """
 
     connections: int = 128
@@ -72,17 +72,17 @@ class Limits:
 
 
 class BrokerServer:
-    """Serves release keys. Use it as a context manager, or `start` and `stop` it.
+    """Serves release keys. Use it as a context manager, or call `start` and `stop`.
 
     Args:
-        broker: Decides.
-        identity: The server's certificate chain and key. Enclaves verify it against the broker's authority.
+        broker: Decides on the requests.
+        identity: The server's certificate chain and key. Enclaves verify it with the broker's CA certificate.
         listen: The address to listen on.
-        port: The port; 0 takes a free one.
-        limits: What peers may use.
+        port: The port. 0 selects a free port.
+        limits: The limits on peers. `None` means the defaults.
 
     Raises:
-        KeyMismatchError: The certificate and the key do not belong together.
+        KeyMismatchError: The private key does not match the certificate.
     """
 
     def __init__(
@@ -107,46 +107,46 @@ class BrokerServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The address and port that the server listens on, once it is started."""
+        """The address and port that the server listens on. Available after `start`."""
         if self._listener is None:
             raise RuntimeError("the server is not started")
         host, port = self._listener.getsockname()[:2]
         return host, port
 
     def start(self) -> Self:
-        """Begin to listen; connections are served in threads of their own.
+        """Start listening. Connections are served in separate threads.
 
         Raises:
-            VerificationError: `certificate.expired`: The server's certificate has expired: no enclave would take it.
-            CertificateNotYetValidError: It is not valid yet.
-            PortTakenError: The port is taken.
-            InputError: `broker.cannot-listen`: The address is not one of this machine's, or the port needs other
-                rights.
+            VerificationError: `certificate.expired` if the server's certificate has expired. Enclaves would reject it.
+            CertificateNotYetValidError: The server's certificate is not valid yet.
+            PortTakenError: The port is in use.
+            InputError: `broker.cannot-listen` if the address does not belong to this machine, or if the port requires
+                more privileges.
         """
-        # Without a valid certificate no enclave would connect: fail now, where the owner sees it.
+        # Enclaves reject an invalid certificate. Fail now, where the owner sees the error.
         self._check_certificate()
         if sends_session_tickets(self._context):
-            _LOG.warning("TLS 1.3 session tickets are on: Gramine 1.8's client breaks off (see openssl_settings)")
-        # Bind the port in this thread, so that the caller gets the error if the port is taken.
+            _LOG.warning("TLS 1.3 session tickets are enabled: Gramine 1.8's client will fail (see openssl_settings)")
+        # Bind the port in this thread, so that the caller gets the error if the port is in use.
         self._listener = _listen(*self._listen)
         self._stopping.clear()
         self._acceptor = threading.Thread(target=self._accept, name="broker-accept", daemon=True)
         self._acceptor.start()
-        _LOG.info("the broker listens on %s port %d", *self.address)
+        _LOG.info("the broker is listening on %s port %d", *self.address)
         return self
 
     def stop(self) -> None:
-        """Accept nothing more, let appraisals under way end, break off with all other peers, settle the audit log."""
+        """Stop accepting, wait for appraisals in progress, disconnect all other peers, and finalize the audit log."""
         if self._acceptor is None:
             return
-        # Accept no new connections.
+        # Stop accepting new connections.
         self._stopping.set()
         if self._listener is not None:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes up accept()
-        # The acceptor disconnects waiting peers, and waits for appraisals that are in progress.
+        # The acceptor thread disconnects waiting peers and waits for appraisals in progress.
         self._acceptor.join()
         self._acceptor = self._listener = None
-        # Only now is the last decision in the log: write the counts, and sign its head.
+        # The last decision is now in the log. Write the outstanding counts and sign the head.
         with contextlib.suppress(SealserveError):
             self._broker.settle()
         _LOG.info("the broker has stopped")
@@ -158,14 +158,14 @@ class BrokerServer:
         self.stop()
 
     def serve_until_signalled(self, *, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until SIGTERM or SIGINT. Call it in the main thread.
+        """Serve until SIGTERM or SIGINT. Must be called in the main thread.
 
         Args:
-            ready: Called when the server listens.
+            ready: Called when the server is listening.
 
         Raises:
-            PortTakenError: The port is taken.
-            InputError: `broker.cannot-listen`: The address cannot be listened on.
+            PortTakenError: The port is in use.
+            InputError: `broker.cannot-listen` if the server cannot listen on the address.
         """
         with _signalled(signal.SIGTERM, signal.SIGINT) as wait, self:
             ready()
@@ -176,72 +176,76 @@ class BrokerServer:
         assert listener is not None  # noqa: S101  # `start` sets it before this thread begins
         with listener, ThreadPoolExecutor(limits.connections + 1, thread_name_prefix="broker") as threads:
             while not self._stopping.is_set():
-                # Wait for a peer. An error of one accept() does not end the server.
+                # Wait for a peer. An error of one accept() does not stop the server.
                 try:
                     stream, address = listener.accept()
-                except OSError as error:  # stopping; or out of descriptors, or a peer that was gone at once
+                except OSError as error:  # stopping, out of descriptors, or the peer already disconnected
                     if self._stopping.is_set():
                         break
-                    _LOG.warning("a connection was not accepted: %s", error)
+                    _LOG.warning("cannot accept a connection: %s", error)
                     self._stopping.wait(0.1)
                     continue
-                # A new peer may replace one that only waits. If all are being appraised, the new one is turned away.
+                # A new peer may replace a waiting peer. If all connections are busy, the new peer is refused.
                 connection = Connection(stream, address[0], _peer(address))
                 if self._connections.admit(connection):
                     threads.submit(self._serve, connection)
                 else:
-                    busy = BrokerCode.BUSY.error(f"No room: all {limits.connections} connections are busy.")
+                    busy = BrokerCode.BUSY.error(
+                        f"The broker is busy: all {limits.connections} connections are in use."
+                    )
                     self._broker.turn_away(busy, peer=connection.peer)
                     stream.close()
-            # Stopping: waiting peers go at once, and appraisals in progress have a limited time.
+            # Stopping: disconnect waiting peers immediately. Appraisals in progress get a limited time.
             self._connections.shut_waiting()
             if not self._connections.wait_empty(limits.stop):
-                _LOG.warning("broke off with %d peers while appraising", len(self._connections))
+                _LOG.warning("disconnected %d peers during their appraisal", len(self._connections))
 
     def _serve(self, connection: Connection) -> None:
         try:
             connection.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._talk(connection)
         except OSError as error:
-            self._broker.turn_away(PeerGoneError(f"The connection broke: {error}."), peer=connection.peer)
-        except Exception:  # noqa: BLE001  # one connection never takes the server down
-            _LOG.exception("an internal error while serving %s", connection.peer)
+            self._broker.turn_away(
+                PeerGoneError(f"The connection to the peer was lost: {error}."), peer=connection.peer
+            )
+        except Exception:  # noqa: BLE001  # an error in one connection must not stop the server
+            _LOG.exception("internal error while serving %s", connection.peer)
         finally:
             self._connections.close(connection)
 
     def _talk(self, connection: Connection) -> None:
         limits = self._limits
         session = TlsSession(self._context, connection.stream)
-        # 1. The peer proves that it holds the key of its certificate. What the certificate says comes later.
+        # 1. The peer proves that it holds the certificate's private key. The certificate's content is checked later.
         try:
             certificate = session.handshake(first_byte_seconds=limits.first_byte, seconds=limits.handshake)
         except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
             self._broker.turn_away(error, peer=connection.peer)
         else:
             self._answer(session, certificate, connection)
-        # Close TLS in order, so that the peer can tell the end of the answer from a connection that was cut.
+        # Close TLS properly, so that the peer can distinguish the end of the response from a lost connection.
         session.finish(seconds=0 if self._stopping.is_set() else limits.linger)
 
     def _answer(self, session: TlsSession, certificate: bytes, connection: Connection) -> None:
         limits, peer = self._limits, connection.peer
         protocol = ProvisioningServer()
-        # 2. The request, complete before anything costly begins.
+        # 2. Receive the complete request before any expensive step.
         try:
             self._receive(session, protocol)
         except SealserveError as error:
             self._broker.turn_away(error, peer=peer)
             return
-        # 3 to 14. A refusal is in the audit log. The peer gets no reason: it may be an attacker.
+        # 3 to 14. A refusal is recorded in the audit log. The reason is not sent to the peer, which may be an attacker.
         try:
             key = self._appraise(certificate, connection)
         except SealserveError:
             return
-        # 15. The key leaves once, and its memory is wiped whatever happens to the connection.
+        # 15. Send the key once, and wipe its memory even if the connection fails.
         with key, protocol.respond(key) as response:
             try:
                 session.send(response.reveal(), seconds=limits.send)
             except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
-                _LOG.warning("the key that was released to %s did not arrive: %s", peer, error.message)
+                _LOG.warning("the released key could not be delivered to %s: %s", peer, error.message)
 
     def _receive(self, session: TlsSession, protocol: ProvisioningServer) -> None:
         deadline = time.monotonic() + self._limits.request
@@ -250,12 +254,14 @@ class BrokerServer:
                 protocol.end()
 
     def _appraise(self, certificate: bytes, connection: Connection) -> SecretBytes:
-        # From here on the connection is not evicted: the broker works for it.
+        # From here on the connection is busy and cannot be evicted.
         self._connections.busy(connection)
         try:
-            # Few appraisals run at a time; a queue that is too long ends with a refusal.
+            # Only a few appraisals run at a time. A request that waits too long is refused.
             if not self._appraisals.acquire(timeout=self._limits.queue):
-                busy = BrokerCode.BUSY.error(f"No appraisal could begin within {self._limits.queue} s.")
+                busy = BrokerCode.BUSY.error(
+                    f"The broker is busy: no appraisal could begin within {self._limits.queue} s."
+                )
                 self._broker.turn_away(busy, peer=connection.peer)
                 raise busy
             try:
@@ -268,7 +274,7 @@ class BrokerServer:
     def _check_certificate(self) -> None:
         now, source = datetime.now(UTC), "the broker's certificate"
         for outside in check_chain(self._chain, now, source=source):
-            _LOG.warning("the broker's chain has a certificate that is not valid now: %s", outside)
+            _LOG.warning("the broker's certificate chain contains a certificate that is not valid now: %s", outside)
         ends = describe(self._chain, source=source)[0].not_after
         if ends - now < _EXPIRES_SOON:
             _LOG.warning("the broker's certificate expires on %s: renew it", f"{ends:%Y-%m-%d %H:%M} UTC")
@@ -283,7 +289,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says: "::" takes IPv4 connections as well
+            if family == socket.AF_INET6:  # make "::" accept IPv4 too, independently of net.ipv6.bindv6only
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind(address)
             listener.listen(_BACKLOG)
@@ -293,12 +299,12 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(
-                f"Port {port} on {host} is taken.",
-                hint="Stop what listens there (`ss -ltnp` shows it), or set broker.port to another one.",
+                f"The broker cannot listen on {host} port {port}: another program already uses the port.",
+                hint="Run `ss -ltnp` to find the program and stop it, or set broker.port to a free port.",
             ) from error
         raise BrokerCode.CANNOT_LISTEN.error(
             f"The broker cannot listen on {host} port {port}: {error.strerror or error}.",
-            hint="Set broker.listen to an address of this machine, and broker.port to 1024 or more.",
+            hint="Set broker.listen to an address of this machine and broker.port to 1024 or more.",
         ) from error
     return listener
 
@@ -310,11 +316,11 @@ def _peer(address: Any) -> str:
 
 @contextlib.contextmanager
 def _signalled(*signals: signal.Signals) -> Iterator[Callable[[], None]]:
-    # The interpreter itself writes to the pipe, from whichever thread gets the signal. A handler in Python would
-    # have to wait for the main thread, which may have looked for signals just before it began to block.
+    # The interpreter itself writes to the pipe, from any thread that receives the signal. A Python handler would have
+    # to wait for the main thread. That thread may have checked for signals just before it began to block.
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(reading, True)
-    awaited = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # else it stays ignored
+    awaited = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # others stay ignored
     before = {number: signal.signal(number, _ignore) for number in awaited}
     waker = signal.set_wakeup_fd(writing)
 
@@ -333,4 +339,4 @@ def _signalled(*signals: signal.Signals) -> Iterator[Callable[[], None]]:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: that a signal has a handler is enough to be woken up by it."""
+    """Do nothing. A registered handler is required for the wake-up descriptor to receive the signal."""

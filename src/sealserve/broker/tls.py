@@ -1,7 +1,8 @@
-"""TLS as the broker speaks it: it shows an ordinary certificate and asks for the client's, which it verifies itself.
+"""The broker's TLS: it presents an ordinary certificate and requests the client's, which it verifies itself.
 
-The client's certificate is self-signed and carries a quote (RA-TLS). TLS shows that the client holds its key; dates,
-names and issuer are the client's own words and are not looked at. TLS 1.2 (Gramine up to 1.7) and 1.3, no resumption.
+The client's certificate is self-signed and carries a quote (RA-TLS). TLS proves that the client holds the private key.
+The certificate's dates, names and issuer are unverified claims of the client and are ignored. The broker supports
+TLS 1.2 (Gramine up to 1.7) and TLS 1.3, without session resumption.
 """
 
 import contextlib
@@ -30,49 +31,52 @@ _EXPIRED: Final = 10
 _SELF_SIGNED_LEAF: Final = 18
 _ADMITTED: Final = frozenset({_OK, _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED_LEAF})  # X509_V_ERR_*, openssl/x509_vfy.h
 _TLS12_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:!aNULL:!PSK"
-"""Forward secrecy and authenticated encryption only: whoever gets the broker's key later opens no recorded session.
+"""Only cipher suites with forward secrecy and authenticated encryption.
 
-Without this list, a client of TLS 1.2 could choose RSA key exchange where the certificate has an RSA key. TLS 1.3 has
-forward secrecy in each of its suites. All clients of Gramine 1.4 to 1.9 (mbedTLS) know AES-GCM with ECDHE.
+An attacker who obtains the broker's private key later cannot decrypt recorded sessions. Without this list, a TLS 1.2
+client could choose RSA key exchange if the certificate has an RSA key. All TLS 1.3 suites have forward secrecy. All
+clients of Gramine 1.4 to 1.9 (mbedTLS) support AES-GCM with ECDHE.
 """
 _LINGER_BYTES: Final = 64 * 1024
 
 
 class HandshakeError(VerificationError):
-    """The peer and the broker did not agree on a TLS session."""
+    """The TLS handshake between the peer and the broker failed."""
 
     code = "broker.handshake"
 
 
 class PeerTimeoutError(UnavailableError):
-    """The peer was too slow."""
+    """The peer exceeded the time limit of a step."""
 
     code = "broker.peer-timeout"
 
 
 class PeerGoneError(UnavailableError):
-    """The peer broke off."""
+    """The peer closed the connection before the exchange was complete."""
 
     code = "broker.peer-gone"
 
 
 def server_context(identity: CertifiedKey) -> SSL.Context:
-    """Return the server's TLS settings.
+    """Return the server's TLS context.
 
     Args:
         identity: The broker's certificate chain and key.
 
     Raises:
-        InputError: `certificate.unreadable`: The chain is not PEM.
-        InputError: `certificate.key-unreadable`: The key is no PEM key without a passphrase, or of a kind that
-            Gramine's clients do not know.
-        KeyMismatchError: They do not belong together.
+        InputError: `certificate.unreadable` if the chain is not PEM.
+        InputError: `certificate.key-unreadable` if the key is not an unencrypted PEM key, or has a type that Gramine's
+            clients do not support.
+        KeyMismatchError: The private key does not match the certificate.
     """
     check_key(identity.key_pem, identity.chain_pem, source="the broker's certificate")
     leaf, *issuers = parse_chain(identity.chain_pem, source="the broker's certificate")
     key = serialization.load_pem_private_key(identity.key_pem.reveal(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error("The broker's key is neither an elliptic-curve nor an RSA key.")
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
+            "The broker's private key has an unsupported type: expected an elliptic-curve or RSA key."
+        )
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
@@ -88,12 +92,12 @@ def server_context(identity: CertifiedKey) -> SSL.Context:
 
 
 def _admit(_connection: SSL.Connection, _certificate: crypto.X509, error: int, depth: int, _ok: int) -> bool:
-    # One self-signed certificate, whatever its dates. What it is worth is for the appraisal to say.
+    # Accept one self-signed certificate with any dates. The appraisal decides whether to trust it.
     return depth == 0 and error in _ADMITTED
 
 
 def sends_session_tickets(context: SSL.Context) -> bool:
-    """Say whether a server with this context sends TLS 1.3 session tickets, by a handshake in memory."""
+    """Return whether a server with this context sends TLS 1.3 session tickets, determined by an in-memory handshake."""
     server, client = SSL.Connection(context, None), SSL.Connection(_throwaway_client(), None)
     server.set_accept_state()
     client.set_connect_state()
@@ -122,11 +126,11 @@ def _pending(end: SSL.Connection) -> bytes:
 
 
 class TlsSession:
-    """One connection, with a time limit on each step. It belongs to one thread; the peer never blocks another.
+    """One TLS connection with a time limit on each step. It belongs to one thread and never blocks other peers.
 
     Args:
-        context: From `server_context`.
-        stream: The accepted socket. It is closed by whoever opened it.
+        context: The context from `server_context`.
+        stream: The accepted socket. The caller closes it.
     """
 
     def __init__(self, context: SSL.Context, stream: socket.socket) -> None:
@@ -137,32 +141,32 @@ class TlsSession:
         self._established = False
 
     def handshake(self, *, first_byte_seconds: float, seconds: float) -> bytes:
-        """Agree on a session; return the peer's certificate, DER.
+        """Perform the TLS handshake. Return the peer's certificate, DER.
 
         Args:
-            first_byte_seconds: How long the peer may be silent first: Gramine's client connects, then makes its quotes.
-            seconds: How long the handshake may take from then on.
+            first_byte_seconds: How long the peer may be silent first. Gramine's client connects, then generates quotes.
+            seconds: The maximum duration of the handshake from its first byte.
 
         Raises:
-            PeerTimeoutError: It took longer.
-            PeerGoneError: The peer broke off.
-            HandshakeError: It is no TLS, or not what the broker asks for.
+            PeerTimeoutError: The handshake exceeded a time limit.
+            PeerGoneError: The peer closed the connection.
+            HandshakeError: The peer does not use TLS, or does not meet the broker's requirements.
         """
-        self._wait(select.POLLIN, time.monotonic() + first_byte_seconds, "say anything")
-        self._run(self._tls.do_handshake, seconds, "finish the TLS handshake")
+        self._wait(select.POLLIN, time.monotonic() + first_byte_seconds, "send its first byte")
+        self._run(self._tls.do_handshake, seconds, "complete the TLS handshake")
         self._established = True
         certificate = self._tls.get_peer_certificate()
         if certificate is None:
-            raise HandshakeError("The peer showed no certificate.")
+            raise HandshakeError("The TLS handshake failed: the peer presented no certificate.")
         return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
     def receive(self, *, seconds: float) -> bytes:
-        """Return some bytes from the peer, or none when it has closed its side.
+        """Return some bytes from the peer, or no bytes if the peer has closed its side.
 
         Raises:
-            PeerTimeoutError: Nothing came.
-            PeerGoneError: The peer broke off.
-            HandshakeError: What came is no TLS.
+            PeerTimeoutError: The peer sent nothing within the time limit.
+            PeerGoneError: The peer closed the connection.
+            HandshakeError: The received data is not valid TLS.
         """
         try:
             return self._run(lambda: self._tls.recv(4096), seconds, "send its request")
@@ -173,17 +177,17 @@ class TlsSession:
         """Send all of ``data``.
 
         Raises:
-            PeerTimeoutError: The peer does not take it.
-            PeerGoneError: The peer broke off.
+            PeerTimeoutError: The peer did not receive the data within the time limit.
+            PeerGoneError: The peer closed the connection.
         """
         deadline = time.monotonic() + seconds
         left = memoryview(data)
         while left:
-            sent = self._run(partial(self._tls.send, left), deadline - time.monotonic(), "take its key")
+            sent = self._run(partial(self._tls.send, left), deadline - time.monotonic(), "receive its key")
             left = left[sent:]
 
     def finish(self, *, seconds: float) -> None:
-        """Tell the peer that nothing more comes, and wait for it to close, so that nothing is lost to a reset."""
+        """Signal the end of the data and wait for the peer to close: a TCP reset would discard sent data."""
         if self._established:
             with contextlib.suppress(SSL.Error):
                 self._tls.shutdown()
@@ -209,10 +213,10 @@ class TlsSession:
             except SSL.ZeroReturnError:
                 raise
             except (SSL.SysCallError, OSError) as error:
-                raise PeerGoneError(f"The peer broke off before it could {what}.") from error
+                raise PeerGoneError(f"The peer closed the connection before it could {what}.") from error
             except SSL.Error as error:
                 if "unexpected eof" in (reason := _reason(error)):
-                    raise PeerGoneError(f"The peer broke off before it could {what}.") from error
+                    raise PeerGoneError(f"The peer closed the connection before it could {what}.") from error
                 raise HandshakeError(f"The TLS session with the peer failed: {reason}.") from error
 
     def _wait(self, events: int, deadline: float, what: str) -> None:
@@ -220,7 +224,7 @@ class TlsSession:
         poll.register(self._stream, events)
         remaining = deadline - time.monotonic()
         if remaining <= 0 or not poll.poll(remaining * 1000):
-            raise PeerTimeoutError(f"The peer took too long to {what}.")
+            raise PeerTimeoutError(f"The peer exceeded the time limit: it did not {what} in time.")
 
 
 def _reason(error: SSL.Error) -> str:

@@ -1,7 +1,7 @@
-"""Keys encrypted by the transit engine of Vault or OpenBao: the master key never leaves the key management service.
+"""Key encryption with the transit engine of Vault or OpenBao. The master key never leaves the key management service.
 
 Source: OpenBao's documentation, "Transit secrets engine (API)" (website/content/api-docs/secret/transit.mdx: encrypt,
-decrypt) and "HTTP API" (headers, status codes), which are Vault's as well.
+decrypt) and "HTTP API" (headers, status codes). Both apply to Vault as well.
 """
 
 import base64
@@ -27,10 +27,10 @@ from sealserve.secret import SecretBytes
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 _TIMEOUT: Final = httpx.Timeout(10, connect=5)
-_ATTEMPTS: Final = 2  # of connecting
+_ATTEMPTS: Final = 2  # connection attempts
 _LONGEST_TOKEN: Final = 4096
 _LARGEST_ANSWER: Final = 64 * 2**10
-_LONGEST_ANSWER: Final = 20.0  # seconds, until the last byte
+_LONGEST_ANSWER: Final = 20.0  # seconds until the last byte of the reply
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _MOUNT = rf"{_NAME}(/{_NAME})*"
 
@@ -44,21 +44,21 @@ class _Decrypted(BaseModel):
 
 
 class TransitKey:
-    """A key of the transit engine, as a `KeyWrapper`.
+    """A `KeyWrapper` that uses a key of the transit engine.
 
-    Contexts are bound as associated data, so the key must have an authenticated type: ``aes256-gcm96`` (the default),
-    ``aes128-gcm96`` or ``chacha20-poly1305``.
+    Contexts are bound as associated data. Therefore the key must have an authenticated type: ``aes256-gcm96`` (the
+    default), ``aes128-gcm96`` or ``chacha20-poly1305``.
 
     Args:
-        url: Of the server: ``https://HOST:PORT``; ``http`` on this machine only.
-        mount: Where the engine is mounted.
+        url: The server's URL: ``https://HOST:PORT``. ``http`` is permitted only for a loopback address.
+        mount: The mount path of the engine.
         key: The key's name.
-        token_file: A file, 0600, with a token that may encrypt and decrypt with this key.
-        ca_file: The authority that signs the server's certificate, PEM; by default those of the system.
-        namespace: Of the key, where the server has namespaces.
+        token_file: A file with mode 0600 that contains a token with permission to encrypt and decrypt with this key.
+        ca_file: The CA certificate for the server's certificate, PEM. `None` means the system's CA certificates.
+        namespace: The namespace of the key, if the server uses namespaces.
 
     Raises:
-        InputError: `keystore.transit-settings`: ``url``, ``mount`` or ``key`` cannot be used, or a file not be read.
+        InputError: `keystore.transit-settings` if ``url``, ``mount`` or ``key`` is invalid, or a file cannot be read.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class TransitKey:
         _check_url(url)
         if not re.fullmatch(_MOUNT, mount) or not re.fullmatch(_NAME, key):
             raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
-                f"{mount!r} and {key!r} cannot be a mount and a key of the transit engine."
+                f"The transit settings are invalid: {mount!r} is not a mount path, or {key!r} is not a key name.",
+                hint="Correct the mount path and the key name in the [keystore] section of sealserve.toml.",
             )
-        self._name = f"the key {key!r} of {url}"
+        self._name = f"key {key!r} of {url}"
         self._mount, self._key = mount, key
         self._token_file = token_file
         headers = {"X-Vault-Request": "true"}
@@ -86,30 +87,32 @@ class TransitKey:
             base_url=f"{url.rstrip('/')}/v1/",
             headers=headers,
             timeout=_TIMEOUT,
-            follow_redirects=False,  # the token is for this server
+            follow_redirects=False,  # never send the token to another server
             trust_env=False,
             transport=httpx.HTTPTransport(verify=_trust(ca_file), retries=_ATTEMPTS - 1, trust_env=False),
         )
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """See `KeyWrapper`.
+        """Encrypt a secret. See `KeyWrapper.wrap`.
 
         Raises:
-            InputError: `keystore.transit-refused`: The token may not, or there is no such key.
-            UnavailableError: `keystore.transit-unavailable`: The service does not answer.
+            InputError: `keystore.transit-refused` if the token lacks permission or the key does not exist.
+            UnavailableError: `keystore.transit-unavailable` if the service does not reply.
         """
         body = {"plaintext": _text(secret.reveal()), "associated_data": _text(context)}
         answer = self._call("encrypt", body, _Encrypted)
         if not answer.ciphertext.startswith(TRANSIT_PREFIX.decode()):
-            raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(f"{self._name}: the answer holds no ciphertext.")
+            raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
+                f"The key management service did not encrypt with the {self._name}: its reply contains no ciphertext."
+            )
         return answer.ciphertext.encode()
 
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """See `KeyWrapper`.
+        """Decrypt a secret. See `KeyWrapper.unwrap`.
 
         Raises:
-            InputError: `keystore.transit-refused`: The token may not, or there is no such key.
-            UnavailableError: `keystore.transit-unavailable`: The service does not answer.
+            InputError: `keystore.transit-refused` if the token lacks permission or the key does not exist.
+            UnavailableError: `keystore.transit-unavailable` if the service does not reply.
         """
         body = {"ciphertext": wrapped.decode("ascii", "replace"), "associated_data": _text(context)}
         answer = self._call("decrypt", body, _Decrypted)
@@ -117,15 +120,15 @@ class TransitKey:
             return SecretBytes(base64.b64decode(answer.plaintext.get_secret_value(), validate=True))
         except binascii.Error as error:
             raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
-                f"{self._name}: the answer holds no plaintext."
+                f"The key management service did not decrypt with the {self._name}: its reply contains no plaintext."
             ) from error
 
     def wrapped_here(self, wrapped: bytes) -> bool:
-        """See `KeyWrapper`."""
+        """Return whether the transit engine encrypted ``wrapped``. See `KeyWrapper.wrapped_here`."""
         return wrapped.startswith(TRANSIT_PREFIX)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the HTTP connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -142,9 +145,9 @@ class TransitKey:
         try:
             return kind.model_validate(json.loads(answer)["data"])
         except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
-            pass  # without its cause, which may quote what was decrypted
+            pass  # omit the cause, because it may contain decrypted data
         raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
-            f"{self._name}: the answer is none of the transit engine's."
+            f"The reply for the {self._name} is not a valid reply of the transit engine."
         )
 
     def _post(self, path: str, body: dict[str, str]) -> bytes:
@@ -155,11 +158,11 @@ class TransitKey:
                     status, content = answer.status, answer.body(_LARGEST_ANSWER, gunzip=True)
             except HttpFailedError as error:
                 raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
-                    f"{self._name} cannot be reached: {error.message}",
-                    hint="Is the service up, and does ca_file fit it?",
-                ) from None  # the cause would hold the request with its token
+                    f"The key management service cannot be reached ({self._name}): {error.message}",
+                    hint="Check that the service is running and that ca_file is the CA of its certificate.",
+                ) from None  # the cause would contain the request with its token
             except HttpSizeError:
-                raise self._odd(f"the answer has more than {_LARGEST_ANSWER} bytes.") from None
+                raise self._odd(f"The reply has more than {_LARGEST_ANSWER} bytes.") from None
             except (HttpSlowError, HttpEncodingError) as error:
                 raise self._odd(error.message) from None
         if httpx.codes.is_success(status):
@@ -167,44 +170,53 @@ class TransitKey:
         said = _errors(content)
         if status == httpx.codes.BAD_REQUEST and path.startswith(f"{self._mount}/decrypt/"):
             raise KeyUnwrapError(
-                f"A stored release key does not decrypt with {self._name}: {said}.",
-                hint="Use the key that encrypted it, or restore the database from its backup.",
+                f"A stored release key cannot be decrypted with the {self._name}: {said}.",
+                hint="Configure the key that encrypted it, or restore the database from a backup.",
             )
         if status in (httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
             raise BrokerCode.KEYSTORE_TRANSIT_REFUSED.error(
-                f"{self._name} is refused with status {status}: {said}.",
-                hint="The token's policy must allow update on encrypt/KEY and decrypt/KEY of the transit mount.",
+                f"The key management service refused the use of the {self._name} with HTTP status {status}: {said}.",
+                hint="Check the key's name, and permit update on encrypt/KEY and decrypt/KEY of the transit mount "
+                "in the token's policy.",
             )
-        raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(f"{self._name}: the service answers {status}: {said}.")
+        raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
+            f"The key management service replied with HTTP status {status} for the {self._name}: {said}."
+        )
 
     def _odd(self, reason: str) -> SealserveError:
         return BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
-            f"{self._name}: {reason}", hint="Check that transit_url is the address of Vault or OpenBao."
+            f"The reply for the {self._name} is invalid: {reason}",
+            hint="Check that transit_url is the address of Vault or OpenBao.",
         )
 
 
 def _errors(content: bytes) -> str:
-    """Return what the service says went wrong; it is told only of requests, and repeats no plaintext."""
+    """Return the errors in a reply of the service. They describe only the request and never repeat plaintext."""
     try:
         errors = json.loads(content)["errors"]
         said = "; ".join(" ".join(str(error).split()) for error in errors)[:500].rstrip(".")
     except (ValueError, KeyError, TypeError, RecursionError):
         said = ""
-    return said or "no reason is given"
+    return said or "the reply contains no reason"
 
 
 def _check_url(url: str) -> None:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(f"{url!r} is no address of a server: {error}.") from error
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+            f"The address of the key management service is not a valid URL: {url!r}: {error}.",
+            hint="Use https://HOST:PORT.",
+        ) from error
     if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo:
         raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
-            f"{url!r} is no address of a server.", hint="Write https://HOST:PORT."
+            f"The address of the key management service is invalid: expected https://HOST:PORT, got {url!r}.",
+            hint="Correct keystore.transit_url in sealserve.toml.",
         )
     if parsed.scheme == "http" and not is_loopback(parsed.host):
         raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
-            f"{url!r} has no TLS: keys and the token would travel in clear.", hint="Use https, or http on this machine."
+            f"The address of the key management service does not use TLS, which would expose keys: {url!r}.",
+            hint="Use https. Plain http is permitted only for a loopback address.",
         )
 
 
@@ -212,14 +224,17 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is None:
         return ssl.create_default_context()
     try:
-        # An empty text would stand for the system's authorities.
+        # An empty text would select the system's CA certificates.
         return ssl.create_default_context(cadata=read_regular(ca_file).decode("ascii", "replace") or "-")
     except InputFileError as error:
         raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
-            f"The authority {ca_file} cannot be read: {error.reason}."
+            f"The CA certificate {ca_file} of the key management service cannot be read: {error.reason}."
         ) from error
     except ssl.SSLError as error:
-        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(f"{ca_file} holds no certificate in PEM: {error}.") from error
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+            f"{ca_file} does not contain a PEM certificate: {error}.",
+            hint="Set keystore.transit_ca_file to the CA certificate of the key management service.",
+        ) from error
 
 
 def _text(content: bytes) -> str:

@@ -1,7 +1,7 @@
-"""The three certificate authorities: one for the broker, one for the service, one for the users.
+"""The three certificate authorities (CAs): for the broker, for the service and for the users.
 
-Each signs leaf certificates only, for one purpose, and for names and addresses that its own name constraints list: the
-authority that enclaves trust to name the broker cannot name a user, and none of the three can name another site.
+Each CA signs only leaf certificates, for one purpose, and for the names and addresses in its own name constraints.
+Therefore the CA that enclaves trust for the broker cannot sign user certificates, and no CA can sign for another site.
 """
 
 import ipaddress
@@ -49,13 +49,13 @@ _LONGEST_COMMON_NAME = 64  # RFC 5280, appendix A.1, ub-common-name
 
 
 class AuthorityMissingError(InputError):
-    """There is no certificate authority in that folder."""
+    """The folder does not contain a certificate authority."""
 
     code = "authority.missing"
 
 
 class AuthorityKind(StrEnum):
-    """Which of the three."""
+    """The role of a certificate authority."""
 
     BROKER = "broker"
     SERVICE = "service"
@@ -63,37 +63,37 @@ class AuthorityKind(StrEnum):
 
     @property
     def purpose(self) -> x509.ObjectIdentifier:
-        """The extended key usage of what it signs."""
+        """The extended key usage of the certificates that this CA signs."""
         return ExtendedKeyUsageOID.CLIENT_AUTH if self is AuthorityKind.USERS else ExtendedKeyUsageOID.SERVER_AUTH
 
     @property
     def critical_constraints(self) -> bool:
-        """Whether its name constraints are critical, as RFC 5280 has it.
+        """Whether the name constraints are critical, as RFC 5280 requires.
 
-        The broker's are not: the enclave's provisioning library reads that authority with Mbed TLS, which knows no name
-        constraints and refuses to load a certificate with a critical one (Mbed-TLS/mbedtls issue 8759). OpenSSL and
-        BoringSSL apply them either way.
+        The broker's CA has non-critical constraints. The enclave's provisioning library reads it with Mbed TLS, which
+        does not support name constraints and rejects a certificate with a critical one (Mbed-TLS/mbedtls issue 8759).
+        OpenSSL and BoringSSL apply the constraints in both cases.
         """
         return self is not AuthorityKind.BROKER
 
     @property
     def signs_addresses(self) -> bool:
-        """Whether it may sign for IP addresses.
+        """Whether this CA may sign for IP addresses.
 
-        The peers of the other two are gRPC's: BoringSSL refuses each certificate with an address under an authority
-        that constrains addresses ("unsupported name constraint type").
+        The peers of the other two CAs use gRPC. Its BoringSSL rejects each certificate with an address if the CA
+        constrains addresses ("unsupported name constraint type").
         """
         return self is AuthorityKind.BROKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """A certificate authority with its key.
+    """A certificate authority (CA) with its private key.
 
     Args:
-        kind: Which of the three.
-        certificate_pem: Its self-signed certificate, PEM. This is what peers trust.
-        key_pem: Its private key, PKCS #8 PEM.
+        kind: The role of the CA.
+        certificate_pem: The self-signed CA certificate, PEM. Peers trust this certificate.
+        key_pem: The private key, PKCS #8 PEM.
     """
 
     kind: AuthorityKind
@@ -112,25 +112,26 @@ class Authority:
         now: datetime,
         days: int = AUTHORITY_DAYS,
     ) -> Self:
-        """Return a new authority, P-384.
+        """Create a CA with a P-384 key.
 
         Args:
-            kind: Which of the three.
-            names: The DNS names it may sign for, each with the names below it.
-            addresses: The IP addresses it may sign for; the broker's authority only.
-            simulated: Whether its name, and those of what it signs, say "simulated".
-            now: When it starts to be valid.
-            days: For how long it is valid.
+            kind: The role of the CA.
+            names: The DNS names that the CA may sign for, each with its subdomains.
+            addresses: The IP addresses that the CA may sign for. Permitted only for the broker's CA.
+            simulated: Whether the names of the CA and of its certificates contain the word "simulated".
+            now: The start of the validity period.
+            days: The length of the validity period.
 
         Raises:
-            InputError: `authority.invalid-name`: No name and no address, a name that is no DNS name, or an address for
-                the service's or the users' authority.
+            InputError: `authority.invalid-name` if names and addresses are both empty, if a name is not a DNS name, or
+                if addresses are given for the service's or the users' CA.
         """
         _check_names(names, addresses)
         if addresses and not kind.signs_addresses:
             raise PkiCode.AUTHORITY_INVALID_NAME.error(
-                f"The {kind} authority signs for DNS names only, not for {', '.join(map(str, addresses))}.",
-                hint="Give the service a name: its replicas are told apart by it (SNI), which cannot be an address.",
+                f"The {kind} CA can sign only for DNS names, but these IP addresses were given: "
+                f"{', '.join(map(str, addresses))}.",
+                hint="Use a DNS name for the service. Clients select replicas by name (SNI), not by IP address.",
             )
         key = ec.generate_private_key(ec.SECP384R1())
         subject = subject_name(_authority_name(kind, simulated=simulated), simulated=simulated)
@@ -154,22 +155,22 @@ class Authority:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Return the authority that `save` wrote to ``folder``.
+        """Load the CA that `save` wrote to ``folder``.
 
         Raises:
-            AuthorityMissingError: The certificate or the key is missing.
-            InputError: `authority.unreadable`: The certificate is not one of sealserve's authorities.
-            InputError: `certificate.unreadable`: No PEM certificate.
-            InputError: `certificate.key-unreadable`: No PEM key.
-            KeyMismatchError: The key is another one.
+            AuthorityMissingError: The certificate or the key does not exist.
+            InputError: `authority.unreadable` if the certificate is not a CA certificate of sealserve.
+            InputError: `certificate.unreadable` if the certificate is not PEM.
+            InputError: `certificate.key-unreadable` if the key is not PEM.
+            KeyMismatchError: The private key does not match the certificate.
         """
         try:
             certificate_pem = read_regular(folder / CERTIFICATE_FILE)
             key_pem = SecretBytes(read_regular(folder / KEY_FILE))
         except InputFileMissingError as error:
             raise AuthorityMissingError(
-                f"There is no certificate authority in {folder} ({CERTIFICATE_FILE} and {KEY_FILE}).",
-                hint="Make the three with `sealserve certs two-way` or `sealserve certs one-way`.",
+                f"The folder {folder} does not contain a certificate authority ({CERTIFICATE_FILE} and {KEY_FILE}).",
+                hint="Run `sealserve certs two-way` or `sealserve certs one-way` to create the authorities.",
             ) from error
         source = str(folder / CERTIFICATE_FILE)
         certificate = parse_chain(certificate_pem, source=source)[0]
@@ -179,19 +180,20 @@ class Authority:
             if found in (_authority_name(kind, simulated=True), _authority_name(kind, simulated=False)):
                 return cls(kind=kind, certificate_pem=certificate_pem, key_pem=key_pem, _certificate=certificate)
         raise PkiCode.AUTHORITY_UNREADABLE.error(
-            f"{source} is {found!r}, which is no certificate authority of sealserve's."
+            f"{source} is not a certificate authority of sealserve: its common name is {found!r}.",
+            hint="Restore the folder from a backup.",
         )
 
     @property
     def simulated(self) -> bool:
-        """Whether it says that it belongs to a simulated platform's deployment."""
+        """Whether the CA belongs to the deployment of a simulated platform, according to its name."""
         return SIMULATED in common_name(self._certificate.subject)
 
     def save(self, folder: Path) -> None:
-        """Write certificate and key to a new ``folder``, both or nothing, for their owner only.
+        """Write the certificate and the key to a new ``folder``, readable only by its owner. Write both or neither.
 
         Raises:
-            OutputExistsError: There is something already; an authority's key is never overwritten.
+            OutputExistsError: The folder already exists. A CA key is never overwritten.
         """
         try:
             with appearing(folder, mode=0o700) as temporary:
@@ -199,43 +201,44 @@ class Authority:
                 write_file(temporary / CERTIFICATE_FILE, self.certificate_pem)
         except OutputExistsError as error:
             raise OutputExistsError(
-                error.message, hint="Move it away first: what it signed is trusted no more."
+                error.message,
+                hint="Move the old folder away first. Certificates of the old CA are then no longer trusted.",
             ) from error
 
     def issue_server(
         self, names: Sequence[str], addresses: Sequence[IPAddress] = (), *, now: datetime, days: int = LEAF_DAYS
     ) -> CertifiedKey:
-        """Return a fresh P-256 key and a server certificate for it.
+        """Generate a P-256 key and issue a server certificate for it.
 
         Args:
             names: The server's DNS names.
-            addresses: Its IP addresses.
-            now: When it starts to be valid.
-            days: For how long, at most until the authority itself ends.
+            addresses: The server's IP addresses.
+            now: The start of the validity period.
+            days: The length of the validity period. It ends with the validity of the CA at the latest.
 
         Raises:
-            InputError: `authority.wrong-purpose`: The users' authority signs no servers.
-            InputError: `authority.invalid-name`: No name and no address, or a name that is no DNS name.
-            InputError: `authority.name-not-permitted`: Not within the authority's name constraints.
-            VerificationError: `certificate.expired`: The authority itself has expired.
-            CertificateNotYetValidError: The authority itself is not valid yet.
+            InputError: `authority.wrong-purpose` if this is the users' CA, which does not sign servers.
+            InputError: `authority.invalid-name` if names and addresses are both empty, or a name is not a DNS name.
+            InputError: `authority.name-not-permitted` if the name constraints of the CA exclude a name or address.
+            VerificationError: `certificate.expired` if the CA certificate has expired.
+            CertificateNotYetValidError: The CA certificate is not valid yet.
         """
         return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, names, addresses, now=now, days=days)
 
     def issue_client(self, name: str, *, now: datetime, days: int = LEAF_DAYS) -> CertifiedKey:
-        """Return a fresh P-256 key and a client certificate for the DNS name ``name``; otherwise as `issue_server`."""
+        """Generate a P-256 key and issue a client certificate for the DNS name ``name``. See `issue_server`."""
         return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, (name,), (), now=now, days=days)
 
     def issue_revocation_list(self, revoked: Mapping[int, datetime], *, number: int, now: datetime) -> bytes:
-        """Return a complete certificate revocation list, PEM.
+        """Return a complete certificate revocation list (CRL), PEM.
 
         Args:
-            revoked: The serial numbers of the revoked certificates, and when each was revoked.
-            number: The list's number, which rises with each list (RFC 5280, section 5.2.3).
-            now: When the list is issued. It ends with the authority, since each release has its own list.
+            revoked: The serial numbers of the revoked certificates, with the time of each revocation.
+            number: The number of the list, which must increase with each list (RFC 5280, section 5.2.3).
+            now: The time of issue. The list is valid as long as the CA, because each release contains its own list.
 
         Raises:
-            InputError: `authority.unreadable`: The authority's key is not an elliptic-curve key.
+            InputError: `authority.unreadable` if the key of the CA is not an elliptic-curve key.
         """
         signer = self._signer()
         builder = x509.CertificateRevocationListBuilder(
@@ -254,7 +257,9 @@ class Authority:
     def _signer(self) -> ec.EllipticCurvePrivateKey:
         signer = serialization.load_pem_private_key(self.key_pem.reveal(), password=None)
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
-            raise PkiCode.AUTHORITY_UNREADABLE.error(f"The {self.kind} authority's key is no elliptic-curve key.")
+            raise PkiCode.AUTHORITY_UNREADABLE.error(
+                f"The private key of the {self.kind} CA has an unsupported type: expected an elliptic-curve key."
+            )
         return signer
 
     def _issue(
@@ -269,13 +274,14 @@ class Authority:
         if purpose != self.kind.purpose:
             signs = "clients" if self.kind is AuthorityKind.USERS else "servers"
             raise PkiCode.AUTHORITY_WRONG_PURPOSE.error(
-                f"The {self.kind} authority signs certificates of {signs} only."
+                f"The {self.kind} CA signs only certificates of {signs}.",
+                hint="Use the users' CA for client certificates, and the other CAs for server certificates.",
             )
         _check_names(names, addresses)
-        check_certificate(self.certificate_pem, now, source=f"the {self.kind} authority's certificate")
+        check_certificate(self.certificate_pem, now, source=f"the certificate of the {self.kind} CA")
         self._check_permitted(names, addresses)
         signer = self._signer()
-        key = ec.generate_private_key(ec.SECP256R1())  # the handshakes' key: P-256 is the fast one
+        key = ec.generate_private_key(ec.SECP256R1())  # used in handshakes, where P-256 is the fastest curve
         shown = names[0] if names and len(names[0]) <= _LONGEST_COMMON_NAME else ""
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
         certificate = sign(
@@ -291,7 +297,7 @@ class Authority:
         return CertifiedKey(key_pem=private_pem(key), chain_pem=certificate_pem(certificate))
 
     def permits(self, names: Sequence[str], addresses: Sequence[IPAddress] = ()) -> bool:
-        """Return whether its name constraints let it sign for these names and addresses."""
+        """Return whether the CA's name constraints permit these names and addresses."""
         try:
             self._check_permitted(names, addresses)
         except InputError:
@@ -307,14 +313,14 @@ class Authority:
         refused += [str(address) for address in addresses if not any(address in network for network in networks)]
         if refused:
             raise PkiCode.AUTHORITY_NAME_NOT_PERMITTED.error(
-                f"The {self.kind} authority may not sign for {', '.join(refused)}; "
-                f"it may for {', '.join(map(str, permitted))}.",
-                hint="Make a new authority for other names (move the old folder away).",
+                f"The {self.kind} CA is not permitted to sign for {', '.join(refused)}: "
+                f"its name constraints permit only {', '.join(map(str, permitted))}.",
+                hint="Move the folder of the old CA away, and create a CA for the other names.",
             )
 
 
 def split_names(values: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPAddress, ...]]:
-    """Return the DNS names and the IP addresses among ``values``, each once and in order."""
+    """Split ``values`` into DNS names and IP addresses, in order and without duplicates."""
     names: dict[str, None] = {}
     addresses: dict[IPAddress, None] = {}
     for value in values:
@@ -327,11 +333,14 @@ def split_names(values: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPAddress
 
 def _check_names(names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
     if not names and not addresses:
-        raise PkiCode.AUTHORITY_INVALID_NAME.error("A certificate needs at least one DNS name or IP address.")
+        raise PkiCode.AUTHORITY_INVALID_NAME.error(
+            "The certificate cannot be issued: it requires at least one DNS name or IP address."
+        )
     for name in names:
         if not _DNS_NAME.fullmatch(name):
             raise PkiCode.AUTHORITY_INVALID_NAME.error(
-                f"{name!r} is no DNS name in lower case.", hint="No wildcard, scheme or port."
+                f"The DNS name is invalid: expected a lower-case DNS name, got {name!r}.",
+                hint="Remove any wildcard, scheme or port.",
             )
 
 

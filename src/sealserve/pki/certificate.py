@@ -1,4 +1,4 @@
-"""Certificates and their keys as PEM: what they say, whether they are valid now, whether they belong together."""
+"""PEM certificates and private keys: their content, their validity, and whether a key matches a certificate."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from sealserve.secret import SecretBytes
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SIMULATED = "simulated"
-"""The word in the names of everything that a simulated platform's deployment issues."""
+"""The word in the names of all certificates that the deployment of a simulated platform issues."""
 
 LARGEST_KEY = 16 * 1024
-"""The longest PEM of a private key that is read, in bytes.
+"""The maximum length in bytes of a private key in PEM.
 
-Reading a key checks it, and that takes time with the cube of its length: a hostile RSA key of 4 MiB would take weeks.
+Loading a key validates it, which takes time cubic in its length: a malicious RSA key of 4 MiB would take weeks.
 """
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -37,39 +37,39 @@ _PURPOSES = {ExtendedKeyUsageOID.SERVER_AUTH: "server", ExtendedKeyUsageOID.CLIE
 
 
 class CertificateMissingError(InputError):
-    """There is no certificate or key at that path."""
+    """The file of a certificate or private key does not exist."""
 
     code = "certificate.missing"
 
 
 class KeyMismatchError(InputError):
-    """The private key is not the one that the certificate speaks of."""
+    """The private key does not match the certificate."""
 
     code = "certificate.key-mismatch"
 
 
 class CertificateNotYetValidError(VerificationError):
-    """The certificate is not valid yet, or a clock is wrong."""
+    """The certificate is not valid yet, or this machine's clock is wrong."""
 
     code = "certificate.not-yet-valid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateInfo:
-    """What a certificate says.
+    """The content of a certificate.
 
     Args:
-        subject: Whose it is, as RFC 4514 text.
-        issuer: Who signed it, as RFC 4514 text.
+        subject: The subject, as RFC 4514 text.
+        issuer: The issuer, as RFC 4514 text.
         serial: The serial number, hex.
-        not_before: The first moment it is valid, UTC.
-        not_after: The last one, UTC.
-        names: The DNS names in it.
-        addresses: The IP addresses in it.
-        permitted: An authority's name constraints: the DNS names and networks it may sign for.
+        not_before: The start of the validity period, UTC.
+        not_after: The end of the validity period, UTC.
+        names: The DNS names in the certificate.
+        addresses: The IP addresses in the certificate.
+        permitted: The name constraints of a CA: the DNS names and networks that it may sign for.
         purposes: ``server``, ``client``, or an object identifier.
-        authority: Whether it may sign other certificates.
-        key: The public key's kind, such as ``secp256r1`` or ``RSA-3072``.
+        authority: Whether the certificate may sign other certificates.
+        key: The type of the public key, such as ``secp256r1`` or ``RSA-3072``.
         fingerprint: SHA-256 of the DER, hex.
     """
 
@@ -88,17 +88,17 @@ class CertificateInfo:
 
     @property
     def simulated(self) -> bool:
-        """Whether it says that it belongs to a simulated platform's deployment."""
+        """Whether the certificate belongs to the deployment of a simulated platform, according to its names."""
         return SIMULATED in self.subject or SIMULATED in self.issuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertifiedKey:
-    """A private key and the certificate chain that speaks for it.
+    """A private key and its certificate chain.
 
     Args:
         key_pem: The private key, PKCS #8 PEM.
-        chain_pem: The certificate, then what a peer needs to reach the authority it trusts, PEM.
+        chain_pem: The certificate, followed by the certificates that a peer needs to reach its trusted CA, PEM.
     """
 
     key_pem: SecretBytes
@@ -106,33 +106,33 @@ class CertifiedKey:
 
     @classmethod
     def read(cls, *, certificate: Path, key: Path, missing: str = "Check the path.") -> Self:
-        """Return what `write` wrote.
+        """Read the files that `write` wrote.
 
         Args:
             certificate: The file with the certificate chain.
             key: The file with the private key.
-            missing: What to do if one of them is missing.
+            missing: The hint if one of the files does not exist.
 
         Raises:
-            CertificateMissingError: One of the two files is missing.
-            InputError: `certificate.unreadable`: ``certificate`` holds none.
-            InputError: `certificate.key-unreadable`: ``key`` holds none.
-            KeyMismatchError: They do not belong together.
+            CertificateMissingError: One of the files does not exist.
+            InputError: `certificate.unreadable` if ``certificate`` does not contain a certificate.
+            InputError: `certificate.key-unreadable` if ``key`` does not contain a private key.
+            KeyMismatchError: The private key does not match the certificate.
         """
         pair = cls(key_pem=SecretBytes(_read(key, missing)), chain_pem=_read(certificate, missing))
         try:
             check_key(pair.key_pem, pair.chain_pem, source=str(certificate))
         except KeyMismatchError as error:
             raise KeyMismatchError(
-                error.message, hint="One may be newer than the other: `sealserve certs renew` issues both anew."
+                error.message, hint="Run `sealserve certs renew` to issue a new key and certificate that match."
             ) from error
         return pair
 
     def write(self, *, certificate: Path, key: Path) -> None:
-        """Write the two files, the key for its owner only. Existing ones are replaced.
+        """Write both files and replace existing ones. The key is readable only by its owner.
 
-        Neither is, if either cannot be written. A crash between the two renames leaves a fresh key beside an old
-        certificate or none: `read` refuses that.
+        If one file cannot be written, neither is replaced. A crash between the two renames leaves a new key beside an
+        old or missing certificate. `read` rejects this state.
         """
         with replacing(certificate) as public, replacing(key, mode=PRIVATE) as private:
             public.write(self.chain_pem)
@@ -140,17 +140,17 @@ class CertifiedKey:
 
 
 def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Certificate, ...]:
-    """Return the certificates of ``pem``, at least one.
+    """Parse one or more PEM certificates.
 
     Raises:
-        InputError: `certificate.unreadable`: There is none, or one is damaged.
+        InputError: `certificate.unreadable` if ``pem`` contains no certificate or a damaged one.
     """
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
-        for certificate in certificates:  # names are decoded only when they are read
+        for certificate in certificates:  # decode the names now, because the library decodes them only on access
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except (ValueError, TypeError, x509.InvalidVersion) as error:  # a TypeError: an attribute of a name of another kind
-        raise PkiCode.CERTIFICATE_UNREADABLE.error(f"{source} holds no readable PEM certificate.") from error
+    except (ValueError, TypeError, x509.InvalidVersion) as error:  # TypeError: a name has an attribute of another type
+        raise PkiCode.CERTIFICATE_UNREADABLE.error(f"{source} does not contain a readable PEM certificate.") from error
     return certificates
 
 
@@ -159,55 +159,57 @@ def check_certificate(pem: bytes, now: datetime, *, source: str = "the certifica
 
     Args:
         pem: One or more certificates.
-        now: The time to check for, with a time zone.
-        source: What to call it in errors: a file, or whose certificate it is.
+        now: The time of the check, with a time zone.
+        source: The certificate's description in errors: a file, or the certificate's owner.
 
     Raises:
-        InputError: `certificate.unreadable`: No PEM certificate.
-        VerificationError: `certificate.expired`: ``now`` is after the last moment of one.
-        CertificateNotYetValidError: ``now`` is before the first moment of one, by more than `CLOCK_SKEW`.
+        InputError: `certificate.unreadable` if ``pem`` does not contain a PEM certificate.
+        VerificationError: `certificate.expired` if a certificate has expired at ``now``.
+        CertificateNotYetValidError: A certificate's validity begins more than `CLOCK_SKEW` after ``now``.
     """
     for certificate in parse_chain(pem, source=source):
         check_dates(certificate, now, source=source)
 
 
 def check_dates(certificate: x509.Certificate, now: datetime, *, source: str) -> None:
-    """Check that one certificate is valid at ``now``; otherwise as `check_certificate`."""
+    """Check that one certificate is valid at ``now``. See `check_certificate`."""
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     subject = certificate.subject.rfc4514_string()
     if now > last:
         raise PkiCode.CERTIFICATE_EXPIRED.error(
-            f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
-            hint="Renew it: `sealserve certs renew`, then build and ship a new release.",
+            f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC (the time is {now:%Y-%m-%d %H:%M} UTC).",
+            hint="Run `sealserve certs renew`, then build and ship a new release.",
         )
     if first - now > CLOCK_SKEW:
         raise CertificateNotYetValidError(
-            f"{source} ({subject}) is valid from {first:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
+            f"{source} ({subject}) is not valid before {first:%Y-%m-%d %H:%M} UTC "
+            f"(the time is {now:%Y-%m-%d %H:%M} UTC).",
             hint="Check this machine's clock.",
         )
 
 
 def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the certificate") -> None:
-    """Check that a private key belongs to the first certificate of a chain.
+    """Check that a private key matches the first certificate of a chain.
 
     Raises:
-        InputError: `certificate.unreadable`: No PEM certificate.
-        InputError: `certificate.key-unreadable`: No PEM private key, one with a passphrase, or more than `LARGEST_KEY`.
-        InputError: `certificate.unsupported`: The certificate has a key of an unknown kind.
-        KeyMismatchError: The key is another one.
+        InputError: `certificate.unreadable` if ``chain_pem`` does not contain a PEM certificate.
+        InputError: `certificate.key-unreadable` if ``key_pem`` is not an unencrypted PEM private key, or is longer than
+            `LARGEST_KEY`.
+        InputError: `certificate.unsupported` if the certificate has a key of an unknown type.
+        KeyMismatchError: The private key does not match the certificate.
     """
     certificate = parse_chain(chain_pem, source=source)[0]
     if len(key_pem.reveal()) > LARGEST_KEY:
         raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
             f"The private key of {source} is too long: expected at most {LARGEST_KEY} bytes of PEM.",
-            hint="Give the key alone, without text around it: an RSA key of 8192 bits has 6400 bytes.",
+            hint="Remove any text around the key. An RSA key of 8192 bits has 6400 bytes.",
         )
     try:
         key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
-            f"The private key of {source} is no PEM key without a passphrase.",
-            hint="Give it as PKCS #8 PEM, unencrypted: it is sealed like the model.",
+            f"The private key of {source} cannot be read: expected an unencrypted PEM key.",
+            hint="Convert the key to unencrypted PKCS #8 PEM. sealserve seals it like the model.",
         ) from error
     try:
         certified = _public_bytes(certificate.public_key())
@@ -218,16 +220,16 @@ def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the cert
         ) from error
     if _public_bytes(key.public_key()) != certified:
         raise KeyMismatchError(
-            f"The private key does not belong to {source} ({certificate.subject.rfc4514_string()}).",
-            hint="Give the key that the certificate was issued for.",
+            f"The private key does not match {source} ({certificate.subject.rfc4514_string()}).",
+            hint="Use the private key that the certificate was issued for.",
         )
 
 
 def describe(pem: bytes, *, source: str = "the certificate") -> tuple[CertificateInfo, ...]:
-    """Return what each certificate of ``pem`` says, valid or not.
+    """Return the content of each certificate in ``pem``, whether it is valid or not.
 
     Raises:
-        InputError: `certificate.unreadable`: No PEM certificate.
+        InputError: `certificate.unreadable` if ``pem`` does not contain a PEM certificate.
     """
     return tuple(_describe(certificate) for certificate in parse_chain(pem, source=source))
 
@@ -238,7 +240,7 @@ def common_name(name: x509.Name) -> str:
 
 
 def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """Return the value of a certificate's extension, or None where it has no such extension."""
+    """Return the value of a certificate's extension, or `None` if the certificate lacks it."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -269,7 +271,7 @@ def _describe(certificate: x509.Certificate) -> CertificateInfo:
 
 
 def key_kind(key: PublicKeyTypes | None) -> str:
-    """Return the kind of a public key, such as ``secp256r1``, ``RSA-3072`` or ``Ed25519``."""
+    """Return the type of a public key, such as ``secp256r1``, ``RSA-3072`` or ``Ed25519``."""
     if key is None:
         return "unknown"
     if isinstance(key, ec.EllipticCurvePublicKey):
@@ -287,4 +289,4 @@ def _read(path: Path, hint: str) -> bytes:
     try:
         return read_regular(path)
     except InputFileMissingError as error:
-        raise CertificateMissingError(f"There is no {path}.", hint=hint) from error
+        raise CertificateMissingError(f"The file {path} does not exist.", hint=hint) from error

@@ -1,37 +1,37 @@
-"""The codes of the errors of sealserve.pki.
+"""Error codes of the package `sealserve.pki`.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class. That class defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError, VerificationError
 
 
 class PkiCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and error family of each cause. The docstring below a member is its meaning on the reference page."""
 
     AUTHORITY_INVALID_NAME = "authority.invalid-name", InputError
-    """The names or addresses are missing, or one is not usable."""
+    """The certificate lacks DNS names and IP addresses, or one of them is invalid."""
     AUTHORITY_NAME_NOT_PERMITTED = "authority.name-not-permitted", InputError
-    """The authority's own name constraints do not admit the name: every peer would refuse the certificate."""
+    """The authority's own name constraints exclude the name, so every peer would reject the certificate."""
     AUTHORITY_UNREADABLE = "authority.unreadable", InputError
-    """What is in the folder is no authority of sealserve's."""
+    """The folder does not contain a readable certificate authority of sealserve."""
     AUTHORITY_WRONG_PURPOSE = "authority.wrong-purpose", InputError
-    """The authority of the users signs clients, the other two sign servers."""
+    """The authority must not sign this kind of certificate. The users' CA signs clients, the other CAs sign servers."""
 
     CERTIFICATE_EXPIRED = "certificate.expired", VerificationError
-    """The certificate was valid once."""
+    """The certificate has expired."""
     CERTIFICATE_KEY_UNREADABLE = "certificate.key-unreadable", InputError
-    """That is no PEM private key without a passphrase."""
+    """The file does not contain an unencrypted PEM private key."""
     CERTIFICATE_UNREADABLE = "certificate.unreadable", InputError
-    """That is no PEM certificate."""
+    """The file does not contain a PEM certificate."""
     CERTIFICATE_UNSUPPORTED = "certificate.unsupported", InputError
-    """A certificate has a key that one of the TLS libraries does not support."""
+    """A certificate uses a key type that one of the TLS libraries does not support."""
 
     SSL_CONFIG_MISSING_FIELD = "ssl-config.missing-field", InputError
-    """The private key or the certificate is missing."""
+    """The TLS settings (ssl.cfg) lack the private key or the certificate."""
     SSL_CONFIG_NO_CLIENT_AUTHORITY = "ssl-config.no-client-authority", InputError
-    """Clients must show a certificate, and nothing says who signs it."""
+    """The TLS settings require client certificates but name no authority that signs them."""
     SSL_CONFIG_REVOCATION_LIST = "ssl-config.revocation-list", InputError
-    """A certificate revocation list is damaged, of another kind, or not signed by an authority of the same file."""
+    """A certificate revocation list is damaged, of the wrong kind, or not signed by an authority in the same file."""
     SSL_CONFIG_SYNTAX = "ssl-config.syntax", InputError
-    """The file is no SSLConfig in protobuf text format."""
+    """The file is not an SSLConfig message in protobuf text format."""

@@ -1,6 +1,6 @@
-"""Which certificates and documents end soon, and what renews them. The decision is made here alone.
+"""Which certificates and collateral documents expire soon, and how to renew them. This is the only such decision.
 
-`status`, `up` and `doctor` warn by it; the alert rules for Prometheus use the same number of days.
+`status`, `up` and `doctor` print these warnings. The Prometheus alert rules use the same number of days.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,85 +9,87 @@ from datetime import datetime, timedelta
 from typing import Final
 
 WARNING_PERIOD: Final = timedelta(days=14)
-"""How long before its end a certificate is warned about."""
+"""How long before its expiry a certificate produces a warning."""
 
 SERVICE: Final = "service"
-"""The service's own certificate: each release has its own, whose key exists in its enclaves only."""
+"""The service's certificate. Each release has its own, and its private key exists only in the release's enclaves."""
 
 BROKER: Final = "broker"
 USER: Final = "user"
 NAMED_USER: Final = f"{USER} "
-"""The beginning of the names of the certificates of named users."""
+"""The prefix of the names of named users' certificates."""
 
 AUTHORITY: Final = " authority"
-"""The end of the names of the authorities' certificates."""
+"""The suffix of the names of CA certificates."""
 
 COLLATERAL: Final = "collateral"
-"""The beginning of the names of the vendor's documents."""
+"""The prefix of the names of the vendor's collateral documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The end of a certificate, or of a document of the vendor's collateral.
+    """The expiry of a certificate or of a collateral document.
 
     Args:
-        name: What it is for: ``service``, ``broker``, ``user``, ``user ann``, ``service authority``, ....
-        time: When it ends, UTC.
+        name: The subject of the expiry: ``service``, ``broker``, ``user``, ``user ann``, ``service authority``, ....
+        time: The time of the expiry, UTC.
     """
 
     name: str
     time: datetime
 
     def is_over(self, now: datetime) -> bool:
-        """Return whether it has ended."""
+        """Return whether the expiry time has passed."""
         return now > self.time
 
     def is_near(self, now: datetime) -> bool:
-        """Return whether it ends within the warning period, or has ended."""
+        """Return whether the expiry time is within the warning period or has passed."""
         return self.time - now < WARNING_PERIOD
 
     def warning(self, now: datetime) -> str:
-        """Return a sentence on its end, and what to do about it."""
+        """Return a sentence about the expiry, followed by the remedy."""
         return f"{self.sentence(now)} {remedy(self.name)}"
 
     def sentence(self, now: datetime) -> str:
-        """Return a sentence on its end."""
+        """Return a sentence about the expiry."""
         what = self.name if self.name.startswith(COLLATERAL) else f"The certificate of the {self.name}"
         moment = f"{self.time:%Y-%m-%d %H:%M} UTC"
-        verb = f"ended at {moment}" if self.is_over(now) else f"ends in {_span(self.time - now)}, at {moment}"
+        verb = f"expired at {moment}" if self.is_over(now) else f"expires in {_span(self.time - now)}, at {moment}"
         return f"{what} {verb}."
 
 
 def endings(ends: Mapping[str, datetime]) -> Sequence[Ending]:
-    """Return the ends of certificates in the order in which they come."""
+    """Return the expiry times sorted, the earliest first."""
     return sorted((Ending(name=name, time=time) for name, time in ends.items()), key=lambda end: (end.time, end.name))
 
 
 def warnings(ends: Mapping[str, datetime], now: datetime) -> Sequence[str]:
-    """Return a warning for each certificate that ends within the warning period, the earliest first."""
+    """Return a warning for each expiry within the warning period, the earliest first."""
     return [end.warning(now) for end in endings(ends) if end.is_near(now)]
 
 
 def remedy(name: str) -> str:
-    """Return what renews a certificate."""
+    """Return how to renew a certificate or document, as an instruction."""
     if name == SERVICE:
-        return "Each release has its own: run `sealserve release build`, then `sealserve up`."
+        return "Each release has its own certificate. Run `sealserve release build`, then `sealserve up`."
     if name.startswith(NAMED_USER):
         who = name.removeprefix(NAMED_USER)
         return (
             f"Run `sealserve user renew {who}` and send a new bundle (`sealserve client bundle --for {who}`), or "
-            f"`sealserve user revoke {who}`."
+            f"run `sealserve user revoke {who}`."
         )
     if name.endswith(AUTHORITY):
         return (
-            "Replace it: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` (or "
-            "`one-way`), then build and start a new release, and give the folder user/ to the users."
+            "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
+            "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
         )
     if name == BROKER:
-        return "Run `sealserve certs renew`, then restart the broker: it reads its certificate when it starts."
+        return "Run `sealserve certs renew`, then restart the broker, which reads its certificate only at start-up."
     if name.startswith(COLLATERAL):
-        return "The service at broker.collateral_url has no newer one: check that it is refreshed."
-    return "Run `sealserve certs renew`, and give the new files to the users."
+        return (
+            "The service at broker.collateral_url does not have a newer document. Check that the service is refreshed."
+        )
+    return "Run `sealserve certs renew`, and send the new files to the users."
 
 
 def _span(left: timedelta) -> str:

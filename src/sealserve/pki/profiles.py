@@ -1,4 +1,4 @@
-"""Certificate profiles: which extensions our authorities and the certificates they sign have, and why.
+"""Certificate profiles: the extensions of the CAs and of the certificates that they sign, with the reasons.
 
 Source: RFC 5280, section 4.2.1; the sections are cited beside each extension.
 """
@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sealserve.pki.certificate import IPAddress
 
 _EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-_EVERY_NAME = ""  # 4.2.1.10: a name satisfies a constraint that it extends on the left
+_EVERY_NAME = ""  # 4.2.1.10: every DNS name satisfies the constraint with the empty name
 
 Extensions = Sequence[tuple[x509.ExtensionType, bool]]
-"""Extensions, each with whether it is critical."""
+"""Extensions, each with a flag for whether it is critical."""
 
 
 def authority_extensions(
@@ -26,17 +26,17 @@ def authority_extensions(
     addresses: Sequence[IPAddress],
     critical_constraints: bool,
 ) -> Extensions:
-    """Return the extensions of an authority that signs leaf certificates for ``names`` and ``addresses`` only.
+    """Return the extensions of a CA that signs leaf certificates only for ``names`` and ``addresses``.
 
     Args:
-        key: The authority's public key.
-        purpose: The only extended key usage of what it signs. Peers apply it along the chain.
-        names: The DNS names that it may sign for, each with the names below it.
-        addresses: The IP addresses that it may sign for.
-        critical_constraints: Whether a peer that does not know name constraints must refuse the authority.
+        key: The CA's public key.
+        purpose: The only extended key usage of the certificates that it signs. Peers enforce it along the chain.
+        names: The DNS names that the CA may sign for, each with its subdomains.
+        addresses: The IP addresses that the CA may sign for.
+        critical_constraints: Whether a peer without support for name constraints must reject the CA.
     """
     return (
-        (x509.BasicConstraints(ca=True, path_length=0), True),  # 4.2.1.9: no authority below it
+        (x509.BasicConstraints(ca=True, path_length=0), True),  # 4.2.1.9: it must not sign other CAs
         (_usage(sign_certificates=True), True),  # 4.2.1.3
         (x509.ExtendedKeyUsage([purpose]), False),  # 4.2.1.12
         (_constraints(names, addresses), critical_constraints),  # 4.2.1.10
@@ -56,24 +56,24 @@ def leaf_extensions(
 
     Args:
         key: The server's or client's public key.
-        issuer: The authority's public key.
+        issuer: The CA's public key.
         purpose: Server or client authentication.
-        names: The DNS names it is for.
-        addresses: The IP addresses it is for.
+        names: The DNS names of the certificate.
+        addresses: The IP addresses of the certificate.
     """
     alternatives = [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]
     return (
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(sign_certificates=False), True),
         (x509.ExtendedKeyUsage([purpose]), False),
-        (x509.SubjectAlternativeName(alternatives), False),  # 4.2.1.6: not critical beside a subject
+        (x509.SubjectAlternativeName(alternatives), False),  # 4.2.1.6: not critical if there is a subject
         (x509.SubjectKeyIdentifier.from_public_key(key), False),
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False),  # 4.2.1.1
     )
 
 
 def _constraints(names: Sequence[str], addresses: Sequence[IPAddress]) -> x509.NameConstraints:
-    """Permit what is listed. A kind of name with no entry is unconstrained (4.2.1.10), so exclude all of that kind."""
+    """Permit the listed entries. A type of name without entries is unconstrained (4.2.1.10), so exclude it entirely."""
     permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
     permitted += [x509.IPAddress(ipaddress.ip_network(address)) for address in addresses]
     excluded: list[x509.GeneralName] = [] if names else [x509.DNSName(_EVERY_NAME)]

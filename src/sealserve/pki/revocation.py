@@ -1,9 +1,9 @@
-"""Certificate revocation lists (CRL), beside the authorities in ``ssl.cfg``'s ``custom_ca``.
+"""Certificate revocation lists (CRLs), stored beside the CA certificates in ``custom_ca`` of ``ssl.cfg``.
 
-TLS libraries check a list's dates on the clock of the machine. In an enclave the host sets this clock, so a list would
-expire when the host likes. Therefore the model server compares serial numbers itself, and ignores the dates of a list.
+TLS libraries check a list's dates against the machine's clock. In an enclave the host controls this clock, so the host
+could make a list expire. Therefore the model server compares serial numbers itself, and ignores the dates of a list.
 
-Source: RFC 5280, section 5 (profile of CRLs), and RFC 7468, section 6 (their form in PEM).
+Source: RFC 5280, section 5 (profile of CRLs), and RFC 7468, section 6 (PEM encoding).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from sealserve.pki.codes import PkiCode
 
 Revoked: TypeAlias = frozenset[bytes]
-"""Revoked certificates, as `identity` names them."""
+"""Revoked certificates, as digests from `identity`."""
 
 _LIST: Final = re.compile(
     rb"^-----BEGIN X509 CRL-----[ \t]*\r?$.*?^-----END X509 CRL-----[ \t]*\r?\n?", re.MULTILINE | re.DOTALL
@@ -26,28 +26,28 @@ REVOCATION_LIST_MARK: Final = b"BEGIN X509 CRL"
 
 
 def split_lists(pem: bytes) -> tuple[bytes, bytes]:
-    """Return what is not a revocation list in ``pem``, and the lists."""
+    """Split ``pem`` into the text without revocation lists, and the revocation lists."""
     return _LIST.sub(b"", pem), b"".join(
         block if block.endswith(b"\n") else block + b"\n" for block in _LIST.findall(pem)
     )
 
 
 def read_lists(pem: bytes, authorities: Iterable[x509.Certificate], *, source: str) -> Revoked:
-    """Return what revocation lists revoke.
+    """Return the certificates that revocation lists revoke.
 
     Args:
         pem: The lists, PEM.
-        authorities: Those that may sign them.
-        source: Where the lists are, for errors.
+        authorities: The CAs that may sign the lists.
+        source: The location of the lists, for errors.
 
     Raises:
-        InputError: `ssl-config.revocation-list`: A list cannot be read, none of the authorities signed it, or it has a
-            critical extension: it would revoke less or more than it seems.
+        InputError: `ssl-config.revocation-list` if a list cannot be read, is not signed by any of the CAs, or has a
+            critical extension. With such an extension, the list would revoke more or fewer certificates than it lists.
     """
     known = tuple(authorities)
     blocks = _LIST.findall(pem)
     if pem.count(REVOCATION_LIST_MARK) != len(blocks):
-        raise _fault(source, "it is not PEM at the beginning of a line")
+        raise _fault(source, "it is not PEM that starts at the beginning of a line")
     found = set()
     for block in blocks:
         try:
@@ -56,20 +56,20 @@ def read_lists(pem: bytes, authorities: Iterable[x509.Certificate], *, source: s
             critical = any(extension.critical for extension in crl.extensions)
             entries = [(entry.serial_number, any(item.critical for item in entry.extensions)) for entry in crl]
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise _fault(source, "it cannot be read") from error
+            raise _fault(source, "it cannot be parsed") from error
         if not signed:
-            raise _fault(source, "none of the authorities in custom_ca signed it")
+            raise _fault(source, "its signature does not verify with any CA in custom_ca")
         if critical or any(is_critical for _, is_critical in entries):
-            raise _fault(source, "it has a critical extension, as delta and indirect lists have")
+            raise _fault(source, "it has a critical extension, such as delta and indirect lists have")
         issuer = crl.issuer.public_bytes()
         found |= {_identity(issuer, serial) for serial, _ in entries}
     return frozenset(found)
 
 
 def identity(certificate: x509.Certificate) -> bytes:
-    """Return a digest of what a revocation list calls a certificate by: its issuer and its serial number.
+    """Return a digest of the issuer and serial number, which identify a certificate in a revocation list.
 
-    Both can be of any length in a certificate that a client sends. The digest is always short, so it can be kept.
+    Both can have any length in a certificate from a client. The digest has a fixed length and can be stored.
     """
     return _identity(certificate.issuer.public_bytes(), certificate.serial_number)
 
@@ -87,6 +87,6 @@ def _signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) ->
 
 def _fault(source: str, reason: str) -> Exception:
     return PkiCode.SSL_CONFIG_REVOCATION_LIST.error(
-        f"A certificate revocation list in {source} cannot be used: {reason}.",
-        hint="Let the users' authority issue it again, as a complete list.",
+        f"A certificate revocation list in {source} is invalid: {reason}.",
+        hint="Issue the list again with the users' CA, as a complete list.",
     )

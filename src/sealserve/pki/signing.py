@@ -1,4 +1,4 @@
-"""Making certificates: subjects, signatures, PEM."""
+"""Creation of certificates: subjects, signatures, PEM."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from sealserve.secret import SecretBytes
 
 
 def subject_name(name: str, *, simulated: bool) -> x509.Name:
-    """Return the subject of a certificate, with or without a common name."""
+    """Return the subject of a certificate. An empty ``name`` means no common name."""
     attributes = [
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"sealserve ({SIMULATED})" if simulated else "sealserve")
     ]
@@ -31,7 +31,7 @@ def sign(
     valid: tuple[datetime, datetime],
     extensions: Extensions,
 ) -> x509.Certificate:
-    """Return a certificate for ``public_key`` by ``signer``, valid from the first to the second of ``valid``."""
+    """Sign a certificate for ``public_key`` with ``signer``. ``valid`` is the start and the end of its validity."""
     builder = x509.CertificateBuilder(
         issuer_name=issuer,
         subject_name=subject,

@@ -17,33 +17,33 @@ from sealserve.pki.tls_material import check_issuers, check_tls_key
 from sealserve.secret import SecretBytes
 
 SSL_CONFIG_PATH: Final = "tls/ssl.cfg"
-"""Where a release has these settings, sealed."""
+"""The path of the sealed TLS settings in a release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SslConfig:
-    """A model server's TLS settings. One that exists is complete, and its key belongs to its certificate.
+    """A model server's TLS settings. An instance is always complete, and its key matches its certificate.
 
     Args:
         server_key: The server's private key, PEM.
-        server_cert: Its certificate chain, PEM.
-        custom_ca: The authorities that sign clients' certificates, PEM.
-        client_verify: Whether each client must show a certificate (two-way TLS).
-        revocation_lists: The certificates of clients that are rejected: lists that ``custom_ca``'s authorities signed,
-            PEM. In the file they are a part of ``custom_ca``. TensorFlow Serving's binary ignores them there.
+        server_cert: The server's certificate chain, PEM.
+        custom_ca: The CA certificates that sign client certificates, PEM.
+        client_verify: Whether clients must present a certificate (two-way TLS).
+        revocation_lists: Revocation lists for client certificates, signed by the CAs in ``custom_ca``, PEM. In the file
+            they are part of ``custom_ca``. TensorFlow Serving's binary ignores them there.
 
     Attributes:
-        revoked: What the lists revoke.
+        revoked: The certificates that the lists revoke.
 
     Raises:
-        InputError: `ssl-config.missing-field`: No key or no certificate.
-        InputError: `ssl-config.no-client-authority`: ``client_verify`` without ``custom_ca``.
-        InputError: `certificate.unreadable`: ``server_cert`` or ``custom_ca`` is no PEM certificate.
-        InputError: `certificate.key-unreadable`: ``server_key`` is no PEM key without a passphrase, or of a kind that a
+        InputError: `ssl-config.missing-field` if the key or the certificate is missing.
+        InputError: `ssl-config.no-client-authority` if ``client_verify`` is set without ``custom_ca``.
+        InputError: `certificate.unreadable` if ``server_cert`` or ``custom_ca`` is not a PEM certificate.
+        InputError: `certificate.key-unreadable` if ``server_key`` is not an unencrypted PEM key, or has a type that a
             TLS library rejects.
-        InputError: `certificate.unsupported`: A certificate has a key of a kind that a TLS library rejects.
-        InputError: `ssl-config.revocation-list`: A list cannot be used.
-        KeyMismatchError: ``server_key`` belongs to another certificate.
+        InputError: `certificate.unsupported` if a certificate has a key of a type that a TLS library rejects.
+        InputError: `ssl-config.revocation-list` if a revocation list is invalid.
+        KeyMismatchError: ``server_key`` does not match the certificate.
     """
 
     server_key: SecretBytes
@@ -57,7 +57,8 @@ class SslConfig:
         for name in ("server_key", "server_cert"):
             if not len(getattr(self, name)):
                 raise PkiCode.SSL_CONFIG_MISSING_FIELD.error(
-                    f"The TLS settings have no {name}.", hint="Without it the server would have no TLS."
+                    f"The TLS settings lack the field {name}.",
+                    hint=f"Set {name}. TensorFlow Serving would otherwise serve without TLS.",
                 )
         check_key(self.server_key, self.server_cert, source="server_cert")
         check_tls_key(self.server_key, self.server_cert, source="server_cert")
@@ -66,17 +67,17 @@ class SslConfig:
             check_issuers(parse_chain(self.custom_ca, source="custom_ca"), source="custom_ca")
         elif self.client_verify:
             raise PkiCode.SSL_CONFIG_NO_CLIENT_AUTHORITY.error(
-                "The TLS settings have client_verify without custom_ca: no client could connect.",
-                hint="Give the authority that signs the users' certificates.",
+                "The TLS settings set client_verify without custom_ca, so every client would be rejected.",
+                hint="Set custom_ca to the certificate of the CA that signs the users' certificates.",
             )
-        # Lists among the authorities count as well: one that is not PEM as TLS libraries read it is an error.
+        # Revocation lists in custom_ca count as well. A list that TLS libraries cannot read as PEM is an error.
         lists = (self.custom_ca or b"") + (self.revocation_lists or b"")
         if REVOCATION_LIST_MARK in lists:
             authorities = parse_chain(self.custom_ca, source="custom_ca") if self.custom_ca else ()
             object.__setattr__(self, "revoked", read_lists(lists, authorities, source="custom_ca"))
 
     def render(self) -> SecretBytes:
-        """Return the file's content."""
+        """Return the content of ``ssl.cfg``."""
         message = SSLConfig(
             server_key=_text(self.server_key.reveal()),
             server_cert=_text(self.server_cert),
@@ -87,22 +88,22 @@ class SslConfig:
 
 
 def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig:
-    """Return the settings that ``content`` describes.
+    """Parse the content of ``ssl.cfg``.
 
     Args:
-        content: The file's bytes.
-        source: What to call it in errors. No error and no traceback repeats anything of the content.
+        content: The content of the file.
+        source: The file's name in errors. Errors and tracebacks never contain any of the content.
 
     Raises:
-        InputError: `ssl-config.syntax`: No SSLConfig in protobuf text format.
-        InputError: As `SslConfig`.
+        InputError: `ssl-config.syntax` if the content is not an SSLConfig in protobuf text format.
+        InputError: The errors of `SslConfig`.
     """
     raw = content.reveal() if isinstance(content, SecretBytes) else content
     message, where = _parse_text(raw)
-    if message is None:  # raised here, not below: a chained ParseError would quote the key
+    if message is None:  # raised here, not in _parse_text: a chained ParseError would quote the key
         raise PkiCode.SSL_CONFIG_SYNTAX.error(
-            f"{source} is no SSLConfig in protobuf text format ({where}).",
-            hint="Its fields are server_key, server_cert, custom_ca and client_verify.",
+            f"{source} is not an SSLConfig message in protobuf text format ({where}).",
+            hint="Use only the fields server_key, server_cert, custom_ca and client_verify.",
         )
     authorities, lists = split_lists(message.custom_ca.encode())
     return SslConfig(
@@ -115,12 +116,12 @@ def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig
 
 
 def _text(pem: bytes) -> str:
-    """Return PEM as text. It is ASCII, but for what others may have written between the blocks."""
+    """Return PEM as text. PEM is ASCII, except for text that other tools may have written between the blocks."""
     return pem.decode("utf-8", errors="replace")
 
 
 def _parse_text(raw: bytes) -> tuple[SSLConfig | None, str]:
-    """Return the message, or None and where the text is wrong."""
+    """Return the message, or `None` and the position of the syntax error."""
     try:
         return text_format.Parse(raw.decode("utf-8"), SSLConfig()), ""
     except text_format.ParseError as error:

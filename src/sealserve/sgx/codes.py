@@ -1,154 +1,154 @@
-"""The codes of the errors of sealserve.sgx.
+"""Error codes of the package `sealserve.sgx`.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class. That class defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError, UnavailableError, VerificationError
 
 
 class SgxCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and error family of each cause. The docstring below a member is its meaning on the reference page."""
 
     CERTIFICATE_CHAIN_BROKEN = "certificate-chain.broken", VerificationError
-    """A certificate was not issued by the next one in its chain."""
+    """A certificate was not issued by the next certificate in its chain."""
     CERTIFICATE_CHAIN_MALFORMED = "certificate-chain.malformed", VerificationError
-    """A certificate chain is not a sequence of PEM certificates and nothing else."""
+    """The certificate chain is not a plain sequence of PEM certificates, or it contains other data."""
     CERTIFICATE_CHAIN_REVOKED = "certificate-chain.revoked", VerificationError
-    """A certificate authority, or the TCB signing certificate, is revoked."""
+    """A certificate authority in the chain, or the TCB signing certificate, is revoked."""
     CERTIFICATE_CHAIN_VALIDITY = "certificate-chain.validity", VerificationError
-    """A certificate of a chain is not valid at this time."""
+    """A certificate of the chain is not valid at the time of the verification."""
 
     COLLATERAL_CRL = "collateral.crl", VerificationError
-    """A revocation list is malformed, not its issuer's, or not about these certificates."""
+    """A revocation list (CRL) is malformed, has the wrong issuer, or does not cover these certificates."""
     COLLATERAL_DUPLICATE_KEY = "collateral.duplicate-key", VerificationError
-    """A key occurs twice in a JSON object, so two readers may see two documents."""
+    """A key occurs twice in a JSON object, so two parsers could read different values."""
     COLLATERAL_EXPIRED = "collateral.expired", VerificationError
-    """A part of the collateral is past its next update."""
+    """A part of the collateral is past its next-update time."""
     COLLATERAL_FMSPC = "collateral.fmspc", VerificationError
-    """TCB info is about another kind of processor than the platform's."""
+    """The TCB info is for a different processor family (FMSPC) than the platform's."""
     COLLATERAL_MALFORMED = "collateral.malformed", VerificationError
-    """A part of the collateral is not what the PCS serves."""
+    """A part of the collateral does not have the format that the PCS specifies."""
     COLLATERAL_NOT_YET_VALID = "collateral.not-yet-valid", VerificationError
-    """A part of the collateral is from the future."""
+    """A part of the collateral has an issue date in the future."""
     COLLATERAL_PCE_ID = "collateral.pce-id", VerificationError
-    """TCB info is about another provisioning certification enclave than the platform's."""
+    """The TCB info is for a different provisioning certification enclave (PCE) than the platform's."""
     COLLATERAL_QE_IDENTITY_SIGNATURE = "collateral.qe-identity-signature", VerificationError
-    """The TCB signing key did not sign this QE identity."""
+    """The signature of the QE identity was not made by the TCB signing key."""
     COLLATERAL_ROLLED_BACK = "collateral.rolled-back", VerificationError
-    """The collateral is older than what has been seen before, however valid its dates are."""
+    """The collateral is older than collateral that the broker accepted before, even though its dates are valid."""
     COLLATERAL_SIGNER_NOT_TCB_SIGNING = "collateral.signer-not-tcb-signing", VerificationError
-    """TCB info or QE identity is signed by a key that is not the vendor's TCB signing key."""
+    """The TCB info or QE identity is signed by a key other than the vendor's TCB signing key."""
     COLLATERAL_TCB_INFO_SIGNATURE = "collateral.tcb-info-signature", VerificationError
-    """The TCB signing key did not sign this TCB info."""
+    """The signature of the TCB info was not made by the TCB signing key."""
 
     PCK_CHAIN = "pck.chain", VerificationError
-    """A PCK chain is not leaf, PCK CA, root."""
+    """The PCK certificate chain does not consist of leaf, PCK CA and root."""
     PCK_ISSUER_NOT_PCK_CA = "pck.issuer-not-pck-ca", VerificationError
-    """A PCK certificate's issuer is neither the Processor nor the Platform CA."""
+    """The issuer of the PCK certificate is neither the PCK Processor CA nor the PCK Platform CA."""
     PCK_MALFORMED = "pck.malformed", VerificationError
-    """A PCK certificate's SGX extension is missing or not as specified."""
+    """The SGX extension of the PCK certificate is missing or violates its specification."""
     PCK_REVOKED = "pck.revoked", VerificationError
-    """The vendor has revoked the platform's PCK certificate."""
+    """The vendor has revoked the PCK certificate of the platform."""
     PCK_ROOT_NOT_TRUSTED = "pck.root-not-trusted", VerificationError
-    """A PCK chain leads to another root than the trusted one."""
+    """The PCK certificate chain ends in a root that is not the trusted root."""
     PCK_SVN_INCONSISTENT = "pck.svn-inconsistent", VerificationError
-    """A PCK certificate tells its security versions twice, and differently."""
+    """The PCK certificate contains its security versions (SVNs) twice, with different values."""
 
     PCS_NOT_FOUND = "pcs.not-found", UnavailableError
-    """The PCS or PCCS knows nothing of this kind of platform."""
+    """The PCS or PCCS has no collateral for this kind of platform."""
     PCS_PORT_TAKEN = "pcs.port-taken", UnavailableError
-    """The simulated PCS cannot listen at its address."""
+    """The simulated PCS cannot listen on its address."""
     PCS_STATUS = "pcs.status", UnavailableError
-    """The PCS or PCCS answers with an error."""
+    """The PCS or PCCS replied with an HTTP error status."""
     PCS_TOO_SLOW = "pcs.too-slow", UnavailableError
-    """The PCS or PCCS answers, and does not come to an end."""
+    """The PCS or PCCS replied, but did not complete its reply within the time limit."""
     PCS_UNREACHABLE = "pcs.unreachable", UnavailableError
-    """The PCS or PCCS does not answer."""
+    """The PCS or PCCS does not reply."""
     PCS_URL = "pcs.url", InputError
-    """The address of a PCS or PCCS is not one."""
+    """The configured PCS or PCCS address is not a valid URL."""
 
     POLICY_ATTRIBUTES = "policy.attributes", VerificationError
-    """The enclave's attributes are not the expected ones."""
+    """The enclave's attributes differ from the reference values."""
     POLICY_DEBUG = "policy.debug", VerificationError
-    """A debug enclave: the host can read its memory."""
+    """The enclave is in debug mode, so the host can read its memory."""
     POLICY_ISV_PROD_ID = "policy.isv-prod-id", VerificationError
-    """The enclave has another product id."""
+    """The enclave's product id (ISVPRODID) differs from the reference value."""
     POLICY_ISV_SVN = "policy.isv-svn", VerificationError
-    """The enclave's security version is older than the release asks for."""
+    """The enclave's security version (ISVSVN) is lower than the minimum of the release."""
     POLICY_MR_SIGNER = "policy.mr-signer", VerificationError
-    """The enclave was signed by another key."""
+    """The enclave was signed with a different key (MRSIGNER) than the reference value."""
     POLICY_PLATFORM_KIND = "policy.platform-kind", VerificationError
-    """The quote comes from another kind of platform than the release is made for."""
+    """The quote comes from a different kind of platform than the release was built for."""
     POLICY_REFERENCE_VALUES = "policy.reference-values", InputError
-    """Reference values that would admit more than the owner can mean: empty, out of range, or with DEBUG."""
+    """The reference values are empty, out of range or permit DEBUG, so they would accept unintended enclaves."""
     POLICY_SIMULATED_QUOTE = "policy.simulated-quote", VerificationError
-    """A simulated platform asks for the key of a release for SGX machines."""
+    """A simulated platform requested the key of a release that was built for SGX machines."""
 
     QUOTE_ATTESTATION_KEY = "quote.attestation-key", VerificationError
-    """The attestation key is not the one that the quoting enclave vouches for."""
+    """The quoting enclave's report is not bound to the attestation key in the quote."""
     QUOTE_ATTESTATION_KEY_TYPE = "quote.attestation-key-type", VerificationError
-    """A quote whose attestation key is not ECDSA P-256."""
+    """The attestation key of the quote is not an ECDSA P-256 key."""
     QUOTE_CERTIFICATION_DATA = "quote.certification-data", VerificationError
-    """A quote that does not carry its PCK certificate chain."""
+    """The quote does not contain its PCK certificate chain."""
     QUOTE_DEBUG = "quote.debug", VerificationError
-    """The quoted enclave, or the quoting enclave itself, is in debug mode: the host can read its memory."""
+    """The quoted enclave or the quoting enclave is in debug mode, so the host can read its memory."""
     QUOTE_MALFORMED = "quote.malformed", VerificationError
-    """The lengths inside a quote contradict each other."""
+    """The length fields of the quote contradict each other."""
     QUOTE_QE_IDENTITY = "quote.qe-identity", VerificationError
-    """The quoting enclave is not the one that the vendor describes."""
+    """The quoting enclave does not match the vendor's QE identity."""
     QUOTE_QE_REPORT_SIGNATURE = "quote.qe-report-signature", VerificationError
-    """The platform's PCK did not sign the quoting enclave's report."""
+    """The quoting enclave's report is not signed with the platform's PCK key."""
     QUOTE_QE_VENDOR = "quote.qe-vendor", VerificationError
-    """A quote by another vendor's quoting enclave."""
+    """The quote was made by a quoting enclave of a different vendor."""
     QUOTE_SIGNATURE = "quote.signature", VerificationError
-    """The attestation key did not sign the quote's header and report."""
+    """The signature over the quote's header and report was not made by the attestation key."""
     QUOTE_TEE_TYPE = "quote.tee-type", VerificationError
-    """A quote that is not of SGX."""
+    """The quote is not for an SGX enclave (wrong TEE type)."""
     QUOTE_TRAILING_BYTES = "quote.trailing-bytes", VerificationError
-    """There are bytes after the quote, which no signature covers."""
+    """The quote is followed by extra bytes that no signature covers."""
     QUOTE_TRUNCATED = "quote.truncated", VerificationError
-    """A quote ends before its fields do."""
+    """The quote ends before its last field."""
     QUOTE_VERIFIER = "quote.verifier", VerificationError
-    """dcap-qvl refused for a reason that is not in the table, or failed."""
+    """dcap-qvl rejected the quote for an unlisted reason, or failed."""
     QUOTE_VERSION = "quote.version", VerificationError
-    """A quote of another version than 3."""
+    """The version of the quote is not 3."""
 
     QUOTING_REFUSED = "quoting.refused", UnavailableError
-    """The quoting enclave refused the report."""
+    """The quoting enclave rejected the report."""
     QUOTING_SOCKET_TAKEN = "quoting.socket-taken", UnavailableError
-    """Something else is at the socket's path."""
+    """The socket path of the quoting service is already in use."""
     QUOTING_UNAVAILABLE = "quoting.unavailable", UnavailableError
-    """Nobody makes quotes at the socket."""
+    """No quoting service listens on the socket."""
 
     REPORT_LENGTH = "report.length", VerificationError
-    """A report does not have 384 bytes."""
+    """The report does not have a length of 384 bytes."""
     REPORT_RESERVED = "report.reserved", VerificationError
-    """A reserved field of a report is not zero: it says something that this program does not know."""
+    """A reserved field of the report is not zero, so it may carry information that sealserve cannot interpret."""
 
     SIGNING_KEY_INVALID = "signing-key.invalid", InputError
-    """The file holds no enclave signing key: an unencrypted PEM with RSA, 3072 bits, exponent 3."""
+    """The file does not contain an enclave signing key: an unencrypted PEM key with RSA, 3072 bits, exponent 3."""
     SIGNING_KEY_MISSING = "signing-key.missing", InputError
-    """There is no enclave signing key at that path."""
+    """The file of the enclave signing key does not exist."""
 
     SIGSTRUCT_DATE = "sigstruct.date", VerificationError
-    """The signing date is no date."""
+    """The signing date of the SIGSTRUCT is not a valid date."""
     SIGSTRUCT_HEADER = "sigstruct.header", VerificationError
-    """A field with a fixed value (header, header2, vendor) has another one: this is no SIGSTRUCT."""
+    """A fixed field (header, header2, vendor) has an unexpected value, so the file is not a SIGSTRUCT."""
     SIGSTRUCT_KEY = "sigstruct.key", VerificationError
-    """The signer's key is not RSA with 3072 bits and exponent 3."""
+    """The signer's key in the SIGSTRUCT is not RSA with 3072 bits and exponent 3."""
     SIGSTRUCT_LENGTH = "sigstruct.length", VerificationError
-    """A SIGSTRUCT does not have 1808 bytes."""
+    """The SIGSTRUCT does not have a length of 1808 bytes."""
     SIGSTRUCT_QUOTIENT = "sigstruct.quotient", VerificationError
-    """Q1 or Q2 is not what the processor expects; EINIT would refuse the enclave."""
+    """Q1 or Q2 differs from the value that the processor computes, so EINIT would reject the enclave."""
     SIGSTRUCT_RESERVED = "sigstruct.reserved", VerificationError
-    """A reserved field is not zero."""
+    """A reserved field of the SIGSTRUCT is not zero."""
     SIGSTRUCT_SIGNATURE = "sigstruct.signature", VerificationError
-    """The signature does not verify: the SIGSTRUCT was changed after it was signed."""
+    """The signature is invalid: the SIGSTRUCT was changed after it was signed."""
 
     TCB_NO_LEVEL = "tcb.no-level", VerificationError
-    """The platform's security versions are below every TCB level that the vendor lists."""
+    """The platform's security versions are below the lowest TCB level that the vendor lists."""
     TCB_REVOKED = "tcb.revoked", VerificationError
-    """The vendor has revoked this TCB level: its keys may be known to others."""
+    """The vendor has revoked the platform's TCB level, because its keys may be compromised."""
 
     TRUST_ANCHOR_INVALID = "trust-anchor.invalid", InputError
-    """The given root certificate cannot be a trust anchor of its kind."""
+    """The given root certificate cannot be used as a trust anchor for this kind of platform."""
