@@ -1,1 +1,1 @@
-"""Sealing: Gramine encrypted files, trees of them, and releases."""
+"""Sealing: Gramine encrypted files, folders of encrypted files, and releases."""

@@ -1,8 +1,8 @@
-"""A release as one tar file for the journey, and back. What arrives is taken for hostile until it is verified.
+"""A release packed as one tar file for transport, and the unpacking. A received archive is untrusted until verified.
 
-Order of the members: index, signature, ``enclave/``, sealed files. So the signature is verified before anything else is
-written, each further member's size is known from the signed index, and an archive that was cut off between two members
-lacks sealed files.
+The members are in this order: index, signature, ``enclave/``, sealed files. Therefore the signature is verified before
+anything else is written, and the size of each further member is known from the signed index. An archive that was
+truncated between two members lacks sealed files.
 """
 
 import tarfile
@@ -30,25 +30,28 @@ from sealserve.sealing.release_index import (
 from sealserve.sealing.signed_index import SIGNATURE_SIZE
 from sealserve.whole_folder import staging
 
-MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: public files, of kilobytes each
+MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: public files of a few kilobytes each
 MAX_ENCLAVE_FILES: Final = 4096
 
 
 def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
-    """Write the release in ``folder``, with its ``enclave/``, to the new tar file ``tar``.
+    """Write the release in ``folder``, including its ``enclave/``, to the new tar file ``tar``.
 
-    The same release gives the same bytes. Signature and digests are not verified here.
+    The same release results in the same bytes. The signature and the digests are not verified here.
 
     Raises:
-        VerificationError: `release.incomplete`: No release.
-        VerificationError: `release.invalid-index`: No index that sealserve writes.
-        ReleaseFileMissingError: A file of the index is not there.
-        OutputExistsError: ``tar`` exists.
-        UnavailableError: `file.disk-full`: No room for it.
+        VerificationError: `release.incomplete` if the folder lacks the index.
+        VerificationError: `release.invalid-index` if the index is not in the format that sealserve writes.
+        ReleaseFileMissingError: A file of the index is missing.
+        OutputExistsError: ``tar`` already exists.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     index_file = folder / INDEX_FILE
     if not index_file.is_file():
-        raise SealingCode.RELEASE_INCOMPLETE.error(f"{folder} is no release: it has no {INDEX_FILE}.")
+        raise SealingCode.RELEASE_INCOMPLETE.error(
+            f"{folder} is not a complete release: the file {INDEX_FILE} is missing.",
+            hint="Check the path, or copy the release again.",
+        )
     index = parse_index(index_file.read_bytes(), name=str(index_file))
     present = set(list_folder(folder).files)
     sealed = [file.path for file in index.files]
@@ -69,34 +72,34 @@ def unpack(
 ) -> VerifiedRelease:
     """Unpack the release in ``tar`` into a new folder ``NAME-ID`` in ``parent``, and verify it.
 
-    1. each member is a plain regular file with a safe path, and comes once;
-    2. first come index and signature, and the owner's key signed the index;
-    3. each further member is in the index, with the index's size, or below ``enclave/``, within fixed bounds;
-    4. the archive ends as a tar file ends, with nothing behind it;
-    5. the files are exactly those of the index (`verify_release`);
-    6. ``check`` raises nothing.
+    1. Each member is a regular file with a safe path, and each path occurs once.
+    2. The index and the signature come first, and the owner's key signed the index.
+    3. Each further member is in the index and has the indexed size, or is below ``enclave/`` and within fixed limits.
+    4. The archive ends with a valid end marker, without trailing data.
+    5. The files are exactly the files of the index (`verify_release`).
+    6. ``check`` raises no error.
 
-    What is below ``enclave/`` has a signed index of its own, which is for ``check`` to verify.
+    The files below ``enclave/`` have a separate signed index, which ``check`` must verify.
 
     Args:
-        tar: What `pack` wrote.
-        parent: Where the new folder appears, whole or not at all.
+        tar: An archive from `pack`.
+        parent: The parent of the new folder. The new folder appears only when it is complete and verified.
         owner_key: Verifies the index.
-        check: Looks at the folder before it gets its name.
+        check: Called with the unpacked folder before it gets its final name. `None` means no further check.
 
     Raises:
-        InputFileMissingError: There is no such archive.
-        VerificationError: `archive.not-a-tar`: No tar file.
-        VerificationError: `archive.truncated`: It is cut off.
-        VerificationError: `archive.trailing-data`: There is something behind its end.
-        VerificationError: `archive.unsafe-path`: A path that leads outside.
-        VerificationError: `archive.unsafe-member`: A link, device, pipe, folder or sparse file.
-        VerificationError: `archive.duplicate-member`: A path comes twice.
-        VerificationError: `archive.unexpected-member`: A member that is not in the index.
-        VerificationError: `archive.too-large`: A member of another size than in the index, or too large.
-        SealserveError: What `verify_release` and ``check`` raise.
-        OutputExistsError: The release is there already.
-        UnavailableError: `file.disk-full`: No room for it.
+        InputFileMissingError: The archive does not exist.
+        VerificationError: `archive.not-a-tar` if the file is not a tar archive.
+        VerificationError: `archive.truncated` if the archive is incomplete.
+        VerificationError: `archive.trailing-data` if data follows the end of the archive.
+        VerificationError: `archive.unsafe-path` if a path points outside the folder.
+        VerificationError: `archive.unsafe-member` if a member is a link, device, pipe, folder or sparse file.
+        VerificationError: `archive.duplicate-member` if a path occurs twice.
+        VerificationError: `archive.unexpected-member` if a member is not in the index.
+        VerificationError: `archive.too-large` if a member's size differs from the index or exceeds a limit.
+        SealserveError: An error from `verify_release` or ``check``.
+        OutputExistsError: The folder of the release already exists.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     with (
         open_regular(tar) as descriptor,
@@ -123,8 +126,8 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
         paths.add(path)
         if index is None and path not in sizes:
             raise SealingCode.ARCHIVE_UNEXPECTED_MEMBER.error(
-                f"{name}: {path!r} comes before {INDEX_FILE} and {SIGNATURE_FILE}: it is no packed release.",
-                hint="Pack releases with `sealserve release pack`.",
+                f"{name} is not a packed release: {path!r} comes before {INDEX_FILE} and {SIGNATURE_FILE}.",
+                hint="Run `sealserve release pack` to pack the release again.",
             )
         if path in (INDEX_FILE, SIGNATURE_FILE):
             _check_size(member, sizes[path], name, exact=False)
@@ -135,27 +138,32 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
             room -= max(member.size, MAX_ENCLAVE_SIZE // MAX_ENCLAVE_FILES)
         else:
             raise SealingCode.ARCHIVE_UNEXPECTED_MEMBER.error(
-                f"{name}: {path!r} is not in the signed index of the release."
+                f"{name} contains the unexpected file {path!r}, which is not in the signed index of the release.",
+                hint="Run `sealserve release pack` to pack the release again.",
             )
         plain_tar.write(content, folder / path)
         if index is None and {INDEX_FILE, SIGNATURE_FILE} <= paths.files:  # (2)
             index = parse_index(read_verified_index(folder, owner_key).content, name=f"{name}: {INDEX_FILE}")
             sizes.update((file.path, file.size) for file in index.files)
     if index is None:
-        raise SealingCode.RELEASE_INCOMPLETE.error(f"{name} has no {INDEX_FILE} with a {SIGNATURE_FILE}.")
+        raise SealingCode.RELEASE_INCOMPLETE.error(
+            f"{name} is not a complete release: {INDEX_FILE} or {SIGNATURE_FILE} is missing.",
+            hint="Copy the archive again.",
+        )
     return index
 
 
 def _check_size(member: tarfile.TarInfo, limit: int, name: str, *, exact: bool) -> None:
     if member.size < 0 or member.size > limit or (exact and member.size != limit):
-        expected = f"{limit}, as in the signed index" if exact else f"at most {limit}"
+        expected = f"{limit} bytes as in the signed index" if exact else f"at most {limit} bytes"
         raise SealingCode.ARCHIVE_TOO_LARGE.error(
-            f"{name}: {member.name!r} has {member.size} bytes; expected {expected}."
+            f"{name}: the size of {member.name!r} is invalid: expected {expected}, got {member.size}.",
+            hint="Copy the archive again.",
         )
 
 
 class _Paths:
-    """The paths of an archive's members so far: each once, and none below another."""
+    """The paths of the members read so far. Each path occurs once, and no path is below another file."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -167,7 +175,8 @@ class _Paths:
         above = {"/".join(parts[:end]) for end in range(1, len(parts))}
         if path in self.files or path in self._folders or above & self.files:
             raise SealingCode.ARCHIVE_DUPLICATE_MEMBER.error(
-                f"{self._name}: {path!r} comes twice, or is both a file and a folder."
+                f"{self._name}: the path {path!r} occurs twice, or is both a file and a folder.",
+                hint="Run `sealserve release pack` to pack the release again.",
             )
         self.files.add(path)
         self._folders |= above

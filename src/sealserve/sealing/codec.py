@@ -1,7 +1,7 @@
-"""Seal and unseal single files and byte strings as Gramine encrypted files.
+"""Functions that seal and unseal single files and byte strings as Gramine encrypted files.
 
-Outputs appear whole, by a rename, or not at all. Memory does not depend on the size of a file. Large files are worked
-on by all processors, where the native cipher is there (`node_cipher`).
+An output appears by atomic rename, complete or not at all. The memory use does not depend on the file size. If the
+native cipher is available (`node_cipher`), all processors work on large files.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from sealserve.sealing.writer import BytesPlaintext, FilePlaintext, Plaintext, w
 from sealserve.secret import SecretBytes
 
 Progress = Callable[[int], None]
-"""Called with the number of plaintext bytes done since the last call. What it raises cancels the work."""
+"""Called with the number of plaintext bytes processed since the last call. An exception from it cancels the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedFile:
-    """What was sealed, and what came of it: sizes in bytes."""
+    """The sizes of a sealed file and of its plaintext, in bytes."""
 
     plain_size: int
     sealed_size: int
@@ -35,7 +35,7 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestedFile(SealedFile):
-    """The same with digests, SHA-256 in hexadecimal."""
+    """The sizes of a sealed file and of its plaintext, with both SHA-256 digests in hexadecimal."""
 
     plain_sha256: str
     sealed_sha256: str
@@ -43,7 +43,7 @@ class DigestedFile(SealedFile):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsealedFile:
-    """What a sealed file held: the path that it was bound to, authenticated, and its size in bytes."""
+    """The content of a sealed file: the authenticated path that it was bound to, and the plaintext size in bytes."""
 
     embedded_path: str
     size: int
@@ -51,14 +51,14 @@ class UnsealedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicHeader:
-    """What everybody can read in a sealed file. None of it is authenticated.
+    """The public part of a sealed file. Anyone can read it, and it is not authenticated.
 
     Attributes:
-        version: The format.
-        minor_version: Usually 0.
-        feature_flags: Format 2.0 only; bit 0: Gramine was interrupted while it wrote.
-        sealed_size: Size of the sealed file in bytes.
-        nodes: How many nodes of 4096 bytes that is.
+        version: The format version.
+        minor_version: The minor format version, usually 0.
+        feature_flags: Format 2.0 only. Bit 0 means that Gramine was interrupted while it wrote the file.
+        sealed_size: The size of the sealed file in bytes.
+        nodes: The number of nodes of 4096 bytes.
     """
 
     version: FormatVersion
@@ -70,15 +70,15 @@ class PublicHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedContent:
-    """What the key shows of a sealed file. All of it is authenticated.
+    """The authenticated properties of a sealed file, which the key reveals.
 
     Attributes:
-        embedded_path: The path that it is bound to.
-        size: Size of the content in bytes.
-        data_nodes: How many data nodes that takes, beside the first 3072 bytes.
-        mht_nodes: How many MHT nodes hold their keys and MACs.
-        trailing: How many bytes there are behind the last node. They mean nothing.
-        complete: Whether every node was verified, and not node 0 alone.
+        embedded_path: The path that the file is bound to.
+        size: The size of the content in bytes.
+        data_nodes: The number of data nodes. They hold the content after its first 3072 bytes.
+        mht_nodes: The number of MHT nodes, which hold the keys and MACs.
+        trailing: The number of meaningless bytes after the last node.
+        complete: Whether every node was verified, not only node 0.
     """
 
     embedded_path: str
@@ -105,25 +105,25 @@ def seal_file(
 
     Args:
         source: A regular file.
-        destination: Where the sealed file appears.
+        destination: The path of the sealed file.
         key: The wrap key, 16 bytes.
-        embedded_path: The path that it is bound to.
-        version: The format; every Gramine reads 1.0.
+        embedded_path: The path that the sealed file is bound to.
+        version: The format version. All Gramine versions read 1.0.
         overwrite: Whether an existing ``destination`` may be replaced.
         follow_links: Whether ``source`` itself may be a symbolic link.
-        progress: Called as it goes, in this thread.
-        threads: How many work at a time, or None for as many as help.
+        progress: Called in this thread during the work.
+        threads: The number of threads. `None` selects the number that is useful for the file size.
 
     Raises:
-        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
-        InputError: `sealed-file.unusable-path`: The path cannot be embedded.
-        InputFileMissingError: No such source.
-        InputFileKindError: The source is no regular file.
+        InputError: `sealed-file.key-length` if the key does not have 16 bytes.
+        InputError: `sealed-file.unusable-path` if the path cannot be embedded.
+        InputFileMissingError: The source does not exist.
+        InputFileKindError: The source is not a regular file.
         InputFileUnreadableError: The source cannot be read.
-        InputError: `sealed-file.source-changed`: The source changed meanwhile.
-        OutputExistsError: ``destination`` exists.
-        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
-        UnavailableError: `file.disk-full`: No room for it.
+        InputError: `sealed-file.source-changed` if the source changed during the sealing.
+        OutputExistsError: ``destination`` already exists.
+        UnavailableError: `file.unwritable` if its folder does not exist or is not writable.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     with (
         open_regular(source, follow_links=follow_links) as descriptor,
@@ -148,9 +148,9 @@ def seal_digested(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> DigestedFile:
-    """Seal ``source`` and tell the digests of both files; arguments and errors as in `seal_file`.
+    """Seal ``source`` and return the digests of both files. Arguments and errors are the same as in `seal_file`.
 
-    Hashing takes longer than sealing: both files are hashed at the same time, when the second one is whole.
+    Hashing takes longer than sealing. Therefore both files are hashed in parallel, after the sealed file is complete.
     """
     with (
         open_regular(source, follow_links=follow_links) as descriptor,
@@ -176,7 +176,7 @@ def seal_bytes(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DigestedFile:
-    """Seal ``plaintext`` to ``destination``; arguments and errors as in `seal_file`."""
+    """Seal ``plaintext`` to ``destination``. Arguments and errors are the same as in `seal_file`."""
     content = plaintext.reveal() if isinstance(plaintext, SecretBytes) else plaintext
     with replacing(destination, mode=PUBLIC, overwrite=overwrite) as output:
         seal = _Sealing(key=key, embedded_path=embedded_path, version=version, progress=progress, threads=None)
@@ -192,7 +192,7 @@ def seal_bytes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sealing:
-    """How contents are sealed; called with a content and an empty file, it returns the file's size."""
+    """The parameters of sealing. The call seals a plaintext to an empty file and returns the sealed size in bytes."""
 
     key: SecretBytes
     embedded_path: str
@@ -230,31 +230,31 @@ def unseal_file(
 
     Args:
         source: A sealed file, format 1.0 or 2.0.
-        destination: Where the plaintext appears.
+        destination: The path of the plaintext file.
         key: The wrap key, 16 bytes.
-        embedded_path: The path that it must be bound to, or None to accept any: look at the result then.
-        allow_trailing: Whether there may be something behind the last node.
+        embedded_path: The path that the file must be bound to. `None` accepts any path; check it in the result.
+        allow_trailing: Whether data after the last node is accepted.
         overwrite: Whether an existing ``destination`` may be replaced.
-        mode: Permission bits of ``destination``.
+        mode: The permission bits of ``destination``.
         follow_links: Whether ``source`` itself may be a symbolic link.
-        progress: Called as it goes, in this thread.
-        threads: How many work at a time, or None for as many as help.
+        progress: Called in this thread during the work.
+        threads: The number of threads. `None` selects the number that is useful for the file size.
 
     Raises:
-        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
-        InputFileMissingError: No such source.
-        InputFileKindError: The source is no regular file.
+        InputError: `sealed-file.key-length` if the key does not have 16 bytes.
+        InputFileMissingError: The source does not exist.
+        InputFileKindError: The source is not a regular file.
         InputFileUnreadableError: The source cannot be read.
-        VerificationError: `sealed-file.bad-magic`: No encrypted file.
-        VerificationError: `sealed-file.unknown-version`: A format that is not known.
-        VerificationError: `sealed-file.wrong-key`: Another key, or a changed node 0.
-        PathMismatchError: Sealed with another path.
-        VerificationError: `sealed-file.truncated`: Too short.
-        VerificationError: `sealed-file.trailing-data`: Too long, and not allowed.
+        VerificationError: `sealed-file.bad-magic` if the source is not an encrypted file.
+        VerificationError: `sealed-file.unknown-version` if the format version is not supported.
+        VerificationError: `sealed-file.wrong-key` if the key is wrong or node 0 was changed.
+        PathMismatchError: The file was sealed with another path.
+        VerificationError: `sealed-file.truncated` if the file is too short.
+        VerificationError: `sealed-file.trailing-data` if the file is too long and ``allow_trailing`` is `False`.
         TamperedNodeError: A node does not match its MAC.
-        OutputExistsError: ``destination`` exists.
-        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
-        UnavailableError: `file.disk-full`: No room for it.
+        OutputExistsError: ``destination`` already exists.
+        UnavailableError: `file.unwritable` if its folder does not exist or is not writable.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     with open_regular(source, follow_links=follow_links) as descriptor:
         reader = SealedReader(
@@ -273,9 +273,9 @@ def unseal_bytes(
     allow_trailing: bool = False,
     follow_links: bool = True,
 ) -> SecretBytes:
-    """Return the content of the sealed file ``source``; arguments and errors as in `unseal_file`.
+    """Return the content of the sealed file ``source``. Arguments and errors are the same as in `unseal_file`.
 
-    It is all in memory: this is for small files, such as a configuration with a private key.
+    The whole content is held in memory. Use this only for small files, such as a configuration with a private key.
     """
     with open_regular(source, follow_links=follow_links) as descriptor:
         reader = SealedReader(
@@ -291,15 +291,15 @@ def unseal_bytes(
 
 
 def inspect_file(path: Path) -> PublicHeader:
-    """Return what is public in the sealed file ``path``. No key is needed, and nothing is verified.
+    """Return the public part of the sealed file ``path``, without a key and without verification.
 
     Raises:
-        InputFileMissingError: No such file.
-        InputFileKindError: No regular file.
-        InputFileUnreadableError: It cannot be read.
-        VerificationError: `sealed-file.bad-magic`: No encrypted file.
-        VerificationError: `sealed-file.unknown-version`: A format that is not known.
-        VerificationError: `sealed-file.truncated`: Its size is no multiple of 4096.
+        InputFileMissingError: The file does not exist.
+        InputFileKindError: The path is not a regular file.
+        InputFileUnreadableError: The file cannot be read.
+        VerificationError: `sealed-file.bad-magic` if the file is not an encrypted file.
+        VerificationError: `sealed-file.unknown-version` if the format version is not supported.
+        VerificationError: `sealed-file.truncated` if the size is not a multiple of 4096.
     """
     with open_regular(path) as descriptor:
         header = read_header(descriptor, name=str(path))
@@ -307,7 +307,8 @@ def inspect_file(path: Path) -> PublicHeader:
     nodes, rest = divmod(size, NODE_SIZE)
     if rest:
         raise SealingCode.SEALED_FILE_TRUNCATED.error(
-            f"{path} has {size} bytes, which is no multiple of {NODE_SIZE}: it was cut off."
+            f"{path} is truncated: expected a multiple of {NODE_SIZE} bytes, got {size}.",
+            hint="Copy the file again from where it was sealed.",
         )
     return PublicHeader(
         version=header.version,
@@ -326,17 +327,17 @@ def verify_file(
     complete: bool = True,
     progress: Progress | None = None,
 ) -> SealedContent:
-    """Return what the key shows of the sealed file ``path``, and write nothing.
+    """Verify the sealed file ``path`` with the key and return its authenticated properties. Nothing is written.
 
     Args:
-        path: A sealed file; trailing bytes are told, not refused.
+        path: A sealed file. Data after the last node is reported, not rejected.
         key: The wrap key, 16 bytes.
-        embedded_path: The path that it must be bound to, or None to accept any.
-        complete: Whether to verify every node; otherwise node 0 and the file's length.
-        progress: Called as it goes.
+        embedded_path: The path that the file must be bound to. `None` accepts any path.
+        complete: Whether to verify every node. Otherwise only node 0 and the file length are verified.
+        progress: Called during the work.
 
     Raises:
-        SealserveError: What `unseal_file` raises about its source.
+        SealserveError: The errors of `unseal_file` about its source.
     """
     with open_regular(path) as descriptor:
         reader = SealedReader(descriptor, name=str(path), key=key, expected_path=embedded_path, allow_trailing=True)

@@ -1,4 +1,4 @@
-"""SHA-256 of open files: each on a thread of its own, and stopped at once when the caller is."""
+"""SHA-256 of open files, each in its own thread. The threads stop when the caller is interrupted."""
 
 import hashlib
 import threading
@@ -12,7 +12,7 @@ _PIECE: Final = 2**20
 
 
 def sha256_of(descriptors: Sequence[int]) -> list[str]:
-    """Return the SHA-256 of each file's whole content, in hexadecimal. Where the files stand does not matter."""
+    """Return the SHA-256 of each file's complete content, in hexadecimal. The current file offsets are ignored."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(descriptors), thread_name_prefix="digest") as pool:
         futures = [pool.submit(_sha256, descriptor, stop) for descriptor in descriptors]

@@ -1,4 +1,4 @@
-"""What a folder holds: its regular files, in one order on every machine; nothing else is followed or let through."""
+"""Listing of the regular files in a folder, in the same order on every machine. Links are never followed."""
 
 import os
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from sealserve.sealing.embedded_path import is_safe_relative
 
 
 class TreeMissingError(InputError):
-    """There is no such folder."""
+    """The folder does not exist."""
 
     code = "tree.missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is below a folder. Paths are relative, with slashes, in ascending order.
+    """The content of a folder. Paths are relative, with slashes, in ascending order.
 
     Attributes:
         files: Regular files.
-        others: Links, pipes, sockets, devices.
-        empty_folders: Folders with nothing in them.
+        others: Links, pipes, sockets and devices.
+        empty_folders: Folders without any entry.
     """
 
     files: tuple[str, ...]
@@ -32,11 +32,11 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Return what is below ``folder``, without following links.
+    """Return the content of ``folder``, including its subfolders, without following links.
 
     Raises:
-        TreeMissingError: No such folder.
-        InputError: `tree.unreadable`: The operating system refuses.
+        TreeMissingError: The folder does not exist.
+        InputError: `tree.unreadable` if the operating system denies access to a folder.
     """
     files: list[str] = []
     others: list[str] = []
@@ -50,36 +50,38 @@ def list_folder(folder: Path) -> Listing:
             else:
                 others.append(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise TreeMissingError(f"There is no folder {folder}.") from error
+        raise TreeMissingError(f"The folder {folder} does not exist.", hint="Check the path.") from error
     except OSError as error:
         raise SealingCode.TREE_UNREADABLE.error(
-            f"{error.filename or folder} cannot be listed: {error.strerror}."
+            f"The folder {error.filename or folder} cannot be listed: {error.strerror}.",
+            hint="Check the permissions of the folder.",
         ) from error
     return Listing(tuple(sorted(files)), tuple(sorted(others)), tuple(sorted(empty)))
 
 
 def regular_files(folder: Path) -> tuple[str, ...]:
-    """Return the paths of the files below ``folder``, relative and in ascending order. Empty folders do not count.
+    """Return the relative paths of the files below ``folder``, in ascending order. Empty folders are ignored.
 
     Raises:
-        TreeMissingError: No such folder.
-        InputError: `tree.empty`: No file in it.
-        InputError: `tree.not-regular`: A link or special file in it.
-        InputError: `tree.unusable-name`: A name with control characters, not in UTF-8, or a path over 771 bytes.
+        TreeMissingError: The folder does not exist.
+        InputError: `tree.empty` if it contains no files.
+        InputError: `tree.not-regular` if it contains a link or a special file.
+        InputError: `tree.unusable-name` if a name has control characters or is not UTF-8, or a path exceeds 771 bytes.
     """
     listing = list_folder(folder)
     if listing.others:
         raise SealingCode.TREE_NOT_REGULAR.error(
-            f"{folder / listing.others[0]} is a link or special file; only folders and regular files are sealed.",
-            hint="Replace it by a copy of what it points to.",
+            f"{folder / listing.others[0]} is not a regular file: only folders and regular files can be sealed.",
+            hint="Replace a link with a copy of its target, or remove the special file.",
         )
     for path in listing.files:
         if not is_safe_relative(path):
             raise SealingCode.TREE_UNUSABLE_NAME.error(
-                f"{folder} has a file with an unusable name: {path!r}.", hint="Rename it."
+                f"The name of a file in {folder} is not permitted in a release: {path!r}.",
+                hint="Rename the file. Use printable UTF-8 characters and a path of at most 771 bytes.",
             )
     if not listing.files:
-        raise SealingCode.TREE_EMPTY.error(f"There is no file in {folder}.")
+        raise SealingCode.TREE_EMPTY.error(f"The folder {folder} does not contain any files.", hint="Check the path.")
     return listing.files
 
 

@@ -1,9 +1,10 @@
-"""The tree of MHT nodes in constant memory, while a file is written in order and while it is read in any order.
+"""The tree of MHT nodes in constant memory, for writing a file in order and for reading it in any order.
 
-MHT nodes are numbered breadth first, and each precedes its data nodes in the file. So a node that has children is
-needed early (its data nodes come first) and known late (its children must be encrypted before it). Keeping all such
-nodes in memory would take a 3072nd of the file's size. Instead they are parked at their own place in the output,
-encrypted under a key that never leaves this process, and fetched when their last child is done.
+MHT (Merkle hash tree) nodes are numbered breadth first, and each precedes its data nodes in the file. A node with
+children is needed early, because its data nodes come first. It is complete only late, because its children must be
+encrypted before it. Keeping all such nodes in memory would take 1/3072 of the file's size. Therefore they are stored
+temporarily at their own position in the output, encrypted with a key that never leaves this process. They are read
+back when their last child is complete.
 
 Source: protected_files.c at gramineproject/gramine ff71d7af (ipf_read_mht_node, ipf_update_all_data_and_mht_nodes).
 """
@@ -31,11 +32,11 @@ _PARKED_SIZE = DATA_ENTRIES_SIZE + MAC_SIZE
 
 
 class TreeNodeError(Exception):
-    """An MHT node is tampered with or missing. Internal: the caller knows the file, and raises its own error.
+    """An MHT node is missing or does not match its MAC. Internal: the caller raises its own error with the file's name.
 
     Args:
         index: The number of the MHT node.
-        present: How many of its bytes are there.
+        present: The number of its bytes that could be read.
     """
 
     def __init__(self, index: int, present: int) -> None:
@@ -45,13 +46,13 @@ class TreeNodeError(Exception):
 
 
 class HashTreeWriter:
-    """Makes the MHT nodes of one file, whose groups are placed in ascending order.
+    """Writes the MHT nodes of one file. The groups must be placed in ascending order.
 
-    Memory: two nodes' worth of child entries for each level (there are five levels at 600 TB).
+    Memory: the child entries of two nodes per level. A file of 600 TB has five levels.
 
     Args:
         descriptor: The output, open for reading and writing.
-        total: How many MHT nodes there will be, at least 1.
+        total: The total number of MHT nodes, at least 1.
         cipher: Encrypts nodes.
     """
 
@@ -67,15 +68,15 @@ class HashTreeWriter:
         self.root_entry: bytes | None = None
 
     def place(self, index: int, data_entries: bytes | bytearray, slot: memoryview) -> None:
-        """Put into ``slot`` what belongs at the position of MHT node ``index`` for now.
+        """Store in ``slot`` the current content for the position of MHT node ``index``.
 
-        Nodes whose last child this is are written to the output, where their groups must be already. After the last
-        call, ``root_entry`` is there.
+        If this is the last child of a node, the node is written to the output. Its group must already be in the output.
+        After the last call, ``root_entry`` is set.
 
         Args:
             index: The number of the MHT node; 0, 1, 2 and so on.
-            data_entries: Keys and MACs of its data nodes, zero-padded to 3072 bytes.
-            slot: 4096 bytes; the caller writes them to the output before the next call.
+            data_entries: The keys and MACs of its data nodes, zero-padded to 3072 bytes.
+            slot: 4096 bytes. The caller must write them to the output before the next call.
         """
         if child_count(index, self._total):
             slot[:_PARKED_SIZE] = self._parking.encrypt(_nonce(index), bytes(data_entries), None)
@@ -84,7 +85,7 @@ class HashTreeWriter:
         entry = self._encrypt(data_entries, _NO_CHILDREN)
         slot[:] = self._node[:NODE_SIZE]
         while index:
-            index, place = parent(index)  # the way up
+            index, place = parent(index)  # continue with the parent
             if not self._finish_child(index, place, entry):
                 return
             entry = self._encrypt(self._fetch(index), self._children.pop(index))
@@ -100,7 +101,7 @@ class HashTreeWriter:
         return left == 0
 
     def _encrypt(self, data_entries: bytes | bytearray, child_entries: bytes | bytearray) -> bytes:
-        """Encrypt an MHT node into ``_node``, and return its entry."""
+        """Encrypt an MHT node into ``_node`` and return its entry (key and MAC)."""
         self._content[:DATA_ENTRIES_SIZE] = data_entries
         self._content[DATA_ENTRIES_SIZE:] = child_entries
         entry = bytearray(ENTRY_SIZE)
@@ -114,15 +115,15 @@ class HashTreeWriter:
 
 
 def _nonce(index: int) -> bytes:
-    return index.to_bytes(12, "little")  # each node is parked once: no nonce repeats
+    return index.to_bytes(12, "little")  # each node is stored once, so no nonce repeats
 
 
 class HashTreeReader:
-    """Decrypts and checks MHT nodes. It keeps one of each level: reading in order decrypts each node once.
+    """Decrypts and verifies MHT nodes. It caches one node per level, so reading in order decrypts each node once.
 
     Args:
         descriptor: The encrypted file.
-        root_entry: Key and MAC of MHT node 0.
+        root_entry: The key and MAC of MHT node 0.
         cipher: Decrypts nodes.
     """
 
@@ -130,13 +131,13 @@ class HashTreeReader:
         self._descriptor = descriptor
         self._root_entry = root_entry
         self._cipher = cipher
-        self._path: dict[int, tuple[int, memoryview]] = {}  # level -> the node read last
+        self._path: dict[int, tuple[int, memoryview]] = {}  # level -> the last node read
 
     def node(self, index: int) -> memoryview:
         """Return the content of MHT node ``index``, 4096 bytes: 96 data entries, 32 child entries.
 
         Raises:
-            TreeNodeError: It, or a node above it, does not match its MAC, or is not there.
+            TreeNodeError: The node or one of its ancestors does not match its MAC or is missing.
         """
         level = _level(index)
         known = self._path.get(level)

@@ -1,4 +1,4 @@
-"""Compares a folder with the files that a signed index lists."""
+"""Comparison of a folder with the files in a signed index."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from sealserve.sealing.file_tree import list_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
-    """How a folder differs from its list.
+    """The differences between a folder and a list of files.
 
     Args:
-        changed: Listed files with another size or digest, in the list's order.
-        missing: Listed files that are not there, in the list's order.
-        extra: Everything that is there and not listed, in ascending order: links, special files and empty folders too.
-        empty_folders: The folders with nothing in them, in ascending order.
+        changed: Listed files whose size or digest differs, in the order of the list.
+        missing: Listed files that do not exist, in the order of the list.
+        extra: All unlisted entries in ascending order, including links, special files and empty folders.
+        empty_folders: Folders without any entry, in ascending order.
     """
 
     changed: tuple[str, ...]
@@ -29,16 +29,16 @@ class Differences:
 
 
 def compare(folder: Path, files: Iterable[ListedFile], *, known: Collection[str] = ()) -> Differences:
-    """Return how ``folder`` differs from a list of files. A link in the place of a listed file counts as missing.
+    """Compare ``folder`` with a list of files. A link at the path of a listed file counts as a missing file.
 
     Args:
-        folder: What the paths are relative to.
-        files: What should be there. Each file's whole content is read.
-        known: Paths that may be there besides.
+        folder: The folder. The listed paths are relative to it.
+        files: The expected files. The complete content of each file is read.
+        known: Further paths that are permitted.
 
     Raises:
-        TreeMissingError: There is no such folder.
-        InputFileError: A file was removed, or cannot be read.
+        TreeMissingError: The folder does not exist.
+        InputFileError: A file was removed meanwhile, or cannot be read.
     """
     listing = list_folder(folder)
     present, listed = set(listing.files), {file.path: file for file in files}

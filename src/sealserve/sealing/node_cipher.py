@@ -1,7 +1,7 @@
-"""The cipher of nodes: runs of 4096-byte nodes in, runs of encrypted nodes with their keys and MACs out, and back.
+"""The cipher for nodes: it converts runs of 4096-byte nodes to encrypted nodes with keys and MACs, and back.
 
-There are two implementations: in native code, where ``scripts/native.py`` could compile it, and in Python, which is
-always there. Everything else about encrypted files handles positions and entries, never node bytes.
+Two implementations exist: native code, if ``scripts/native.py`` could compile it, and Python, which is always
+available. All other code for encrypted files handles only positions and entries, never the bytes of nodes.
 """
 
 import importlib
@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sealserve.sealing.protected_file import ENTRY_SIZE, KEY_SIZE, MAC_SIZE, NODE_SIZE
 
 SPARE: Final = MAC_SIZE
-ZERO_IV: Final = bytes(12)  # every key encrypts one node once, so the IV never repeats under a key
+ZERO_IV: Final = bytes(12)  # each key encrypts exactly one node, so the IV never repeats with the same key
 
 
 class NodeMacError(Exception):
-    """A node's MAC does not match. Internal: the caller knows the file, and raises its own error.
+    """A node's MAC does not match. Internal: the caller raises its own error with the file's name.
 
     Args:
-        index: The first such node of the run.
+        index: The number of the first such node in the run.
     """
 
     def __init__(self, index: int) -> None:
@@ -31,35 +31,35 @@ class NodeMacError(Exception):
 
 
 class NodeCipher(Protocol):
-    """AES-128-GCM over runs of nodes: 12-byte zero IV, no additional data, a 16-byte MAC, a key for each node.
+    """AES-128-GCM over runs of nodes: 12-byte zero IV, no additional data, a 16-byte MAC, and one key per node.
 
-    In both methods ``sealed`` is `SPARE` bytes longer than the run; an implementation may overwrite these spare bytes.
+    In both methods, ``sealed`` is `SPARE` bytes longer than the run. An implementation may overwrite these spare bytes.
 
     Attributes:
-        name: What to call it: ``native`` or ``python``.
-        scales: Whether several threads are faster than one.
+        name: The name of the implementation: ``native`` or ``python``.
+        scales: Whether several threads are faster than one thread.
     """
 
     name: ClassVar[str]
     scales: ClassVar[bool]
 
     def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
-        """Encrypt the run ``plain`` (n * 4096 bytes) into ``sealed``, each node under a fresh random key.
+        """Encrypt the run ``plain`` (n * 4096 bytes) into ``sealed``, each node with a new random key.
 
         Args:
-            plain: The nodes; unchanged.
-            sealed: Receives the encrypted nodes, n * 4096 bytes, and has `SPARE` bytes after them.
-            entries: Receives key and MAC of each node, n * 32 bytes.
+            plain: The nodes. They are not changed.
+            sealed: Receives the encrypted nodes, n * 4096 bytes, followed by `SPARE` bytes.
+            entries: Receives the key and MAC of each node, n * 32 bytes.
         """
         ...
 
     def decrypt(self, sealed: memoryview, entries: memoryview, plain: memoryview) -> None:
-        """Decrypt the run ``sealed`` into ``plain``, and check the MAC of each node.
+        """Decrypt the run ``sealed`` into ``plain``, and verify the MAC of each node.
 
         Args:
-            sealed: The encrypted nodes, n * 4096 bytes, and `SPARE` bytes after them. May be overwritten.
-            entries: Key and MAC of each node, n * 32 bytes.
-            plain: Receives the nodes, n * 4096 bytes; without meaning if this fails.
+            sealed: The encrypted nodes, n * 4096 bytes, followed by `SPARE` bytes. May be overwritten.
+            entries: The key and MAC of each node, n * 32 bytes.
+            plain: Receives the nodes, n * 4096 bytes. Its content is undefined after an error.
 
         Raises:
             NodeMacError: A MAC does not match.
@@ -68,14 +68,15 @@ class NodeCipher(Protocol):
 
 
 class AesGcmNodeCipher:
-    """`NodeCipher` by the ``cryptography`` package, without copies of nodes.
+    """`NodeCipher` with the ``cryptography`` package, without copying nodes.
 
-    OpenSSL's one-shot call has the MAC right behind the ciphertext. There the next node begins: so encryption goes
-    upwards and the next node overwrites the MAC, and decryption goes downwards over nodes that are done.
+    OpenSSL's one-shot call places the MAC directly after the ciphertext, where the next node begins. Therefore
+    encryption proceeds upwards, and the next node overwrites the MAC. Decryption proceeds downwards and overwrites
+    nodes that are already decrypted.
     """
 
     name: ClassVar[str] = "python"
-    scales: ClassVar[bool] = False  # it holds the GIL between calls that are too short to let another thread run
+    scales: ClassVar[bool] = False  # the calls are too short for another thread to run while the GIL is released
 
     def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
         """Encrypt a run, see `NodeCipher.encrypt`."""
@@ -99,13 +100,13 @@ class AesGcmNodeCipher:
             try:
                 cipher.decrypt_into(ZERO_IV, sealed[start : end + MAC_SIZE], None, plain[start:end])
             except InvalidTag:
-                failed = index  # the loop goes on: the error names the first node of the run
+                failed = index  # the loop continues, so that the error reports the first failed node of the run
         if failed is not None:
             raise NodeMacError(failed)
 
 
 class NativeNodeCipher:
-    """`NodeCipher` by ``_node_cipher.c``: one call for a whole run, during which other threads go on.
+    """`NodeCipher` with ``_node_cipher.c``: one call for a whole run. Other threads can run during the call.
 
     Args:
         module: The compiled module.
@@ -119,7 +120,7 @@ class NativeNodeCipher:
 
     @property
     def openssl_version(self) -> str:
-        """The OpenSSL that the module runs on."""
+        """The version of OpenSSL that the module uses."""
         return str(self._module.OPENSSL_VERSION)
 
     def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
@@ -134,7 +135,7 @@ class NativeNodeCipher:
 
 
 def native() -> NativeNodeCipher | None:
-    """Return the native implementation, or None where it was not compiled or its OpenSSL is not here."""
+    """Return the native implementation, or `None` if it is not compiled or its OpenSSL library is not available."""
     try:
         return NativeNodeCipher(importlib.import_module("sealserve.sealing._node_cipher"))
     except ImportError:

@@ -1,4 +1,4 @@
-"""Work on the parts of a file: several at a time, in a bounded window, with results in the order of the parts."""
+"""Parallel work on the parts of a file, in a bounded window, with the results in the order of the parts."""
 
 import contextlib
 import itertools
@@ -13,30 +13,30 @@ from sealserve.sealing import protected_file
 from sealserve.sealing.node_cipher import SPARE, NodeCipher
 from sealserve.sealing.protected_file import DATA_PER_MHT, NODE_SIZE, Group
 
-_RUN: Final = 8  # groups (3 MiB) that a thread takes at a time: enough to make the hand-over cheap
+_RUN: Final = 8  # groups (3 MiB) per task, so that the cost of the hand-over between threads is small
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
 def fitting_threads(file_size: int, cipher: NodeCipher) -> int:
-    """Return how many threads help with a content of ``file_size`` bytes: each processor that this process may use."""
+    """Return the useful number of threads for a content of ``file_size`` bytes, at most one per available processor."""
     if not cipher.scales or protected_file.mht_nodes(file_size) < 2 * _RUN:
         return 1
     return len(os.sched_getaffinity(0))
 
 
 def runs(file_size: int, threads: int) -> Iterator[tuple[Group, ...]]:
-    """Yield the groups of a content of ``file_size`` bytes in runs, each the work of one thread at a time."""
+    """Yield the groups of a content of ``file_size`` bytes in runs. Each run is one task of one thread."""
     groups = protected_file.groups(file_size)
     while run := tuple(itertools.islice(groups, _RUN if threads > 1 else 1)):
         yield run
 
 
 class GroupBuffers:
-    """Room for one group's data nodes, encrypted and in plaintext: for each thread that asks, its own.
+    """Buffers for the data nodes of one group, encrypted and in plaintext, separate for each thread.
 
     Args:
-        file_size: Size of the content in bytes. A small one needs less room.
+        file_size: The size of the content in bytes. Small contents need smaller buffers.
     """
 
     def __init__(self, file_size: int) -> None:
@@ -44,7 +44,7 @@ class GroupBuffers:
         self._local = threading.local()
 
     def of_this_thread(self) -> tuple[memoryview, memoryview]:
-        """Return the buffer for encrypted nodes, with the cipher's spare bytes, and the one for plaintext."""
+        """Return this thread's buffers: for encrypted nodes with the cipher's spare bytes, and for plaintext."""
         if not hasattr(self._local, "sealed"):
             self._local.sealed = memoryview(bytearray(self._size + SPARE))
             self._local.plain = memoryview(bytearray(self._size))
@@ -55,14 +55,16 @@ class GroupBuffers:
 def in_order(
     work: Callable[[Part], Result], parts: Iterable[Part], *, threads: int
 ) -> Iterator[Iterator[tuple[Part, Result]]]:
-    """Yield an iterator over ``parts`` and what ``work`` made of each, in order.
+    """Yield an iterator over ``parts`` and their results from ``work``, in order.
 
-    With one thread the caller's does it all. At the end, however it comes, no work is running any more.
+    With one thread, the caller's thread does all the work. When the context ends for any reason, no work is running.
 
     Args:
-        work: Called with each part, in ``threads`` threads. What it raises is raised where its result would be yielded.
-        parts: Taken in the caller's thread, at most twice ``threads`` ahead. What they raise comes in order as well.
-        threads: At least 1.
+        work: Called with each part in one of ``threads`` threads. Its exception is raised at the position of its
+            result.
+        parts: Consumed in the caller's thread, at most twice ``threads`` ahead. Their exceptions are raised in order
+            too.
+        threads: The number of threads, at least 1.
     """
     if threads == 1:
         yield ((part, work(part)) for part in parts)
@@ -92,7 +94,7 @@ def _results(
                 part = next(parts)
             except StopIteration:
                 exhausted = True
-            except Exception as error:  # noqa: BLE001  # it waits for its turn: a part before it may have failed as well
+            except Exception as error:  # noqa: BLE001  # raised later, because an earlier part may have failed too
                 failure, exhausted = error, True
             else:
                 pending.append((part, pool.submit(work, part)))

@@ -1,4 +1,4 @@
-"""Tar files of plain regular files, read as what a hostile sender may have made of them."""
+"""Reading and writing of tar files that contain only regular files. Input is treated as malicious."""
 
 import contextlib
 import io
@@ -15,12 +15,12 @@ from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.tar_headers import PlainTarFile
 
-_MAX_HEADER: Final = 2**20  # tarfile reads an extended header in one piece
-_MIN_END: Final = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
+_MAX_HEADER: Final = 2**20  # tarfile reads an extended header in one call
+_MIN_END: Final = 2 * tarfile.BLOCKSIZE  # two zero blocks
 _MAX_END: Final = 2**20
 _COPY_SIZE: Final = 2**18
 _LIBRARY_ERRORS: Final = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
-"""What tarfile raises for headers that it does not foresee."""
+"""Exceptions that tarfile raises for unexpected headers."""
 _KINDS: Final = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -34,7 +34,7 @@ _KINDS: Final = {
 
 
 def add(archive: tarfile.TarFile, source: Path, name: str, *, moment: int = 0) -> None:
-    """Add the regular file ``source`` as ``name``; what the machine knows of it besides its content is left out."""
+    """Add the regular file ``source`` as ``name``, without machine-specific metadata such as owner and mode."""
     with open_regular(source, follow_links=False) as descriptor:
         member = tarfile.TarInfo(name)
         member.size = os.fstat(descriptor).st_size
@@ -44,20 +44,22 @@ def add(archive: tarfile.TarFile, source: Path, name: str, *, moment: int = 0) -
 
 
 def members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
-    """Yield each member with its content, and make sure that the archive ends as a tar file does.
+    """Yield each member with its content, and check that the archive ends correctly.
 
     Args:
         stream: The file.
-        name: What to call it in errors.
+        name: The archive's name in errors.
 
     Raises:
-        VerificationError: `archive.not-a-tar`: No tar file.
-        VerificationError: `archive.truncated`: It is cut off.
-        VerificationError: `archive.trailing-data`: There is something behind its end.
+        VerificationError: `archive.not-a-tar` if the file is not a tar archive.
+        VerificationError: `archive.truncated` if the archive is incomplete.
+        VerificationError: `archive.trailing-data` if data follows the end of the archive.
     """
     size = os.fstat(stream.fileno()).st_size
     if size < tarfile.BLOCKSIZE:
-        raise SealingCode.ARCHIVE_NOT_A_TAR.error(f"{name} is no tar file: it has {size} bytes.")
+        raise SealingCode.ARCHIVE_NOT_A_TAR.error(
+            f"{name} is not a tar archive: expected at least {tarfile.BLOCKSIZE} bytes, got {size}."
+        )
     with _tar_errors(stream, size, name):
         archive = PlainTarFile.open(fileobj=_BoundedReads(stream), mode="r:")  # the caller owns the stream
     while True:
@@ -67,33 +69,37 @@ def members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, Bina
                 break
             content = archive.extractfile(member) if _is_plain(member) else None
             if content is not None and member.offset_data + member.size > size:
-                raise _cut_off(name, f"in {member.name!r}")
+                raise _cut_off(name, f"inside the member {member.name!r}")
         yield member, cast("BinaryIO", content or io.BytesIO())
     stream.seek(archive.offset)
     rest = stream.read(_MAX_END + 1)
     if len(rest) < _MIN_END:
-        raise _cut_off(name, "before the mark of its end")
+        raise _cut_off(name, "before its end marker")
     if len(rest) > _MAX_END or any(rest):
         raise SealingCode.ARCHIVE_TRAILING_DATA.error(
-            f"{name}: what follows byte {archive.offset} is neither a member nor the end of a tar file.",
-            hint="It was damaged, or something was added to it.",
+            f"{name} has invalid data at byte {archive.offset}: expected a member or the end of the archive.",
+            hint="Copy the archive again. It was damaged, or data was appended to it.",
         )
 
 
 def check_member(member: tarfile.TarInfo, name: str) -> None:
-    """Make sure that a member is a plain regular file with a path below a folder.
+    """Check that a member is a regular file with a path below a folder.
 
     Raises:
-        VerificationError: `archive.unsafe-path`: A path that leads outside.
-        VerificationError: `archive.unsafe-member`: A link, device, pipe, folder or sparse file.
+        VerificationError: `archive.unsafe-path` if the path points outside the folder.
+        VerificationError: `archive.unsafe-member` if the member is a link, device, pipe, folder or sparse file.
     """
     path = member.name
     if not is_safe_relative(path):
-        raise SealingCode.ARCHIVE_UNSAFE_PATH.error(f"{name}: the path {path!r} is not one below a folder.")
+        raise SealingCode.ARCHIVE_UNSAFE_PATH.error(
+            f"{name} contains an unsafe path: expected a path below a folder, got {path!r}.",
+            hint="Run `sealserve release pack` to pack the release again.",
+        )
     if not _is_plain(member):
-        kind = _KINDS.get(member.type, "no regular file")
+        kind = _KINDS.get(member.type, "not a regular file")
         raise SealingCode.ARCHIVE_UNSAFE_MEMBER.error(
-            f"{name}: {path!r} is {kind}; a packed release has plain files only."
+            f"{name} contains an unsafe member: {path!r} is {kind}, but only regular files are permitted.",
+            hint="Run `sealserve release pack` to pack the release again.",
         )
 
 
@@ -102,7 +108,7 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 
 
 def write(content: BinaryIO, path: Path) -> None:
-    """Write a member's content to the new file ``path``; folders above it are made."""
+    """Write the content of a member to the new file ``path``. Missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as output:
         shutil.copyfileobj(content, output, _COPY_SIZE)
@@ -114,18 +120,19 @@ def _tar_errors(stream: BinaryIO, size: int, name: str) -> Iterator[None]:
         yield
     except (tarfile.TarError, *_LIBRARY_ERRORS) as error:
         if stream.tell() >= size:
-            raise _cut_off(name, "in a header") from error
+            raise _cut_off(name, "inside a header") from error
         raise SealingCode.ARCHIVE_NOT_A_TAR.error(
-            f"{name} is no tar file, or a header in it is damaged: {error}."
+            f"{name} is not a tar archive, or one of its headers is damaged: {error}.",
+            hint="Copy the archive again.",
         ) from error
 
 
 def _cut_off(name: str, where: str) -> SealserveError:
-    return SealingCode.ARCHIVE_TRUNCATED.error(f"{name} was cut off: it ends {where}.", hint="Copy the archive again.")
+    return SealingCode.ARCHIVE_TRUNCATED.error(f"{name} is truncated: it ends {where}.", hint="Copy the archive again.")
 
 
 class _BoundedReads(io.RawIOBase):
-    """A file of which nobody reads a lot in one piece: tarfile trusts the length of extended headers."""
+    """A file that limits the size of single reads, because tarfile trusts the claimed length of extended headers."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

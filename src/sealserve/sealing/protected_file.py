@@ -1,12 +1,13 @@
 """The layout of Gramine encrypted files ("protected files"), formats 1.0 and 2.0.
 
-A file is a row of 4096-byte nodes. Node 0 holds the metadata: a plain part, and a part encrypted under a key derived
-from the wrap key, with the embedded path, the size and the first 3072 bytes of the content. The rest of the content is
-cut into data nodes, each encrypted under a key of its own. Keys and MACs (tags) of up to 96 data nodes and of up to 32
-further MHT (Merkle hash tree) nodes are the content of an MHT node, which is encrypted in the same way; those of the
-root MHT node are in the metadata.
+A file consists of 4096-byte nodes. Node 0 holds the metadata in two parts. The plain part is readable without a key.
+The encrypted part contains the embedded path, the size, and the first 3072 bytes of the content. Its key is derived
+from the wrap key. The rest of the content is divided into data nodes, each encrypted with its own key.
 
-An MHT node and its data nodes are neighbours in the file. We call them a *group*; it is the unit of work.
+An MHT (Merkle hash tree) node contains the keys and MACs (tags) of up to 96 data nodes and of up to 32 further MHT
+nodes. It is encrypted like a data node. The key and MAC of the root MHT node are in the metadata.
+
+An MHT node and its data nodes are adjacent in the file. This code calls them a *group*, which is the unit of work.
 
 Source: gramineproject/gramine at ff71d7af (1.9), common/src/protected_files/protected_files_format.h and
 protected_files.c (get_node_numbers, ipf_read_mht_node, ipf_generate_metadata_key, ipf_init_existing_file).
@@ -44,7 +45,7 @@ _KEY_BITS: Final = 128
 
 
 class Field(NamedTuple):
-    """One field of a layout: its name, and where it lies in bytes."""
+    """One field of a layout: its name, its offset and its size in bytes."""
 
     name: str
     offset: int
@@ -64,7 +65,7 @@ HEADER_1_0: Final[Layout] = (
 )
 HEADER_2_0: Final[Layout] = (
     *HEADER_1_0[:5],
-    Field("feature_flags", 58, 1),  # bit 0: a write was interrupted
+    Field("feature_flags", 58, 1),  # bit 0: Gramine was interrupted during a write
     Field("metadata", 59, 3884),
     Field("padding", 3943, 153),
 )
@@ -91,34 +92,34 @@ MAX_PATH_SIZE: Final = METADATA[0].size - 1
 
 
 def unpack(layout: Layout, raw: bytes) -> dict[str, bytes]:
-    """Return the fields of ``raw``, which has exactly the layout's size."""
+    """Return the fields of ``raw``, which must have exactly the layout's size."""
     if len(raw) != _size(layout):
         raise ValueError(f"expected {_size(layout)} bytes, got {len(raw)}")
     return {name: raw[offset : offset + size] for name, offset, size in layout}
 
 
 def pack(layout: Layout, **fields: bytes) -> bytes:
-    """Return the bytes of ``layout`` with ``fields`` in their places, each NUL-padded; absent ones are zero."""
+    """Return the bytes of ``layout`` with ``fields`` at their offsets, each NUL-padded. Absent fields are zero."""
     raw = bytearray(_size(layout))
     for name, offset, size in layout:
         value = fields.pop(name, b"")
         if len(value) > size:
-            raise ValueError(f"{name} has {len(value)} bytes; {size} fit")
+            raise ValueError(f"{name} has {len(value)} bytes, but at most {size} are possible")
         raw[offset : offset + len(value)] = value
     if fields:
-        raise ValueError(f"no such fields: {sorted(fields)}")
+        raise ValueError(f"unknown fields: {sorted(fields)}")
     return bytes(raw)
 
 
 class FormatVersion(Enum):
-    """A format of encrypted files. Every Gramine reads 1.0; Gramine 1.9 writes 2.0 and reads both."""
+    """A format version of encrypted files. Every Gramine reads 1.0. Gramine 1.9 writes 2.0 and reads both."""
 
     V1_0 = "1.0"
     V2_0 = "2.0"
 
     @property
     def major(self) -> int:
-        """The number that stands in the file."""
+        """The major version number in the file."""
         return int(self.value.partition(".")[0])
 
     @property
@@ -129,14 +130,14 @@ class FormatVersion(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """Node 0 without its encrypted content. Nothing here is authenticated by itself.
+    """The plain part of node 0, with the metadata still encrypted. The header itself is not authenticated.
 
     Attributes:
-        version: The format.
-        minor_version: Written as 0; Gramine ignores it, and so do we.
-        feature_flags: Format 2.0 only; bit 0 says that Gramine was interrupted while it wrote.
-        nonce: 32 bytes that the metadata key is derived from.
-        metadata_mac: Tag of the metadata.
+        version: The format version.
+        minor_version: Written as 0. Gramine and sealserve ignore it when reading.
+        feature_flags: Format 2.0 only. Bit 0 means that Gramine was interrupted while it wrote the file.
+        nonce: The 32 bytes from which the metadata key is derived.
+        metadata_mac: The MAC of the metadata.
         metadata: The encrypted metadata, 3884 bytes.
     """
 
@@ -149,24 +150,26 @@ class Header:
 
     @classmethod
     def parse(cls, node: bytes, *, name: str) -> Self:
-        """Return the header in ``node``, the first 4096 bytes of the file that ``name`` names in errors.
+        """Parse the header in ``node``, the first 4096 bytes of a file. ``name`` is the file's name in errors.
 
         Raises:
-            VerificationError: `sealed-file.bad-magic`: It does not begin with the file id.
-            VerificationError: `sealed-file.unknown-version`: A major version that we do not know.
+            VerificationError: `sealed-file.bad-magic` if it does not start with the file id.
+            VerificationError: `sealed-file.unknown-version` if the major version is not supported.
         """
         fields = unpack(HEADER_1_0, node)
         if int.from_bytes(fields["file_id"], "little") != _FILE_ID:
             raise SealingCode.SEALED_FILE_BAD_MAGIC.error(
-                f"{name} is no sealed file: it begins with {fields['file_id'].hex()}, "
-                f"where {_FILE_ID.to_bytes(8, 'little').hex()} (GRAFS_PF) was expected."
+                f"{name} is not a sealed file: expected the magic bytes {_FILE_ID.to_bytes(8, 'little').hex()} "
+                f"(GRAFS_PF), got {fields['file_id'].hex()}.",
+                hint="Check the path.",
             )
         major = fields["major_version"][0]
         version = next((version for version in FormatVersion if version.major == major), None)
         if version is None:
             raise SealingCode.SEALED_FILE_UNKNOWN_VERSION.error(
-                f"{name} has format version {major}.{fields['minor_version'][0]}; known are 1.0 and 2.0.",
-                hint="It may be from a later Gramine, or damaged.",
+                f"{name} has an unsupported format version: expected 1.0 or 2.0, got "
+                f"{major}.{fields['minor_version'][0]}.",
+                hint="Check whether a later version of Gramine wrote the file, or copy it again if it is damaged.",
             )
         fields = unpack(version.header, node)
         return cls(
@@ -179,7 +182,7 @@ class Header:
         )
 
     def to_bytes(self) -> bytes:
-        """Return node 0."""
+        """Return node 0, 4096 bytes."""
         flags = {"feature_flags": bytes([self.feature_flags])} if self.version is FormatVersion.V2_0 else {}
         return pack(
             self.version.header,
@@ -200,7 +203,7 @@ class Metadata:
     Attributes:
         path: The embedded path, without padding.
         file_size: Size of the content in bytes.
-        root_entry: Key and MAC of MHT node 0; zeros where the content fits into node 0.
+        root_entry: The key and MAC of MHT node 0. Zeros if the content fits into node 0.
         head: The first 3072 bytes of the content, zero-padded.
     """
 
@@ -211,7 +214,7 @@ class Metadata:
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Return the metadata in ``raw``, 3884 bytes."""
+        """Parse the decrypted metadata, 3884 bytes."""
         fields = unpack(METADATA, raw)
         return cls(
             path=fields["path"].split(b"\0", 1)[0],
@@ -221,21 +224,21 @@ class Metadata:
         )
 
     def to_bytes(self) -> bytes:
-        """Return the 3884 bytes."""
+        """Return the metadata as 3884 bytes."""
         size = struct.pack("<Q", self.file_size)
         return pack(METADATA, path=self.path, file_size=size, root_entry=self.root_entry, head=self.head)
 
 
 def metadata_key(wrap_key: SecretBytes, nonce: bytes) -> bytes:
-    """Return the key of the metadata: AES-128-CMAC under the wrap key, a counter-mode KDF of NIST SP 800-108.
+    """Return the key of the metadata: AES-128-CMAC with the wrap key, a counter-mode KDF from NIST SP 800-108.
 
     Raises:
-        InputError: `sealed-file.key-length`: The wrap key does not have 16 bytes.
+        InputError: `sealed-file.key-length` if the wrap key does not have 16 bytes.
     """
     if len(wrap_key) != KEY_SIZE:
         raise SealingCode.SEALED_FILE_KEY_LENGTH.error(
-            f"The key has {len(wrap_key)} bytes; a Gramine wrap key has {KEY_SIZE}.",
-            hint="Give a raw file of 16 bytes (not hexadecimal or base64 text).",
+            f"The wrap key has an invalid length: expected {KEY_SIZE} bytes, got {len(wrap_key)}.",
+            hint="Use a key file with 16 raw bytes, not hexadecimal or base64 text.",
         )
     cmac = CMAC(AES(wrap_key.reveal()))
     counter, bits = struct.pack("<I", 1), struct.pack("<I", _KEY_BITS)
@@ -243,46 +246,46 @@ def metadata_key(wrap_key: SecretBytes, nonce: bytes) -> bytes:
     return cmac.finalize()
 
 
-# Where nodes lie. Data nodes (d), MHT nodes (m) and positions in the file are numbered from 0.
+# The positions of nodes. Data nodes (d), MHT nodes (m) and positions in the file are numbered from 0.
 
 
 def data_nodes(file_size: int) -> int:
-    """Return how many data nodes a content of ``file_size`` bytes has."""
+    """Return the number of data nodes for a content of ``file_size`` bytes."""
     return -(-max(0, file_size - HEAD_SIZE) // NODE_SIZE)
 
 
 def mht_nodes(file_size: int) -> int:
-    """Return how many MHT nodes it has: one for each 96 data nodes, begun or full."""
+    """Return the number of MHT nodes for a content of ``file_size`` bytes: one for each started 96 data nodes."""
     return -(-data_nodes(file_size) // DATA_PER_MHT)
 
 
 def sealed_size(file_size: int) -> int:
-    """Return the size in bytes of the encrypted file."""
+    """Return the size of the encrypted file in bytes, for a content of ``file_size`` bytes."""
     return (1 + mht_nodes(file_size) + data_nodes(file_size)) * NODE_SIZE
 
 
 def data_node_position(index: int) -> int:
-    """Return the position of data node ``index``."""
+    """Return the position of data node ``index`` in the file, counted in nodes."""
     return 2 + index + index // DATA_PER_MHT
 
 
 def mht_node_position(index: int) -> int:
-    """Return the position of MHT node ``index``."""
+    """Return the position of MHT node ``index`` in the file, counted in nodes."""
     return 1 + (1 + DATA_PER_MHT) * index
 
 
 def parent(index: int) -> tuple[int, int]:
-    """Return the parent of MHT node ``index`` (not of the root, 0), and the number of its slot there."""
+    """Return the parent of MHT node ``index`` and its slot number there. ``index`` must not be the root, 0."""
     return divmod(index - 1, CHILDREN_PER_MHT)
 
 
 def child_count(index: int, total: int) -> int:
-    """Return how many children MHT node ``index`` has, if there are ``total`` MHT nodes."""
+    """Return the number of children of MHT node ``index`` in a tree of ``total`` MHT nodes."""
     return max(0, min(CHILDREN_PER_MHT, total - (CHILDREN_PER_MHT * index + 1)))
 
 
 def describe_node(position: int) -> str:
-    """Return what the node at ``position`` is, for messages."""
+    """Return a description of the node at ``position`` for messages."""
     if position == 0:
         return "node 0 (metadata)"
     group, place = divmod(position - 1, 1 + DATA_PER_MHT)
@@ -292,12 +295,12 @@ def describe_node(position: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """MHT node ``index`` and the data nodes under it: neighbours in the file, one run in the content.
+    """MHT node ``index`` and its data nodes. They are adjacent in the file, and their content is contiguous.
 
     Attributes:
         index: The number of the MHT node.
-        plain_offset: Where its run begins in the content, in bytes.
-        plain_size: Length of the run in bytes, from 1 to 393216.
+        plain_offset: The offset of the group's content in the plaintext, in bytes.
+        plain_size: The length of the group's content in bytes, from 1 to 393216.
     """
 
     index: int
@@ -306,12 +309,12 @@ class Group:
 
     @property
     def data_nodes(self) -> int:
-        """How many data nodes it has, from 1 to 96."""
+        """The number of data nodes, from 1 to 96."""
         return -(-self.plain_size // NODE_SIZE)
 
     @property
     def offset(self) -> int:
-        """Where it begins in the encrypted file, in bytes: with the MHT node."""
+        """The offset of the group in the encrypted file, in bytes. The MHT node comes first."""
         return mht_node_position(self.index) * NODE_SIZE
 
 

@@ -1,4 +1,4 @@
-"""Reads one encrypted file: nothing leaves here that was not authenticated."""
+"""A reader for one encrypted file. It returns only authenticated data."""
 
 import contextlib
 import itertools
@@ -32,22 +32,22 @@ from sealserve.sealing.protected_file import (
 from sealserve.secret import SecretBytes
 
 _TRIED_ENTRIES: Final = 2**18
-"""How many entries are tried to find out where a wrong node comes from: half a second's work."""
+"""The maximum number of entries that are tried to find the origin of a wrong node: about half a second of work."""
 
 
 class TamperedNodeError(VerificationError):
-    """A node is not the one that was sealed: changed, moved, or from an older or another file.
+    """A node does not match its MAC: it was changed, moved, or comes from an older version or another file.
 
     Args:
-        name: The file, as errors name it.
-        position: The node's position in the file.
+        name: The file's name in errors.
+        position: The node's position in the file, counted in nodes.
     """
 
     code = "sealed-file.tampered-node"
 
     def __init__(self, name: str, position: int) -> None:
         super().__init__(
-            f"{name} was tampered with or damaged: {protected_file.describe_node(position)}, "
+            f"{name} was changed or damaged after it was sealed: {protected_file.describe_node(position)}, "
             f"at byte {position * NODE_SIZE}, does not match its MAC.",
             hint="Copy the file again from where it was sealed.",
         )
@@ -55,15 +55,15 @@ class TamperedNodeError(VerificationError):
 
 
 class MovedNodeError(TamperedNodeError):
-    """A node stands in the place of another one of the same file: somebody swapped or copied nodes.
+    """A node is at the position of another node of the same file: nodes were swapped or copied.
 
-    That is told apart from other changes where the entry that the node was sealed with can still be read: not if the
-    MHT node that holds it was moved or changed as well, and in a file of more than 1 GiB only near the node.
+    This error is reported only if the entry that the node was sealed with is still readable. It is not readable if its
+    MHT node was moved or changed as well. In a file of more than 1 GiB, only nearby entries are tried.
 
     Args:
-        name: The file, as errors name it.
-        position: The node's position in the file.
-        origin: Where it was sealed to be.
+        name: The file's name in errors.
+        position: The node's position in the file, counted in nodes.
+        origin: The position of the node when it was sealed.
     """
 
     code = "sealed-file.moved-node"
@@ -72,7 +72,7 @@ class MovedNodeError(TamperedNodeError):
         super().__init__(name, position)
         self.message = (
             f"{name} was tampered with: {protected_file.describe_node(position)}, at byte {position * NODE_SIZE}, "
-            f"is what was sealed as {protected_file.describe_node(origin)}."
+            f"contains the node that was sealed as {protected_file.describe_node(origin)}."
         )
         self.origin = origin
 
@@ -80,34 +80,35 @@ class MovedNodeError(TamperedNodeError):
 class SealedReader:
     """An open encrypted file whose metadata has been verified.
 
-    How a file is verified:
+    The verification has these steps:
 
-    1. node 0 is there, with the file id and a known format version;
-    2. the metadata matches its MAC under the key derived from the wrap key and the nonce;
-    3. the embedded path is the expected one;
-    4. the file has exactly as many nodes as its content needs;
-    5. each MHT node matches the MAC in the metadata or in its parent, each data node that in its MHT node.
+    1. Node 0 exists, with the file id and a supported format version.
+    2. The metadata matches its MAC with the key derived from the wrap key and the nonce.
+    3. The embedded path equals the expected path.
+    4. The file has exactly as many nodes as its content requires.
+    5. Each MHT node matches its MAC in the metadata or in its parent. Each data node matches its MAC in its MHT node.
 
-    Steps 1 to 4 are taken here at once, step 5 for each part that is read. Memory, whatever the size: one group
-    (384 KiB) of ciphertext and one of plaintext for each thread, and one MHT node of each level.
+    The constructor performs steps 1 to 4. Step 5 is performed for each part that is read. The memory use is independent
+    of the file size. For each thread it is one group (384 KiB) of ciphertext and one of plaintext, in addition to one
+    MHT node per level.
 
     Args:
         descriptor: The file, open for reading.
-        name: What to call it in errors.
+        name: The file's name in errors.
         key: The wrap key, 16 bytes.
-        expected_path: The path that it must have been sealed with, or None to accept any.
-        allow_trailing: Whether there may be something behind the last node. Gramine's tool leaves old nodes there when
-            it overwrites a longer file.
-        cipher: Decrypts nodes; None stands for the fastest one here.
+        expected_path: The path that the file must be bound to. `None` accepts any path.
+        allow_trailing: Whether data after the last node is accepted. Gramine's tool leaves old nodes there when it
+            overwrites a longer file.
+        cipher: Decrypts nodes. `None` selects the fastest available cipher.
 
     Raises:
-        VerificationError: `sealed-file.bad-magic`: No encrypted file.
-        VerificationError: `sealed-file.unknown-version`: A format that is not known.
-        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
-        VerificationError: `sealed-file.wrong-key`: Another key, or a changed node 0.
-        PathMismatchError: Sealed with another path.
-        VerificationError: `sealed-file.truncated`: Too short.
-        VerificationError: `sealed-file.trailing-data`: Too long.
+        VerificationError: `sealed-file.bad-magic` if the file is not an encrypted file.
+        VerificationError: `sealed-file.unknown-version` if the format version is not supported.
+        InputError: `sealed-file.key-length` if the key does not have 16 bytes.
+        VerificationError: `sealed-file.wrong-key` if the key is wrong or node 0 was changed.
+        PathMismatchError: The file was sealed with another path.
+        VerificationError: `sealed-file.truncated` if the file is too short.
+        VerificationError: `sealed-file.trailing-data` if the file is too long and ``allow_trailing`` is `False`.
     """
 
     def __init__(
@@ -133,20 +134,20 @@ class SealedReader:
 
     @property
     def embedded_path(self) -> str:
-        """The path that the file was sealed with."""
+        """The path that the file is bound to."""
         return paths.decode(self._metadata.path)
 
     @property
     def size(self) -> int:
-        """Size of the content in bytes."""
+        """The size of the content in bytes."""
         return self._metadata.file_size
 
     def chunks(self) -> Iterator[memoryview]:
-        """Yield the content in order, in verified pieces. A piece is valid until the next one is asked for.
+        """Yield the content in order, in verified pieces. A piece is valid only until the next one is requested.
 
         Raises:
             TamperedNodeError: A node does not match its MAC.
-            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated` if the file became shorter meanwhile.
         """
         if self.size:
             yield self._head()
@@ -156,17 +157,18 @@ class SealedReader:
     def write_to(
         self, descriptor: int, *, progress: Callable[[int], object] | None = None, threads: int | None = None
     ) -> None:
-        """Write the content to an empty file. What was written before an error is verified, and not all.
+        """Write the content to an empty file. After an error, the written part is verified but incomplete.
 
         Args:
             descriptor: The file, open for writing.
-            progress: Called in this thread with the number of bytes done since the last call; what it raises ends the
-                work.
-            threads: How many work at a time, or None for as many as help.
+            progress: Called in this thread with the number of bytes processed since the last call. An exception from it
+                ends the work.
+            threads: The number of threads. `None` selects the number that is useful for the file size.
 
         Raises:
-            TamperedNodeError: A node does not match its MAC; of several such nodes, the first run's.
-            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
+            TamperedNodeError: A node does not match its MAC. If several nodes fail, a node of the first run is
+                reported.
+            VerificationError: `sealed-file.truncated` if the file became shorter meanwhile.
         """
         write_at(descriptor, self._head(), 0)
         if progress is not None:
@@ -185,14 +187,14 @@ class SealedReader:
                     progress(done)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer`` from byte ``offset`` of the content on; only the nodes that it lies in are decrypted.
+        """Fill ``buffer`` from byte ``offset`` of the content. Only the nodes that contain these bytes are decrypted.
 
         Returns:
-            How many bytes were read; fewer than ``len(buffer)`` only at the end of the content.
+            The number of bytes read. It is smaller than ``len(buffer)`` only at the end of the content.
 
         Raises:
             TamperedNodeError: A node does not match its MAC.
-            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated` if the file became shorter meanwhile.
         """
         wanted = max(0, min(len(buffer), self.size - offset))
         done = 0
@@ -203,7 +205,7 @@ class SealedReader:
         return done
 
     def _piece(self, offset: int, wanted: int) -> memoryview:
-        """Return up to ``wanted`` bytes of content at ``offset``: the rest of the head, or of a group."""
+        """Return up to ``wanted`` bytes of content at ``offset``, at most to the end of the head or group."""
         if offset < HEAD_SIZE:
             return self._head()[offset : offset + wanted]
         index, start = divmod(offset - HEAD_SIZE, GROUP_PLAIN_SIZE)
@@ -217,7 +219,7 @@ class SealedReader:
         return memoryview(self._metadata.head)[: min(self.size, HEAD_SIZE)]
 
     def _entries(self, group: Group) -> memoryview:
-        """Return keys and MACs of the group's data nodes (5). One thread only."""
+        """Return the keys and MACs of the group's data nodes (step 5). Only one thread may call this."""
         try:
             return self._tree.node(group.index)[: group.data_nodes * ENTRY_SIZE]
         except TreeNodeError as error:
@@ -230,20 +232,20 @@ class SealedReader:
     def _tampered(self, position: int, parent: int) -> TamperedNodeError:
         """Return the error for the node at ``position``, whose entry is in MHT node ``parent``.
 
-        Each entry is tried, those of ``parent`` first: the node may be another one of this file.
+        Other entries are tried, starting with the entries of ``parent``, because the node may be from another position.
         """
         node, plain = memoryview(bytearray(NODE_SIZE + SPARE)), memoryview(bytearray(NODE_SIZE))
         for origin, entry in itertools.islice(self._entries_from(parent), _TRIED_ENTRIES):
             read_at(self._descriptor, node[:NODE_SIZE], position * NODE_SIZE)
             with contextlib.suppress(NodeMacError):
                 self._cipher.decrypt(node, entry, plain)
-                if origin != position:  # else the host has put the right node back meanwhile
+                if origin != position:  # otherwise the host restored the correct node meanwhile
                     return MovedNodeError(self._name, position, origin)
         return TamperedNodeError(self._name, position)
 
     def _entries_from(self, start: int) -> Iterator[tuple[int, memoryview]]:
-        """Yield the position of each node but the first two, and its entry: those in MHT node ``start`` come first."""
-        tree = HashTreeReader(self._descriptor, self._metadata.root_entry, self._cipher)  # other threads use ours
+        """Yield the position and entry of each node except the first two, starting with MHT node ``start``."""
+        tree = HashTreeReader(self._descriptor, self._metadata.root_entry, self._cipher)  # other threads use self._tree
         total = protected_file.mht_nodes(self.size)
         for index in itertools.chain(range(start, total), range(start)):
             try:
@@ -260,7 +262,7 @@ class SealedReader:
         return self._open_nodes(group, entries, 0, group.data_nodes)[: group.plain_size]
 
     def _open_nodes(self, group: Group, entries: memoryview, first: int, count: int) -> memoryview:
-        """Return ``count`` data nodes of the group from its node ``first`` on (5), in a buffer of this thread."""
+        """Return ``count`` data nodes of the group from its node ``first`` (step 5), in a buffer of this thread."""
         sealed, plain = self._buffers.of_this_thread()
         used = count * NODE_SIZE
         present = read_at(self._descriptor, sealed[:used], group.offset + (1 + first) * NODE_SIZE)
@@ -279,18 +281,19 @@ class SealedReader:
         needed = protected_file.sealed_size(self.size)
         if found < needed:
             raise SealingCode.SEALED_FILE_TRUNCATED.error(
-                f"{self._name} is cut off: it has {found} bytes, and its content of {self.size} bytes needs {needed}.",
+                f"{self._name} is truncated: expected {needed} bytes for a content of {self.size} bytes, got {found}.",
                 hint="Copy the file again from where it was sealed.",
             )
         if found > needed and not allow_trailing:
             raise SealingCode.SEALED_FILE_TRAILING_DATA.error(
-                f"{self._name} has {found - needed} bytes behind its last node: {found} bytes, expected {needed}.",
-                hint="Gramine's tool leaves such bytes when it overwrites a longer file: seal it to a new file.",
+                f"{self._name} has data after its last node: expected {needed} bytes, got {found}.",
+                hint="Seal the plaintext to a new file: Gramine's tool leaves old data if it overwrites a longer file.",
             )
 
     def _cut_off(self, position: int) -> SealserveError:
         return SealingCode.SEALED_FILE_TRUNCATED.error(
-            f"{self._name} became shorter while it was read: {protected_file.describe_node(position)} is missing."
+            f"{self._name} became shorter while it was read: {protected_file.describe_node(position)} is missing.",
+            hint="Copy the file again from where it was sealed.",
         )
 
 
@@ -299,18 +302,19 @@ def _entry(entries: memoryview, slot: int) -> memoryview:
 
 
 def read_header(descriptor: int, *, name: str) -> Header:
-    """Return the plain part of node 0; no key is needed, and nothing is verified.
+    """Return the plain part of node 0, without a key and without verification.
 
     Raises:
-        VerificationError: `sealed-file.bad-magic`: No encrypted file.
-        VerificationError: `sealed-file.unknown-version`: A format that is not known.
-        VerificationError: `sealed-file.truncated`: Not even one node.
+        VerificationError: `sealed-file.bad-magic` if the file is not an encrypted file.
+        VerificationError: `sealed-file.unknown-version` if the format version is not supported.
+        VerificationError: `sealed-file.truncated` if the file is shorter than one node.
     """
     node = bytearray(NODE_SIZE)
     present = read_at(descriptor, memoryview(node), 0)
     if present < NODE_SIZE:
         raise SealingCode.SEALED_FILE_TRUNCATED.error(
-            f"{name} has {present} bytes; a sealed file has at least one node of {NODE_SIZE} bytes."
+            f"{name} is too short for a sealed file: expected at least {NODE_SIZE} bytes, got {present}.",
+            hint="Check the path, or copy the file again from where it was sealed.",
         )
     return Header.parse(bytes(node), name=name)
 
@@ -321,6 +325,6 @@ def _decrypt_metadata(header: Header, key: SecretBytes, name: str) -> Metadata:
         return Metadata.parse(cipher.decrypt(ZERO_IV, header.metadata + header.metadata_mac, None))
     except InvalidTag as error:
         raise SealingCode.SEALED_FILE_WRONG_KEY.error(
-            f"{name} does not open with this key: the MAC of its metadata (node 0) does not match.",
-            hint="It was sealed with another key, or its first 4096 bytes were changed.",
+            f"{name} cannot be decrypted with this key: the MAC of its metadata (node 0) does not match.",
+            hint="Use the key that sealed the file. If it is this key, the first 4096 bytes were changed.",
         ) from error

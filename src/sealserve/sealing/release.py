@@ -1,4 +1,4 @@
-"""Releases: sealed servables, configuration and TLS material under one key, with a signed public index."""
+"""Releases: sealed models, configuration and TLS material with one key, and a signed public index."""
 
 import hashlib
 import os
@@ -49,12 +49,12 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class _StoppedError(Exception):
-    """Another file could not be sealed, or nobody waits any more."""
+    """Sealing stops, because another file could not be sealed or the caller was interrupted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servable:
-    """One version of a model: a SavedModel folder that is served as ``name``."""
+    """One version of a model: a SavedModel folder that is served under ``name``."""
 
     name: str
     version: int
@@ -63,14 +63,14 @@ class Servable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseContents:
-    """What goes into a release.
+    """The content of a new release.
 
     Attributes:
-        name: Of the release.
-        servables: The models, each a whole folder, sealed as ``models/NAME/VERSION/...``.
+        name: The name of the release.
+        servables: The models. Each is a complete folder that is sealed as ``models/NAME/VERSION/...``.
         files: Other files by their path in the release, such as ``tls/ssl.cfg``.
-        simulated: Whether the release is for the simulated platform only.
-        created: The time that the index tells, with a time zone.
+        simulated: Whether the release is only for the simulated platform.
+        created: The creation time for the index, with a time zone.
     """
 
     name: str
@@ -82,7 +82,7 @@ class ReleaseContents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release that was built: its id, its folder and its index."""
+    """A newly built release: its id, its folder and its index."""
 
     id: str
     folder: Path
@@ -108,28 +108,29 @@ def build_release(
     file_format: FormatVersion = FormatVersion.V1_0,
     progress: Progress | None = None,
 ) -> Release:
-    """Seal ``contents`` into a new folder ``NAME-ID`` in ``parent``. It appears whole or not at all.
+    """Seal ``contents`` into a new folder ``NAME-ID`` in ``parent``. The folder appears only when it is complete.
 
     Args:
-        contents: What goes in.
+        contents: The content of the release.
         parent: The folder of releases. It must exist.
-        key: The release's own fresh key, 16 bytes.
-        key_id: The key's public name, 32 hexadecimal digits.
-        signer: The owner's key.
-        file_format: Of the sealed files.
-        progress: Called with plaintext bytes as they are sealed.
+        key: A new key for this release only, 16 bytes.
+        key_id: The public id of the key, 32 hexadecimal digits.
+        signer: The owner's private key.
+        file_format: The format of the sealed files.
+        progress: Called with the number of plaintext bytes during sealing.
 
     Raises:
-        InputError: `release.invalid-contents`: The contents do not fit together.
-        SealserveError: What `codec.seal_digested` and `file_tree.regular_files` raise.
-        UnavailableError: `file.unwritable`: There is no ``parent``, or it does not admit it.
-        UnavailableError: `file.disk-full`: No room.
+        InputError: `release.invalid-contents` if the contents are invalid or contradict each other.
+        SealserveError: The errors of `codec.seal_digested` and `file_tree.regular_files`.
+        UnavailableError: `file.unwritable` if ``parent`` does not exist or is not writable.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     sources = dict(_sources(contents))
     for path in sources:
         if above := next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in sources), None):
             raise SealingCode.RELEASE_INVALID_CONTENTS.error(
-                f"{above!r} cannot be both a file and the folder of {path!r}."
+                f"The release cannot be built: {above!r} is both a file and the parent folder of {path!r}.",
+                hint="Rename one of the two files.",
             )
     with staging(parent, contents.name) as stage:
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
@@ -147,25 +148,25 @@ def build_release(
 
 
 def verify_release(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedRelease:
-    """Verify the release in ``folder``. No secret is needed.
+    """Verify the release in ``folder``, without any secret.
 
-    1. index and signature are there;
-    2. the owner's key signed the index's exact bytes as a release's index;
-    3. the index has our schema, in canonical form;
-    4. each file of the index is there, regular, with its size and SHA-256;
-    5. nothing else is there, apart from ``enclave/``, which has an index of its own.
+    1. The index and the signature exist.
+    2. The owner's key signed the exact bytes of the index as a release index.
+    3. The index matches the schema and is in canonical form.
+    4. Each file of the index exists, is a regular file, and has the indexed size and SHA-256.
+    5. No other files exist, except below ``enclave/``, which has a separate index.
 
     Args:
         folder: The release.
-        owner_key: The key that must have signed it.
+        owner_key: The key that must have signed the index.
 
     Raises:
-        VerificationError: `release.incomplete`: Index or signature are missing.
-        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
-        VerificationError: `release.invalid-index`: No index that sealserve writes.
-        ReleaseFileChangedError: A file differs; the message names each.
-        ReleaseFileMissingError: A file is missing; the message names each.
-        ReleaseFileExtraError: Something is there that is not in the index; the message names each.
+        VerificationError: `release.incomplete` if the index or the signature is missing.
+        VerificationError: `index.bad-signature` if another key signed the index, or the index was changed.
+        VerificationError: `release.invalid-index` if the index is not in the format that sealserve writes.
+        ReleaseFileChangedError: Files differ from the index. The message lists them.
+        ReleaseFileMissingError: Files are missing. The message lists them.
+        ReleaseFileExtraError: The folder has entries that are not in the index. The message lists them.
     """
     verified = read_verified_index(folder, owner_key)  # (1), (2)
     index = parse_index(verified.content, name=str(folder / INDEX_FILE))  # (3)
@@ -174,11 +175,11 @@ def verify_release(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedRelease
 
 
 def read_verified_index(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedIndex:
-    """Return the index of the release in ``folder``, its signature verified; its files are not looked at.
+    """Verify the signature of the index in ``folder`` and return the index. The other files are not checked.
 
     Raises:
-        VerificationError: `release.incomplete`: Index or signature are missing, or far too long.
-        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
+        VerificationError: `release.incomplete` if the index or the signature is missing or far too long.
+        VerificationError: `index.bad-signature` if another key signed the index, or the index was changed.
     """
     content = _read(folder / INDEX_FILE, MAX_INDEX_SIZE)
     signature = _read(folder / SIGNATURE_FILE, 2 * SIGNATURE_SIZE)
@@ -189,21 +190,25 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
     for name in (contents.name, *(servable.name for servable in contents.servables)):
         if not _NAME.fullmatch(name):
             raise SealingCode.RELEASE_INVALID_CONTENTS.error(
-                f"{name!r} cannot be the name of a release or servable.",
+                f"The name of a release or servable is invalid: {name!r}.",
                 hint="Use up to 63 letters, digits, dots, dashes and underscores, with a letter or digit at both ends.",
             )
     if not contents.servables:
-        raise SealingCode.RELEASE_INVALID_CONTENTS.error(f"The release {contents.name!r} has no servable.")
+        raise SealingCode.RELEASE_INVALID_CONTENTS.error(
+            f"The release {contents.name!r} cannot be built: it contains no servables.", hint="Add at least one model."
+        )
     seen = set()
     for servable in contents.servables:
         identity = (servable.name, servable.version)
         if identity in seen:
             raise SealingCode.RELEASE_INVALID_CONTENTS.error(
-                f"Version {servable.version} of servable {servable.name!r} occurs twice."
+                f"The release cannot be built: servable {servable.name!r} has version {servable.version} twice.",
+                hint="Remove one of the two, or change its version number.",
             )
         if not 0 <= servable.version <= LARGEST_VERSION:
             raise SealingCode.RELEASE_INVALID_CONTENTS.error(
-                f"Servable {servable.name!r} has the version {servable.version}: expected 0 to {LARGEST_VERSION}."
+                f"The version of the servable {servable.name!r} is invalid: expected 0 to {LARGEST_VERSION}, "
+                f"got {servable.version}."
             )
         seen.add(identity)
         for path in regular_files(servable.folder):
@@ -212,8 +217,8 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
         reserved = {INDEX_FILE, SIGNATURE_FILE, FILE_LIST, ENCLAVE_FOLDER, MODELS_FOLDER}
         if not is_safe_relative(path) or path.split("/")[0] in reserved:
             raise SealingCode.RELEASE_INVALID_CONTENTS.error(
-                f"{path!r} is no place for a file of a release.",
-                hint="Give a relative path, such as tls/ssl.cfg; models/, enclave/ and the indexes have their own.",
+                f"The path of a file in the release is invalid or reserved: {path!r}.",
+                hint="Use a relative path such as tls/ssl.cfg, not models/, enclave/ or the name of an index.",
             )
         yield path, content
 
@@ -221,7 +226,7 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
 def _seal_all(
     sources: Mapping[str, Path | bytes | SecretBytes], seal: Callable[..., DigestedFile], progress: Progress | None
 ) -> dict[str, DigestedFile]:
-    """Seal each source to its path, several at a time; when one fails, or the caller is stopped, the others stop."""
+    """Seal each source to its path, several in parallel. If one fails or the caller is interrupted, the others stop."""
     stop = threading.Event()
     telling = threading.Lock()
 
@@ -298,10 +303,11 @@ def _read(path: Path, limit: int) -> bytes:
         return read_regular(path, limit=limit, follow_links=False)
     except InputFileMissingError as error:
         raise SealingCode.RELEASE_INCOMPLETE.error(
-            f"{path.parent} is no release: it has no {path.name}.",
-            hint="A release that was interrupted while it was built or copied has none either: copy it again.",
+            f"{path.parent} is not a complete release: the file {path.name} is missing.",
+            hint="Copy the release again. An interrupted build or copy leaves such a folder.",
         ) from error
     except InputFileSizeError as error:
         raise SealingCode.RELEASE_INCOMPLETE.error(
-            f"{path} has over {limit} bytes: it is none that sealserve writes."
+            f"{path} is not a file that sealserve wrote: expected at most {limit} bytes.",
+            hint="Copy the release again.",
         ) from error

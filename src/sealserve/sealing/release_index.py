@@ -1,6 +1,7 @@
-"""The index of a release, ``release.json``: what the release holds, public and signed.
+"""The release index, ``release.json``: the public, signed list of a release's content.
 
-The release id is the SHA-256 of the index's bytes, so there is one form only: canonical JSON, files in ascending order.
+The release id is the SHA-256 of the index. Therefore each index has exactly one form: canonical JSON, with the files in
+ascending order.
 """
 
 import secrets
@@ -23,10 +24,10 @@ SIGNATURE_FILE: Final = "release.json.sig"
 FILE_LIST: Final = "files.json"
 ENCLAVE_FOLDER: Final = "enclave"
 MODELS_FOLDER: Final = "models"
-ID_DIGITS: Final = 12  # of the release id, in the folder's name
+ID_DIGITS: Final = 12  # number of digits of the release id in the folder's name
 
 KeyName = NewType("KeyName", str)
-"""The public name of a release key: 32 hexadecimal digits that say nothing of the key."""
+"""The public id of a release key: 32 hexadecimal digits, independent of the key."""
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
@@ -34,65 +35,66 @@ _Version = Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
 
 
 class IndexedFile(ListedFile):
-    """A sealed file."""
+    """A sealed file in the index."""
 
-    path: Annotated[str, Field(description="Where it lies in the release: relative, with slashes, no `..`.")]
-    size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE, description="Of the sealed file, in bytes.")]
-    sha256: Annotated[Sha256, Field(description="Of the sealed file, in hexadecimal.")]
+    path: Annotated[str, Field(description="Path in the release: relative, with slashes, without `..`.")]
+    size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE, description="Size of the sealed file in bytes.")]
+    sha256: Annotated[Sha256, Field(description="SHA-256 of the sealed file, in hexadecimal.")]
 
     @field_validator("path")
     @classmethod
     def _stays_inside(cls, path: str) -> str:
         if not is_safe_relative(path) or path.split("/", maxsplit=1)[0] in {INDEX_FILE, SIGNATURE_FILE, ENCLAVE_FOLDER}:
-            raise ValueError(f"{path!r} is no place for a sealed file")
+            raise ValueError(f"{path!r} is not a permitted path of a sealed file")
         return path
 
 
 class IndexedServable(DocumentPart):
-    """A servable."""
+    """A servable (a model that clients can request) in the index."""
 
-    name: Annotated[Name, Field(description="What clients call it.")]
+    name: Annotated[Name, Field(description="Name that clients use in requests.")]
     versions: Annotated[
-        tuple[_Version, ...], Field(min_length=1, description="All that are served, in ascending order, each once.")
+        tuple[_Version, ...],
+        Field(min_length=1, description="All served versions, in ascending order, without repeats."),
     ]
 
     @field_validator("versions")
     @classmethod
     def _ascend(cls, versions: tuple[int, ...]) -> tuple[int, ...]:
         if any(left >= right for left, right in pairwise(versions)):
-            raise ValueError("versions must ascend")
+            raise ValueError("versions must be in ascending order, without duplicates")
         return versions
 
 
 class ReleaseIndex(CanonicalDocument):
-    """A whole release.json."""
+    """The content of a release.json file."""
 
     what: ClassVar[str] = "release index"
     refusal: ClassVar[ErrorCode] = SealingCode.RELEASE_INVALID_INDEX
 
-    version: Annotated[Literal[1], Field(description="Of this schema.")] = 1
-    name: Annotated[Name, Field(description="Of the release: its first servable's.")]
+    version: Annotated[Literal[1], Field(description="Version of this schema.")] = 1
+    name: Annotated[Name, Field(description="Name of the release: the name of its first servable.")]
     created: Annotated[
-        str, Field(description="When, in UTC, to the second.", json_schema_extra={"pattern": _TIME_PATTERN})
+        str, Field(description="Creation time in UTC, in seconds.", json_schema_extra={"pattern": _TIME_PATTERN})
     ]
-    simulated: Annotated[bool, Field(description="Whether it is for the simulated platform only.")]
-    file_format: Annotated[Literal["1.0", "2.0"], Field(description="Of the sealed files: Gramine's 1.0 or 2.0.")]
+    simulated: Annotated[bool, Field(description="Whether the release is only for the simulated platform.")]
+    file_format: Annotated[Literal["1.0", "2.0"], Field(description="Gramine format of the sealed files: 1.0 or 2.0.")]
     key_id: Annotated[
         str,
         StringConstraints(pattern=r"^[0-9a-f]{32}$"),
-        Field(description="Names the key that opens it, in the owner's keystore; it says nothing of the key."),
+        Field(description="Id of the release key in the owner's keystore. It is independent of the key itself."),
     ]
     servables: Annotated[
-        tuple[IndexedServable, ...], Field(min_length=1, description="What is served, in ascending order of names.")
+        tuple[IndexedServable, ...], Field(min_length=1, description="The servables, in ascending order of names.")
     ]
     files: Annotated[
         tuple[IndexedFile, ...],
-        Field(min_length=1, description="Every sealed file, in ascending order of paths; `files.json` is one of them."),
+        Field(min_length=1, description="Every sealed file, including `files.json`, in ascending order of paths."),
     ]
 
     @property
     def created_at(self) -> datetime:
-        """``created`` as a time in UTC."""
+        """The value of ``created`` as a time in UTC."""
         return datetime.strptime(self.created, _TIME).replace(tzinfo=UTC)
 
     @field_validator("created")
@@ -106,49 +108,49 @@ class ReleaseIndex(CanonicalDocument):
     def _ordered(self) -> Self:
         names = [servable.name for servable in self.servables]
         if any(left >= right for left, right in pairwise(names)):
-            raise ValueError("servables must be in ascending order, each once")
+            raise ValueError("servables must be in ascending order, without duplicates")
         paths = [file.path for file in self.files]
         if any(left >= right for left, right in pairwise(paths)):
-            raise ValueError("files must be in ascending order, each once")
+            raise ValueError("files must be in ascending order, without duplicates")
         known = set(paths)
         for path in paths:
             parts = path.split("/")
             if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
-                raise ValueError(f"{path!r} lies below a file")
+                raise ValueError(f"{path!r} is below another file")
         if FILE_LIST not in known:
             raise ValueError(f"{FILE_LIST!r} is missing")
         return self
 
 
 def parse_index(content: bytes, *, name: str = INDEX_FILE) -> ReleaseIndex:
-    """Return the index in ``content``.
+    """Parse a release index.
 
     Args:
-        content: The bytes of ``release.json``. Only the canonical form is accepted: nothing can hide in duplicate keys.
-        name: What to call it in errors.
+        content: The bytes of ``release.json``. Only the canonical form is accepted, so duplicate keys are rejected.
+        name: The file's name in errors.
 
     Raises:
-        VerificationError: `release.invalid-index`: No such index, or not in canonical form.
+        VerificationError: `release.invalid-index` if the content is not a release index in canonical form.
     """
     return ReleaseIndex.parse(content, name=name)
 
 
 def format_time(moment: datetime) -> str:
-    """Return a time as it stands in an index; fractions of a second are dropped.
+    """Return a time in the format of an index. Fractions of a second are dropped.
 
     Raises:
-        ValueError: The time has no time zone.
+        ValueError: ``moment`` lacks a time zone.
     """
     if moment.tzinfo is None:
-        raise ValueError("a time without a time zone")
+        raise ValueError("the time requires a time zone")
     return moment.astimezone(UTC).strftime(_TIME)
 
 
 def new_key_name() -> KeyName:
-    """Return a fresh name for a release key."""
+    """Return a new random id for a release key."""
     return KeyName(secrets.token_hex(16))
 
 
 def folder_name(name: str, release_id: str) -> str:
-    """Return the name of a release's folder: its own name, and the beginning of its id."""
+    """Return the name of a release's folder: the release's name and the first 12 digits of its id."""
     return f"{name}-{release_id[:ID_DIGITS]}"

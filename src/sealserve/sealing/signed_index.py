@@ -1,6 +1,7 @@
-"""Signatures over an index: Ed25519 over the exact bytes, with a prefix that says what kind of index it is.
+"""Signatures of indexes: Ed25519 over the exact bytes, with a prefix for the kind of index.
 
-The prefix keeps apart what one key signs: the signature of a release's index never passes for that of another document.
+The prefix separates the documents that one key signs: the signature of a release index is never valid for another kind
+of document.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ SIGNATURE_SIZE: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedIndex:
-    """An index whose signature was verified: its exact bytes, and their SHA-256 in hexadecimal."""
+    """An index with a verified signature: its exact bytes, and their SHA-256 in hexadecimal."""
 
     content: bytes = field(repr=False)
     sha256: str
@@ -29,9 +30,9 @@ def sign_index(domain: bytes, content: bytes, signer: Ed25519PrivateKey) -> byte
     """Return the signature of an index, 64 bytes.
 
     Args:
-        domain: What kind of index it is: `RELEASE_DOMAIN` or `ENCLAVE_DOMAIN`.
+        domain: The kind of index: `RELEASE_DOMAIN` or `ENCLAVE_DOMAIN`.
         content: The exact bytes of the index.
-        signer: The owner's key.
+        signer: The owner's private key.
     """
     return signer.sign(domain + content)
 
@@ -42,22 +43,22 @@ def verify_index(
     """Verify the signature of an index.
 
     Args:
-        domain: What kind of index it must be.
-        content: The exact bytes of the index.
-        signature: The content of its ``.sig`` file.
-        owner_key: The key that must have signed it.
-        name: What to call the index in errors.
+            domain: The expected kind of index.
+            content: The exact bytes of the index.
+            signature: The content of the ``.sig`` file.
+            owner_key: The key that must have signed the index.
+            name: The index's name in errors.
 
     Raises:
-        VerificationError: `index.bad-signature`: The key did not sign these bytes as this kind of index.
+            VerificationError: `index.bad-signature` if the key did not sign these bytes as this kind of index.
     """
     try:
         owner_key.verify(signature, domain + content)
     except InvalidSignature as error:
-        size = f" (it has {len(signature)} bytes, not {SIGNATURE_SIZE})" if len(signature) != SIGNATURE_SIZE else ""
+        size = f" (expected {SIGNATURE_SIZE} bytes, got {len(signature)})" if len(signature) != SIGNATURE_SIZE else ""
         raise SealingCode.INDEX_BAD_SIGNATURE.error(
-            f"The signature of {name} does not verify under the owner's key "
+            f"The signature of {name} does not verify with the owner's key "
             f"{owner_key.public_bytes_raw().hex()[:16]}...{size}.",
-            hint="It was changed, or signed by another owner: check the key, and copy the folder again.",
+            hint="Check that this is the owner's key, and copy the folder again: the index may be changed.",
         ) from error
     return VerifiedIndex(content=content, sha256=hashlib.sha256(content).hexdigest())

@@ -1,4 +1,4 @@
-"""A sealed file as a Python stream: read at any offset, from verified nodes only."""
+"""A sealed file as a Python stream: reads at any offset, from verified nodes only."""
 
 import contextlib
 import io
@@ -11,14 +11,14 @@ from sealserve.regular_file import open_regular
 from sealserve.sealing.reader import SealedReader
 from sealserve.secret import SecretBytes
 
-_BUFFER: Final = 2**16  # what small reads are served from
+_BUFFER: Final = 2**16  # buffer size for small reads
 
 
 class SealedStream(io.RawIOBase):
-    """The content of an open sealed file as a seekable stream. Each read decrypts and verifies what it needs.
+    """The content of an open sealed file as a seekable stream. Each read decrypts and verifies the nodes that it needs.
 
     Args:
-        reader: The file, its metadata verified. It stays open as long as the stream.
+        reader: The file with verified metadata. It must stay open as long as the stream.
     """
 
     def __init__(self, reader: SealedReader) -> None:
@@ -28,28 +28,28 @@ class SealedStream(io.RawIOBase):
 
     @property
     def embedded_path(self) -> str:
-        """The path that the file was sealed with."""
+        """The path that the file is bound to."""
         return self._reader.embedded_path
 
     @property
     def size(self) -> int:
-        """Size of the content in bytes."""
+        """The size of the content in bytes."""
         return self._reader.size
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return `True`: the stream supports reading."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be read at any offset."""
+        """Return `True`: the stream supports seeking to any offset."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read into ``buffer``, and return how many bytes; 0 at the end.
+        """Read into ``buffer`` and return the number of bytes, or 0 at the end of the content.
 
         Raises:
-            TamperedNodeError: A node does not match its MAC. Nothing of it was read.
-            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
+            TamperedNodeError: A node does not match its MAC. No data of this node was returned.
+            VerificationError: `sealed-file.truncated` if the file became shorter meanwhile.
         """
         self._check_open()
         count = self._reader.read_into(memoryview(buffer).cast("B"), self._position)
@@ -57,18 +57,18 @@ class SealedStream(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to ``offset``, and return the position. It may be behind the end: nothing is read there."""
+        """Move to ``offset`` and return the new position. Reads at a position after the end are empty."""
         self._check_open()
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            raise ValueError(f"whence is 0, 1 or 2; {whence} is none of them")
+            raise ValueError(f"whence must be 0, 1 or 2, not {whence}")
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if position < 0:
-            raise ValueError(f"there is nothing at offset {position}")
+            raise ValueError(f"the offset {position} is negative")
         self._position = position
         return position
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the current position."""
         self._check_open()
         return self._position
 
@@ -86,13 +86,13 @@ def open_sealed(
     allow_trailing: bool = False,
     follow_links: bool = True,
 ) -> Iterator["io.BufferedReader[SealedStream]"]:
-    """Open the sealed file ``path`` for reading its content, as ``open(..., "rb")`` would; errors as in `SealedReader`.
+    """Open the content of the sealed file ``path`` like ``open(..., "rb")``. See `SealedReader` for its errors.
 
     Args:
         path: A sealed file.
         key: The wrap key, 16 bytes.
-        embedded_path: The path that it must be bound to, or None to accept any.
-        allow_trailing: Whether there may be something behind the last node.
+        embedded_path: The path that the file must be bound to. `None` accepts any path.
+        allow_trailing: Whether data after the last node is accepted.
         follow_links: Whether ``path`` itself may be a symbolic link.
     """
     with open_regular(path, follow_links=follow_links) as descriptor:

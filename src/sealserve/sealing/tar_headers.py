@@ -1,8 +1,9 @@
-"""Tar headers as a hostile sender may write them, read with tarfile but without its generous parts.
+"""Tar headers from an untrusted sender, read with tarfile but without its unsafe features.
 
-tarfile reads the map of a sparse file before its caller sees the member, keeps global headers for every later member,
-and searches extended headers with regular expressions that take quadratic time (CVE-2024-6232). A packed release has
-plain files only, so a sparse member is yielded unread for the caller to refuse, and the rest is refused here.
+tarfile reads the map of a sparse file before its caller gets the member. It applies global headers to all later
+members. It searches extended headers with regular expressions that take quadratic time (CVE-2024-6232). A packed
+release has only regular files. Therefore a sparse member is returned unread for the caller to reject, and this module
+rejects the other features.
 
 Source: POSIX.1-2017, pax, "pax Extended Header"; GNU tar manual, "Storing Sparse Files"; CPython, Lib/tarfile.py: "To
 implement a new type, override ``_proc_member``".
@@ -12,13 +13,13 @@ import tarfile
 from typing import Any, Final, Self
 
 MAX_EXTENDED: Final = 64 * 1024
-"""Bytes of one extended header. A path and a size take a few hundred."""
+"""Maximum size of one extended header in bytes. A path and a size take a few hundred bytes."""
 
 MAX_CHAINED: Final = 4
-"""Extended headers before one member: GNU tar writes a long name and a long link, pax writes one."""
+"""Maximum number of extended headers before one member. GNU tar writes a long name and a long link, pax writes one."""
 
-_LONGEST_LENGTH: Final = 6  # digits of the length of a record
-_LONGEST_SIZE: Final = 20  # digits of the size of a member
+_LONGEST_LENGTH: Final = 6  # maximum digits of the length of a record
+_LONGEST_SIZE: Final = 20  # maximum digits of the size of a member
 _EXTENDED: Final = (
     tarfile.XGLTYPE, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -30,12 +31,12 @@ class PlainTarInfo(tarfile.TarInfo):
     def _proc_member(self, archive: Any) -> Self:
         if self.type not in _EXTENDED:
             archive.chained = 0
-            return self._proc_builtin(archive)  # type: ignore[attr-defined,no-any-return]  # a sparse member, too: unread
+            return self._proc_builtin(archive)  # type: ignore[attr-defined,no-any-return]  # a sparse member too: unread
         archive.chained += 1
         if not 0 <= self.size <= MAX_EXTENDED:
             raise tarfile.ReadError(f"a header claims {self.size} bytes")
         if self.type == tarfile.XGLTYPE or archive.chained > MAX_CHAINED:
-            raise tarfile.ReadError("it has a global header, or too many extended headers in a row")
+            raise tarfile.ReadError("a global header, or too many consecutive extended headers")
         if self.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             return self._proc_gnulong(archive)  # type: ignore[attr-defined,no-any-return]
         return self._proc_pax(archive)
@@ -54,15 +55,15 @@ class PlainTarInfo(tarfile.TarInfo):
             member.size = _size(records["size"])
             archive.offset = member.offset_data + self._block(member.size)  # type: ignore[attr-defined]
         if any(keyword.startswith("GNU.sparse.") for keyword in records):
-            member.type = tarfile.GNUTYPE_SPARSE  # whatever its map says
+            member.type = tarfile.GNUTYPE_SPARSE  # independently of its map
         return member
 
 
 class PlainTarFile(tarfile.TarFile):
-    """An archive whose members have headers of `PlainTarInfo`.
+    """An archive whose members are parsed with `PlainTarInfo`.
 
     Attributes:
-        chained: How many extended headers were read since the last member.
+        chained: The number of extended headers since the last member.
     """
 
     tarinfo = PlainTarInfo
@@ -70,10 +71,10 @@ class PlainTarFile(tarfile.TarFile):
 
 
 def pax_records(content: bytes) -> dict[str, str]:
-    """Return the records of a pax extended header: length of the record, blank, keyword, ``=``, value, newline.
+    """Parse the records of a pax extended header: length of the record, blank, keyword, ``=``, value, newline.
 
     Raises:
-        tarfile.ReadError: A record is not of this form.
+        tarfile.ReadError: A record does not have this form.
     """
     records: dict[str, str] = {}
     position = 0

@@ -1,4 +1,4 @@
-"""Seal and unseal whole folders, and list what is in them."""
+"""Functions that seal, unseal and list the files of whole folders."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sealserve.whole_folder import refuse_existing, staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedEntry:
-    """A file of a sealed tree: its path below the tree's folder, and what was sealed."""
+    """A file of a sealed folder: its relative path and its sizes."""
 
     path: str
     sealed: SealedFile
@@ -24,7 +24,7 @@ class SealedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsealedEntry:
-    """A file of an unsealed tree: its path below the tree's folder, and what it held."""
+    """A file of an unsealed folder: its relative path and its content's properties."""
 
     path: str
     unsealed: UnsealedFile
@@ -39,27 +39,29 @@ def seal_tree(
     version: FormatVersion = FormatVersion.V1_0,
     progress: Progress | None = None,
 ) -> tuple[SealedEntry, ...]:
-    """Seal each file below ``source`` to its place below ``destination``, a new folder. Empty folders are left out.
+    """Seal each file below ``source`` to the same relative path below the new folder ``destination``.
+
+    Empty folders are omitted.
 
     Args:
         source: A folder of regular files.
-        destination: The folder that appears, whole or not at all.
+        destination: The new folder. It appears only when it is complete.
         key: The wrap key, 16 bytes.
-        prefix: Put before each relative path, with a slash between, to make the embedded path.
-        version: The format.
-        progress: Called as it goes.
+        prefix: A prefix for the embedded paths, separated from the relative path by a slash.
+        version: The format version.
+        progress: Called during the work.
 
     Returns:
-        One entry for each file, in ascending order of paths.
+        One entry per file, in ascending order of paths.
 
     Raises:
-        TreeMissingError: No such folder.
-        InputError: `tree.empty`: No file in it.
-        InputError: `tree.not-regular`: A link or special file in it.
-        InputError: `tree.unusable-name`: A name that cannot be used.
-        OutputExistsError: ``destination`` exists.
-        UnavailableError: `file.unwritable`: Its parent does not, or does not admit it.
-        SealserveError: What `codec.seal_file` raises.
+        TreeMissingError: ``source`` does not exist.
+        InputError: `tree.empty` if it contains no files.
+        InputError: `tree.not-regular` if it contains a link or a special file.
+        InputError: `tree.unusable-name` if the name of a file is not permitted.
+        OutputExistsError: ``destination`` already exists.
+        UnavailableError: `file.unwritable` if the parent of ``destination`` does not exist or is not writable.
+        SealserveError: The errors of `codec.seal_file`.
     """
     refuse_existing(destination)
     paths = regular_files(source)
@@ -93,31 +95,31 @@ def unseal_tree(
     folder_mode: int = 0o700,
     progress: Progress | None = None,
 ) -> tuple[UnsealedEntry, ...]:
-    """Unseal each file below ``source`` to its place below ``destination``, a new folder.
+    """Unseal each file below ``source`` to the same relative path below the new folder ``destination``.
 
-    That no file is missing is not checked here: a host can hide files. The file list is there for it.
+    This does not detect missing files, which a host could hide. Use the file list to detect them.
 
     Args:
         source: A folder of sealed files.
-        destination: The folder that appears, whole or not at all.
+        destination: The new folder. It appears only when it is complete.
         key: The wrap key, 16 bytes.
-        prefix: Each file must be bound to this prefix and its relative path; None accepts any path.
-        allow_trailing: Whether there may be something behind a file's last node.
-        file_mode: Permission bits of files.
-        folder_mode: Permission bits of folders.
-        progress: Called as it goes.
+        prefix: The prefix of the path that each file must be bound to. `None` accepts any path.
+        allow_trailing: Whether data after a file's last node is accepted.
+        file_mode: The permission bits of files.
+        folder_mode: The permission bits of folders.
+        progress: Called during the work.
 
     Returns:
-        One entry for each file, in ascending order of paths.
+        One entry per file, in ascending order of paths.
 
     Raises:
-        TreeMissingError: No such folder.
-        InputError: `tree.empty`: No file in it.
-        InputError: `tree.not-regular`: A link or special file in it.
-        InputError: `tree.unusable-name`: A name that cannot be used.
-        OutputExistsError: ``destination`` exists.
-        UnavailableError: `file.unwritable`: Its parent does not, or does not admit it.
-        SealserveError: What `codec.unseal_file` raises.
+        TreeMissingError: ``source`` does not exist.
+        InputError: `tree.empty` if it contains no files.
+        InputError: `tree.not-regular` if it contains a link or a special file.
+        InputError: `tree.unusable-name` if the name of a file is not permitted.
+        OutputExistsError: ``destination`` already exists.
+        UnavailableError: `file.unwritable` if the parent of ``destination`` does not exist or is not writable.
+        SealserveError: The errors of `codec.unseal_file`.
     """
     refuse_existing(destination)
     paths = regular_files(source)
@@ -145,7 +147,7 @@ def file_list(files: Iterable[ListedFile]) -> bytes:
     """Return the file list: canonical JSON, ``{"files":[{"path":...,"sha256":...,"size":...}],"version":1}``.
 
     Args:
-        files: The plaintext files, in any order; paths relative to the folder that holds the list.
+        files: The plaintext files, in any order. Paths are relative to the folder of the list.
     """
     in_order = sorted(files, key=lambda file: file.path)
     listed = FileListDocument(version=FILE_LIST_VERSION, files=tuple(in_order))
@@ -153,7 +155,7 @@ def file_list(files: Iterable[ListedFile]) -> bytes:
 
 
 def join(prefix: str, path: str) -> str:
-    """Return the embedded path of ``path`` under ``prefix``, which may be empty."""
+    """Return the embedded path of ``path`` with ``prefix``, which may be empty."""
     return f"{prefix.rstrip('/')}/{path}" if prefix else path
 
 

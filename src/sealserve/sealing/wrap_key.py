@@ -1,4 +1,4 @@
-"""Wrap keys in files: raw, 16 bytes, as gramine-sgx-pf-crypt reads and writes them."""
+"""Wrap key files: 16 raw bytes, the format of gramine-sgx-pf-crypt."""
 
 import os
 from pathlib import Path
@@ -15,8 +15,8 @@ def read_wrap_key(path: Path) -> SecretBytes:
     """Return the key in the file at ``path``.
 
     Raises:
-        InputError: `wrap-key.missing`: No such file, or no right to read it.
-        InputError: `wrap-key.size`: Not exactly 16 bytes.
+        InputError: `wrap-key.missing` if the file does not exist or cannot be read.
+        InputError: `wrap-key.size` if the file does not contain exactly 16 bytes.
     """
     try:
         with open_regular(path) as descriptor:
@@ -24,20 +24,21 @@ def read_wrap_key(path: Path) -> SecretBytes:
     except InputFileError as error:
         raise SealingCode.WRAP_KEY_MISSING.error(
             f"The key file {path} cannot be read: {error.reason}.",
-            hint="A key is a raw file of 16 bytes; `sealserve seal --new-key` makes one.",
+            hint="Check the path, or run `sealserve seal --new-key` to create a key file of 16 raw bytes.",
         ) from error
     if len(content) != WRAP_KEY_SIZE:
         raise SealingCode.WRAP_KEY_SIZE.error(
-            f"The key file {path} is not 16 bytes long.", hint="A key is raw: not text, and no newline at its end."
+            f"The key file {path} has an invalid size: expected exactly {WRAP_KEY_SIZE} bytes.",
+            hint="Use a file of raw bytes: no text encoding, and no newline at its end.",
         )
     return SecretBytes(content)
 
 
 def create_wrap_key(path: Path) -> SecretBytes:
-    """Write a fresh key to a new file, 0600, and return it.
+    """Generate a key, write it to a new file with mode 0600, and return it.
 
     Raises:
-        OutputExistsError: There is a file already; a key is never overwritten.
+        OutputExistsError: The file already exists. A key file is never overwritten.
     """
     key = SecretBytes.random(WRAP_KEY_SIZE)
     write_file(path, key.reveal(), mode=PRIVATE, overwrite=False)

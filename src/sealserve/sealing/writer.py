@@ -1,7 +1,7 @@
-"""Writes one encrypted file to an open descriptor, streaming.
+"""A streaming writer for one encrypted file, to an open descriptor.
 
-The work is cut into runs of groups. Each is read, encrypted and written by one thread, in any order; what comes of it,
-the entries of its MHT nodes, is put into the tree by the caller's thread, in order.
+The work is divided into runs of groups. One thread reads, encrypts and writes each run, in any order. The resulting
+entries of the MHT nodes are added to the tree by the caller's thread, in order.
 """
 
 import os
@@ -36,24 +36,24 @@ MAX_SIZE: Final = 2**63 - 1  # file offsets are signed
 
 
 class Plaintext(Protocol):
-    """What is sealed: a content of a known size that can be read at any offset."""
+    """The plaintext to seal: content of a known size that can be read at any offset."""
 
     @property
     def size(self) -> int:
-        """Size in bytes."""
+        """The size in bytes."""
         ...
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` from byte ``offset`` on."""
+        """Fill ``buffer`` with the content from byte ``offset``."""
         ...
 
 
 class FilePlaintext:
-    """An open regular file as the content. It must not change meanwhile.
+    """An open regular file as the plaintext. It must not change during sealing.
 
     Args:
         descriptor: The file, open for reading.
-        path: Its path, for errors.
+        path: The file's path, for errors.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -63,23 +63,23 @@ class FilePlaintext:
 
     @property
     def size(self) -> int:
-        """Its size in bytes when it was opened."""
+        """The size in bytes at the time of opening."""
         return self._status.st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` from byte ``offset`` on.
+        """Fill ``buffer`` with the content from byte ``offset``.
 
         Raises:
-            InputError: `sealed-file.source-changed`: The file has become shorter.
+            InputError: `sealed-file.source-changed` if the file became shorter.
         """
         if read_at(self._descriptor, buffer, offset) < len(buffer):
             raise self._changed()
 
     def check_unchanged(self) -> None:
-        """Make sure that the file is what it was when it was opened.
+        """Check that the file has not changed since it was opened.
 
         Raises:
-            InputError: `sealed-file.source-changed`: Its size or time of modification is another one.
+            InputError: `sealed-file.source-changed` if its size or modification time differs.
         """
         now = os.fstat(self._descriptor)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
@@ -87,24 +87,24 @@ class FilePlaintext:
 
     def _changed(self) -> SealserveError:
         return SealingCode.SEALED_FILE_SOURCE_CHANGED.error(
-            f"{self._path} changed while it was being sealed: it had {self._status.st_size} bytes at first.",
-            hint="Wait until whatever writes it is done, and seal again.",
+            f"{self._path} changed while it was being sealed (its initial size was {self._status.st_size} bytes).",
+            hint="Wait until no program writes to the file, and seal it again.",
         )
 
 
 class BytesPlaintext:
-    """Bytes in memory as the content."""
+    """Bytes in memory as the plaintext."""
 
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
 
     @property
     def size(self) -> int:
-        """Their number."""
+        """The number of bytes."""
         return len(self._content)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` from byte ``offset`` on."""
+        """Fill ``buffer`` with the content from byte ``offset``."""
         buffer[:] = self._content[offset : offset + len(buffer)]
 
 
@@ -121,22 +121,23 @@ def write_sealed(
 ) -> None:
     """Write ``plaintext`` as an encrypted file.
 
-    Memory, whatever the size: one group (384 KiB) of plaintext and one of ciphertext for each thread. Node 0 is written
-    last.
+    The memory use is independent of the size: one group (384 KiB) of plaintext and one of ciphertext for each thread.
+    Node 0 is written last.
 
     Args:
         plaintext: The content.
         descriptor: An empty file, open for reading and writing.
         key: The wrap key, 16 bytes.
         embedded_path: The path that is authenticated with the content.
-        version: The format.
-        progress: Called in this thread with the number of bytes done since the last call; what it raises ends the work.
-        threads: How many work at a time, or None for as many as help.
-        cipher: Encrypts nodes; None stands for the fastest one here.
+        version: The format version.
+        progress: Called in this thread with the number of bytes processed since the last call. An exception from it
+            ends the work.
+        threads: The number of threads. `None` selects the number that is useful for the file size.
+        cipher: Encrypts nodes. `None` selects the fastest available cipher.
 
     Raises:
-        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
-        InputError: `sealed-file.source-changed`: The source became shorter.
+        InputError: `sealed-file.key-length` if the key does not have 16 bytes.
+        InputError: `sealed-file.source-changed` if the source became shorter.
     """
     cipher = cipher or node_cipher.DEFAULT
     nonce = os.urandom(NONCE_SIZE)
@@ -168,7 +169,7 @@ def write_sealed(
 
 
 class _GroupEncryptor:
-    """Reads, encrypts and writes the data nodes of runs of groups. Each thread has buffers of its own."""
+    """Reads, encrypts and writes the data nodes of runs of groups. Each thread has its own buffers."""
 
     def __init__(self, plaintext: Plaintext, descriptor: int, cipher: NodeCipher) -> None:
         self._plaintext = plaintext
