@@ -1,4 +1,4 @@
-"""``python -m sealserve`` is the same as ``sealserve``."""
+"""Entry point of ``python -m sealserve``, which is the same as ``sealserve``."""
 
 from sealserve.cli import main
 

@@ -1,4 +1,4 @@
-"""IP addresses: which text is one, and which ones mean this machine, or every address of it."""
+"""IP addresses: parsing, loopback addresses, and the addresses that stand for all addresses of this machine."""
 
 import ipaddress
 import socket
@@ -7,10 +7,10 @@ from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS
 
 
 def usable_address(listen: str) -> str:
-    """Return the address to listen on: ``::``, every address, is ``0.0.0.0`` where the kernel has no IPv6.
+    """Return the address to listen on: ``0.0.0.0`` instead of ``::`` (all addresses) if the kernel lacks IPv6.
 
-    A kernel that was started with ``ipv6.disable=1`` refuses every IPv6 socket, so that a program which listens on
-    ``::`` for both families would not start.
+    A kernel with the boot option ``ipv6.disable=1`` rejects every IPv6 socket. A program that listens on ``::`` for
+    both address families would not start there.
     """
     return EVERY_IPV4_ADDRESS if listen == EVERY_ADDRESS and not socket.has_dualstack_ipv6() else listen
 
@@ -25,7 +25,7 @@ def is_ip_address(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, to which no network and no proxy leads."""
+    """Return whether a host is this machine itself, so that connections need no network and no proxy."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

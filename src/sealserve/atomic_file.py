@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it."""
+"""Files that are either complete or absent: written to a temporary file in the same folder, then renamed."""
 
 import contextlib
 import errno
@@ -17,27 +17,29 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputExistsError(InputError):
-    """The output is already there, and nothing said to replace it."""
+    """The output file or folder already exists, and replacing it was not requested."""
 
     code = "file.exists"
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, on failure remove it.
+    """Open a temporary file beside ``path``. On success, sync it and rename it to ``path``. On failure, remove it.
 
     Args:
-        path: Where the file appears. Its folder must exist.
-        mode: The permission bits, set when the file is created: nobody can open a private one in between.
+        path: The path of the new file. Its folder must exist.
+        mode: The permission bits. They are set at creation, so that a private file is never accessible to other users.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        OutputExistsError: ``path`` exists and ``overwrite`` is false.
-        UnavailableError: `file.disk-full`: There is no room for it.
-        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
+        OutputExistsError: ``path`` exists and ``overwrite`` is `False`.
+        UnavailableError: `file.disk-full` if the disk is full.
+        UnavailableError: `file.unwritable` if its folder does not exist or is not writable.
     """
     if not overwrite and path.exists():
-        raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
+        raise OutputExistsError(
+            f"The output {path} already exists.", hint="Choose another output path, or use --force to replace it."
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -63,24 +65,27 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
         if overwrite:
             temporary.replace(path)
         else:
-            os.link(temporary, path)  # unlike a rename, it refuses a file that appeared meanwhile
+            os.link(temporary, path)  # unlike a rename, it fails if the file was created meanwhile
     except OSError as error:
         raise _output_error(path, error) from error
 
 
 def _output_error(path: Path, error: OSError) -> SealserveError:
     if error.errno == errno.EEXIST:
-        return OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
+        return OutputExistsError(
+            f"The output {path} already exists.", hint="Choose another output path, or use --force to replace it."
+        )
     if error.errno in NO_ROOM:
         return SealserveCode.FILE_DISK_FULL.error(
-            f"No room to write {path}.", hint="Free some space; nothing was left behind."
+            f"The disk is full: {path} cannot be written.", hint="Free disk space. The incomplete file was removed."
         )
     return SealserveCode.FILE_UNWRITABLE.error(
-        f"{path} cannot be written: {error.strerror}.", hint="Its folder must exist, and be yours to write in."
+        f"The file {path} cannot be written: {error.strerror}.",
+        hint="Check that its folder exists and is writable for this user.",
     )
 
 
 def write_file(path: Path, content: bytes, *, mode: int = PUBLIC, overwrite: bool = True) -> None:
-    """Write ``content`` to ``path`` as `replacing` does."""
+    """Write ``content`` to ``path`` atomically. See `replacing`."""
     with replacing(path, mode=mode, overwrite=overwrite) as stream:
         stream.write(content)

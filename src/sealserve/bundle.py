@@ -1,7 +1,7 @@
-"""What passes between the owner and the machine that runs a release: a `Destination` one way, a `Bundle` the other.
+"""The data exchanged by the owner and the target: a `Destination` to the owner, a `Bundle` to the target.
 
-A target says at which `Destination` a release would run. The owner prepares the release for it and hands over a
-`Bundle`. Neither value holds code of the other side, so that targets need no access to the owner's keys.
+A target describes the `Destination` of a release. The owner prepares the release for it and returns a `Bundle`. Neither
+value contains code of the other side. Therefore targets need no access to the owner's keys.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ from sealserve.sealing.release_index import INDEX_FILE, parse_index
 
 
 class BrokerPlace(StrEnum):
-    """Where the owner's broker runs, which decides what of the owner's the target needs."""
+    """The location of the owner's broker. It determines which of the owner's files the target needs."""
 
     PROCESS = "process"
-    """It is a process in the owner's workspace, and reads the workspace itself."""
+    """A process in the owner's workspace, which reads the workspace directly."""
     CONTAINER = "container"
-    """It is a container of this machine, which mounts the files that it reads."""
+    """A container on this machine, which mounts the files that it reads."""
     CLUSTER = "cluster"
-    """It is a pod, which gets a copy of what it reads: for trials only, since the cluster then has the keys."""
+    """A pod with a copy of the files that it reads. For trials only, because the cluster then has the owner's keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclavePlace:
-    """An enclave that a destination needs.
+    """An enclave that a destination requires.
 
     Args:
         name: The enclave's name.
-        port: Where its server listens. The port is measured.
-        in_use: Whether it runs, so that an enclave of this name that exists must stay as it is.
+        port: The port of the enclave's server. The port is measured.
+        in_use: Whether the enclave is running. An existing enclave of this name must then not be changed.
     """
 
     name: str
@@ -45,16 +45,17 @@ class EnclavePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where a release is to run.
+    """The place where a release is to run.
 
     Args:
-        deployment: The deployment as it is there: in containers, for example, the broker has a name of its own.
-        enclaves: The enclaves that are needed there.
-        in_image: Whether enclaves trust the files of the server's image. By default they trust this machine's.
-        inventory: A file that lists what the image has; by default the image is measured here.
-        on_this_machine: Whether the host's folder of this workspace is where the host reads the release.
-        store: The folder that packed releases are put into for hosts to fetch, or None.
-        broker: Where the owner's broker runs.
+        deployment: The deployment as the destination sees it. For example, the broker has another host name in
+            containers.
+        enclaves: The required enclaves.
+        in_image: Whether enclaves trust the files of the server image instead of this machine's files.
+        inventory: A file that lists the content of the image. `None` means that the image is measured on this machine.
+        on_this_machine: Whether the host reads the release from the host folder of this workspace.
+        store: The folder of packed releases that hosts download. `None` means no store.
+        broker: The location of the owner's broker.
     """
 
     deployment: Deployment
@@ -68,16 +69,16 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveFacts:
-    """What a host may know of an enclave. Everything but the digest is measured.
+    """The host's information about an enclave. All values except the manifest's digest are measured.
 
     Args:
         name: The enclave's name.
-        port: Where its server listens for gRPC.
-        broker: Name and port of the broker that it connects to.
-        memory: Its size in bytes.
-        manifest: SHA-256 of its manifest, in hexadecimal.
-        rest_port: Where its server listens for REST, or None if REST is off.
-        connection_age: After how many seconds its server drains a connection, or None if that is not known.
+        port: The gRPC port of the enclave's server.
+        broker: The name and port of the broker that the enclave connects to.
+        memory: The enclave size in bytes.
+        manifest: SHA-256 of the manifest, in hexadecimal.
+        rest_port: The REST port of the enclave's server. `None` if REST is off.
+        connection_age: The time in seconds after which the server drains a connection. `None` if it is unknown.
     """
 
     name: str
@@ -91,12 +92,12 @@ class EnclaveFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnersBroker:
-    """What a target needs to know of the owner's broker, which it starts.
+    """The information about the owner's broker for a target that starts it.
 
     Args:
-        needs_passphrase: Whether the file of the master key is encrypted under a passphrase.
-        files: For a broker in the cluster, what it reads: path in the workspace and content. These are the owner's
-            keys.
+        needs_passphrase: Whether the master key file is encrypted with a passphrase.
+        files: For a broker in the cluster, the files that it reads, by their path in the workspace. They include the
+            owner's keys.
     """
 
     needs_passphrase: bool = False
@@ -109,9 +110,9 @@ class Bundle:
 
     Args:
         folder: The release's folder.
-        size: The bytes of its sealed files.
-        enclaves: Its enclaves, ordered by name.
-        broker: The owner's broker, or None if it runs on another machine and is not this machine's to start.
+        size: The total size of the sealed files in bytes.
+        enclaves: The release's enclaves, ordered by name.
+        broker: The owner's broker. `None` if it runs on another machine and this machine must not start it.
     """
 
     folder: Path
@@ -121,24 +122,24 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The release's name: that of its folder."""
+        """The release's name, which is the name of its folder."""
         return self.folder.name
 
     def enclave(self, name: str) -> EnclaveFacts | None:
-        """Return the enclave of that name, or None."""
+        """Return the enclave with this name, or `None`."""
         return next((enclave for enclave in self.enclaves if enclave.name == name), None)
 
 
 def read_bundle(folder: Path, names: Iterable[str], *, broker: OwnersBroker | None = None) -> Bundle:
-    """Return the bundle of a release's folder. The release is not verified: that is its enclaves' task.
+    """Read the bundle from a release's folder. The release is not verified here, because its enclaves verify it.
 
     Args:
         folder: The release's folder.
-        names: The names of the enclaves that the destination needs.
+        names: The names of the enclaves that the destination requires.
         broker: The owner's broker, if this machine starts it.
 
     Raises:
-        SealserveError: The index, or an enclave, is damaged.
+        SealserveError: The index or an enclave is damaged.
     """
     index = parse_index((folder / INDEX_FILE).read_bytes(), name=str(folder / INDEX_FILE))
     loaded = [load_enclave(folder, name) for name in sorted(names)]
@@ -151,12 +152,12 @@ def read_bundle(folder: Path, names: Iterable[str], *, broker: OwnersBroker | No
 
 
 def describe_enclave(name: str, manifest: EnclaveManifest, content: bytes) -> EnclaveFacts:
-    """Return what a host may know of an enclave.
+    """Return the host's information about an enclave.
 
     Args:
         name: The enclave's name.
-        manifest: Its manifest.
-        content: The manifest's exact bytes.
+        manifest: The parsed manifest.
+        content: The exact bytes of the manifest.
     """
     return EnclaveFacts(
         name=name,

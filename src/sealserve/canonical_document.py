@@ -1,8 +1,8 @@
-"""Documents in one form of JSON only, so that equal values have equal bytes, digests and signatures.
+"""Documents with exactly one JSON form, so that equal values have equal bytes, digests and signatures.
 
-The form is RFC 8785's for the values that sealserve writes: objects with ASCII keys, arrays, text, booleans, null and
-integers. There is one exception: an integer above 2**53 - 1 is written with all its digits. RFC 8785 reads numbers as
-doubles and excludes such integers, but the version of a model has 63 bits, and a time in nanoseconds is a usual one.
+The form follows RFC 8785 for the values that sealserve writes: objects with ASCII keys, arrays, text, booleans, null
+and integers. It has one exception: an integer above 2**53 - 1 is written with all its digits. RFC 8785 treats numbers
+as doubles and excludes such integers. But a model version has 63 bits, and times in nanoseconds are common versions.
 """
 
 import json
@@ -14,16 +14,16 @@ from sealserve.errors import ErrorCode
 
 FILE_LIST_VERSION: Final = 1
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""In hexadecimal."""
+"""A SHA-256 digest in hexadecimal."""
 
 
 def canonical_json(value: object) -> bytes:
-    """Return ``value`` as JSON: UTF-8, sorted keys, no spaces, no newline at the end."""
+    """Return ``value`` as canonical JSON: UTF-8, sorted keys, no spaces, no final newline."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 class DocumentPart(BaseModel):
-    """A part of a document: an unknown key, or a value of another type, is an error."""
+    """A part of a document. Unknown keys and values of the wrong type are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
@@ -39,12 +39,12 @@ class ListedFile(DocumentPart):
 
 
 class CanonicalDocument(DocumentPart):
-    """A whole document.
+    """A complete document.
 
     Attributes:
-        what: What to call such a document in errors.
-        refusal: The error for a text that is no such document.
-        refusal_hint: What to do then.
+        what: The name of this kind of document in errors.
+        refusal: The code of the error for an invalid document.
+        refusal_hint: The hint of that error, or `None`.
     """
 
     what: ClassVar[str]
@@ -57,14 +57,14 @@ class CanonicalDocument(DocumentPart):
 
     @classmethod
     def parse(cls, content: bytes, *, name: str) -> Self:
-        """Read a document. Only the canonical form is accepted: nothing can hide in duplicate keys.
+        """Parse a document. Only the canonical form is accepted, so duplicate keys are rejected.
 
         Args:
             content: The document's bytes.
-            name: What to call it in errors.
+            name: The document's name in errors.
 
         Raises:
-            SealserveError: The class's ``refusal``: another schema, or not in canonical form.
+            SealserveError: The error with the code ``refusal``: the schema is violated, or the form is not canonical.
         """
         try:
             document = cls.model_validate_json(content)
@@ -72,16 +72,21 @@ class CanonicalDocument(DocumentPart):
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             message = first["msg"].removeprefix("Value error, ")
-            raise cls.refusal.error(f"{name} is no {cls.what}: {where}: {message}.", hint=cls.refusal_hint) from error
+            raise cls.refusal.error(
+                f"{name} is not a valid {cls.what}: {where}: {message}.", hint=cls.refusal_hint
+            ) from error
         if document.to_bytes() != content:
-            raise cls.refusal.error(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
+            raise cls.refusal.error(
+                f"{name} is not in canonical JSON form: expected sorted, unique keys without spaces between tokens.",
+                hint=cls.refusal_hint,
+            )
         return document
 
 
 class FileListDocument(DocumentPart):
-    """The list of a release's plaintext files, ``files.json``: the owner seals it, and the model server checks it.
+    """The list of a release's plaintext files, ``files.json``. The owner seals it, and the model server checks it.
 
-    Paths are relative to the folder that holds the list. A list that a person wrote need not be in canonical form.
+    Paths are relative to the folder of the list. A manually written list need not be in canonical form.
     """
 
     version: int

@@ -1,11 +1,11 @@
-"""How much two clocks may differ."""
+"""The tolerated difference between two clocks."""
 
 from datetime import timedelta
 from typing import Final
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
-"""A document or certificate that starts up to this much after ``now`` is valid already: the clock here may be slow.
+"""A document or certificate is accepted up to this long before its start, because this machine's clock may be slow.
 
-Certificates that sealserve issues start as much before they are issued, for peers whose clocks are slow and strict. The
-end of a document or certificate has no tolerance.
+Certificates that sealserve issues start this long before their issue, for peers with slow clocks and no tolerance. No
+tolerance applies to the end of a document or certificate.
 """

@@ -1,5 +1,5 @@
-"""The warning about what still works, and will not always."""
+"""The warning for deprecated features that still work but will be removed."""
 
 
 class DeprecatedKeyWarning(FutureWarning):
-    """A file has keys with deprecated names; the text lists the new names."""
+    """A file uses deprecated keys. The text lists their new names."""

@@ -1,8 +1,8 @@
-"""Copy files, or change their owner or mode, whose names another user can replace at any moment.
+"""Safe copying and changing of files whose names another user can replace at any moment.
 
-A check of a path says nothing about the next call with the same path: whoever can write to the folder may put a
-symbolic link, or another name of a foreign file, in its place between the two calls. So each entry is opened once, with
-``O_PATH | O_NOFOLLOW`` relative to its opened folder, and everything else acts on that descriptor.
+Checking a path does not protect the next call with the same path. A user with write access to the folder can replace
+the path between two calls, with a symbolic link or with a hard link to another user's file. Therefore each entry is
+opened once, with ``O_PATH | O_NOFOLLOW`` relative to its opened folder. All further operations use this descriptor.
 
 Source: open(2) ``O_PATH``, openat(2) "Rationale for openat()", proc_pid_fd(5).
 """
@@ -18,7 +18,7 @@ from typing import Final
 from sealserve.regular_file import InputFileKindError
 
 MAX_DEPTH: Final = 64
-"""Folders below folders that are entered. sealserve makes five."""
+"""Maximum depth of nested folders that are entered. sealserve creates five levels."""
 
 _PART: Final = 1 << 20
 _OPEN: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,12 +26,12 @@ _OPEN: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A file or folder that is held open, whatever happens to its name.
+    """An opened file or folder, independent of later changes to its name.
 
     Args:
         path: The name under which it was found, for messages.
-        descriptor: Opened with ``O_PATH``; valid until the next entry is asked for.
-        status: What ``fstat`` returned for it.
+        descriptor: A descriptor with ``O_PATH``, valid until the next entry is requested.
+        status: The result of ``fstat``.
     """
 
     path: Path
@@ -45,20 +45,20 @@ class Held:
 
     @property
     def is_plain_file(self) -> bool:
-        """Whether it is a regular file with one name: a second name may lie in a folder that is not ours."""
+        """Whether it is a regular file with one hard link. A second link may be in a folder of another user."""
         return stat.S_ISREG(self.status.st_mode) and self.status.st_nlink == 1
 
     @property
     def kind(self) -> str:
-        """What it is, for messages."""
+        """A description of the kind of file, for messages."""
         if stat.S_ISLNK(self.status.st_mode):
             return "a symbolic link"
         if stat.S_ISREG(self.status.st_mode):
-            return "a file" if self.status.st_nlink == 1 else f"a file with {self.status.st_nlink} names"
+            return "a file" if self.status.st_nlink == 1 else f"a file with {self.status.st_nlink} hard links"
         return "a folder" if self.is_folder else "a pipe, socket or device"
 
     def change_owner(self, uid: int, gid: int) -> None:
-        """Set owner and group, if they differ."""
+        """Set the owner and group, if they differ."""
         if (self.status.st_uid, self.status.st_gid) != (uid, gid):
             os.chown(self._name, uid, gid)
 
@@ -68,14 +68,14 @@ class Held:
             os.chmod(self._name, mode)  # noqa: PTH101  # the name of a descriptor
 
     def copy(self, destination: Path) -> None:
-        """Write the content, if this is a regular file, to the new file ``destination``; whatever the name is by now.
+        """Copy the content to the new file ``destination``, even if the name was replaced meanwhile.
 
         Raises:
-            InputFileKindError: It is no regular file.
+            InputFileKindError: This is not a regular file.
         """
         if not stat.S_ISREG(self.status.st_mode):
             raise InputFileKindError(
-                f"{self.path} is {self.kind}, where a regular file was expected.", reason=f"it is {self.kind}"
+                f"{self.path} is {self.kind}, but a regular file is expected.", reason=f"it is {self.kind}"
             )
         descriptor = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as source, destination.open("xb") as copy:
@@ -83,13 +83,13 @@ class Held:
 
     @property
     def _name(self) -> str:
-        return f"/proc/self/fd/{self.descriptor}"  # fchown(2) and fchmod(2) refuse a descriptor of O_PATH
+        return f"/proc/self/fd/{self.descriptor}"  # fchown(2) and fchmod(2) do not accept an O_PATH descriptor
 
 
 def held(path: Path) -> Iterator[Held]:
-    """Yield ``path``, held open, and nothing if it does not exist. Its last component is not followed if it is a link.
+    """Yield the opened ``path``, or nothing if it does not exist. A link in its last component is not followed.
 
-    The folders above it must belong to the caller.
+    The parent folders must belong to the caller.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -102,12 +102,12 @@ def held(path: Path) -> Iterator[Held]:
 
 
 def held_tree(top: Path) -> Iterator[Held]:
-    """Yield ``top`` and everything below it, each one held open, a folder before its content.
+    """Yield ``top`` and all entries below it, each opened, a folder before its content.
 
-    Folders more than `MAX_DEPTH` below ``top`` are yielded but not entered.
+    Folders more than `MAX_DEPTH` levels below ``top`` are yielded but not entered.
 
     Args:
-        top: A file or folder. The folders above it must belong to the caller.
+        top: A file or folder. Its parent folders must belong to the caller.
     """
     for found in held(top):
         yield found
@@ -123,7 +123,7 @@ def _below(folder: Held, depth: int) -> Iterator[Held]:
         for name in sorted(os.listdir(readable)):  # noqa: PTH208  # a descriptor
             try:
                 descriptor = os.open(name, _OPEN, dir_fd=readable)
-            except FileNotFoundError:  # removed since
+            except FileNotFoundError:  # removed meanwhile
                 continue
             try:
                 found = Held(path=folder.path / name, descriptor=descriptor, status=os.fstat(descriptor))

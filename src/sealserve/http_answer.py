@@ -1,11 +1,12 @@
-"""Answers of HTTP servers that are not trusted: bounded in size and time, and never inflated without a bound.
+"""Replies of untrusted HTTP servers: limited in size and time, and decompressed only within a limit.
 
-httpx decodes ``Content-Encoding`` before its caller sees a byte, each encoding of a list on top of the other: with
-``gzip, gzip``, 800 bytes become 800 MB of memory. So bodies are read raw here. Only ``identity`` is asked for, and what
-a server sends all the same is refused, except one gzip where the caller allows it: it is inflated within the limit.
+httpx decodes ``Content-Encoding`` before its caller receives any data, one encoding after the other. With
+``gzip, gzip``, 800 bytes can expand to 800 MB of memory. Therefore bodies are read raw here. Requests accept only
+``identity``. Any other encoding is rejected, except a single gzip if the caller permits it. It is decompressed within
+the limit.
 
-What httpx and h11 bound themselves: the headers (100 KiB). What the deadline bounds: silence, slow drips, informational
-answers without end, redirects.
+httpx and h11 limit the size of the headers (100 KiB). The deadline limits silence, slow transfers, endless
+informational responses, and redirects.
 
 Source: RFC 9110 sections 8.4 (Content-Encoding) and 12.5.3 (Accept-Encoding).
 """
@@ -23,45 +24,45 @@ from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
 CHUNK_SIZE: Final = 1 << 20
 STALLED: Final = 300.0
-"""Seconds for a download: until the server begins to answer, and for each MiB after that."""
+"""Time limit of a download in seconds: until the reply starts, and then for each MiB."""
 MAX_REDIRECTS: Final = 5
-"""For a download."""
+"""Maximum number of redirects of a download."""
 _GZIP: Final = 31  # the window of zlib for a gzip header (zlib.h, inflateInit2)
 _LONGEST_LENGTH: Final = 19  # digits of a Content-Length below 2**63
 
 
 class HttpFailedError(UnavailableError):
-    """The server cannot be reached, the connection broke, or what it sends is not HTTP."""
+    """The HTTP server cannot be reached, the connection was lost, or the reply is not valid HTTP."""
 
     code = "http.failed"
 
 
 class HttpSlowError(UnavailableError):
-    """The answer does not come to an end, or makes no progress, in the time that it has."""
+    """The HTTP reply was not complete, or made no progress, within its time limit."""
 
     code = "http.too-slow"
 
 
 class HttpSizeError(UnavailableError):
-    """The answer is larger than such an answer can be."""
+    """The HTTP reply exceeds the size limit for its kind of reply."""
 
     code = "http.too-large"
 
 
 class HttpEncodingError(UnavailableError):
-    """The answer is compressed in a way that was not asked for."""
+    """The HTTP reply uses a compression that the request did not accept."""
 
     code = "http.content-encoding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The beginning of an answer. Its body is read by `body` or `chunks`, once.
+    """The status and headers of a reply. Its body can be read once, with `body` or `chunks`.
 
     Args:
-        status: HTTP status.
-        reason: Reason phrase.
-        headers: Headers; names are compared without regard to case.
+        status: The HTTP status code.
+        reason: The reason phrase.
+        headers: The headers, with case-insensitive names.
     """
 
     status: int
@@ -72,25 +73,25 @@ class Answer:
 
     @property
     def length(self) -> int | None:
-        """The ``Content-Length``, if the server says one. It may lie: the connection ends before, or more comes."""
+        """The ``Content-Length``, or `None`. It may be wrong: the body can end earlier, or more data can follow."""
         text = self.headers.get("Content-Length", "")
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_LENGTH else None
 
     @property
     def next_url(self) -> httpx.URL | None:
-        """Where the server redirects to, if it does."""
+        """The redirect target, or `None`."""
         return None if self._response.next_request is None else self._response.next_request.url
 
     def body(self, limit: int, *, gunzip: bool = False) -> bytes:
         """Return the whole body.
 
         Args:
-            limit: How many bytes it may have, compressed and inflated.
-            gunzip: Whether it may be compressed with gzip, once.
+            limit: The maximum size in bytes, compressed and decompressed.
+            gunzip: Whether a single gzip compression is accepted.
 
         Raises:
-            HttpSizeError: It is larger.
-            HttpEncodingError: It is compressed in another way, or the compressed data is damaged.
+            HttpSizeError: The body exceeds the limit.
+            HttpEncodingError: The body is compressed in another way, or the compressed data is damaged.
         """
         if gunzip and _encodings(self.headers) in (["gzip"], ["x-gzip"]):
             return _inflate(self._raw(limit), limit)
@@ -98,14 +99,14 @@ class Answer:
         return b"".join(self._raw(limit))
 
     def chunks(self, limit: int) -> Iterator[bytes]:
-        """Yield a large body piece by piece. The time starts again with each `CHUNK_SIZE` bytes.
+        """Yield a large body in pieces. The time limit restarts after each `CHUNK_SIZE` bytes.
 
         Args:
-            limit: How many bytes it may have.
+            limit: The maximum size in bytes.
 
         Raises:
-            HttpSizeError: It is larger.
-            HttpEncodingError: It is compressed.
+            HttpSizeError: The body exceeds the limit.
+            HttpEncodingError: The body is compressed.
         """
         require_identity(self.headers)
         progress = 0
@@ -120,7 +121,7 @@ class Answer:
         if (self.length or 0) > limit:
             raise _too_large(limit)
         yield from within(limit, self._response.iter_raw())
-        require_in_time(self._cutoff)  # an answer that ends with its connection looks whole
+        require_in_time(self._cutoff)  # a body without length looks complete if its connection was shut down
 
 
 @contextlib.contextmanager
@@ -135,22 +136,23 @@ def request(
     redirects: int = 0,
     check_redirect: Callable[[httpx.URL], object] = lambda _: None,
 ) -> Iterator[Answer]:
-    """Send a request and yield the answer, whose body is to be read in the block.
+    """Send a request and yield the reply. The body must be read inside the block.
 
     Args:
-        client: Its timeouts are those of each step.
+        client: The HTTP client. Its timeouts apply to each step.
         method: ``GET`` or ``POST``.
-        url: Relative to the client's ``base_url``, if it has one.
-        seconds: For everything, from the connection to the last byte; `Answer.chunks` starts it again.
-        headers: Further headers.
-        json: A body.
-        redirects: How many redirects are followed. httpx itself would read the whole body of each one.
-        check_redirect: Called with each address before it is asked; raises if that is not to be.
+        url: The URL, relative to the client's ``base_url`` if it has one.
+        seconds: The time limit from the connection to the last byte. `Answer.chunks` restarts it.
+        headers: Additional headers.
+        json: A JSON body.
+        redirects: The maximum number of redirects. httpx itself would read the complete body of each redirect.
+        check_redirect: Called with each redirect target before it is requested. It raises an error to reject the
+            target.
 
     Raises:
-        HttpFailedError: Nobody answers, the connection breaks, or the answer is not HTTP. The cause is left out if
-            there was a body or headers: it holds the request, which may hold a secret.
-        HttpSlowError: The time is over.
+        HttpFailedError: The server does not reply, the connection is lost, or the reply is not valid HTTP. The cause is
+            omitted if the request had a body or headers, because it contains the request and possibly a secret.
+        HttpSlowError: The time limit has passed.
     """
     everything = {"Accept-Encoding": "identity", **OWN_CONNECTION, **(headers or {})}
     secret = json is not None or bool(headers)
@@ -178,33 +180,33 @@ def request(
 
 
 def require_identity(headers: Mapping[str, str]) -> None:
-    """Check that an answer is not compressed.
+    """Check that a reply is not compressed.
 
     Raises:
-        HttpEncodingError: It is.
+        HttpEncodingError: The reply is compressed.
     """
     if encodings := _encodings(headers):
         raise HttpEncodingError(
-            f"The answer is compressed ({', '.join(encodings)[:80]}), and Accept-Encoding was identity.",
-            hint="Turn compression off at that server, or at the proxy in front of it.",
+            f"The reply is compressed ({', '.join(encodings)[:80]}), although the request accepts only identity.",
+            hint="Turn off compression at the server or at the proxy in front of it.",
         )
 
 
 def require_in_time(cutoff: Cutoff) -> None:
-    """Check that the time for an answer is not over.
+    """Check that the time limit of a reply has not passed.
 
     Raises:
-        HttpSlowError: It is, and the connection was shut down.
+        HttpSlowError: The time limit has passed, and the connection was shut down.
     """
     if cutoff.passed:
         raise _too_slow(cutoff.seconds)
 
 
 def within(limit: int, parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the parts of a body while they have at most ``limit`` bytes together.
+    """Yield the parts of a body as long as their total size is at most ``limit`` bytes.
 
     Raises:
-        HttpSizeError: The body is larger.
+        HttpSizeError: The body exceeds the limit.
     """
     size = 0
     for part in parts:
@@ -223,16 +225,16 @@ def _explained(cutoff: Cutoff, seconds: float, *, secret: bool) -> Iterator[None
             raise _too_slow(seconds) from None
         reason = type(error).__name__
         if not (secret and isinstance(error, httpx.LocalProtocolError)):  # h11 quotes a header that it cannot send
-            reason += f": {str(error).rstrip('.') or 'no reason is given'}"
-        raise HttpFailedError(f"No answer ({reason}).") from (None if secret else error)
+            reason += f": {str(error).rstrip('.') or 'no reason was reported'}"
+        raise HttpFailedError(f"The server did not reply ({reason}).") from (None if secret else error)
 
 
 @contextlib.contextmanager
 def _odd_names() -> Iterator[None]:
     try:
         yield
-    except UnicodeError as error:  # httpx accepts host names that Python's codec for names refuses
-        raise httpx.LocalProtocolError(f"not a host name, or not a header: {error}") from error
+    except UnicodeError as error:  # httpx accepts host names that Python's IDNA codec rejects
+        raise httpx.LocalProtocolError(f"invalid host name or header: {error}") from error
 
 
 def _encodings(headers: Mapping[str, str]) -> list[str]:
@@ -248,18 +250,18 @@ def _inflate(parts: Iterator[bytes], limit: int) -> bytes:
             if len(content) > limit:
                 raise _too_large(limit)
     except zlib.error as error:
-        raise HttpEncodingError(f"The compressed answer is damaged: {error}.") from error
+        raise HttpEncodingError(f"The compressed reply is damaged: {error}.") from error
     if not inflater.eof or inflater.unused_data:
-        raise HttpEncodingError("The compressed answer is damaged: it is cut off, or something follows its end.")
+        raise HttpEncodingError("The compressed reply is damaged: it is truncated, or data follows its end.")
     return bytes(content)
 
 
 def _too_large(limit: int) -> HttpSizeError:
-    return HttpSizeError(f"The answer has more than {limit:,} bytes.", hint="Check that the address is right.")
+    return HttpSizeError(f"The reply has more than {limit:,} bytes.", hint="Check that the address is correct.")
 
 
 def _too_slow(seconds: float) -> HttpSlowError:
     return HttpSlowError(
-        f"No whole answer within {seconds:g} s.",
-        hint="Check whether the server, or the network between, is overloaded.",
+        f"The reply was not complete within {seconds:g} s.",
+        hint="Check whether the server or the network connection is overloaded.",
     )

@@ -1,8 +1,6 @@
-"""A deadline for a whole HTTP request: httpx has timeouts only for each step, and a server can make steps without end.
+"""A deadline for a complete HTTP request. httpx has timeouts only per step, and a server can cause endless steps.
 
-When the time is over, the connection is shut down below httpx, wherever it is: in the TLS handshake, in the headers or
-in the body.
-
+After the deadline, the connection is shut down below httpx in any phase: the TLS handshake, the headers or the body.
 Source: httpx and httpcore documentation, "Extensions", ``trace``: the events ``connection.connect_tcp.complete``, whose
 ``return_value`` is the network stream, and ``get_extra_info("socket")``.
 """
@@ -16,16 +14,16 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 
 OWN_CONNECTION: Final = {"Connection": "close"}
-"""Headers of each request that can be cut off: a connection that is used again is not seen here."""
+"""Headers of each request with a deadline. A reused connection would not be tracked here."""
 
 _CONNECTED: Final = "connection.connect_tcp.complete"
 
 
 class Cutoff:
-    """Ends the connections of requests that were made with `extensions`, and those that it watches, after ``seconds``.
+    """Shuts down the connections of requests with `extensions`, and watched connections, after ``seconds``.
 
     Args:
-        seconds: How long all may take together, unless it is prolonged.
+        seconds: The total time limit, unless it is prolonged.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -39,11 +37,11 @@ class Cutoff:
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """What a request of httpx takes as ``extensions``."""
+        """The value of ``extensions`` for an httpx request."""
         return {"trace": self._trace}
 
     def prolong(self) -> None:
-        """Start the time again: the other side has made progress."""
+        """Restart the time limit, because the other side has made progress."""
         with self._changed:
             self._deadline = time.monotonic() + self.seconds
 
@@ -67,8 +65,10 @@ class Cutoff:
         self.watch(info["return_value"].get_extra_info("socket"))
 
     def watch(self, connected: socket.socket) -> None:
-        """Shut down this connection, too, when the time is over."""
-        with self._changed:  # a descriptor of our own: TLS takes the socket over, and nobody else may close this one
+        """Shut down this connection too after the deadline."""
+        with (
+            self._changed
+        ):  # a duplicate descriptor: TLS takes over the socket, and only this object closes its duplicate
             self._sockets.append(socket.socket(fileno=os.dup(connected.fileno())))
             if self.passed:
                 self._cut()
@@ -84,5 +84,5 @@ class Cutoff:
 
     def _cut(self) -> None:
         for connected in self._sockets:
-            with contextlib.suppress(OSError):  # it is closed already
+            with contextlib.suppress(OSError):  # the connection is already closed
                 connected.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,8 @@
-"""Ctrl-C, SIGTERM and SIGHUP in a command: they raise `KeyboardInterrupt` in the main thread, exactly once each.
+"""Ctrl-C, SIGTERM and SIGHUP in a command: each raises `KeyboardInterrupt` in the main thread exactly once.
 
-Python drops an exception that is raised while a finalizer, a weak reference's callback or a C callback runs: it
-reports the exception to `sys.unraisablehook` and goes on. A command would then ignore Ctrl-C. `deliver` replaces the
-hook and sends the signal again a moment later.
+Python drops an exception that is raised in a finalizer, in the callback of a weak reference or in a C callback. It
+passes the exception to `sys.unraisablehook` and continues, so a command would ignore Ctrl-C. `deliver` replaces the
+hook, which sends the signal again after a short delay.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_AGAIN_AFTER: Final = 0.01  # seconds until a lost interruption is sent again: the finalizer has returned by then
+_AGAIN_AFTER: Final = 0.01  # seconds until a lost interruption is sent again, when the finalizer has returned
 
 _lost: Final[list[Callable[[], None]]] = []
-"""Functions to call before a lost interruption is sent again, see `interrupted_once`."""
+"""Functions that are called before a lost interruption is sent again, see `interrupted_once`."""
 _reports: Final[list[Callable[[Any], object]]] = []
-"""The hooks that `deliver` replaced; the last one reports other lost exceptions."""
+"""The hooks that `deliver` replaced. The last one handles all other lost exceptions."""
 
 
 def deliver() -> None:
-    """Let each of `SIGNALS` raise `KeyboardInterrupt` in the main thread. An ignored signal stays ignored.
+    """Make each of `SIGNALS` raise `KeyboardInterrupt` in the main thread. An ignored signal stays ignored.
 
-    Call it once, in the main thread, when the program starts. `nohup` relies on the ignored SIGHUP.
+    Call this once in the main thread, at the start of the program. `nohup` relies on SIGHUP staying ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -36,13 +36,13 @@ def deliver() -> None:
 
 
 def _report_or_send_again(unraisable: Any) -> None:
-    """Send a lost interruption again, and pass every other exception to the hook that was in place before."""
+    """Send a lost interruption again. Pass every other exception to the previous hook."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         _reports[-1](unraisable)
         return
     for prepare in tuple(_lost):
         prepare()
-    # From another thread: sent from here, the signal would interrupt this hook and be lost again.
+    # Use another thread: a signal sent from here would interrupt this hook and be lost again.
     timer = threading.Timer(_AGAIN_AFTER, signal.pthread_kill, (threading.main_thread().ident, _interrupting_signal()))
     timer.daemon = True
     timer.start()
@@ -59,16 +59,16 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C, SIGTERM and SIGHUP until the block is done. Then their handlers run.
+    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block. Then run their handlers.
 
-    Signals interrupt the main thread only. In another thread this does nothing.
+    Signals interrupt only the main thread. In another thread this function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # An ignored signal stays ignored, here and in a process that is started meanwhile.
+    # An ignored signal stays ignored, in this process and in processes that the block starts.
     waiting = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda got, _frame: held.append(got)) for number in waiting}
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -80,9 +80,9 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP interrupt the block. Delay later ones until the block is done.
+    """Let the first Ctrl-C, SIGTERM or SIGHUP interrupt the block. Delay later signals until the end of the block.
 
-    A second Ctrl-C therefore cannot interrupt the clean-up that the first one started. Ignored signals stay ignored.
+    Therefore a second Ctrl-C cannot interrupt the clean-up that the first one started. Ignored signals stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,7 +101,7 @@ def interrupted_once() -> Iterator[None]:
             signal.signal(number, first)
 
     listen()
-    _lost.append(listen)  # the first one was lost in a finalizer: the next one is the first one again
+    _lost.append(listen)  # if the first signal was lost in a finalizer, the next signal counts as the first
     try:
         yield
     finally:
@@ -110,7 +110,7 @@ def interrupted_once() -> Iterator[None]:
 
 
 def _hand_back(before: Mapping[signal.Signals, Any], held: Sequence[int]) -> None:
-    """Restore the handlers, and let them handle the delayed signals."""
+    """Restore the handlers and run them for the delayed signals."""
     for number, handler in before.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
     for got in held:

@@ -1,10 +1,10 @@
-"""One form for the lines of every log: a time in UTC (RFC 3339, milliseconds), a level, and a text.
+"""The common format of log lines: a UTC time (RFC 3339, milliseconds), a level, and a text.
 
-`LogFormatter` writes this form. `parse` reads it, and the forms of programs that write another one: NGINX's two logs,
-and logs that an earlier version of sealserve wrote.
+`LogFormatter` writes this format. `parse` reads it, and it also reads NGINX's two log formats and the log format of
+earlier sealserve versions.
 
 Source: RFC 3339, section 5.6; nginx.org/en/docs/ngx_core_module.html#error_log (levels),
-nginx/src/core/ngx_times.c (the time of an error line, which has no zone: it is the machine's).
+nginx/src/core/ngx_times.c (the time of an error line is the machine's local time).
 """
 
 import logging
@@ -33,12 +33,12 @@ _BARE_ERROR: Final = "error["
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedLine:
-    """A line of a log.
+    """A parsed log line.
 
     Args:
-        time: When it was written, UTC; None where the line has no time, as the second line of a traceback.
-        level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; None where the line has none.
-        text: The line without its time and its level.
+        time: The time of the line, UTC. `None` if the line lacks a time, such as a further line of a traceback.
+        level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``. `None` if the line lacks a level.
+        text: The line without its time and level.
     """
 
     time: datetime | None
@@ -52,7 +52,7 @@ class ParsedLine:
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter of lines as every part of sealserve writes them."""
+    """Formats the log lines of all parts of sealserve."""
 
     converter = staticmethod(time.gmtime)
 
@@ -61,17 +61,17 @@ class LogFormatter(logging.Formatter):
 
 
 def format_time(moment: datetime) -> str:
-    """Return a time as it stands at the beginning of a line."""
+    """Return a time in the format of a log line."""
     return f"{moment.astimezone(UTC):{TIME_FORMAT}}.{moment.microsecond // 1000:03d}Z"
 
 
 def parse(line: str) -> ParsedLine:
-    """Return the parts of a line. Any text is a line: what has no known form has neither time nor level."""
+    """Parse a log line. A line in an unknown format is accepted and has neither time nor level."""
     for pattern, read in ((_OWN, _own), (_FORMER, _former), (_NGINX, _nginx), (_ACCESS, _access)):
         if (found := pattern.match(line)) is not None:
             try:
                 return read(line, found)
-            except (ValueError, OverflowError):  # the digits are not a time, such as month 13
+            except (ValueError, OverflowError):  # the digits are not a valid time, for example month 13
                 break
     return ParsedLine(time=None, level="ERROR" if line.startswith(_BARE_ERROR) else None, text=line)
 

@@ -1,4 +1,4 @@
-"""Secrets for libraries that read them from files only, such as Python's ``ssl``: in memory, without a name."""
+"""Secrets for libraries that read only from files, such as Python's ``ssl``: in an unnamed file in memory."""
 
 import os
 import tempfile
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def memory_file(content: bytes) -> Iterator[Path]:
-    """Yield the path of a file with ``content`` that exists only inside of the block.
+    """Yield the path of a file with ``content`` that exists only inside the block.
 
-    The file is in memory and without a name where the system has such files. Otherwise it is one that only this user
-    can read, and that is removed right afterwards.
+    The file is in memory and unnamed, if the system supports such files. Otherwise it is a temporary file that only
+    this user can read, and it is removed at the end of the block.
     """
     try:
         descriptor = os.memfd_create("secret", os.MFD_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The names of models and of machines, as every file that sealserve reads may write them."""
+"""The permitted names of models and machines, in all files that sealserve reads."""
 
 from typing import Annotated
 
@@ -7,6 +7,6 @@ from pydantic import StringConstraints
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-"""One part of a DNS name (a regular expression)."""
+"""A regular expression for one label of a DNS name."""
 DNS_NAME_PATTERN = rf"^{DNS_LABEL}(\.{DNS_LABEL})*$"
 DnsName = Annotated[str, StringConstraints(pattern=DNS_NAME_PATTERN, max_length=253)]

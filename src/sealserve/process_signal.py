@@ -1,8 +1,8 @@
-"""Signals for the process that was meant, and for no later process with the same id.
+"""Signals to exactly the intended process, never to a later process with the same id.
 
-A process id says nothing about the next call with the same id: the process may have ended, and the kernel may have
-given the id to another one. So the process is held by a descriptor first, then it is checked, then the descriptor gets
-the signal.
+Between two calls with the same process id, the process may end, and the kernel may assign its id to another process.
+Therefore this module first opens a descriptor of the process, then checks the process, and then signals through the
+descriptor.
 
 Source: pidfd_open(2), pidfd_send_signal(2), proc_pid_stat(5).
 """
@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-_GONE: Final = (errno.ESRCH, errno.EINVAL)  # EINVAL: the id is no process's, but a thread's, or negative
+_GONE: Final = (errno.ESRCH, errno.EINVAL)  # EINVAL: the id belongs to a thread, or is negative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
-    """What the kernel tells of a running process.
+    """Facts from the kernel about a running process.
 
     Args:
-        group: Its process group.
-        session: Its session.
-        started: When it started, in clock ticks since boot.
-        parent: Its parent, which changes when that ends; so it does not tell one process from another.
+        group: The process group id.
+        session: The session id.
+        started: The start time, in clock ticks since boot.
+        parent: The parent's process id. It changes when the parent ends, so it is not part of comparisons.
     """
 
     group: int
@@ -38,7 +38,7 @@ class ProcessFacts:
 
 
 def facts_of(pid: int) -> ProcessFacts | None:
-    """Return what the kernel tells of a process; None if it does not run. A zombie does not."""
+    """Return the kernel's facts about a process. `None` if it is not running; a zombie counts as not running."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -50,18 +50,18 @@ def facts_of(pid: int) -> ProcessFacts | None:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it does not run."""
+    """Return the start time of a process in clock ticks since boot, or `None` if it is not running."""
     found = facts_of(pid)
     return None if found is None else found.started
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the machine from all others."""
+    """Return the unique id of the machine's current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process runs and is stopped, by a signal such as SIGSTOP or by a debugger."""
+    """Return whether a running process is stopped, by a signal such as SIGSTOP or by a debugger."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -70,7 +70,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def user_of(pid: int) -> int | None:
-    """Return the real user id of a process; None if it does not run."""
+    """Return the real user id of a process, or `None` if it is not running."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -88,18 +88,18 @@ def running() -> Iterator[tuple[int, ProcessFacts]]:
 
 
 def group_members(group: int) -> Mapping[int, ProcessFacts]:
-    """Return the running processes of a process group, by their ids."""
+    """Return the running processes of a process group, by their process ids."""
     return {pid: found for pid, found in running() if found.group == group}
 
 
 def send_signal(pid: int, number: signal.Signals, *, if_still: Callable[[], bool]) -> bool:
-    """Send a signal to a process, if it is the one that is meant; return whether it was sent.
+    """Send a signal to a process if it is the intended process. Return whether the signal was sent.
 
     Args:
-        pid: The process id. 0, 1 and negative numbers, which stand for several processes or for init, get nothing.
+        pid: The process id. Nothing is sent to 0, 1 and negative ids, which mean several processes or init.
         number: The signal.
-        if_still: Returns whether the process with this id is the one that is meant. It is called while the process is
-            held, so its answer stays true.
+        if_still: Returns whether the process with this id is the intended process. It is called while the process is
+            held by a descriptor, so its result stays valid.
     """
     if pid <= 1:
         return False
@@ -121,11 +121,11 @@ def send_signal(pid: int, number: signal.Signals, *, if_still: Callable[[], bool
 
 
 def kill_group(group: int, *, if_member: Callable[[ProcessFacts], bool] = lambda _: True) -> bool:
-    """Kill the processes of a group once; return whether any was there. Repeat it while it returns true.
+    """Send SIGKILL to the processes of a group. Return whether any was sent. Repeat the call while it returns `True`.
 
     Args:
-        group: The group's id.
-        if_member: Returns whether a process of the group is one of those that are meant.
+        group: The process group id.
+        if_member: Returns whether a process of the group is one of the intended processes.
     """
     killed = False
     for pid, found in group_members(group).items():

@@ -1,4 +1,4 @@
-"""Regular files by position: opened without surprises, read and written at offsets, short transfers continued."""
+"""Safe access to regular files: safe opening, reads and writes at offsets, and continuation of short transfers."""
 
 import contextlib
 import errno
@@ -11,18 +11,18 @@ from typing import Final
 from sealserve.errors import InputError
 
 LARGEST_TEXT: Final = 4 * 2**20
-"""How many bytes a file of settings, certificates or keys may have."""
+"""Maximum size in bytes of a file with settings, certificates or keys."""
 _OTHER_KIND: Final = (errno.ELOOP, errno.ENXIO, errno.EISDIR)  # a link, a socket or an unread pipe, a folder
 _LINK: Final = "it is a symbolic link"
 
 
 class InputFileError(InputError):
-    """A file that was given cannot be used.
+    """An input file cannot be used.
 
     Args:
-        message: As for every error.
-        reason: The same without the file's name, for a caller that says more of it.
-        hint: As for every error.
+        message: The complete message, as in `SealserveError`.
+        reason: The reason without the file's name, for use in a caller's message.
+        hint: The hint, as in `SealserveError`.
     """
 
     def __init__(self, message: str, *, reason: str, hint: str | None = None) -> None:
@@ -31,25 +31,25 @@ class InputFileError(InputError):
 
 
 class InputFileMissingError(InputFileError):
-    """There is no such file."""
+    """The input file does not exist."""
 
     code = "input-file.missing"
 
 
 class InputFileKindError(InputFileError):
-    """It is a folder, a link, a pipe or a device: no regular file."""
+    """The input path is a folder, link, pipe or device instead of a regular file."""
 
     code = "input-file.not-regular"
 
 
 class InputFileUnreadableError(InputFileError):
-    """The file is there, and the operating system does not let us read it."""
+    """The input file exists, but the operating system denies reading it."""
 
     code = "input-file.unreadable"
 
 
 class InputFileSizeError(InputFileError):
-    """The file is far larger than such a file can be."""
+    """The input file exceeds the size limit for its kind of file."""
 
     code = "input-file.too-large"
 
@@ -58,35 +58,35 @@ class InputFileSizeError(InputFileError):
 def open_regular(path: Path, *, follow_links: bool = True) -> Iterator[int]:
     """Open ``path`` for reading and yield its descriptor.
 
-    A pipe or a device is refused before anything is read from it, so that none can make us wait.
+    A pipe or a device is rejected before anything is read from it, so that it cannot block this process.
 
     Args:
         path: The file.
         follow_links: Whether ``path`` itself may be a symbolic link.
 
     Raises:
-        InputFileMissingError: No such file.
-        InputFileKindError: No regular file.
-        InputFileUnreadableError: The operating system refuses.
+        InputFileMissingError: The file does not exist.
+        InputFileKindError: The path is not a regular file.
+        InputFileUnreadableError: The operating system denies access.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     if not follow_links and path.is_symlink():
-        raise InputFileKindError(f"{path} is a symbolic link, where a regular file was expected.", reason=_LINK)
+        raise InputFileKindError(f"{path} is a symbolic link, but a regular file is expected.", reason=_LINK)
     try:
         descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputFileMissingError(f"There is no file {path}.", reason="No such file") from error
+        raise InputFileMissingError(f"The file {path} does not exist.", reason="No such file") from error
     except OSError as error:
         raise InputFileUnreadableError(
-            f"{path} cannot be read: {error.strerror}.", reason=str(error.strerror)
+            f"The file {path} cannot be read: {error.strerror}.", reason=str(error.strerror)
         ) from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise InputFileKindError(
-                f"{path} is no regular file.",
-                reason="Is a directory" if stat.S_ISDIR(mode) else "it is no regular file",
-                hint="A folder, a pipe or a device cannot stand here.",
+                f"{path} is not a regular file.",
+                reason="Is a directory" if stat.S_ISDIR(mode) else "it is not a regular file",
+                hint="Specify a regular file instead of a folder, pipe or device.",
             )
         yield descriptor
     finally:
@@ -94,34 +94,34 @@ def open_regular(path: Path, *, follow_links: bool = True) -> Iterator[int]:
 
 
 def read_regular(path: Path, *, limit: int = LARGEST_TEXT, follow_links: bool = True) -> bytes:
-    """Return the content of the regular file ``path``; errors as in `open_regular`.
+    """Return the content of the regular file ``path``. The errors of `open_regular` apply.
 
     Args:
         path: The file.
-        limit: How many bytes it may have.
+        limit: The maximum size in bytes.
         follow_links: Whether ``path`` itself may be a symbolic link.
 
     Raises:
-        InputFileSizeError: It has more.
+        InputFileSizeError: The file exceeds the limit.
     """
     with open_regular(path, follow_links=follow_links) as descriptor, open(descriptor, "rb", closefd=False) as stream:
         try:
             content = stream.read(limit + 1)
-        except OSError as error:  # a failing disk; in Gramine also a sealed file that was changed
+        except OSError as error:  # a failing disk, or in Gramine a changed sealed file
             raise InputFileUnreadableError(
-                f"{path} cannot be read: {error.strerror}.", reason=str(error.strerror)
+                f"The file {path} cannot be read: {error.strerror}.", reason=str(error.strerror)
             ) from error
     if len(content) > limit:
         reason = f"it has more than {limit:,} bytes"
-        raise InputFileSizeError(f"{path} cannot be what it should: {reason}.", reason=reason)
+        raise InputFileSizeError(f"The file {path} is too large for its purpose: {reason}.", reason=reason)
     return content
 
 
 def read_tail(path: Path, *, limit: int) -> bytes:
-    """Return the last ``limit`` bytes of the regular file ``path``, which may be larger, and may not be a link.
+    """Return the last ``limit`` bytes of the regular file ``path``. The file may be larger but must not be a link.
 
     Raises:
-        InputFileError: As for `open_regular`.
+        InputFileError: The errors of `open_regular`.
     """
     with open_regular(path, follow_links=False) as descriptor:
         size = os.fstat(descriptor).st_size
@@ -131,17 +131,17 @@ def read_tail(path: Path, *, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def open_own(path: Path, flags: int) -> Iterator[int]:
-    """Open a file that only we write, and yield its descriptor; it is created with mode 0600 if it does not exist.
+    """Open a file that only sealserve writes, and yield its descriptor. If it does not exist, create it with mode 0600.
 
-    What would be written elsewhere than it seems is refused: a link, a pipe, a file with a second name.
+    Links, pipes and files with a second hard link are rejected, because a write would change another file.
 
     Args:
         path: The file. Its folder must exist.
         flags: ``O_RDWR``, or ``O_WRONLY | O_APPEND``.
 
     Raises:
-        InputFileKindError: Something else is there.
-        InputFileUnreadableError: The operating system refuses.
+        InputFileKindError: The path is not a regular file with one hard link.
+        InputFileUnreadableError: The operating system denies access.
     """
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -149,7 +149,7 @@ def open_own(path: Path, flags: int) -> Iterator[int]:
         if error.errno in _OTHER_KIND:
             raise _other_kind(path) from error
         raise InputFileUnreadableError(
-            f"{path} cannot be opened: {error.strerror}.", reason=str(error.strerror)
+            f"The file {path} cannot be opened: {error.strerror}.", reason=str(error.strerror)
         ) from error
     try:
         found = os.fstat(descriptor)
@@ -163,8 +163,8 @@ def open_own(path: Path, flags: int) -> Iterator[int]:
 
 def _other_kind(path: Path) -> InputFileKindError:
     return InputFileKindError(
-        f"{path} is a link, a folder, a pipe or a device, where a regular file was expected.",
-        reason="it is no regular file",
+        f"{path} is a link, a folder, a pipe or a device, but a regular file is expected.",
+        reason="it is not a regular file",
         hint="Remove it, and run the command again.",
     )
 
@@ -173,7 +173,7 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Fill ``buffer`` from byte ``offset`` of the file.
 
     Returns:
-        How many bytes were read; fewer than ``len(buffer)`` only at the end of the file.
+        The number of bytes read. It is smaller than ``len(buffer)`` only at the end of the file.
     """
     done = 0
     while done < len(buffer):

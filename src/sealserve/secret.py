@@ -1,4 +1,4 @@
-"""Bytes that must not be seen: redacted in every representation, compared in constant time, wiped when done."""
+"""Secret bytes: redacted in every representation, compared in constant time, and wiped after use."""
 
 import hmac
 import secrets
@@ -8,12 +8,12 @@ from typing import Self
 class SecretBytes:
     """A secret value, such as a release key.
 
-    ``repr``, ``str`` and pickling never give the value; ``reveal`` does, and its callers are easy to list. ``wipe``
-    overwrites our copy. Python may have made others (``reveal`` makes one): wiping is what can be done, not a
-    guarantee.
+    ``repr``, ``str`` and pickling never expose the value. Only ``reveal`` does, and its callers are easy to find.
+    ``wipe`` overwrites this copy. Python may have made other copies (``reveal`` makes one), so wiping is best effort
+    and not a guarantee.
 
     Args:
-        value: The secret. It is copied; the caller's buffer is its own to wipe.
+        value: The secret. It is copied. The caller must wipe its own buffer.
     """
 
     __slots__ = ("_value",)
@@ -23,15 +23,15 @@ class SecretBytes:
 
     @classmethod
     def random(cls, length: int) -> Self:
-        """Return a fresh secret of ``length`` bytes from the operating system's generator."""
+        """Return a random secret of ``length`` bytes from the operating system's generator."""
         return cls(secrets.token_bytes(length))
 
     def reveal(self) -> bytes:
-        """Return the value. Keep it short-lived, and never format it."""
+        """Return the value. Keep it only briefly, and never format it."""
         return bytes(self._value)
 
     def wipe(self) -> None:
-        """Overwrite the value with zeros, and make it empty."""
+        """Overwrite the value with zeros and make it empty."""
         self._value[:] = bytes(len(self._value))
         self._value.clear()
 
@@ -43,7 +43,7 @@ class SecretBytes:
             return NotImplemented
         return hmac.compare_digest(self._value, other._value)
 
-    __hash__ = None  # type: ignore[assignment]  # a secret is no dictionary key
+    __hash__ = None  # type: ignore[assignment]  # a secret must not be a dictionary key
 
     def __repr__(self) -> str:
         return f"SecretBytes(<{len(self._value)} bytes>)"

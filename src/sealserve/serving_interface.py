@@ -1,6 +1,7 @@
-"""Names in the interface of a model server, which the server, its clients, and monitoring must agree on.
+"""Names in a model server's interface that the server, its clients and monitoring must agree on.
 
-All but `INSTANCE_HEADER` are TensorFlow Serving's or TensorFlow's, so that both servers look the same from outside.
+All names except `INSTANCE_HEADER` are TensorFlow's or TensorFlow Serving's, so that both servers have the same
+interface.
 """
 
 from typing import Final
@@ -9,7 +10,7 @@ DEFAULT_SIGNATURE: Final = "serving_default"
 """TensorFlow's ``kDefaultServingSignatureDefKey`` (``tensorflow/cc/saved_model/signature_constants.h``)."""
 
 INTERNAL_SIGNATURES: Final = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
-"""Names under which a SavedModel keeps operations of its own; clients cannot call them.
+"""Names of internal operations in a SavedModel, which clients cannot call.
 
 Source: tensorflow/tensorflow, ``tensorflow/python/saved_model/constants.py``.
 """
@@ -18,13 +19,13 @@ METHODS: Final = ("tensorflow/serving/predict", "tensorflow/serving/classify", "
 """Method names of signatures (``tensorflow/cc/saved_model/signature_constants.h``)."""
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
-"""Where the metrics are unless a monitoring configuration says otherwise (``util/prometheus_exporter.h``)."""
+"""The default path of the metrics, unless a monitoring configuration changes it (``util/prometheus_exporter.h``)."""
 
 METRICS_PREFIX: Final = ":tensorflow:serving:"
-"""What the names of TensorFlow Serving's metrics begin with."""
+"""The prefix of the names of TensorFlow Serving's metrics."""
 
 INSTANCE_HEADER: Final = "x-sealserve-instance"
-"""Trailing metadata of each answer over gRPC: a random name of the process that answered, new at each start.
+"""Trailing metadata of each gRPC response: a random id of the serving process, new at each start.
 
-Behind a proxy that balances connections, a client can tell replicas apart by it.
+Behind a load-balancing proxy, a client can distinguish replicas by this id.
 """

@@ -1,4 +1,4 @@
-"""The words of the field that all of sealserve shares: kinds, modes and limits, as ``sealserve.toml`` writes them."""
+"""Terms that all of sealserve shares: kinds, modes and limits, with the values used in ``sealserve.toml``."""
 
 from enum import StrEnum
 from typing import NewType
@@ -6,25 +6,25 @@ from typing import NewType
 ModelName = NewType("ModelName", str)
 
 LARGEST_VERSION = 2**63 - 1
-"""The largest version of a model: TensorFlow Serving reads a version folder's name as a signed 64-bit number.
+"""The largest model version: TensorFlow Serving parses the name of a version folder as a signed 64-bit number.
 
 Source: tensorflow/serving 9d981c5c, ``sources/storage_path/file_system_storage_path_source.cc``
-(``ParseVersionNumber``: a 64-bit number that is not negative).
+(``ParseVersionNumber``: a non-negative 64-bit number).
 """
 EVERY_ADDRESS = "::"
-"""Listening here takes connections at every address of the machine, IPv6 and IPv4."""
-EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the same, on a machine without IPv6
+"""Listening on this address accepts connections to every address of the machine, IPv6 and IPv4."""
+EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the equivalent on a machine without IPv6
 
 
 class PlatformKind(StrEnum):
-    """What runs the enclaves."""
+    """The kind of platform that runs the enclaves."""
 
     SGX = "sgx"
     SIMULATED = "simulated"
 
 
 class TargetKind(StrEnum):
-    """Where a deployment runs."""
+    """The target of a deployment."""
 
     LOCAL = "local"
     DOCKER = "docker"
@@ -32,14 +32,14 @@ class TargetKind(StrEnum):
 
 
 class TlsMode(StrEnum):
-    """Who shows a certificate: the service alone, or the service and its users."""
+    """Which sides present a certificate: only the service, or the service and its users."""
 
     ONE_WAY = "one-way"
     TWO_WAY = "two-way"
 
 
 class Cloud(StrEnum):
-    """A cloud whose SGX machines sealserve knows facts about."""
+    """The clouds with SGX machines that sealserve supports with presets."""
 
     ALIBABA_G7T = "alibaba-g7t"
     TENCENT_M6CE = "tencent-m6ce"
@@ -47,14 +47,14 @@ class Cloud(StrEnum):
 
 
 class ServerKind(StrEnum):
-    """Which model server runs inside the enclave."""
+    """The model server inside the enclave."""
 
     EMBEDDED = "embedded"
     TENSORFLOW_SERVING = "tensorflow-serving"
 
 
 class IngressKind(StrEnum):
-    """What takes connections to a Kubernetes deployment from outside."""
+    """The component that accepts external connections to a Kubernetes deployment."""
 
     NGINX = "nginx"
     GATEWAY_API = "gateway-api"
@@ -63,7 +63,7 @@ class IngressKind(StrEnum):
 
 
 class BrokerNaming(StrEnum):
-    """How the broker's name is resolved in a cluster's pods."""
+    """How the pods of a cluster resolve the broker's name."""
 
     DNS = "dns"
     COREDNS_HOSTS = "coredns-hosts"

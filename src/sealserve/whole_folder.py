@@ -1,7 +1,7 @@
-"""Folders that are either whole or absent: filled under a hidden name, synced, then renamed into their place.
+"""Folders that are either complete or absent: filled under a hidden name, synced, then renamed.
 
-While it is filled, the hidden folder is locked by its maker. A process that was killed leaves it behind, unlocked: the
-next one that makes a folder of that name removes it.
+The creating process locks the hidden folder while it fills the folder. A killed process leaves an unlocked hidden
+folder behind. The next process that creates a folder of the same name removes it.
 """
 
 import contextlib
@@ -20,33 +20,33 @@ from sealserve.codes import SealserveCode
 
 SUFFIX: Final = ".partial"
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-_LONGEST_NAME: Final = 40  # of the name that is part of the hidden one
+_LONGEST_NAME: Final = 40  # maximum number of characters of the final name in the hidden name
 
 
 class Staging:
-    """A hidden folder beside the place where its content will appear.
+    """A hidden folder beside the final path of its content.
 
     Attributes:
-        folder: Fill this one.
+        folder: The folder to fill.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def publish(self, destination: Path) -> None:
-        """Give the folder its name: from now on it is whole.
+        """Rename the folder to its final name. It is then complete and visible.
 
         Args:
-            destination: The name; in the same parent folder.
+            destination: The final path, in the same parent folder.
 
         Raises:
-            OutputExistsError: There is something already.
+            OutputExistsError: The path already exists.
         """
         refuse_existing(destination)
         _sync_tree(self.folder)
         above = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.folder.rename(destination)  # an empty folder is replaced, anything else is refused
+            self.folder.rename(destination)  # replaces an empty folder, but fails for anything else
             os.fsync(above)
         except OSError as error:
             if error.errno in _OCCUPIED:
@@ -56,10 +56,10 @@ class Staging:
             os.close(above)
 
     def replace(self, destination: Path) -> None:
-        """Publish, in the place of a folder that may be there: after a crash the old one, the new one or none is there.
+        """Publish the folder and replace an existing one. After a crash, the old one, the new one or neither exists.
 
         Args:
-            destination: The name; in the same parent folder.
+            destination: The final path, in the same parent folder.
         """
         with staging(destination.parent, destination.name) as old:
             with contextlib.suppress(FileNotFoundError):
@@ -69,19 +69,19 @@ class Staging:
 
 @contextlib.contextmanager
 def staging(parent: Path, name: str, *, mode: int = 0o755) -> Iterator[Staging]:
-    """Make a hidden folder in ``parent``; remove it at the end, unless it was published.
+    """Create a hidden folder in ``parent``. Remove it at the end, unless it was published.
 
-    After a crash it stays, under a name that begins with a dot and ends in ``.partial``, until the next `staging` of
-    the same name.
+    After a crash, it remains under a name that begins with a dot and ends in ``.partial``. The next `staging` with the
+    same name removes it.
 
     Args:
-        parent: The folder where the result will appear. It must exist.
-        name: Part of the hidden name, so that a person can tell what it was.
-        mode: Permission bits of the folder.
+        parent: The parent folder of the result. It must exist.
+        name: A part of the hidden name, so that people can identify the folder.
+        mode: The permission bits of the folder.
 
     Raises:
-        UnavailableError: `file.unwritable`: ``parent`` is no folder, or does not admit it.
-        UnavailableError: `file.disk-full`: No room.
+        UnavailableError: `file.unwritable` if ``parent`` is not a folder or not writable.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     with _output_errors(parent):
         folder, lock = _make_locked(parent, f".{name[:_LONGEST_NAME]}.", mode)
@@ -95,16 +95,16 @@ def staging(parent: Path, name: str, *, mode: int = 0o755) -> Iterator[Staging]:
 
 @contextlib.contextmanager
 def appearing(destination: Path, *, mode: int = 0o755) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``destination`` if all goes well; missing folders above it are made.
+    """Yield an empty folder that becomes ``destination`` on success. Missing parent folders are created.
 
     Args:
-        destination: Where it appears, whole or not at all.
-        mode: Permission bits of the folder.
+        destination: The final path. It appears only when the folder is complete.
+        mode: The permission bits of the folder.
 
     Raises:
-        OutputExistsError: There is something already.
-        UnavailableError: `file.unwritable`: Its parent does not admit it.
-        UnavailableError: `file.disk-full`: No room.
+        OutputExistsError: The path already exists.
+        UnavailableError: `file.unwritable` if the parent folder is not writable.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     refuse_existing(destination)
     with folder_made(destination.parent), staging(destination.parent, destination.name, mode=mode) as stage:
@@ -114,11 +114,11 @@ def appearing(destination: Path, *, mode: int = 0o755) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_made(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and those above it that are missing; on failure remove those that were made and are empty.
+    """Create ``folder`` and its missing parents. On failure, remove the created folders that are empty.
 
     Raises:
-        UnavailableError: `file.unwritable`: It cannot be made.
-        UnavailableError: `file.disk-full`: No room.
+        UnavailableError: `file.unwritable` if a folder cannot be created.
+        UnavailableError: `file.disk-full` if the disk is full.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -127,26 +127,26 @@ def folder_made(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in made:
-            with contextlib.suppress(OSError):  # somebody put something into it, or it was never made
+            with contextlib.suppress(OSError):  # the folder is not empty, or was not created
                 path.rmdir()
         raise
 
 
 def refuse_existing(destination: Path) -> None:
-    """Make sure that nothing is at ``destination``.
+    """Check that ``destination`` does not exist.
 
     Raises:
-        OutputExistsError: There is something.
+        OutputExistsError: The path already exists.
     """
     if os.path.lexists(destination):
         raise _exists(destination)
 
 
 def _make_locked(parent: Path, stem: str, mode: int) -> tuple[Path, int]:
-    """Make a hidden folder, after removing those whose makers are gone; return it, and the descriptor that locks it."""
+    """Remove abandoned hidden folders and create a new one. Return its path and the descriptor that holds its lock."""
     above = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(above, fcntl.LOCK_EX)  # nobody takes a folder for abandoned that is not locked yet
+        fcntl.flock(above, fcntl.LOCK_EX)  # a new folder must not look abandoned before it is locked
         _remove_abandoned(parent, stem)
         folder = parent / f"{stem}{secrets.token_hex(6)}{SUFFIX}"
         folder.mkdir(mode=0o700)
@@ -167,12 +167,12 @@ def _remove_abandoned(parent: Path, stem: str) -> None:
     for path in [path for path in parent.iterdir() if pattern.fullmatch(path.name)]:
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # published meanwhile, or no folder of ours
+        except OSError:  # published meanwhile, or not a folder of sealserve
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:  # its maker is at work
+        except BlockingIOError:  # its creator is still running
             pass
         finally:
             os.close(lock)
@@ -185,22 +185,25 @@ def _output_errors(parent: Path, *, only_room: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise SealserveCode.FILE_DISK_FULL.error(
-                f"No room to write to {parent}.", hint="Free some space; nothing was left."
+                f"The disk is full: nothing can be written to {parent}.",
+                hint="Free some disk space. The incomplete folder was removed.",
             ) from error
         if only_room:
             raise
         raise SealserveCode.FILE_UNWRITABLE.error(
-            f"Nothing can be written to {parent}: {error.strerror}.",
-            hint="It must be a folder, and yours to write in.",
+            f"The folder {parent} cannot be written to: {error.strerror}.",
+            hint="Check that it is a folder and is writable for this user.",
         ) from error
 
 
 def _exists(destination: Path) -> OutputExistsError:
-    return OutputExistsError(f"{destination} exists already.", hint="Nothing is overwritten: give another output.")
+    return OutputExistsError(
+        f"The output {destination} already exists.", hint="Choose another output path. Existing output is kept."
+    )
 
 
 def _sync_tree(folder: Path) -> None:
-    """Sync every file and folder: who fills it need not."""
+    """Sync every file and folder, so that the code that fills the folder need not sync them."""
     for root, _, files in os.walk(folder):
         for name in files:
             _sync(Path(root, name))

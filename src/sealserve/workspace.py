@@ -1,7 +1,7 @@
-"""The workspace: ``.sealserve/`` beside ``sealserve.toml``, one folder for each machine.
+"""The workspace: ``.sealserve/`` beside ``sealserve.toml``, with one folder per machine.
 
-``owner/`` never leaves the owner's machine; ``host/`` and ``user/`` are what is copied to the other two. ``vendor/``
-exists only in simulation: it stands for the processor's vendor, whom all three trust to tell a genuine processor.
+``owner/`` never leaves the owner's machine. ``host/`` and ``user/`` are copied to the other two machines. ``vendor/``
+exists only in simulation. It stands in for the processor vendor, whom all three parties trust to certify processors.
 """
 
 import os
@@ -16,139 +16,139 @@ DEPLOYMENT_FILE = "sealserve.toml"
 
 
 class WorkspaceMissingError(InputError):
-    """There is no workspace here."""
+    """The folder and its parents do not contain a workspace (a sealserve.toml file)."""
 
     code = "workspace.missing"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerFolder:
-    """The owner's folder: keys, certificate authorities, the broker's database, releases as built."""
+    """The owner's folder: keys, certificate authorities, the broker's database, and releases as built."""
 
     root: Path
 
     @property
     def master_key(self) -> Path:
-        """The key that encrypts the stored release keys, 32 bytes."""
+        """The master key file. The master key, 32 bytes, encrypts the stored release keys."""
         return self.root / "master.key"
 
     @property
     def database(self) -> Path:
-        """The broker's SQLite database. Its folder holds nothing else: the broker's container mounts it."""
+        """The broker's SQLite database. Its folder contains nothing else, because the broker's container mounts it."""
         return self.root / "database" / "broker.sqlite"
 
     @property
     def former_database(self) -> Path:
-        """Where earlier versions kept the broker's database."""
+        """The path of the broker's database in earlier versions."""
         return self.root / "broker.sqlite"
 
     @property
     def audit_head(self) -> Path:
-        """The newest signed head of the audit log, outside of the database. Its folder holds nothing else."""
+        """The newest signed head of the audit log, outside the database. Its folder contains nothing else."""
         return self.root / "audit" / "head.json"
 
     @property
     def audit_signing_key(self) -> Path:
-        """Ed25519, PEM: signs heads of the audit log, and nothing else."""
+        """The key that signs only heads of the audit log: Ed25519, PEM."""
         return self.root / "audit-signing-key.pem"
 
     @property
     def authorities(self) -> Path:
-        """One folder for each certificate authority: ``broker``, ``service``, ``users``."""
+        """The folder of the certificate authorities: ``broker``, ``service``, ``users``."""
         return self.root / "authorities"
 
     @property
     def users(self) -> Path:
-        """The register of users, and a folder with the certificate and key of each."""
+        """The register of users, and one folder per user with the user's certificate and key."""
         return self.root / "users"
 
     @property
     def broker_tls(self) -> Path:
-        """The broker's own certificate and key."""
+        """The broker's TLS certificate and private key."""
         return self.root / "broker-tls"
 
     @property
     def enclave_signing_key(self) -> Path:
-        """RSA-3072 with exponent 3, PEM: signs SIGSTRUCTs."""
+        """The key that signs SIGSTRUCTs: RSA-3072 with exponent 3, PEM."""
         return self.root / "enclave-signing-key.pem"
 
     @property
     def index_signing_key(self) -> Path:
-        """Ed25519, PEM: signs release and bundle indexes."""
+        """The key that signs release indexes and enclave indexes: Ed25519, PEM."""
         return self.root / "index-signing-key.pem"
 
     @property
     def models(self) -> Path:
-        """Plaintext models as SavedModels: ``NAME/VERSION/saved_model.pb``."""
+        """The plaintext models as SavedModels: ``NAME/VERSION/saved_model.pb``."""
         return self.root / "models"
 
     @property
     def releases(self) -> Path:
-        """Releases as built, one folder each."""
+        """The releases as built, one folder per release."""
         return self.root / "releases"
 
     @property
     def provenance(self) -> Path:
-        """What releases and converted models were made from: ``releases/NAME.json``, ``models/NAME/VERSION.json``."""
+        """The records of the sources of releases and models: ``releases/NAME.json``, ``models/NAME/VERSION.json``."""
         return self.root / "provenance"
 
     @property
     def trust(self) -> Path:
-        """The root certificates that quotes are verified against, DER: ``simulated-root.der``."""
+        """The trusted root certificates for quotes, DER: ``simulated-root.der``."""
         return self.root / "trust"
 
     @property
     def images(self) -> Path:
-        """What is known of the container images: bills of materials, inventories, digests."""
+        """The data about container images: bills of materials, inventories, digests."""
         return self.root / "images"
 
     @property
     def logs(self) -> Path:
-        """The broker's log."""
+        """The folder of the broker's log."""
         return self.root / "logs"
 
 
 @dataclass(frozen=True, slots=True)
 class HostFolder:
-    """The host's folder: nothing in it is secret from the host, so nothing secret is in it."""
+    """The host's folder. It contains no secrets, because the host can read its files."""
 
     root: Path
 
     @property
     def releases(self) -> Path:
-        """Releases as shipped, each with its ``enclave/`` folder."""
+        """The shipped releases, each with its ``enclave/`` folder."""
         return self.root / "releases"
 
     @property
     def platform(self) -> Path:
-        """The simulated processor and quoting enclave. On an SGX machine this is hardware."""
+        """The simulated processor and quoting enclave. On an SGX machine, hardware has this role."""
         return self.root / "platform"
 
     @property
     def run(self) -> Path:
-        """Sockets, NGINX's configuration, and the record of what runs."""
+        """Sockets, NGINX's configuration, and the record of the running processes."""
         return self.root / "run"
 
     @property
     def logs(self) -> Path:
-        """One log for each process of the host."""
+        """The logs, one per process of the host."""
         return self.root / "logs"
 
     @property
     def owner_key(self) -> Path:
-        """The owner's Ed25519 public key (PEM): verifies release and bundle indexes."""
+        """The owner's Ed25519 public key (PEM), which verifies release indexes and enclave indexes."""
         return self.root / "owner.pub"
 
 
 @dataclass(frozen=True, slots=True)
 class UserFolder:
-    """The user's folder: what a client needs."""
+    """The user's folder: the files that a client needs."""
 
     root: Path
 
     @property
     def service_ca(self) -> Path:
-        """The certificate of the authority that signs the service's certificates, PEM."""
+        """The certificate of the CA that signs the service's certificates, PEM."""
         return self.root / "service-ca.pem"
 
     @property
@@ -158,13 +158,13 @@ class UserFolder:
 
     @property
     def key(self) -> Path:
-        """The user's private key for two-way TLS, PEM, 0600."""
+        """The user's private key for two-way TLS, PEM, mode 0600."""
         return self.root / "client.key"
 
 
 @dataclass(frozen=True, slots=True)
 class VendorFolder:
-    """The simulated processor vendor: its certificate authorities and what its service publishes."""
+    """The simulated processor vendor: its certificate authorities and the data that its service publishes."""
 
     root: Path
 
@@ -174,48 +174,48 @@ class Workspace:
     """A workspace and the deployment file beside it.
 
     Args:
-        directory: The folder that holds ``sealserve.toml`` and ``.sealserve/``.
+        directory: The folder that contains ``sealserve.toml`` and ``.sealserve/``.
     """
 
     directory: Path
 
     @property
     def root(self) -> Path:
-        """``.sealserve/``."""
+        """The folder ``.sealserve/``."""
         return self.directory / FOLDER
 
     @property
     def deployment_file(self) -> Path:
-        """``sealserve.toml``."""
+        """The path of ``sealserve.toml``."""
         return self.directory / DEPLOYMENT_FILE
 
     @property
     def owner(self) -> OwnerFolder:
-        """What stays on the owner's machine."""
+        """The owner's folder, which stays on the owner's machine."""
         return OwnerFolder(self.root / "owner")
 
     @property
     def host(self) -> HostFolder:
-        """What goes to the host."""
+        """The folder that is copied to the host."""
         return HostFolder(self.root / "host")
 
     @property
     def user(self) -> UserFolder:
-        """What goes to the user."""
+        """The folder that is copied to the user."""
         return UserFolder(self.root / "user")
 
     @property
     def vendor(self) -> VendorFolder:
-        """The simulated vendor."""
+        """The folder of the simulated vendor."""
         return VendorFolder(self.root / "vendor")
 
     def create(self) -> None:
-        """Make the folders that are missing. Those of the owner, the user and the vendor are for their owner only."""
+        """Create the missing folders. The folders of owner, user and vendor are accessible only to their owner."""
         make_folders(self.root)
 
 
 def make_folders(root: Path) -> None:
-    """Make the folders of a workspace that are missing in ``root``, which is or becomes its ``.sealserve/``."""
+    """Create the missing folders of a workspace in ``root``, its ``.sealserve/`` folder."""
     owner, host, user, vendor = (
         OwnerFolder(root / "owner"),
         HostFolder(root / "host"),
@@ -230,7 +230,7 @@ def make_folders(root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     _make_private(host.run)
     if not (marker := root / ".gitignore").exists():
-        marker.write_text("# keys and releases never belong in a repository\n*\n")
+        marker.write_text("# Never commit keys and releases to a repository.\n*\n")
 
 
 def _make_private(folder: Path) -> None:
@@ -241,16 +241,16 @@ def _make_private(folder: Path) -> None:
 
 
 def find(start: Path) -> Workspace:
-    """Return the workspace of ``start`` or of the nearest folder above it.
+    """Return the workspace of ``start`` or of its nearest parent folder that has one.
 
     Raises:
-        WorkspaceMissingError: No ``sealserve.toml`` in ``start`` or above.
+        WorkspaceMissingError: Neither ``start`` nor a parent folder contains ``sealserve.toml``.
     """
-    here = Path(os.path.abspath(start))  # noqa: PTH100  # links stay as the user wrote them
+    here = Path(os.path.abspath(start))  # noqa: PTH100  # preserves links in the path that the user gave
     for folder in (here, *here.parents):
         if (folder / DEPLOYMENT_FILE).is_file():
             return Workspace(folder)
     raise WorkspaceMissingError(
-        f"No {DEPLOYMENT_FILE} in {here} or a folder above it.",
-        hint="Run `sealserve init` to write one, or give the folder with --directory.",
+        f"No workspace found: {here} and its parent folders do not contain {DEPLOYMENT_FILE}.",
+        hint="Run `sealserve init` to create the file, or specify the folder with --directory.",
     )

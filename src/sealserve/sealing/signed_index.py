@@ -43,14 +43,14 @@ def verify_index(
     """Verify the signature of an index.
 
     Args:
-            domain: The expected kind of index.
-            content: The exact bytes of the index.
-            signature: The content of the ``.sig`` file.
-            owner_key: The key that must have signed the index.
-            name: The index's name in errors.
+        domain: The expected kind of index.
+        content: The exact bytes of the index.
+        signature: The content of the ``.sig`` file.
+        owner_key: The key that must have signed the index.
+        name: The index's name in errors.
 
     Raises:
-            VerificationError: `index.bad-signature` if the key did not sign these bytes as this kind of index.
+        VerificationError: `index.bad-signature` if the key did not sign these bytes as this kind of index.
     """
     try:
         owner_key.verify(signature, domain + content)

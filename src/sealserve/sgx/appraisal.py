@@ -1,7 +1,7 @@
-"""Appraisal of a quote: is it genuine, and what does the vendor think of the platform that it comes from?
+"""Appraisal of a quote: whether it is genuine, and how the vendor rates the platform that it comes from.
 
-Whether that is good enough is not decided here: a platform that is out of date is a result, not an error. The relying
-party's policy decides.
+This module does not decide whether the rating is good enough: an out-of-date platform is a result, not an error. The
+relying party's policy decides.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ _COMPARED: Final = ("cpu_svn", "mr_enclave", "mr_signer", "report_data")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedQuote(Claims):
-    """A genuine quote. Only `ExaminedQuote.verify` makes one.
+    """A genuine quote. Only `ExaminedQuote.verify` creates it.
 
     Args:
-        report: What the enclave is, and the report data that it chose.
+        report: The enclave's identity and the report data that it chose.
         fmspc: The kind of processor.
     """
 
@@ -44,25 +44,25 @@ class VerifiedQuote(Claims):
 
     @property
     def measurement(self) -> Measurement:
-        """MRENCLAVE."""
+        """The enclave's MRENCLAVE."""
         return self.report.mr_enclave
 
     def check_reference(self, values: str) -> None:
-        """Compare the report with `ReferenceValues` as JSON; see `Claims.check_reference`."""
+        """Compare the report with `ReferenceValues` as JSON. See `Claims.check_reference`."""
         ReferenceValues.from_json(values).check(self.report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedQuote:
-    """A quote that is worth fetching collateral for: well-formed, of no debug enclave, and below the trusted root.
+    """A quote that passed all checks without collateral: well-formed, not from a debug enclave, below the trusted root.
 
-    The value cannot exist otherwise: its checks are the steps 2 and 3 of `verify_quote`, which need no collateral.
+    The constructor performs steps 2 and 3 of `verify_quote`. Therefore an instance always satisfies them.
 
     Args:
-        raw: The quote as it was received: dcap-qvl verifies these bytes.
-        quote: The same bytes, parsed.
-        pck: The quote's PCK chain, parsed.
-        anchor: The root to trust.
+        raw: The quote as received. dcap-qvl verifies these bytes.
+        quote: The parsed quote.
+        pck: The parsed PCK certificate chain of the quote.
+        anchor: The trusted root.
 
     Raises:
         VerificationError: A step fails.
@@ -74,17 +74,17 @@ class ExaminedQuote:
     anchor: TrustAnchor
 
     def __post_init__(self) -> None:
-        # 2. No debug enclave: its host reads its memory, so nothing else about it matters.
+        # 2. Reject debug enclaves: the host can read their memory, so no other check would be meaningful.
         if self.quote.report.attributes.debug:
             raise SgxCode.QUOTE_DEBUG.error(
-                f"Quote: the enclave is in debug mode (attributes {self.quote.report.attributes.flags:#x}).",
-                hint="Sign the enclave without debug: `sgx.debug = false` in its manifest.",
+                f"The quoted enclave is in debug mode (attributes {self.quote.report.attributes.flags:#x}).",
+                hint="Set `sgx.debug = false` in the manifest, and sign the enclave again.",
             )
-        # 3. PCK certificate, Processor or Platform CA, and the trusted root, each issued by the next.
+        # 3. Check that PCK certificate, Processor or Platform CA, and trusted root are each issued by the next.
         self.pck.check(self.anchor)
 
     def verify(self, collateral: Collateral, *, now: datetime, minimum_evaluation_number: int = 0) -> VerifiedQuote:
-        """Do the steps of `verify_quote` that need collateral (4 to 10).
+        """Perform the steps of `verify_quote` that need collateral (4 to 10).
 
         Raises:
             VerificationError: A step fails.
@@ -92,31 +92,33 @@ class ExaminedQuote:
         if now.tzinfo is None:
             raise ValueError("now must have a time zone")
         anchor, extension = self.anchor, self.pck.extension
-        # 4. JSON without doubled keys, of the known versions, and everything valid now.
+        # 4. Parse the JSON strictly (known versions, no duplicate keys), and check that all parts are valid now.
         tcb_info, qe_identity = parse_tcb_info(collateral.tcb_info), parse_qe_identity(collateral.qe_identity)
         collateral.check_dates(now)
-        # 5. Signed by the TCB signing certificate, which the root issued.
+        # 5. Check that the TCB signing certificate, which the root issued, signed both documents.
         collateral.check_signers(anchor)
-        # 6. The platform's FMSPC and PCE id.
+        # 6. Check that the TCB info is for the platform's FMSPC and PCE id.
         _check_subject(tcb_info, extension)
-        # 7. Not older than what was seen before, in either document.
+        # 7. Check that neither document is older than collateral that was seen before.
         number = min(tcb_info.tcb_evaluation_data_number, qe_identity.tcb_evaluation_data_number)
         if number < minimum_evaluation_number:
             raise SgxCode.COLLATERAL_ROLLED_BACK.error(
-                f"Collateral: expected a TCB evaluation data number of at least {minimum_evaluation_number}, "
-                f"got {number}.",
-                hint="Refresh the cache of the PCCS. If that does not help, it holds newer collateral back.",
+                f"The collateral is older than collateral seen before: expected a TCB evaluation data number of at "
+                f"least {minimum_evaluation_number}, got {number}.",
+                hint="Refresh the cache of the PCCS. If that does not help, the PCCS withholds newer collateral.",
             )
-        # 8. The platform's own certificate is not on the list.
+        # 8. Check that the platform's PCK certificate is not revoked.
         crl = parse_crl(collateral.pck_crl, of="PCK CRL")
         if is_revoked(crl, self.pck.leaf.serial_number, of="PCK CRL"):
             raise SgxCode.PCK_REVOKED.error(
-                f"PCK certificate: {self.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
+                f"The PCK certificate {self.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked.",
+                hint="Use another machine: the processor vendor no longer trusts this platform.",
             )
-        # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level. dcap-qvl knows no tolerance.
+        # 9. Verify signatures, chains, revocation, QE identity and TCB level. dcap-qvl does not tolerate clock
+        # differences.
         latest_start = _at_the_latest_start(now, collateral, self.pck)
         verdict = dcap.verify(self.raw, collateral, anchor=anchor, now=latest_start)
-        # 10. Two readers, one quote.
+        # 10. Check that both parsers read the same values from the quote.
         _check_agreement(verdict, self.quote.report, extension)
         return VerifiedQuote(
             report=self.quote.report,
@@ -131,12 +133,12 @@ class ExaminedQuote:
 
 
 def examine_quote(raw: bytes, *, anchor: TrustAnchor) -> ExaminedQuote:
-    """Do the steps of `verify_quote` that need no collateral (1 to 3).
+    """Perform the steps of `verify_quote` that need no collateral (1 to 3).
 
     Raises:
         VerificationError: A step fails.
     """
-    # 1. Our own parser: version 3, ECDSA P-256, SGX, Intel's QE, a PCK chain, and not a byte more.
+    # 1. Parse strictly: version 3, ECDSA P-256, SGX, Intel's QE, a PCK chain, and exactly the right length.
     quote = Quote.parse(raw)
     return ExaminedQuote(raw=raw, quote=quote, pck=PckChain.parse(quote.pck_chain_pem), anchor=anchor)
 
@@ -149,33 +151,35 @@ def verify_quote(
     now: datetime,
     minimum_evaluation_number: int = 0,
 ) -> VerifiedQuote:
-    """Verify a quote against the vendor's collateral.
+    """Verify a quote with the vendor's collateral.
 
-    The steps: 1 form, 2 no debug, 3 PCK chain, 4 the documents' form and dates, 5 who signed them, 6 are they about
-    this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl verifies, 10 has it read
-    what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, or for which it has no error of their own.
+    The steps are: 1 format of the quote, 2 no debug mode, 3 PCK certificate chain, 4 format and dates of the documents,
+    5 signers of the documents, 6 the documents are for this platform, 7 the documents are not older than seen before,
+    8 revocation of the PCK certificate, 9 all checks of dcap-qvl, 10 both parsers agree. dcap-qvl omits steps 1 to 8,
+    or does not report them as separate errors.
 
     Args:
-        raw: The quote, exactly as long as it says.
-        collateral: What the vendor publishes for its platform.
-        anchor: The root to trust.
-        now: The time of verification, with a time zone. What starts up to `CLOCK_SKEW` later is valid already.
+        raw: The quote. Its length must be exact.
+        collateral: The vendor's collateral for the platform.
+        anchor: The trusted root.
+        now: The time of verification, with a time zone. A start of validity up to `CLOCK_SKEW` later is accepted.
         minimum_evaluation_number: The highest TCB evaluation data number seen so far.
 
     Returns:
-        The verified content. Its TCB status may be any but Revoked.
+        The verified content. Its TCB status can be any status except Revoked.
 
     Raises:
-        VerificationError: A step fails; each cause has an error and a code of its own.
+        VerificationError: A step fails. Each cause has its own code.
     """
     examined = examine_quote(raw, anchor=anchor)
     return examined.verify(collateral, now=now, minimum_evaluation_number=minimum_evaluation_number)
 
 
 def _at_the_latest_start(now: datetime, collateral: Collateral, pck: PckChain) -> datetime:
-    """Return ``now``, or the start of a document or certificate that is later by no more than `CLOCK_SKEW`.
+    """Return ``now``, or the latest start of a document or certificate that is at most `CLOCK_SKEW` after ``now``.
 
-    That start is evidence that the clock here is slow. To assume the later time is strict: what ends before it is void.
+    Such a start shows that this machine's clock is slow. Using the later time is the strict choice: everything that
+    expires before it is rejected.
     """
     certificates = (found.not_valid_before_utc for found in (pck.leaf, pck.issuer, pck.root))
     starts = (start for start in (*collateral.starts(), *certificates) if now < start <= now + CLOCK_SKEW)
@@ -185,10 +189,14 @@ def _at_the_latest_start(now: datetime, collateral: Collateral, pck: PckChain) -
 
 def _check_subject(tcb_info: TcbInfo, extension: PckExtension) -> None:
     if tcb_info.fmspc.upper() != extension.fmspc:
-        raise SgxCode.COLLATERAL_FMSPC.error(f"TCB info: expected FMSPC {extension.fmspc}, got {tcb_info.fmspc}.")
+        raise SgxCode.COLLATERAL_FMSPC.error(
+            f"The TCB info is for another kind of processor: expected FMSPC {extension.fmspc}, got {tcb_info.fmspc}.",
+            hint="Check the service at broker.collateral_url. It served the wrong document.",
+        )
     if bytes.fromhex(tcb_info.pce_id) != extension.pce_id:
         raise SgxCode.COLLATERAL_PCE_ID.error(
-            f"TCB info: expected pceId {extension.pce_id.hex().upper()}, got {tcb_info.pce_id}."
+            f"The TCB info is for another PCE: expected pceId {extension.pce_id.hex().upper()}, got {tcb_info.pce_id}.",
+            hint="Check the service at broker.collateral_url. It served the wrong document.",
         )
 
 
@@ -203,4 +211,7 @@ def _check_agreement(verdict: DcapVerdict, report: EnclaveReport, extension: Pck
     ours |= {"attributes": report.attributes.to_bytes().hex(), "isv": (report.isv_prod_id, report.isv_svn)}
     ours |= {"ppid": extension.ppid.hex(), "fmspc": extension.fmspc.lower(), "cpu_svn": extension.cpu_svn.hex()}
     if differing := sorted(name for name in ours if ours[name] != theirs[name]):
-        raise SgxCode.QUOTE_VERIFIER.error(f"Quote: two readers of it disagree on {', '.join(differing)}.")
+        raise SgxCode.QUOTE_VERIFIER.error(
+            f"The quote is ambiguous: two parsers read different values of {', '.join(differing)}.",
+            hint="Treat the quote as forged. If the host is yours, report this as a bug of sealserve.",
+        )

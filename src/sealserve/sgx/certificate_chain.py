@@ -1,7 +1,7 @@
-"""Chains of PEM certificates, read so strictly that another reader cannot see other certificates in them.
+"""PEM certificate chains, parsed so strictly that no other parser can find different certificates in them.
 
-Our own checks and dcap-qvl read the same chains with different parsers. What one of them skips and the other does not
-(text between the blocks, other kinds of blocks, odd line ends) is refused here, before either relies on it.
+sealserve and dcap-qvl read the same chains with different parsers. Input that parsers treat differently is rejected
+here before either parser relies on it: text between the blocks, other kinds of blocks, unusual line ends.
 """
 
 import itertools
@@ -22,28 +22,28 @@ X509_ERRORS: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
     UnsupportedAlgorithm,
-    UserWarning,  # about odd names; an error where warnings are errors
+    UserWarning,  # for unusual names; raised as an error if warnings are errors
 )
-"""What ``cryptography`` raises about malformed certificates and revocation lists. Most of it comes late, when a part is
-first asked for."""
+"""Exceptions that ``cryptography`` raises for malformed certificates and revocation lists, mostly on first access to a
+part."""
 
 _BLOCK: Final = rb"-----BEGIN CERTIFICATE-----\r?\n(?:[A-Za-z0-9+/]{1,76}={0,2}\r?\n)+-----END CERTIFICATE-----\r?\n*"
 _CHAIN: Final = re.compile(rb"(?:" + _BLOCK + rb"){1,5}")
 
 
 def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
-    """Read one to five PEM certificates.
+    """Parse one to five PEM certificates.
 
     Args:
         pem: The chain, leaf first.
-        of: What the chain belongs to, for messages.
+        of: The chain's description in messages.
 
     Raises:
-        VerificationError: `certificate-chain.malformed`: There is anything else in it, or a certificate does not parse.
+        VerificationError: `certificate-chain.malformed` if there is other data, or a certificate cannot be parsed.
     """
     if not _CHAIN.fullmatch(pem):
         raise SgxCode.CERTIFICATE_CHAIN_MALFORMED.error(
-            f"{of}: expected one to five PEM certificates and nothing else."
+            f"The {of} is malformed: expected one to five PEM certificates without other data."
         )
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
@@ -51,13 +51,13 @@ def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
     except X509_ERRORS as error:
         raise SgxCode.CERTIFICATE_CHAIN_MALFORMED.error(
-            f"{of}: a certificate in the chain is not well-formed."
+            f"The {of} is malformed: one of its certificates cannot be parsed."
         ) from error
     return certificates
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """Return the subject's common name, or an empty string if there is none or more than one."""
+    """Return the subject's common name, or an empty string if the subject has none or several."""
     match certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         case [only]:
             return str(only.value)
@@ -66,17 +66,18 @@ def common_name(certificate: x509.Certificate) -> str:
 
 
 def check_links(chain: Sequence[x509.Certificate], *, of: str) -> None:
-    """Check that each certificate bears the signature and the name of the next one.
+    """Check that each certificate was signed by the next one and names it as its issuer.
 
-    Validity, revocation and constraints are not looked at: dcap-qvl does that.
+    Validity, revocation and constraints are not checked here, because dcap-qvl checks them.
 
     Raises:
-        VerificationError: `certificate-chain.broken`: One does not.
+        VerificationError: `certificate-chain.broken` if a certificate was not issued by the next one.
     """
     for issued, issuer in itertools.pairwise(chain):
         try:
             issued.verify_directly_issued_by(issuer)
         except (*X509_ERRORS, InvalidSignature) as error:
             raise SgxCode.CERTIFICATE_CHAIN_BROKEN.error(
-                f"{of}: {common_name(issued)!r} was not issued by {common_name(issuer)!r}, which follows it."
+                f"The {of} is broken: {common_name(issued)!r} was not issued by the next certificate, "
+                f"{common_name(issuer)!r}."
             ) from error

@@ -55,7 +55,7 @@ class SgxCode(ErrorCode):
     """The PCK certificate contains its security versions (SVNs) twice, with different values."""
 
     PCS_NOT_FOUND = "pcs.not-found", UnavailableError
-    """The PCS or PCCS has no collateral for this kind of platform."""
+    """The PCS or PCCS does not have collateral for this kind of platform."""
     PCS_PORT_TAKEN = "pcs.port-taken", UnavailableError
     """The simulated PCS cannot listen on its address."""
     PCS_STATUS = "pcs.status", UnavailableError

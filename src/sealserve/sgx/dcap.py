@@ -1,10 +1,10 @@
-"""dcap-qvl, the library that verifies the signatures, chains, dates and TCB levels of a quote, behind our own errors.
+"""The library dcap-qvl, which verifies signatures, chains, dates and TCB levels of a quote, with sealserve's errors.
 
-Its Python interface raises free text. One table maps that text to our errors; it was made from the source of the one
-version that is named here (``src/verify.rs``, ``src/utils.rs``, and the errors of its copy of webpki).
+Its Python interface raises exceptions with free text. One table maps the text to sealserve's errors. The table was
+derived from the source of the version below (``src/verify.rs``, ``src/utils.rs``, and the errors of its webpki copy).
 
-What it leaves to its caller is checked in `sealserve.sgx.appraisal`. Its helpers that fetch collateral are not used:
-they ask a third party by default.
+`sealserve.sgx.appraisal` performs the checks that dcap-qvl leaves to its caller. dcap-qvl's helpers for fetching
+collateral are not used, because they contact a third party by default.
 """
 
 import json
@@ -30,71 +30,91 @@ _MALFORMED: Final = (
 )
 _WRONG_CRL: Final = r"InvalidCrlSignatureForPublicKey|UnknownRevocationStatus|Failed to parse (?:root CA|PCK) CRL"
 
-# The first pattern that occurs in the text decides. {0} stands for what the pattern found.
+# The first matching pattern decides. {0} is replaced by the matched text.
 _TABLE: Final = (
     (
         r"ISV enclave report signature is invalid",
         SgxCode.QUOTE_SIGNATURE,
-        "Quote: its attestation key did not sign it.",
+        "The quote's signature is invalid: its attestation key did not sign it.",
     ),
     (
         r"QE report hash mismatch",
         SgxCode.QUOTE_ATTESTATION_KEY,
-        "Quote: its QE report is about another attestation key.",
+        "The quote is inconsistent: its QE report is bound to another attestation key.",
     ),
     (
         r"Signature is invalid for qe_report",
         SgxCode.QUOTE_QE_REPORT_SIGNATURE,
-        "Quote: its PCK did not sign its QE report.",
+        "The quote's QE report is invalid: the platform's PCK key did not sign it.",
     ),
-    (r"QE report validation failed", SgxCode.QUOTE_QE_IDENTITY, "Quote: the quoting enclave is in debug mode."),
-    (r"QE \w+ (?:mismatch|\d+ is below)[^\n]*", SgxCode.QUOTE_QE_IDENTITY, "Quote: {0}."),
-    (r"Debug mode is enabled", SgxCode.QUOTE_DEBUG, "Quote: the enclave is in debug mode."),
+    (r"QE report validation failed", SgxCode.QUOTE_QE_IDENTITY, "The quoting enclave is in debug mode."),
+    (
+        r"QE \w+ (?:mismatch|\d+ is below)[^\n]*",
+        SgxCode.QUOTE_QE_IDENTITY,
+        "The quoting enclave does not match the vendor's QE identity: {0}.",
+    ),
+    (r"Debug mode is enabled", SgxCode.QUOTE_DEBUG, "The quoted enclave is in debug mode."),
     (
         r"Signature is invalid for tcb_info",
         SgxCode.COLLATERAL_TCB_INFO_SIGNATURE,
-        "TCB info: its signer did not sign this text.",
+        "The TCB info's signature is invalid: its signer did not sign this text.",
     ),
     (
         r"Signature is invalid for qe_identity",
         SgxCode.COLLATERAL_QE_IDENTITY_SIGNATURE,
-        "QE identity: its signer did not sign this.",
+        "The QE identity's signature is invalid: its signer did not sign this text.",
     ),
     (
         r"CertRevoked",
         SgxCode.CERTIFICATE_CHAIN_REVOKED,
-        "Certificate chain: one of them is on its issuer's revocation list.",
+        "A certificate in the quote's or collateral's chain is on the revocation list of its issuer.",
     ),
-    (r"CrlExpired|TCBInfo expired|QE Identity expired", SgxCode.COLLATERAL_EXPIRED, "Collateral: {0}."),
-    (r"[\w ]+ issue date is in the future", SgxCode.COLLATERAL_NOT_YET_VALID, "Collateral: {0}."),
-    (r"(?:CertExpired|CertNotValidYet)[^\n]*", SgxCode.CERTIFICATE_CHAIN_VALIDITY, "Certificate chain: {0}."),
-    (_WRONG_CRL, SgxCode.COLLATERAL_CRL, "Revocation lists: expected those of the root and the PCK CA, got {0}."),
+    (r"CrlExpired|TCBInfo expired|QE Identity expired", SgxCode.COLLATERAL_EXPIRED, "The collateral has expired: {0}."),
+    (
+        r"[\w ]+ issue date is in the future",
+        SgxCode.COLLATERAL_NOT_YET_VALID,
+        "The collateral is not valid yet: {0}.",
+    ),
+    (
+        r"(?:CertExpired|CertNotValidYet)[^\n]*",
+        SgxCode.CERTIFICATE_CHAIN_VALIDITY,
+        "A certificate in the quote's or collateral's chain is not valid now: {0}.",
+    ),
+    (
+        _WRONG_CRL,
+        SgxCode.COLLATERAL_CRL,
+        "The revocation lists are invalid: expected lists of the root and of the PCK CA, got {0}.",
+    ),
     (
         r"Failed to verify certificate chain\s+Caused by:[^\n]*\n[^\n]*",
         SgxCode.CERTIFICATE_CHAIN_BROKEN,
-        "Certificate chain: {0}.",
+        "A certificate chain of the quote or collateral is broken: {0}.",
     ),
-    (r"Fmspc mismatch", SgxCode.COLLATERAL_FMSPC, "TCB info: its FMSPC is not the PCK certificate's."),
-    (r"No matching TCB level found", SgxCode.TCB_NO_LEVEL, "TCB info: the platform is below every level in it."),
+    (r"Fmspc mismatch", SgxCode.COLLATERAL_FMSPC, "The FMSPC of the TCB info differs from the PCK certificate's."),
+    (
+        r"No matching TCB level found",
+        SgxCode.TCB_NO_LEVEL,
+        "The platform's security versions are below every level in the TCB info.",
+    ),
     (
         r"TCB status is invalid: Revoked",
         SgxCode.TCB_REVOKED,
-        "TCB info, QE identity: the platform's TCB level is Revoked.",
+        "The platform's TCB level is Revoked, according to the TCB info or the QE identity.",
     ),
-    (_MALFORMED, SgxCode.COLLATERAL_MALFORMED, "Collateral: {0}."),
+    (_MALFORMED, SgxCode.COLLATERAL_MALFORMED, "The collateral is malformed: {0}."),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DcapVerdict:
-    """What dcap-qvl found.
+    """The result of dcap-qvl.
 
     Args:
-        tcb_status: Of platform and quoting enclave together.
-        advisory_ids: Those that apply.
-        tcb_date: What the platform's TCB level stands for.
-        report: The report's fields as dcap-qvl read them.
-        pck: The PCK certificate's fields as dcap-qvl read them.
+        tcb_status: The combined TCB status of platform and quoting enclave.
+        advisory_ids: The advisories that affect the platform.
+        tcb_date: The date of the platform's TCB level.
+        report: The report's fields as dcap-qvl parsed them.
+        pck: The PCK certificate's fields as dcap-qvl parsed them.
     """
 
     tcb_status: TcbStatus
@@ -105,10 +125,10 @@ class DcapVerdict:
 
 
 def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: datetime) -> DcapVerdict:
-    """Verify everything that dcap-qvl verifies, at ``now``.
+    """Run all checks of dcap-qvl at the time ``now``.
 
     Raises:
-        VerificationError: One of the table's errors.
+        VerificationError: One of the errors of the table.
     """
     seconds = int(now.timestamp())
     try:
@@ -119,13 +139,15 @@ def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: date
     except ValueError as error:
         raise _refusal(_reason(raw, given, anchor, seconds) or str(error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a bug of the Rust side, which is no Exception
+        if type(error).__name__ != "PanicException":  # a bug of the Rust code, not a subclass of Exception
             raise
-        raise SgxCode.QUOTE_VERIFIER.error("Quote: the verifier failed on it.") from error
+        raise SgxCode.QUOTE_VERIFIER.error(
+            "The quote cannot be verified: dcap-qvl failed with an internal error."
+        ) from error
 
 
 def _reason(raw: bytes, given: Any, anchor: TrustAnchor, seconds: int) -> str | None:
-    """Ask again with the function that tells the whole chain of causes, where the other tells the outermost only."""
+    """Return the complete chain of causes. ``verify_with_policy`` reports only the outermost cause."""
     try:
         dcap_qvl.verify_with_root_ca(raw, given, anchor.root_der, seconds)
     except ValueError as error:
@@ -137,7 +159,7 @@ def _refusal(text: str) -> SealserveError:
     for pattern, code, message in _TABLE:
         if found := re.search(pattern, text):
             return code.error(message.format(" ".join(found[0].split())))
-    return SgxCode.QUOTE_VERIFIER.error(f"Quote: the verifier refused it: {' '.join(text.split())[:300]}.")
+    return SgxCode.QUOTE_VERIFIER.error(f"dcap-qvl rejected the quote: {' '.join(text.split())[:300]}.")
 
 
 def _verdict(claims: dict[str, Any]) -> DcapVerdict:

@@ -1,4 +1,4 @@
-"""PCK certificates: what the vendor says about one platform, and the chain that it says so with.
+"""PCK certificates (Provisioning Certification Key): the vendor's statement about one platform, with its chain.
 
 Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, sections 1.3.4 and 1.3.5
 (the extension 1.2.840.113741.1.13.1 and its parts).
@@ -17,8 +17,8 @@ from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 
 SGX_EXTENSION: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
-COMPONENTS: Final = 16  # of the CPU's SVN
-# (name, number of its object identifier below the extension's, bytes)
+COMPONENTS: Final = 16  # components of CPUSVN
+# (name, last number of its object identifier, size in bytes)
 _OCTETS: Final = (("ppid", 1, 16), ("pce_id", 3, 2), ("fmspc", 4, 6))
 _TCB: Final = 2
 _PCE_SVN: Final = 17
@@ -31,7 +31,7 @@ Fmspc = NewType("Fmspc", str)
 
 
 class PckCa(StrEnum):
-    """Who issues PCK certificates: for platforms with one package, or with several."""
+    """The two CAs that issue PCK certificates: for platforms with one processor package, and with several."""
 
     PROCESSOR = "processor"
     PLATFORM = "platform"
@@ -55,15 +55,15 @@ class _Items:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PckExtension:
-    """What a PCK certificate says about its platform.
+    """The platform data in a PCK certificate.
 
     Args:
         ppid: Platform provisioning id, 16 bytes.
         cpu_svn: Security versions of the processor, 16 bytes.
-        pce_svn: Security version of the provisioning certification enclave.
-        pce_id: 2 bytes.
+        pce_svn: Security version of the provisioning certification enclave (PCE).
+        pce_id: Id of the PCE, 2 bytes.
         fmspc: The kind of processor.
-        platform_instance_id: 16 bytes, only from the Platform CA.
+        platform_instance_id: 16 bytes. Only in certificates of the Platform CA.
     """
 
     ppid: bytes
@@ -75,16 +75,16 @@ class PckExtension:
 
     @property
     def platform_id(self) -> str:
-        """What tells this platform apart from all others: the platform instance id, or else the PPID, in hex."""
+        """The unique id of this platform, in hexadecimal: the platform instance id if it exists, else the PPID."""
         return (self.platform_instance_id or self.ppid).hex()
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read the value of the SGX extension.
+        """Parse the value of the SGX extension.
 
         Raises:
-            VerificationError: `pck.malformed`: A part is missing, doubled, or of another type or size.
-            VerificationError: `pck.svn-inconsistent`: The sixteen components are not the bytes of CPUSVN.
+            VerificationError: `pck.malformed` if a part is missing, duplicated, or of the wrong type or size.
+            VerificationError: `pck.svn-inconsistent` if the sixteen components differ from the bytes of CPUSVN.
         """
         try:
             parts = _items(asn1.decode_der(asn1.TLV, raw), prefix=SGX_EXTENSION)
@@ -96,12 +96,17 @@ class PckExtension:
             instance = parts.get(_PLATFORM_INSTANCE_ID)
             instance_id = None if instance is None else _octets(instance, "platform instance id", 16)
         except KeyError as error:
-            raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: the SGX extension lacks its part {error}.") from error
+            raise SgxCode.PCK_MALFORMED.error(
+                f"The PCK certificate is malformed: its SGX extension lacks the part {error}."
+            ) from error
         except (ValueError, TypeError) as error:
-            raise SgxCode.PCK_MALFORMED.error("PCK certificate: the SGX extension is not as specified.") from error
+            raise SgxCode.PCK_MALFORMED.error(
+                "The PCK certificate is malformed: its SGX extension violates the specification."
+            ) from error
         if components != list(cpu_svn):
             raise SgxCode.PCK_SVN_INCONSISTENT.error(
-                f"PCK certificate: the components {components} are not those of CPUSVN {cpu_svn.hex()}."
+                f"The PCK certificate is inconsistent: its TCB components {components} differ from its "
+                f"CPUSVN {cpu_svn.hex()}."
             )
         return cls(
             ppid=octets["ppid"],
@@ -114,14 +119,15 @@ class PckExtension:
 
 
 def _items(sequence: asn1.TLV, *, prefix: x509.ObjectIdentifier) -> dict[int, asn1.TLV]:
-    """Return the values of a SEQUENCE OF SEQUENCE {identifier, value} by the last number of their identifiers."""
-    boxed = asn1.encode_der(_Any(value=sequence))  # only a field can be a list, so it needs to be one
+    """Return the values of a SEQUENCE OF SEQUENCE {identifier, value}, by the last number of their identifiers."""
+    boxed = asn1.encode_der(_Any(value=sequence))  # the library decodes lists only as fields, so wrap the sequence
     found: dict[int, asn1.TLV] = {}
     for item in asn1.decode_der(_Items, boxed).items:
         head, _, last = item.identifier.dotted_string.rpartition(".")
         if head != prefix.dotted_string or int(last) in found:
             raise SgxCode.PCK_MALFORMED.error(
-                f"PCK certificate: {item.identifier.dotted_string} is doubled or has no place in the SGX extension."
+                f"The PCK certificate is malformed: {item.identifier.dotted_string} is duplicated or not permitted in "
+                "its SGX extension."
             )
         found[int(last)] = item.value
     return found
@@ -130,12 +136,14 @@ def _items(sequence: asn1.TLV, *, prefix: x509.ObjectIdentifier) -> dict[int, as
 def _octets(value: asn1.TLV, name: str, size: int) -> bytes:
     octets: bytes = value.parse(bytes)
     if len(octets) != size:
-        raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: expected {size} bytes of {name}, got {len(octets)}.")
+        raise SgxCode.PCK_MALFORMED.error(
+            f"The PCK certificate is malformed: expected {size} bytes for {name}, got {len(octets)}."
+        )
     return octets
 
 
 def sgx_extension(certificate: x509.Certificate) -> bytes | None:
-    """Return the value of a certificate's SGX extension, which only PCK certificates have."""
+    """Return the value of a certificate's SGX extension, or `None`. Only PCK certificates have this extension."""
     try:
         value = certificate.extensions.get_extension_for_oid(SGX_EXTENSION).value
     except x509.ExtensionNotFound:
@@ -145,14 +153,14 @@ def sgx_extension(certificate: x509.Certificate) -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PckChain:
-    """A platform's certificate, its issuer and the root. Nothing in it is verified.
+    """A platform's PCK certificate, its issuer and the root. None of them is verified.
 
     Args:
         leaf: The PCK certificate.
         issuer: The Processor CA or the Platform CA.
         root: The vendor's root.
-        extension: What the leaf says about the platform.
-        ca: Which of the two the issuer calls itself.
+        extension: The platform data in the leaf.
+        ca: The role of the issuer, according to its name.
     """
 
     leaf: x509.Certificate
@@ -163,45 +171,48 @@ class PckChain:
 
     @classmethod
     def parse(cls, pem: bytes) -> Self:
-        """Read a chain as it stands in a quote.
+        """Parse the certificate chain of a quote.
 
         Raises:
-            VerificationError: `certificate-chain.malformed`: Not a chain of PEM certificates.
-            VerificationError: `pck.chain`: Not three certificates.
-            VerificationError: `pck.issuer-not-pck-ca`: The issuer bears neither name.
-            VerificationError: `pck.malformed`: The SGX extension is not as specified.
+            VerificationError: `certificate-chain.malformed` if it is not a chain of PEM certificates.
+            VerificationError: `pck.chain` if it does not have three certificates.
+            VerificationError: `pck.issuer-not-pck-ca` if the issuer is neither the Processor CA nor the Platform CA.
+            VerificationError: `pck.malformed` if the SGX extension violates the specification.
         """
         chain = parse_chain(pem, of="PCK certificate chain")
         if len(chain) != _CHAIN_LENGTH:
             raise SgxCode.PCK_CHAIN.error(
-                f"PCK certificate chain: expected leaf, PCK CA and root, got {len(chain)} certificates."
+                f"The PCK certificate chain is invalid: expected leaf, PCK CA and root, got {len(chain)} certificates."
             )
         leaf, issuer, root = chain
         raw = sgx_extension(leaf)
         if raw is None:
-            raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: {common_name(leaf)!r} has no SGX extension.")
+            raise SgxCode.PCK_MALFORMED.error(
+                f"The PCK certificate is malformed: {common_name(leaf)!r} lacks the SGX extension."
+            )
         return cls(leaf=leaf, issuer=issuer, root=root, extension=PckExtension.parse(raw), ca=_ca(issuer))
 
     def check(self, anchor: TrustAnchor) -> None:
-        """Check names and links up to the anchor. Validity and revocation are left to dcap-qvl.
+        """Check names and signatures up to the anchor. dcap-qvl checks validity and revocation.
 
-        It needs no collateral, so it is also what keeps strangers' quotes from making us fetch any.
+        This check works without collateral. It therefore also prevents unauthenticated clients from triggering
+        collateral downloads.
 
         Raises:
-            VerificationError: `pck.root-not-trusted`: The root is another one.
-            VerificationError: `pck.issuer-not-pck-ca`: The issuer is not this vendor's Processor or Platform CA.
-            VerificationError: `certificate-chain.broken`: A certificate was not issued by the next one.
+            VerificationError: `pck.root-not-trusted` if the root is not the anchor.
+            VerificationError: `pck.issuer-not-pck-ca` if the issuer is not the Processor or Platform CA of this vendor.
+            VerificationError: `certificate-chain.broken` if a certificate was not issued by the next one.
         """
         if self.root.public_bytes(Encoding.DER) != anchor.root_der:
             raise SgxCode.PCK_ROOT_NOT_TRUSTED.error(
-                f"PCK certificate chain: expected the root {anchor.names.root!r}, got {common_name(self.root)!r}"
-                " or another certificate of that name.",
-                hint="Is a simulated quote shown to a release for SGX, or the other way round?",
+                f"The PCK certificate chain does not end at the trusted root: expected {anchor.names.root!r}, got "
+                f"{common_name(self.root)!r} or another certificate with that name.",
+                hint="Check whether the platform kinds of the quote and of the release differ (simulated or SGX).",
             )
         expected = anchor.names.processor_ca if self.ca is PckCa.PROCESSOR else anchor.names.platform_ca
         if common_name(self.issuer) != expected:
             raise SgxCode.PCK_ISSUER_NOT_PCK_CA.error(
-                f"PCK certificate: expected the issuer {expected!r}, got {common_name(self.issuer)!r}."
+                f"The PCK certificate has an invalid issuer: expected {expected!r}, got {common_name(self.issuer)!r}."
             )
         check_links((self.leaf, self.issuer, self.root), of="PCK certificate chain")
 
@@ -214,5 +225,5 @@ def _ca(issuer: x509.Certificate) -> PckCa:
             return PckCa.PLATFORM
         case other:
             raise SgxCode.PCK_ISSUER_NOT_PCK_CA.error(
-                f"PCK certificate: expected the Processor or the Platform CA as issuer, got {other!r}."
+                f"The PCK certificate has an invalid issuer: expected the Processor or Platform CA, got {other!r}."
             )

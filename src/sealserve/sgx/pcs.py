@@ -1,6 +1,6 @@
-"""Client of a provisioning certification service: Intel's PCS, or a caching one (PCCS).
+"""Client of a provisioning certification service: Intel's PCS, or a caching service (PCCS).
 
-Nothing that it fetches is believed here: whoever verifies a quote with it verifies it too.
+The downloaded data is not trusted here. The verification of a quote also verifies the collateral.
 
 Source: Intel PCS API version 4, https://api.portal.trustedservices.intel.com/content/documentation.html.
 """
@@ -24,7 +24,7 @@ from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_id
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 API: Final = "/sgx/certification/v4"
-"""Where the service has its API: Intel's, and a PCCS."""
+"""The path of the API, for Intel's service and for a PCCS."""
 _MAX_CACHED: Final = 256
 
 _T = TypeVar("_T", Signed, Listed)
@@ -38,19 +38,20 @@ class _Cached:
 
 
 class PcsClient:
-    """Fetches collateral over HTTP and keeps it for a while. It may be used by several threads.
+    """Downloads collateral over HTTP and caches it. Several threads may use it.
 
     Args:
-        base_url: ``https://host[:port]``, with ``/sgx/certification/v4`` after it or not.
-        root_crl_url: Where the root's revocation list is; by default Intel's for Intel's PCS, else ``/rootcacrl``.
-        http: The HTTP client to use instead of an own one: for a PCCS with a private certificate, for instance.
-        timeout: Seconds to wait for each step of a request.
-        total: Seconds for a whole request.
-        max_age: How long an answer is used again, if its next update is not due before.
-        clock: Says what time it is.
+        base_url: ``https://host[:port]``, with or without the path ``/sgx/certification/v4``.
+        root_crl_url: The URL of the root's revocation list. `None` means Intel's URL for Intel's PCS, else
+            ``/rootcacrl``.
+        http: The HTTP client to use, for example for a PCCS with a private certificate. `None` creates one.
+        timeout: The timeout of each step of a request, in seconds.
+        total: The timeout of a whole request, in seconds.
+        max_age: The maximum age of a cached document. A document is also replaced after its next-update time.
+        clock: Returns the current time.
 
     Raises:
-        InputError: `pcs.url`: ``base_url`` is not an HTTP address.
+        InputError: `pcs.url` if ``base_url`` is not an HTTP URL.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class PcsClient:
         self._api = base + API
         self._root_crl_url = root_crl_url or (INTEL_ROOT_CRL if base == INTEL_PCS else f"{self._api}/rootcacrl")
         self._owns_http = http is None
-        self._http = http or httpx.Client(timeout=timeout, trust_env=not is_loopback(host))  # trust_env: proxies
+        self._http = http or httpx.Client(timeout=timeout, trust_env=not is_loopback(host))  # trust_env: use proxies
         self._total = total
         self._max_age = max_age
         self._clock = clock
@@ -79,14 +80,14 @@ class PcsClient:
     def collateral_for(self, pck: PckChain) -> Collateral:
         """Return the collateral for the platform of a PCK certificate.
 
-        Check the chain first (`PckChain.check`), or anybody can make us fetch anything.
+        Check the chain first (`PckChain.check`). Otherwise any client could trigger arbitrary downloads.
 
         Raises:
-            UnavailableError: `pcs.unreachable`: No answer.
-            UnavailableError: `pcs.too-slow`: No whole answer in time.
-            UnavailableError: `pcs.not-found`: This kind of platform is not known there.
-            UnavailableError: `pcs.status`: An error for an answer.
-            VerificationError: The answer is not as specified.
+            UnavailableError: `pcs.unreachable` if the service does not reply.
+            UnavailableError: `pcs.too-slow` if the reply is not complete in time.
+            UnavailableError: `pcs.not-found` if the service lacks collateral for this kind of platform.
+            UnavailableError: `pcs.status` if the service replies with an error.
+            VerificationError: The reply violates the specification.
         """
         tcb_info = self._get(f"{self._api}/tcb?fmspc={pck.extension.fmspc}", read_tcb_info)
         qe_identity = self._get(f"{self._api}/qe/identity", read_qe_identity)
@@ -105,17 +106,17 @@ class PcsClient:
         )
 
     def forget(self) -> None:
-        """Drop everything that is kept, so that the next request goes out: after collateral that did not verify."""
+        """Empty the cache, so that the next request downloads again. Call this after collateral failed to verify."""
         with self._lock:
             self._cache.clear()
 
     def kept(self) -> Mapping[str, tuple[datetime, datetime]]:
-        """Return when each document that is kept was fetched, and when its next update is due, by its address."""
+        """Return the download time and the next-update time of each cached document, by its URL."""
         with self._lock:
             return {url: (cached.fetched, cached.value.next_update) for url, cached in self._cache.items()}
 
     def close(self) -> None:
-        """Close the connections, unless the HTTP client was given."""
+        """Close the connections, unless the caller supplied the HTTP client."""
         if self._owns_http:
             self._http.close()
 
@@ -130,13 +131,13 @@ class PcsClient:
         with self._lock:
             cached = self._cache.get(url)
         if cached is not None and now <= cached.until:
-            return cached.value  # type: ignore[return-value]  # one URL is always read by the same function
+            return cached.value  # type: ignore[return-value]  # each URL is always parsed by the same function
         value = read(*self._fetch(url))
         with self._lock:
             self._cache.pop(url, None)
             self._cache[url] = _Cached(value, now, min(value.next_update, now + self._max_age))
             while len(self._cache) > _MAX_CACHED:
-                del self._cache[next(iter(self._cache))]  # the oldest
+                del self._cache[next(iter(self._cache))]  # the oldest entry
         return value
 
     def _fetch(self, url: str) -> tuple[bytes, Mapping[str, str]]:
@@ -146,19 +147,22 @@ class PcsClient:
                 return answer.body(MAX_DOCUMENT_SIZE, gunzip=True), answer.headers
         except HttpFailedError as error:
             raise SgxCode.PCS_UNREACHABLE.error(
-                f"{url}: {_small(error.message)}",
-                hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
+                f"The collateral cannot be downloaded from {url}: {_small(error.message)}",
+                hint="Check the address, and that the PCS or PCCS is running and reachable from this machine.",
             ) from error
         except HttpSlowError as error:
             raise SgxCode.PCS_TOO_SLOW.error(
-                f"{url}: {_small(error.message)}", hint="Is the PCS or PCCS overloaded, or the network between?"
+                f"The download of collateral from {url} is too slow: {_small(error.message)}",
+                hint="Check the load of the PCS or PCCS and the network connection, then try again.",
             ) from error
         except HttpSizeError as error:
             raise SgxCode.COLLATERAL_MALFORMED.error(
-                f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes."
+                f"The reply of {url} is too large: expected at most {MAX_DOCUMENT_SIZE} bytes."
             ) from error
         except HttpEncodingError as error:
-            raise SgxCode.PCS_STATUS.error(f"{url}: {_small(error.message)}", hint=error.hint) from error
+            raise SgxCode.PCS_STATUS.error(
+                f"The reply of {url} is invalid: {_small(error.message)}", hint=error.hint
+            ) from error
 
 
 def _small(sentence: str) -> str:
@@ -169,16 +173,25 @@ def _host(base: str) -> str:
     try:
         url = httpx.URL(base)
     except httpx.InvalidURL as error:
-        raise SgxCode.PCS_URL.error(f"PCS: {base!r} is not an address.") from error
+        raise SgxCode.PCS_URL.error(
+            f"The address of the PCS is not a valid URL: {base!r}.", hint="Correct broker.collateral_url."
+        ) from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise SgxCode.PCS_URL.error(f"PCS: expected http:// or https:// and a host, got {base!r}.")
+        raise SgxCode.PCS_URL.error(
+            f"The address of the PCS is invalid: expected http:// or https:// and a host, got {base!r}.",
+            hint="Correct broker.collateral_url.",
+        )
     return url.host
 
 
 def _check_status(url: str, status: int) -> None:
     if status == httpx.codes.NOT_FOUND:
         raise SgxCode.PCS_NOT_FOUND.error(
-            f"{url}: not found.", hint="Does this service know platforms of this kind? A PCCS asks Intel for new ones."
+            f"The PCS or PCCS does not have the document {url}.",
+            hint="Check that the service supports this kind of platform. A PCCS must be able to reach Intel's PCS.",
         )
     if status != httpx.codes.OK:
-        raise SgxCode.PCS_STATUS.error(f"{url}: expected HTTP status 200, got {status}.")
+        raise SgxCode.PCS_STATUS.error(
+            f"The PCS or PCCS failed: expected HTTP status 200 for {url}, got {status}.",
+            hint="Check the log of the service.",
+        )

@@ -1,4 +1,4 @@
-"""What a PCS or PCCS answers, taken apart without changing a byte of what is signed. Pure: no network here.
+"""Parsing of PCS and PCCS replies without changing any signed byte. Pure code without network access.
 
 Source: Intel PCS API version 4: "Get TCB Info", "Get Quoting Enclave Identity", "Get Revocation List"; for the PCCS,
 "Design Guide for Intel SGX Provisioning Certificate Caching Service" (revocation lists in hexadecimal).
@@ -22,7 +22,7 @@ _PCK_CRL_CHAIN: Final = ("SGX-PCK-CRL-Issuer-Chain",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """A signed document: its exact text, its raw signature, its signer's chain (PEM), and when the next one is due."""
+    """A signed document: its exact text, raw signature, signer's certificate chain (PEM) and next-update time."""
 
     text: str
     signature: bytes
@@ -32,7 +32,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A revocation list (DER), its issuer's chain (PEM, empty if none came with it), and when the next one is due."""
+    """A revocation list (DER), its issuer's chain (PEM, empty if the reply has none) and its next-update time."""
 
     crl: bytes
     chain: str
@@ -40,11 +40,11 @@ class Listed:
 
 
 def read_tcb_info(body: bytes, headers: Mapping[str, str]) -> Signed:
-    """Take apart the answer to ``/tcb``.
+    """Parse the reply to ``/tcb``.
 
     Raises:
-        VerificationError: `collateral.malformed`: It is not TCB info.
-        VerificationError: `collateral.duplicate-key`: A key occurs twice.
+        VerificationError: `collateral.malformed` if it is not TCB info.
+        VerificationError: `collateral.duplicate-key` if a key occurs twice.
     """
     text, signature = _signed_member(body, "tcbInfo")
     chain = _chain(headers, _TCB_INFO_CHAIN, of="TCB info")
@@ -52,11 +52,11 @@ def read_tcb_info(body: bytes, headers: Mapping[str, str]) -> Signed:
 
 
 def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
-    """Take apart the answer to ``/qe/identity``.
+    """Parse the reply to ``/qe/identity``.
 
     Raises:
-        VerificationError: `collateral.malformed`: It is not a QE identity.
-        VerificationError: `collateral.duplicate-key`: A key occurs twice.
+        VerificationError: `collateral.malformed` if it is not a QE identity.
+        VerificationError: `collateral.duplicate-key` if a key occurs twice.
     """
     text, signature = _signed_member(body, "enclaveIdentity")
     chain = _chain(headers, _QE_IDENTITY_CHAIN, of="QE identity")
@@ -64,30 +64,32 @@ def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
 
 
 def read_pck_crl(body: bytes, headers: Mapping[str, str]) -> Listed:
-    """Take apart the answer to ``/pckcrl``.
+    """Parse the reply to ``/pckcrl``.
 
     Raises:
-        VerificationError: `collateral.malformed`: It is not a revocation list with its issuer's chain.
+        VerificationError: `collateral.malformed` if it is not a revocation list with its issuer's chain.
     """
     chain = _chain(headers, _PCK_CRL_CHAIN, of="PCK CRL")
     return _listed(body, chain, of="PCK CRL")
 
 
 def read_root_crl(body: bytes, _headers: Mapping[str, str]) -> Listed:
-    """Take apart the answer to ``/rootcacrl``, or the file that Intel serves.
+    """Parse the reply to ``/rootcacrl``, or the file that Intel serves.
 
     Raises:
-        VerificationError: `collateral.malformed`: It is not a revocation list.
+        VerificationError: `collateral.malformed` if it is not a revocation list.
     """
     return _listed(body, "", of="Root CRL")
 
 
 def _listed(body: bytes, chain: str, *, of: str) -> Listed:
-    if body[:1] != bytes([_DER_SEQUENCE]):  # a PCCS answers in hexadecimal here and there
+    if body[:1] != bytes([_DER_SEQUENCE]):  # some replies of a PCCS are hexadecimal
         try:
             body = bytes.fromhex(body.decode("ascii"))
         except ValueError as error:
-            raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: neither DER nor hexadecimal.") from error
+            raise SgxCode.COLLATERAL_MALFORMED.error(
+                f"The {of} is malformed: it is neither DER nor hexadecimal."
+            ) from error
     return Listed(crl=body, chain=chain, next_update=next_update_of(parse_crl(body, of=of), of=of))
 
 
@@ -98,32 +100,34 @@ def _chain(headers: Mapping[str, str], names: tuple[str, ...], *, of: str) -> st
                 return unquote(headers[name], errors="strict")
             except UnicodeDecodeError as error:
                 raise SgxCode.COLLATERAL_MALFORMED.error(
-                    f"{of}: the header {name} is not percent-encoded text."
+                    f"The {of} is malformed: the header {name} is not percent-encoded text."
                 ) from error
-    raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: the answer has no header {names[0]}.")
+    raise SgxCode.COLLATERAL_MALFORMED.error(f"The {of} is incomplete: the reply lacks the header {names[0]}.")
 
 
 def _signed_member(body: bytes, name: str) -> tuple[str, bytes]:
     """Return the exact text of one member of a JSON object, and the signature beside it.
 
-    The vendor signs the bytes of the member. To read and write it again would keep them only by luck.
+    The vendor signs the exact bytes of the member. Parsing and serializing the JSON again could change these bytes.
     """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer is not UTF-8.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"The reply with {name} is malformed: it is not UTF-8.") from error
     found = load_object(text, of=name)
     if not isinstance(found.get(name), dict):
-        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer has no such object.")
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"The reply is incomplete: it lacks the object {name}.")
     try:
         signature = bytes.fromhex(found["signature"])
     except (KeyError, TypeError, ValueError) as error:
-        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer has no signature in hexadecimal.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(
+            f"The reply with {name} is incomplete: it lacks a hexadecimal signature."
+        ) from error
     return _member_text(text, name), signature
 
 
 def _member_text(text: str, name: str) -> str:
-    """Return the text of a member of an object that is known to be well-formed and to have it."""
+    """Return the text of a member of a JSON object. The object must be well-formed and contain the member."""
     decoder = json.JSONDecoder()
     at = text.index("{") + 1
     while True:

@@ -1,7 +1,7 @@
-"""Reference values: what one SGX enclave of a release must look like.
+"""Reference values: the expected properties of one SGX enclave of a release.
 
-MRENCLAVE alone survives a re-signing of the same enclave (with DEBUG, or another SVN), so MRSIGNER, ISVPRODID, ISVSVN
-and the attributes are always checked beside it.
+The same MRENCLAVE can be signed again with other properties (DEBUG, or another SVN). Therefore MRSIGNER, ISVPRODID,
+ISVSVN and the attributes are always checked as well.
 """
 
 import json
@@ -25,20 +25,20 @@ _UINT16_MAX: Final = (1 << 16) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceValues:
-    """What one enclave of a release must look like.
+    """The expected properties of one enclave of a release.
 
     Args:
-        mr_enclave: 32 bytes.
-        mr_signer: 32 bytes.
-        isv_prod_id: The product id, exactly.
-        isv_svn: The least security version.
-        attribute_flags: The flags, exactly, under ``attribute_flags_mask``; never DEBUG.
-        attribute_flags_mask: Which flags count; INIT, DEBUG and MODE64BIT always do.
-        xfrm: The extended processor state, exactly, under ``xfrm_mask``.
-        xfrm_mask: Which bits of it count; x87 and SSE always do.
+        mr_enclave: MRENCLAVE, 32 bytes.
+        mr_signer: MRSIGNER, 32 bytes.
+        isv_prod_id: The exact product id.
+        isv_svn: The minimum security version.
+        attribute_flags: The exact flags where ``attribute_flags_mask`` has a bit. Never includes DEBUG.
+        attribute_flags_mask: The flags to compare. Must include INIT, DEBUG and MODE64BIT.
+        xfrm: The exact extended processor state (XFRM) where ``xfrm_mask`` has a bit.
+        xfrm_mask: The bits of XFRM to compare. Must include x87 and SSE.
 
     Raises:
-        InputError: `policy.reference-values`: A value is empty, out of range, or admits a debug enclave.
+        InputError: `policy.reference-values` if a value is empty, out of range, or would accept a debug enclave.
     """
 
     mr_enclave: MrEnclave
@@ -52,9 +52,9 @@ class ReferenceValues:
 
     @classmethod
     def of_sigstruct(cls, sigstruct: Sigstruct) -> Self:
-        """Return the reference values of the enclave that ``sigstruct`` launches; verify its signature first.
+        """Return the reference values of the enclave that ``sigstruct`` launches. Verify its signature first.
 
-        The masks are those that EINIT applied: what they leave open (AVX and wider) is the platform's.
+        The masks are the masks of EINIT. The platform decides the other bits (AVX and wider).
         """
         return cls(
             mr_enclave=sigstruct.mr_enclave,
@@ -71,10 +71,12 @@ class ReferenceValues:
         for name, digest in (("mr_enclave", self.mr_enclave), ("mr_signer", self.mr_signer)):
             if len(digest) != _DIGEST_SIZE:
                 raise SgxCode.POLICY_REFERENCE_VALUES.error(
-                    f"{name} must have {_DIGEST_SIZE} bytes, got {len(digest)}."
+                    f"The reference value {name} is invalid: expected {_DIGEST_SIZE} bytes, got {len(digest)}."
                 )
             if not any(digest):
-                raise SgxCode.POLICY_REFERENCE_VALUES.error(f"{name} is empty (all zeros): that is no reference value.")
+                raise SgxCode.POLICY_REFERENCE_VALUES.error(
+                    f"The reference value {name} is empty: all its bytes are zero."
+                )
         for name, number, most in (
             ("isv_prod_id", self.isv_prod_id, _UINT16_MAX),
             ("isv_svn", self.isv_svn, _UINT16_MAX),
@@ -84,27 +86,31 @@ class ReferenceValues:
             ("xfrm_mask", self.xfrm_mask, _ALL_BITS),
         ):
             if not 0 <= number <= most:
-                raise SgxCode.POLICY_REFERENCE_VALUES.error(f"{name} must be between 0 and {most:#x}, got {number:#x}.")
+                raise SgxCode.POLICY_REFERENCE_VALUES.error(
+                    f"The reference value {name} is out of range: expected 0 to {most:#x}, got {number:#x}."
+                )
         if self.attribute_flags & AttributeFlags.DEBUG:
-            raise SgxCode.POLICY_REFERENCE_VALUES.error("attribute_flags has DEBUG: a debug enclave keeps no secret.")
+            raise SgxCode.POLICY_REFERENCE_VALUES.error(
+                "The reference value attribute_flags includes DEBUG, which lets the host read the enclave's memory."
+            )
         if self.attribute_flags_mask & _NEVER_FREE != _NEVER_FREE or self.xfrm_mask & _X87_AND_SSE != _X87_AND_SSE:
             raise SgxCode.POLICY_REFERENCE_VALUES.error(
-                "The masks must cover INIT, DEBUG and MODE64BIT, and x87 and SSE in XFRM; "
-                f"got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
+                "The masks of the reference values are too wide: they must include INIT, DEBUG and MODE64BIT, and x87 "
+                f"and SSE in XFRM; got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
             )
 
     @property
     def measurement(self) -> Measurement:
-        """MRENCLAVE."""
+        """The enclave's MRENCLAVE."""
         return self.mr_enclave
 
     @property
     def signer(self) -> bytes:
-        """MRSIGNER."""
+        """The enclave's MRSIGNER."""
         return self.mr_signer
 
     def to_json(self) -> str:
-        """Return the values as JSON, the same for equal values. Digests and 64-bit masks are hexadecimal."""
+        """Return the values as JSON. Equal values have equal JSON. Digests and 64-bit masks are hexadecimal."""
         values: dict[str, int | str] = {"isv_prod_id": self.isv_prod_id, "isv_svn": self.isv_svn}
         values |= {name: getattr(self, name).hex() for name in _DIGESTS}
         values |= {name: f"{getattr(self, name):016x}" for name in _MASKED}
@@ -112,11 +118,11 @@ class ReferenceValues:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the values that `to_json` wrote.
+        """Parse values that `to_json` wrote.
 
         Raises:
-            InputError: `policy.reference-values`: A value is empty, out of range, or admits a debug enclave.
-            ValueError, TypeError, KeyError: This is not JSON of that form.
+            InputError: `policy.reference-values` if a value is empty, out of range, or would accept a debug enclave.
+            ValueError, TypeError, KeyError: The text is not JSON of that form.
         """
         values = json.loads(text)
         return cls(
@@ -131,12 +137,12 @@ class ReferenceValues:
         """Compare a verified report with these values.
 
         Raises:
-            VerificationError: The first value that differs, as one of the errors of this module.
+            VerificationError: The first value that differs.
         """
         if report.attributes.debug:
             raise SgxCode.POLICY_DEBUG.error(
-                "The enclave runs with DEBUG, so that the host can read its memory.",
-                hint="Sign the enclave with sgx.debug = false.",
+                "The enclave is in debug mode, so the host can read its memory.",
+                hint="Set `sgx.debug = false` in the manifest, and sign the enclave again.",
             )
         if report.mr_enclave != self.mr_enclave:
             raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
@@ -161,4 +167,4 @@ class ReferenceValues:
 
 
 def _expected(field: str, expected: str, found: str) -> str:
-    return f"{field}: expected {expected}, got {found}."
+    return f"The enclave does not match the reference values: expected {field} {expected}, got {found}."

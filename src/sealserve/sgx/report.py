@@ -1,4 +1,4 @@
-"""The report of an enclave: what the processor says about the code that it runs (384 bytes).
+"""The report of an enclave: the processor's statement about the code that the enclave runs (384 bytes).
 
 Source: Intel SDM volume 3D, "REPORT" and "ATTRIBUTES"; Intel SGX DCAP, ``sgx_report.h`` (``sgx_report_body_t``).
 """
@@ -18,7 +18,7 @@ MrEnclave = Measurement
 MrSigner = NewType("MrSigner", bytes)
 """SHA-256 of the modulus of the key that signed an enclave's SIGSTRUCT, 32 bytes."""
 
-# (name, offset, size); integers are little-endian; what is not listed is reserved and zero.
+# (name, offset, size); integers are little-endian; all other bytes are reserved and must be zero.
 _LAYOUT: Final = (
     ("cpu_svn", 0, 16),
     ("misc_select", 16, 4),
@@ -52,10 +52,10 @@ class AttributeFlags(IntFlag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What an enclave may do: flags, and the extended processor state that it uses (XFRM, as in XCR0).
+    """The attributes of an enclave: flags, and the extended processor state that it uses (XFRM, as in XCR0).
 
     Args:
-        flags: The lower 64 bits, see `AttributeFlags`. Unknown bits are kept.
+        flags: The lower 64 bits, see `AttributeFlags`. Unknown bits are retained.
         xfrm: The upper 64 bits.
     """
 
@@ -69,18 +69,18 @@ class Attributes:
 
     @property
     def debug(self) -> bool:
-        """Whether the host may read and write the enclave's memory: such an enclave keeps no secret."""
+        """Whether the enclave is in debug mode, in which the host can read and write its memory."""
         return bool(self.flags & AttributeFlags.DEBUG)
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read the 16 bytes of ATTRIBUTES.
+        """Parse the 16 bytes of ATTRIBUTES.
 
         Raises:
-            VerificationError: `report.length`: ``raw`` does not have 16 bytes.
+            VerificationError: `report.length` if ``raw`` does not have 16 bytes.
         """
         if len(raw) != 16:  # noqa: PLR2004  # the size of the structure
-            raise SgxCode.REPORT_LENGTH.error(f"ATTRIBUTES: expected 16 bytes, got {len(raw)}.")
+            raise SgxCode.REPORT_LENGTH.error(f"The field ATTRIBUTES is malformed: expected 16 bytes, got {len(raw)}.")
         return cls(flags=int.from_bytes(raw[:8], "little"), xfrm=int.from_bytes(raw[8:], "little"))
 
     def to_bytes(self) -> bytes:
@@ -90,16 +90,16 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveReport:
-    """A report body. The defaults are zeros.
+    """A report body. Optional fields default to zeros.
 
     Args:
         attributes: Flags and XFRM.
-        mr_enclave: 32 bytes.
-        mr_signer: 32 bytes.
-        isv_prod_id: The product id that the signer gave, 16 bits.
-        isv_svn: The security version that the signer gave, 16 bits.
+        mr_enclave: MRENCLAVE, 32 bytes.
+        mr_signer: MRSIGNER, 32 bytes.
+        isv_prod_id: The product id from the signer, 16 bits.
+        isv_svn: The security version from the signer, 16 bits.
         report_data: 64 bytes chosen by the enclave.
-        cpu_svn: 16 bytes, the processor's security versions.
+        cpu_svn: The security versions of the processor, 16 bytes.
         misc_select: Extended information of the state save area, 32 bits.
         isv_ext_prod_id: 16 bytes (only with KSS).
         config_id: 64 bytes (only with KSS).
@@ -131,18 +131,19 @@ class EnclaveReport:
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read a report body of exactly 384 bytes.
+        """Parse a report body of exactly 384 bytes.
 
         Raises:
-            VerificationError: `report.length`: ``raw`` is shorter or longer.
-            VerificationError: `report.reserved`: A reserved field is not zero.
+            VerificationError: `report.length` if ``raw`` is shorter or longer.
+            VerificationError: `report.reserved` if a reserved field is not zero.
         """
         if len(raw) != REPORT_SIZE:
-            raise SgxCode.REPORT_LENGTH.error(f"Report: expected {REPORT_SIZE} bytes, got {len(raw)}.")
+            raise SgxCode.REPORT_LENGTH.error(f"The report is malformed: expected {REPORT_SIZE} bytes, got {len(raw)}.")
         for start, end in _RESERVED:
             if any(raw[start:end]):
                 raise SgxCode.REPORT_RESERVED.error(
-                    f"Report: the reserved bytes {start} to {end - 1} should be zero, got {raw[start:end].hex()}."
+                    f"The report is invalid: expected zeros in the reserved bytes {start} to {end - 1}, got "
+                    f"{raw[start:end].hex()}."
                 )
         values: dict[str, bytes] = {name: bytes(raw[offset : offset + size]) for name, offset, size in _LAYOUT}
         number = {name: int.from_bytes(values[name], "little") for name in _INTEGERS}

@@ -1,4 +1,4 @@
-"""The key that signs enclaves: RSA with 3072 bits and exponent 3, as EINIT demands. It stays with the owner.
+"""The enclave signing key: RSA with 3072 bits and exponent 3, as EINIT requires. It stays with the owner.
 
 Source: Intel SDM volume 3D, "Enclave Signature Structure (SIGSTRUCT)", MODULUS, EXPONENT and SIGNATURE.
 """
@@ -18,10 +18,10 @@ KEY_EXPONENT: Final = 3
 
 
 def create_signing_key(path: Path) -> rsa.RSAPrivateKey:
-    """Make an enclave signing key, and write it to ``path`` (PEM, PKCS#8, 0600).
+    """Generate an enclave signing key and write it to ``path`` (PEM, PKCS#8, mode 0600).
 
     Raises:
-        OutputExistsError: ``path`` exists: a signing key is never replaced.
+        OutputExistsError: ``path`` already exists. A signing key is never overwritten.
     """
     key = rsa.generate_private_key(public_exponent=KEY_EXPONENT, key_size=KEY_BITS)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -30,38 +30,40 @@ def create_signing_key(path: Path) -> rsa.RSAPrivateKey:
 
 
 def load_signing_key(path: Path) -> rsa.RSAPrivateKey:
-    """Read an enclave signing key.
+    """Load an enclave signing key.
 
     Raises:
-        InputError: `signing-key.missing`: There is no such file.
-        InputError: `signing-key.invalid`: The file holds something else.
+        InputError: `signing-key.missing` if the file does not exist.
+        InputError: `signing-key.invalid` if the file has other content.
     """
     try:
         key = serialization.load_pem_private_key(read_regular(path), password=None)
     except InputFileMissingError as error:
         raise SgxCode.SIGNING_KEY_MISSING.error(
-            f"There is no enclave signing key at {path}.",
-            hint="Restore it from your backup; with a new one, the broker must allow the enclaves anew.",
+            f"The enclave signing key {path} does not exist.",
+            hint="Restore it from a backup. Enclaves with a new key require `sealserve broker allow`.",
         ) from error
     except (ValueError, TypeError) as error:
-        raise SgxCode.SIGNING_KEY_INVALID.error(f"{path} holds no unencrypted private key in PEM form.") from error
+        raise SgxCode.SIGNING_KEY_INVALID.error(
+            f"{path} is not an enclave signing key: expected an unencrypted PEM private key."
+        ) from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise SgxCode.SIGNING_KEY_INVALID.error(
-            f"{path}: an enclave signing key is RSA, and this is another kind of key."
+            f"{path} is not an enclave signing key: expected an RSA key, got another type of key."
         )
     check_signing_key(key, what=str(path))
     return key
 
 
 def check_signing_key(key: rsa.RSAPrivateKey, *, what: str = "the enclave signing key") -> None:
-    """Refuse a key that the processor would refuse.
+    """Check that the processor accepts a signing key.
 
     Raises:
-        InputError: `signing-key.invalid`: Not 3072 bits, or another exponent than 3.
+        InputError: `signing-key.invalid` if the key does not have 3072 bits and exponent 3.
     """
     exponent = key.public_key().public_numbers().e
     if key.key_size != KEY_BITS or exponent != KEY_EXPONENT:
         raise SgxCode.SIGNING_KEY_INVALID.error(
-            f"{what}: SGX takes RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT} only, got {key.key_size} bits "
-            f"and exponent {exponent}."
+            f"SGX does not support {what}: expected RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT}, got "
+            f"{key.key_size} bits and exponent {exponent}."
         )

@@ -1,4 +1,4 @@
-"""SIGSTRUCT: the enclave's certificate, by which its signer says what the enclave is and may do (1808 bytes).
+"""SIGSTRUCT: the enclave's certificate, with the identity and attributes that its signer specifies (1808 bytes).
 
 Source: Intel SDM volume 3D, "Enclave Signature Structure (SIGSTRUCT)", and EINIT for the checks; Gramine 1.9,
 ``pal/src/host/linux-sgx/sgx_arch.h`` (``sgx_sigstruct_t``, the masks) and ``python/graminelibos/sigstruct.py``.
@@ -22,7 +22,7 @@ from sealserve.sgx.signing_key import KEY_BITS, KEY_EXPONENT, check_signing_key
 SPEC_VERSION: Final = "Intel SDM volume 3D, SIGSTRUCT; Gramine 1.9, sgx_arch.h"
 SIGSTRUCT_SIZE: Final = 1808
 
-# (name, offset, size); integers are little-endian; what is not listed is reserved and zero.
+# (name, offset, size); integers are little-endian; all other bytes are reserved and must be zero.
 _LAYOUT: Final = (
     ("header", 0, 16),
     ("vendor", 16, 4),
@@ -58,7 +58,7 @@ _FIXED: Final[Mapping[str, bytes]] = MappingProxyType(
 _VENDORS: Final = frozenset({0, 0x8086})
 _BYTES: Final = frozenset({"isv_family_id", "isv_ext_prod_id"})
 
-# EINIT compares every flag, and of XFRM all but AVX, AVX-512 and AMX (Gramine 1.9, SGX_*_MASK_CONST).
+# EINIT compares all flags, and all bits of XFRM except AVX, AVX-512 and AMX (Gramine 1.9, SGX_*_MASK_CONST).
 ATTRIBUTE_MASK: Final = Attributes(flags=0xFFFF_FFFF_FFFF_FFFF, xfrm=0xFFFF_FFFF_FFF9_FF1B)
 PRODUCTION_ATTRIBUTES: Final = Attributes(flags=AttributeFlags.MODE64BIT, xfrm=0x3)
 MISC_MASK: Final = 0xFFFF_FFFF
@@ -66,28 +66,28 @@ MISC_MASK: Final = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sigstruct:
-    """A SIGSTRUCT, field by field. `parse` and `sign` make one; `verify` checks its signature.
+    """The fields of a SIGSTRUCT. `parse` and `sign` create one, `verify` checks its signature.
 
     Args:
-        mr_enclave: The measurement that the signer vouches for, 32 bytes.
-        attributes: The attributes that the enclave must be started with, where the mask says so.
-        attribute_mask: Which bits of ATTRIBUTES EINIT compares.
+        mr_enclave: The signed measurement, 32 bytes.
+        attributes: The attributes with which the enclave must be started, where the mask has a bit.
+        attribute_mask: The bits of ATTRIBUTES that EINIT compares.
         isv_prod_id: The product id, 16 bits.
         isv_svn: The security version, 16 bits.
-        signed_on: The day of signing, as the signer says.
+        signed_on: The date of signing, chosen by the signer.
         modulus: The signer's RSA modulus.
         signature: The RSA signature, as a number.
         q1: floor(signature^2 / modulus).
         q2: floor((signature^3 - q1 * signature * modulus) / modulus).
         vendor: 0, or 0x8086 for Intel's own enclaves.
-        sw_defined: Free for the signer.
+        sw_defined: Reserved for the signer's use.
         misc_select: Extended information of the state save area, 32 bits.
-        misc_mask: Which bits of MISCSELECT EINIT compares.
-        cet_attributes: Control-flow enforcement; zero in Gramine's enclaves.
-        cet_attributes_mask: Its mask.
+        misc_mask: The bits of MISCSELECT that EINIT compares.
+        cet_attributes: Control-flow enforcement. Zero in Gramine's enclaves.
+        cet_attributes_mask: The bits of ``cet_attributes`` that EINIT compares.
         isv_family_id: 16 bytes (only with KSS).
         isv_ext_prod_id: 16 bytes (only with KSS).
-        exponent: 3.
+        exponent: The RSA exponent, always 3.
     """
 
     mr_enclave: MrEnclave
@@ -112,40 +112,44 @@ class Sigstruct:
 
     @property
     def mr_signer(self) -> MrSigner:
-        """SHA-256 of the modulus, 384 bytes little-endian."""
+        """The signer's MRSIGNER: SHA-256 of the modulus, 384 bytes little-endian."""
         return _mr_signer(self.modulus)
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read a SIGSTRUCT of exactly 1808 bytes. Its signature is for `verify`.
+        """Parse a SIGSTRUCT of exactly 1808 bytes. The signature is not verified; use `verify`.
 
         Raises:
-            VerificationError: `sigstruct.length`: ``raw`` is shorter or longer.
-            VerificationError: `sigstruct.header`: HEADER, HEADER2 or VENDOR has an unknown value.
-            VerificationError: `sigstruct.reserved`: A reserved field is not zero.
-            VerificationError: `sigstruct.date`: DATE is no calendar date.
-            VerificationError: `sigstruct.key`: The exponent is not 3, or the modulus has not 3072 bits.
+            VerificationError: `sigstruct.length` if ``raw`` is shorter or longer.
+            VerificationError: `sigstruct.header` if HEADER, HEADER2 or VENDOR has an unknown value.
+            VerificationError: `sigstruct.reserved` if a reserved field is not zero.
+            VerificationError: `sigstruct.date` if DATE is not a calendar date.
+            VerificationError: `sigstruct.key` if the exponent is not 3 or the modulus does not have 3072 bits.
         """
         if len(raw) != SIGSTRUCT_SIZE:
-            raise SgxCode.SIGSTRUCT_LENGTH.error(f"SIGSTRUCT: expected {SIGSTRUCT_SIZE} bytes, got {len(raw)}.")
+            raise SgxCode.SIGSTRUCT_LENGTH.error(
+                f"The SIGSTRUCT is malformed: expected {SIGSTRUCT_SIZE} bytes, got {len(raw)}."
+            )
         value = {name: bytes(raw[span]) for name, span in _SPANS.items()}
         number = {name: int.from_bytes(field, "little") for name, field in value.items()}
         for name, expected in _FIXED.items():
             if value[name] != expected:
                 raise SgxCode.SIGSTRUCT_HEADER.error(
-                    f"SIGSTRUCT: {name} should be {expected.hex()}, got {value[name].hex()}."
+                    f"The SIGSTRUCT is invalid: expected {name} {expected.hex()}, got {value[name].hex()}."
                 )
         if number["vendor"] not in _VENDORS:
-            raise SgxCode.SIGSTRUCT_HEADER.error(f"SIGSTRUCT: vendor should be 0 or 0x8086, got {number['vendor']:#x}.")
+            raise SgxCode.SIGSTRUCT_HEADER.error(
+                f"The SIGSTRUCT is invalid: expected vendor 0 or 0x8086, got {number['vendor']:#x}."
+            )
         for span in _RESERVED:
             if any(raw[span]):
                 raise SgxCode.SIGSTRUCT_RESERVED.error(
-                    f"SIGSTRUCT: the reserved bytes {span.start} to {span.stop - 1} should be zero, "
+                    f"The SIGSTRUCT is invalid: expected zeros in the reserved bytes {span.start} to {span.stop - 1}, "
                     f"got {raw[span].hex()}."
                 )
         if number["exponent"] != KEY_EXPONENT or number["modulus"].bit_length() != KEY_BITS:
             raise SgxCode.SIGSTRUCT_KEY.error(
-                f"SIGSTRUCT: the signer's key should be RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT}, "
+                f"The SIGSTRUCT has an invalid key: expected RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT}, "
                 f"got {number['modulus'].bit_length()} bits and exponent {number['exponent']}."
             )
         plain = {name for name, _, _ in _LAYOUT} - {*_FIXED, *_BYTES, "signed_on", "attributes", "attribute_mask"}
@@ -161,12 +165,12 @@ class Sigstruct:
         )
 
     def to_bytes(self) -> bytes:
-        """Return the 1808 bytes."""
+        """Return the SIGSTRUCT as 1808 bytes."""
         raw = bytearray(SIGSTRUCT_SIZE)
         for name, offset, size in _LAYOUT:
             if name in _FIXED:
                 field = _FIXED[name]
-            elif name == "signed_on":  # yyyymmdd, each digit one hexadecimal digit
+            elif name == "signed_on":  # yyyymmdd, one hexadecimal digit per decimal digit
                 field = int(self.signed_on.strftime("%Y%m%d"), 16).to_bytes(size, "little")
             else:
                 value = getattr(self, name)
@@ -177,30 +181,30 @@ class Sigstruct:
         return bytes(raw)
 
     def verify(self) -> MrSigner:
-        """Check the signature as EINIT does, and return the signer's measurement.
+        """Verify the signature like EINIT, and return the signer's measurement (MRSIGNER).
 
         Steps: (1) RSA PKCS#1 v1.5 with SHA-256 over the bytes 0 to 127 and 900 to 1027; (2) Q1 and Q2.
 
         Raises:
-            VerificationError: `sigstruct.key`: (1) The modulus cannot be that of an RSA key.
-            VerificationError: `sigstruct.signature`: (1) The signature is not of these bytes by this key.
-            VerificationError: `sigstruct.quotient`: (2) Q1 or Q2 is wrong.
+            VerificationError: `sigstruct.key` in step 1: the modulus is not a valid RSA modulus.
+            VerificationError: `sigstruct.signature` in step 1: this key did not sign these bytes.
+            VerificationError: `sigstruct.quotient` in step 2: Q1 or Q2 is wrong.
         """
         try:  # (1)
             key = rsa.RSAPublicNumbers(self.exponent, self.modulus).public_key()
             key.verify(self.signature.to_bytes(384, "big"), self._signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature as error:
             raise SgxCode.SIGSTRUCT_SIGNATURE.error(
-                f"SIGSTRUCT: the signature for MRENCLAVE {self.mr_enclave.hex()} does not verify under the key with "
-                f"MRSIGNER {self.mr_signer.hex()}.",
-                hint="The file was changed after it was signed; build and sign the enclave again.",
+                f"The SIGSTRUCT's signature is invalid: MRENCLAVE {self.mr_enclave.hex()} is not signed by the key "
+                f"with MRSIGNER {self.mr_signer.hex()}.",
+                hint="Build and sign the enclave again: the file was changed after it was signed.",
             ) from error
         except ValueError as error:
-            raise SgxCode.SIGSTRUCT_KEY.error(f"SIGSTRUCT: the modulus is that of no RSA key: {error}.") from error
+            raise SgxCode.SIGSTRUCT_KEY.error(f"The SIGSTRUCT has an invalid RSA modulus: {error}.") from error
         for name, expected in zip(("q1", "q2"), _quotients(self.signature, self.modulus), strict=True):  # (2)
             if getattr(self, name) != expected:
                 raise SgxCode.SIGSTRUCT_QUOTIENT.error(
-                    f"SIGSTRUCT: {name} does not belong to this signature and modulus."
+                    f"The SIGSTRUCT is invalid: {name} does not match its signature and modulus."
                 )
         return self.mr_signer
 
@@ -220,15 +224,15 @@ class Sigstruct:
 
         Args:
             mr_enclave: The enclave's measurement.
-            key: RSA, 3072 bits, exponent 3.
-            signed_on: The date to put in.
+            key: The signing key: RSA, 3072 bits, exponent 3.
+            signed_on: The signing date in the SIGSTRUCT.
             isv_prod_id: The product id.
             isv_svn: The security version.
-            attributes: What the enclave is started with.
-            attribute_mask: Which bits of that must be so.
+            attributes: The attributes with which the enclave is started.
+            attribute_mask: The bits of ``attributes`` that must match.
 
         Raises:
-            InputError: `signing-key.invalid`: ``key`` is of another size or exponent.
+            InputError: `signing-key.invalid` if ``key`` has another size or exponent.
         """
         check_signing_key(key)
         unsigned = cls(
@@ -246,12 +250,12 @@ class Sigstruct:
         return replace(unsigned, signature=signature, q1=q1, q2=q2)
 
     def launch_attributes(self, platform_xfrm: int) -> Attributes:
-        """Return the attributes that a report of this enclave shows once EINIT has succeeded.
+        """Return the attributes in a report of this enclave after EINIT has succeeded.
 
-        EINIT sets INIT; the bits of XFRM that the mask leaves open are the platform's own (AVX and wider).
+        EINIT sets INIT. The platform determines the bits of XFRM outside the mask (AVX and wider).
 
         Args:
-            platform_xfrm: The extended state that the platform offers, as in XCR0.
+            platform_xfrm: The extended processor state that the platform supports, as in XCR0.
         """
         open_bits = ~self.attribute_mask.xfrm & 0xFFFF_FFFF_FFFF_FFFF
         return Attributes(
@@ -283,4 +287,6 @@ def _parse_date(number: int) -> date:
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError as error:
-        raise SgxCode.SIGSTRUCT_DATE.error(f"SIGSTRUCT: the signing date should be yyyymmdd, got {text}.") from error
+        raise SgxCode.SIGSTRUCT_DATE.error(
+            f"The SIGSTRUCT has an invalid signing date: expected yyyymmdd, got {text}."
+        ) from error

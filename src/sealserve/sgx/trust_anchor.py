@@ -1,7 +1,7 @@
-"""The root certificate that quotes and collateral are verified against: Intel's, or a simulated vendor's.
+"""The trusted root certificate for quotes and collateral: Intel's root, or the root of a simulated vendor.
 
-A genuine anchor is Intel's one root, byte for byte, so production has nothing to choose. A simulated one bears names
-that say so, and so does everything below it: neither kind of evidence passes for the other.
+The genuine anchor is exactly Intel's root and cannot be configured. A simulated root and all certificates
+below it have names that contain "simulated". Therefore neither kind of evidence is accepted as the other kind.
 """
 
 import hashlib
@@ -66,14 +66,14 @@ SIMULATED: Final = VendorNames(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustAnchor:
-    """A root certificate and what kind of root it is.
+    """A root certificate and its kind.
 
     Args:
         root_der: The root certificate, DER.
-        simulated: Whether it is a simulated vendor's. False admits Intel's root only.
+        simulated: Whether the root belongs to a simulated vendor. `False` accepts only Intel's root.
 
     Raises:
-        InputError: `trust-anchor.invalid`: It is not a self-signed certificate of that kind.
+        InputError: `trust-anchor.invalid` if it is not a self-signed certificate of that kind.
     """
 
     root_der: bytes
@@ -86,29 +86,29 @@ class TrustAnchor:
             found = common_name(root)
         except (*X509_ERRORS, InvalidSignature) as error:
             raise SgxCode.TRUST_ANCHOR_INVALID.error(
-                "Trust anchor: expected a self-signed X.509 certificate in DER."
+                "The trust anchor is invalid: expected a self-signed X.509 certificate in DER."
             ) from error
         if not self.simulated and self.fingerprint != INTEL_ROOT_SHA256:
             raise SgxCode.TRUST_ANCHOR_INVALID.error(
-                f"Trust anchor: expected Intel's SGX root certificate (SHA-256 {INTEL_ROOT_SHA256}), "
-                f"got {found!r} ({self.fingerprint}).",
-                hint="A release for SGX is verified against Intel's root, which is built in.",
+                f"The trust anchor is not Intel's SGX root certificate: expected SHA-256 {INTEL_ROOT_SHA256}, "
+                f"got {self.fingerprint} ({found!r}).",
+                hint="Remove the configured root. SGX releases are verified with Intel's built-in root.",
             )
         if self.simulated and found != SIMULATED.root:
             raise SgxCode.TRUST_ANCHOR_INVALID.error(
-                f"Trust anchor: expected a simulated vendor's root, {SIMULATED.root!r}, got {found!r}.",
-                hint="Give the root.der of the simulated vendor's folder.",
+                f"The trust anchor is not the root of a simulated vendor: expected {SIMULATED.root!r}, got {found!r}.",
+                hint="Use the file root.der in the folder of the simulated vendor.",
             )
 
     @classmethod
     def intel(cls) -> Self:
-        """Return Intel's root: the only anchor of production."""
+        """Return Intel's root, the only trust anchor for production."""
         root = x509.load_pem_x509_certificate(_INTEL_ROOT)
         return cls(root_der=root.public_bytes(Encoding.DER), simulated=False)
 
     @property
     def names(self) -> VendorNames:
-        """The names that certificates below this root must bear."""
+        """The required common names of certificates below this root."""
         return SIMULATED if self.simulated else INTEL
 
     @property

@@ -1,4 +1,4 @@
-"""The verifier of SGX evidence: `sealserve.attestation.evidence` implemented for SGX, genuine and simulated."""
+"""The verifier of SGX evidence: implements `sealserve.attestation.evidence` for genuine and simulated SGX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class CollateralSource(Protocol):
         """Return the collateral for the platform of a PCK certificate."""
 
     def forget(self) -> None:
-        """Empty the cache: the collateral in it is not valid."""
+        """Empty the cache. Called when collateral from the cache is invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class TrustedVendor:
 
 
 class SgxVerifier:
-    """Reads and verifies SGX quotes. Several threads may use it at once.
+    """Parses and verifies SGX quotes. Several threads may use it at the same time.
 
     Args:
         vendors: The trusted vendor for each kind of platform.
@@ -47,13 +47,13 @@ class SgxVerifier:
         self._vendors = dict(vendors)
 
     def read(self, quote: bytes) -> "SgxEvidence":
-        """Parse a quote of exactly this length; see `Quote.parse`."""
+        """Parse a quote of exactly this length. See `Quote.parse`."""
         return SgxEvidence(raw=quote, quote=Quote.parse(quote), vendors=self._vendors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SgxEvidence:
-    """A parsed quote. Nothing in it is verified."""
+    """A parsed quote. None of its content is verified."""
 
     raw: bytes
     quote: Quote
@@ -71,31 +71,31 @@ class SgxEvidence:
 
     @property
     def report_data(self) -> bytes:
-        """The 64 bytes that the enclave chose."""
+        """The 64 bytes of report data, chosen by the enclave."""
         return self.quote.report.report_data
 
     def screen(self, platform: PlatformKind) -> "ScreenedQuote":
-        """Check the kind of platform, debug mode and the PCK chain.
+        """Check the kind of platform, debug mode and the PCK certificate chain.
 
         Raises:
-            UnavailableError: `broker.no-trust-anchor`: No root is trusted for this kind of platform.
-            VerificationError: `policy.simulated-quote`, `policy.platform-kind`: The quote comes from another kind of
+            UnavailableError: `broker.no-trust-anchor` if no root is configured for this kind of platform.
+            VerificationError: `policy.simulated-quote` or `policy.platform-kind` if the quote is from another kind of
                 platform.
-            VerificationError: See `ExaminedQuote`.
+            VerificationError: The errors of `ExaminedQuote`.
         """
-        # Which root must the chain end at? The owner's mark of the release decides, never the quote.
+        # Select the root by the platform kind that the owner gave the release, never by the quote.
         vendor = self.vendors.get(platform)
         if vendor is None or vendor.anchor.simulated != (platform is PlatformKind.SIMULATED):
             raise AttestationCode.BROKER_NO_TRUST_ANCHOR.error(
-                f"The broker has no trust anchor for {platform} releases.",
-                hint="Start it with one; what it trusts is chosen at its start.",
+                f"The broker lacks a trust anchor for {platform} releases.",
+                hint="Restart the broker with a trust anchor for this kind of platform.",
             )
-        # A root of the other kind gets an error of its own, because its cause is a mistake more often than an attack.
+        # A root of the other kind gets a separate error, because its usual cause is a mistake, not an attack.
         pck = PckChain.parse(self.quote.pck_chain_pem)
         root = common_name(pck.root)
         if root in {INTEL.root, SIMULATED.root}:
             check_platform_kind(simulated_quote=root == SIMULATED.root, release=platform)
-        # No debug mode, and a PCK chain up to exactly that root.
+        # Reject debug mode, and require a PCK chain that ends at exactly that root.
         examined = ExaminedQuote(raw=self.raw, quote=self.quote, pck=pck, anchor=vendor.anchor)
         return ScreenedQuote(examined=examined, source=vendor.collateral)
 
@@ -127,10 +127,10 @@ class EndorsedQuote:
     collateral: Collateral
 
     def verify(self, *, now: datetime, minimum_evaluation_number: int) -> VerifiedQuote:
-        """Verify the quote against the collateral; see `ExaminedQuote.verify`.
+        """Verify the quote with the collateral. See `ExaminedQuote.verify`.
 
         Raises:
-            VerificationError: A step fails. If the collateral is the cause, it is fetched again for the next quote.
+            VerificationError: A step fails. If the collateral is the cause, it is downloaded again for the next quote.
         """
         try:
             return self.examined.verify(self.collateral, now=now, minimum_evaluation_number=minimum_evaluation_number)
@@ -141,19 +141,19 @@ class EndorsedQuote:
 
 
 def check_platform_kind(*, simulated_quote: bool, release: PlatformKind) -> None:
-    """Refuse a quote from the wrong kind of platform.
+    """Check that a quote is from the kind of platform that the release requires.
 
     Raises:
-        VerificationError: `policy.simulated-quote`: The release is for SGX, the quote is simulated.
-        VerificationError: `policy.platform-kind`: The release is simulated, the quote is not.
+        VerificationError: `policy.simulated-quote` if the release is for SGX but the quote is simulated.
+        VerificationError: `policy.platform-kind` if the release is simulated but the quote is genuine.
     """
     if simulated_quote and release is PlatformKind.SGX:
         raise SgxCode.POLICY_SIMULATED_QUOTE.error(
-            "The quote comes from a simulated platform, and the release is for SGX machines.",
+            "The quote comes from a simulated platform, but the release is for SGX machines.",
             hint='Run the enclave on an SGX machine, or build a release with platform = "simulated".',
         )
     if not simulated_quote and release is PlatformKind.SIMULATED:
         raise SgxCode.POLICY_PLATFORM_KIND.error(
-            "The quote comes from an SGX processor, and the release is marked as simulated.",
+            "The quote comes from an SGX processor, but the release is for simulated platforms.",
             hint='Build a release with platform = "sgx" for this machine.',
         )

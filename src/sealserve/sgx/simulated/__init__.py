@@ -1,1 +1,1 @@
-"""A software SGX platform and its vendor: evidence in the genuine formats, which protects nothing."""
+"""An SGX platform and its vendor in software. The evidence has the genuine formats but provides no protection."""

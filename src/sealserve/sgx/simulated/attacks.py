@@ -1,7 +1,7 @@
-"""What a hostile host can do with a platform key that it has extracted: for tests and ``sealserve demo --attack``.
+"""Attacks by a malicious host that has extracted a platform key, for tests and ``sealserve demo --attack``.
 
-The attack is real: dcap-qvl 0.7.0 by itself accepts the forgery, since the platform's PCK certificate leads to the same
-root as the vendor's signer. `sealserve.sgx.collateral.Collateral.check_signers` is what refuses it.
+The attack is real: dcap-qvl 0.7.0 alone accepts the forgery, because the platform's PCK certificate has the same root
+as the vendor's signer. `sealserve.sgx.collateral.Collateral.check_signers` rejects it.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from sealserve.sgx.simulated.vendor import SignedDocument
 
 
 def forge_tcb_info(tcb_info: str, stolen: SimulatedPlatform) -> SignedDocument:
-    """Return TCB info that calls every platform UpToDate, signed with a platform's PCK key.
+    """Return TCB info that rates every platform as UpToDate, signed with a platform's PCK key.
 
-    Serve it with `forged_chain`.
+    Serve it together with `forged_chain`.
     """
     document = json.loads(tcb_info)
     for level in document["tcbLevels"]:
@@ -29,12 +29,12 @@ def forge_tcb_info(tcb_info: str, stolen: SimulatedPlatform) -> SignedDocument:
 
 
 def forged_chain(stolen: SimulatedPlatform) -> str:
-    """Return the issuer chain of the forgery: the platform's own, which leads to the trusted root."""
+    """Return the issuer chain of the forgery: the platform's own chain, which ends at the trusted root."""
     return stolen.pck_chain_pem.decode()
 
 
 def forged_collateral(collateral: Collateral, stolen: SimulatedPlatform) -> Collateral:
-    """Return collateral with its TCB info forged."""
+    """Return a copy of the collateral with forged TCB info."""
     forged = forge_tcb_info(collateral.tcb_info, stolen)
     return dataclasses.replace(
         collateral,

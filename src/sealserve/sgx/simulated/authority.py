@@ -1,4 +1,4 @@
-"""Keys and certificates of the simulated vendor, in the profile of the genuine ones.
+"""Keys and certificates of the simulated vendor, with the certificate profile of the genuine vendor.
 
 Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, section 1.3 (ECDSA P-256 with
 SHA-256; the extensions of root, PCK CA and PCK certificates; CRL version 2).
@@ -33,71 +33,76 @@ _SKEW: Final = timedelta(days=1)
 
 
 class SimulatedStateError(InputError):
-    """A folder does not hold what the simulation keeps there."""
+    """A folder of the simulation is missing a required file, or the file is invalid."""
 
     code = "simulated.state"
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """Return a fresh P-256 key."""
+    """Generate a P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
-    """Return an ECDSA SHA-256 signature as raw r and s, 64 bytes big-endian, as SGX structures carry it."""
+    """Return an ECDSA SHA-256 signature as raw r and s, 64 bytes big-endian, the form in SGX structures."""
     r, s = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
 def raw_public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the public half as raw x and y, 64 bytes big-endian."""
+    """Return the public key as raw x and y, 64 bytes big-endian."""
     numbers = key.public_key().public_numbers()
     return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
 
 
 def save_key(key: ec.EllipticCurvePrivateKey, path: Path) -> None:
-    """Write a private key as PEM, mode 0600."""
+    """Write a private key as PEM with mode 0600."""
     with SecretBytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())) as pem:
         write_file(path, pem.reveal(), mode=PRIVATE)
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a private key.
+    """Load a private key.
 
     Raises:
-        SimulatedStateError: There is none.
+        SimulatedStateError: The file does not exist or is not a private key.
     """
     try:
         with SecretBytes(path.read_bytes()) as pem:
             key = load_pem_private_key(pem.reveal(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise SimulatedStateError(f"{path}: expected a private key of the simulation.") from error
+        raise SimulatedStateError(
+            f"{path} is not a private key of the simulation.",
+            hint="Delete the simulation's folder and create it again.",
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SimulatedStateError(f"{path}: expected a P-256 key.")
+        raise SimulatedStateError(
+            f"{path} is not a P-256 key of the simulation.", hint="Delete the simulation's folder and create it again."
+        )
     return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """A certificate and its key: the root, a PCK CA, or the signer of TCB info."""
+    """A certificate and its private key: the root, a PCK CA, or the signer of TCB info."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def create_root(cls, name: str, *, now: datetime) -> Self:
-        """Return a new self-signed root."""
+        """Create a self-signed root."""
         key = new_key()
         subject = _name(name)
         builder = _builder(subject, subject, key.public_key(), key.public_key(), now)
         return cls(certificate=_with_usage(builder, path_length=1).sign(key, hashes.SHA256()), key=key)
 
     def create_authority(self, name: str, *, now: datetime) -> Self:
-        """Return a new certificate authority below this one."""
+        """Create a certificate authority below this one."""
         return self._create(name, now=now, path_length=0)
 
     def create_signer(self, name: str, *, now: datetime) -> Self:
-        """Return a new signer of documents below this authority."""
+        """Create a signer of documents below this authority."""
         return self._create(name, now=now, path_length=None)
 
     def _create(self, name: str, *, now: datetime, path_length: int | None) -> Self:
@@ -109,7 +114,7 @@ class Authority:
     def issue(
         self, name: str, public_key: ec.EllipticCurvePublicKey, *, extension: x509.UnrecognizedExtension, now: datetime
     ) -> x509.Certificate:
-        """Return a leaf certificate for someone else's key, with one more extension."""
+        """Issue a leaf certificate for the given public key, with one additional extension."""
         builder = _builder(_name(name), self.certificate.subject, public_key, self.key.public_key(), now)
         return (
             _with_usage(builder, path_length=None)
@@ -118,7 +123,7 @@ class Authority:
         )
 
     def revocation_list(self, serials: Sequence[int], *, number: int, now: datetime) -> bytes:
-        """Return this authority's CRL in DER, valid for 30 days."""
+        """Return this authority's revocation list (CRL) in DER, valid for 30 days."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
@@ -133,27 +138,30 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def save(self, folder: Path, stem: str) -> None:
-        """Write ``STEM.der`` and, for the owner only, ``STEM.key``."""
+        """Write ``STEM.der`` and ``STEM.key``. The key is readable only by its owner."""
         save_key(self.key, folder / f"{stem}.key")
         write_file(folder / f"{stem}.der", self.certificate.public_bytes(Encoding.DER))
 
     @classmethod
     def load(cls, folder: Path, stem: str) -> Self:
-        """Read what `save` wrote.
+        """Load the files that `save` wrote.
 
         Raises:
-            SimulatedStateError: It is not there.
+            SimulatedStateError: A file does not exist or is invalid.
         """
         path = folder / f"{stem}.der"
         try:
             certificate = x509.load_der_x509_certificate(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise SimulatedStateError(f"{path}: expected a certificate of the simulation.") from error
+            raise SimulatedStateError(
+                f"{path} is not a certificate of the simulation.",
+                hint="Delete the simulation's folder and create it again.",
+            ) from error
         return cls(certificate=certificate, key=load_key(folder / f"{stem}.key"))
 
 
 def chain_pem(*certificates: x509.Certificate) -> str:
-    """Return certificates as PEM, one after the other."""
+    """Return the concatenated PEM of certificates."""
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
 
 

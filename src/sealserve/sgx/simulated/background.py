@@ -1,14 +1,14 @@
-"""Runs one of the simulation's servers in a thread, or in this one."""
+"""Runs a server of the simulation, in a separate thread or in the caller's thread."""
 
 import threading
 from socketserver import BaseServer
 from typing import Final, Self
 
-_POLL: Final = 0.05  # seconds between two looks at whether to stop
+_POLL: Final = 0.05  # seconds between two checks for a stop request
 
 
 class BackgroundServer:
-    """A server that is bound already and answers from `start` or `serve_forever` until `stop`.
+    """A bound server that handles requests from `start` or `serve_forever` until `stop`.
 
     Args:
         server: The bound server.
@@ -20,14 +20,14 @@ class BackgroundServer:
         self._serving = False
 
     def start(self) -> Self:
-        """Answer in a thread of its own."""
+        """Handle requests in a separate thread."""
         self._serving = True
         self._thread = threading.Thread(target=self.serve_forever, name=type(self).__name__, daemon=True)
         self._thread.start()
         return self
 
     def serve_forever(self) -> None:
-        """Answer in this thread, until `stop` is called in another one."""
+        """Handle requests in this thread until another thread calls `stop`."""
         self._serving = True
         try:
             self._server.serve_forever(poll_interval=_POLL)
@@ -35,7 +35,7 @@ class BackgroundServer:
             self._serving = False
 
     def stop(self) -> None:
-        """Stop answering and let go of the address. What is being answered may not finish."""
+        """Stop handling requests and release the address. Requests in progress may be cut off."""
         if self._serving:
             self._server.shutdown()
         if self._thread is not None:

@@ -1,4 +1,4 @@
-"""What the simulated vendor publishes: TCB info and the identity of its quoting enclave.
+"""The documents that the simulated vendor publishes: TCB info and the identity of its quoting enclave.
 
 Source: Intel PCS API version 4, "Get TCB Info" (TCB info version 3) and "Get Quoting Enclave Identity" (version 2).
 """
@@ -20,7 +20,7 @@ PCE_ID: Final = bytes(2)
 EVALUATION_NUMBER: Final = 17
 VALIDITY: Final = timedelta(days=30)
 
-# The security versions of a new simulated platform, and of one that missed the last recovery.
+# The security versions of a new simulated platform, and of a platform that missed the last TCB recovery.
 CPU_SVN: Final = bytes([9, 9, 3, 3, 255, 255, 1]) + bytes(9)
 PCE_SVN: Final = 15
 OLD_CPU_SVN: Final = bytes([7, 7, 3, 3, 255, 255, 1]) + bytes(9)
@@ -35,14 +35,14 @@ _QE_TCB_DATE: Final = "2024-03-13T00:00:00Z"
 
 
 class TcbLevel(BaseModel):
-    """What the vendor thinks of platforms that have at least these security versions.
+    """The vendor's rating of platforms that have at least these security versions.
 
     Args:
-        cpu_svn: 16 bytes, in hexadecimal.
-        pce_svn: 16 bits.
-        tcb_date: The date that the level stands for.
-        status: The verdict.
-        advisory_ids: The advisories that still apply.
+        cpu_svn: CPUSVN, 16 bytes in hexadecimal.
+        pce_svn: Security version of the PCE, 16 bits.
+        tcb_date: The date of the level.
+        status: The rating.
+        advisory_ids: The advisories that affect these platforms.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,7 +101,7 @@ def qe_identity(*, evaluation_number: int, now: datetime) -> dict[str, Any]:
 
 
 def qe_report(report_data: bytes, *, cpu_svn: bytes) -> EnclaveReport:
-    """Return the simulated quoting enclave's own report."""
+    """Return the report of the simulated quoting enclave itself."""
     return EnclaveReport(
         attributes=_QE_ATTRIBUTES,
         mr_enclave=MrEnclave(hashlib.sha256(b"sealserve simulated quoting enclave").digest()),
@@ -114,12 +114,12 @@ def qe_report(report_data: bytes, *, cpu_svn: bytes) -> EnclaveReport:
 
 
 def encode(document: dict[str, Any]) -> str:
-    """Return the text that is signed and served."""
+    """Return the JSON text that is signed and served."""
     return json.dumps(document, separators=(",", ":"))
 
 
 def timestamp(moment: datetime) -> str:
-    """Return a time as these documents write it, such as ``2026-01-15T12:00:00Z``."""
+    """Return a time in the format of these documents, such as ``2026-01-15T12:00:00Z``."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,4 +1,4 @@
-"""The SGX extension of simulated PCK certificates: the writing half of `sealserve.sgx.pck`."""
+"""The encoder for the SGX extension of simulated PCK certificates. `sealserve.sgx.pck` is the decoder."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from cryptography.hazmat import asn1
 
 from sealserve.sgx.pck import COMPONENTS, SGX_EXTENSION, PckExtension
 
-_STANDARD: Final = b"\x0a\x01\x00"  # the SGX type is ENUMERATED, which the encoder does not have
+_STANDARD: Final = b"\x0a\x01\x00"  # the SGX type is an ENUMERATED, which the encoder does not support
 _FALSE: Final = asn1.encode_der(False)
 
 
@@ -23,7 +23,7 @@ class _Items:
 
 
 def encode(extension: PckExtension) -> x509.UnrecognizedExtension:
-    """Return the certificate extension that says this, with the parts in Intel's order."""
+    """Encode the data as a certificate extension, with the parts in Intel's order."""
     tcb = {number: asn1.encode_der(extension.cpu_svn[number - 1]) for number in range(1, COMPONENTS + 1)}
     tcb |= {17: asn1.encode_der(extension.pce_svn), 18: asn1.encode_der(extension.cpu_svn)}
     parts = {
@@ -45,7 +45,7 @@ def _sequence(parts: dict[int, bytes], below: str = "") -> bytes:
         _Item(identifier=x509.ObjectIdentifier(f"{prefix}.{number}"), value=asn1.decode_der(asn1.TLV, value))
         for number, value in parts.items()
     ]
-    boxed = asn1.encode_der(_Items(items=items))  # only a field can be a list: take it out of its box
+    boxed = asn1.encode_der(_Items(items=items))  # the library encodes lists only as fields, so remove the wrapper
     return _content(boxed)
 
 

@@ -1,4 +1,4 @@
-"""The simulated vendor's service over HTTP: the paths and shapes of Intel's PCS version 4, and of a PCCS.
+"""The simulated vendor's HTTP service, with the paths and formats of Intel's PCS version 4 and of a PCCS.
 
 Source: Intel PCS API version 4; "Design Guide for Intel SGX Provisioning Certificate Caching Service" (rootcacrl).
 """
@@ -32,17 +32,18 @@ class _Answer:
 
 
 class PcsServer(BackgroundServer):
-    """The simulated PCS. It is bound when this returns, and answers once started.
+    """The simulated PCS. It is bound after construction, and handles requests after `start`.
 
     Args:
-        vendor: Whose documents it serves, as they are at each request.
-        host: The address to listen at.
-        port: The port, or 0 for a free one.
-        clock: Says what time it is: documents are issued at that time.
-        stolen: A hostile service: it forges TCB info with this platform's PCK key, so that nothing is out of date.
+        vendor: The vendor whose documents are served, in their state at each request.
+        host: The address to listen on.
+        port: The port. 0 selects a free port.
+        clock: Returns the current time, which becomes the issue date of documents.
+        stolen: Simulates a malicious service that forges TCB info with this platform's PCK key, so that every platform
+            appears up to date. `None` serves genuine documents.
 
     Raises:
-        UnavailableError: `pcs.port-taken`: The address cannot be had.
+        UnavailableError: `pcs.port-taken` if the address is in use or unavailable.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class PcsServer(BackgroundServer):
             server = _Server((host, port), _Peer)
         except OSError as error:
             raise SgxCode.PCS_PORT_TAKEN.error(
-                f"Simulated PCS: cannot listen at {host}:{port} ({error}).", hint="Choose another port, or 0 for any."
+                f"The simulated PCS cannot listen on {host}:{port}: {error}.",
+                hint="Choose another port, or 0 for a free one.",
             ) from error
         server.service = _Service(vendor=vendor, clock=clock, stolen=stolen)
         super().__init__(server)
@@ -67,7 +69,7 @@ class PcsServer(BackgroundServer):
 
     @property
     def url(self) -> str:
-        """The base address for clients."""
+        """The base URL for clients."""
         return f"http://{self.host}:{self.port}"
 
 
@@ -92,7 +94,7 @@ class _Service:
                 )
             case "/pckcrl":
                 return self._pck_crl(query, now)
-            case "/rootcacrl":  # a PCCS's: hexadecimal
+            case "/rootcacrl":  # a path of a PCCS, in hexadecimal
                 return _Answer(body=self.vendor.root_crl(now=now).hex().encode(), content_type="text/plain")
             case "/IntelSGXRootCA.der":
                 return _Answer(body=self.vendor.root_crl(now=now), content_type="application/pkix-crl")
@@ -120,7 +122,7 @@ class _Service:
 
 
 def _signed(name: str, document: SignedDocument, chains: dict[str, str]) -> _Answer:
-    # Put together as text: what is signed is what is served, byte for byte.
+    # The reply is built as text, because the signature covers exactly the served bytes.
     body = f'{{"{name}":{document.text},"signature":"{document.signature.hex()}"}}'
     return _Answer(body=body.encode(), headers=_encoded(chains))
 
@@ -146,13 +148,13 @@ class _Peer(BaseHTTPRequestHandler):
     timeout = 10.0
 
     def do_GET(self) -> None:
-        """Answer a request."""
+        """Handle a GET request."""
         try:
             answer = self.server.service.answer(self.path)
         except ValueError:  # not a URL
             answer = _Answer(status=HTTPStatus.BAD_REQUEST)
         except SimulatedStateError:
-            _log.exception("simulated PCS: the vendor's folder is not as it should be")
+            _log.exception("simulated PCS: the vendor's folder is incomplete or invalid")
             answer = _Answer(status=HTTPStatus.INTERNAL_SERVER_ERROR)
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
@@ -163,5 +165,5 @@ class _Peer(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's signature
-        """Log a request, not to standard error."""
+        """Log a request with the logging module instead of writing it to standard error."""
         _log.debug(format, *args)

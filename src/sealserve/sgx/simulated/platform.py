@@ -1,7 +1,7 @@
-"""A simulated platform: a processor's identity and the keys of its provisioning and quoting enclaves.
+"""A simulated platform: the identity of a processor, and the keys of its provisioning and quoting enclaves.
 
-Its folder holds ``platform.json``, ``pck-chain.pem``, ``pck.key`` and ``attestation.key``. On hardware no such folder
-exists: these keys never leave the processor and its enclaves.
+The platform's folder contains ``platform.json``, ``pck-chain.pem``, ``pck.key`` and ``attestation.key``. Hardware has
+no such folder: these keys never leave the processor and its enclaves.
 """
 
 import secrets
@@ -42,10 +42,10 @@ class SimulatedPlatform:
 
     Args:
         pck_key: Certifies the quoting enclave's attestation key.
-        pck_chain_pem: The vendor's word for ``pck_key``.
-        chain: The same, read.
+        pck_chain_pem: The certificate chain of ``pck_key``.
+        chain: The parsed certificate chain.
         attestation_key: Signs quotes.
-        qe_id: 16 bytes, tells the quoting enclave apart from others.
+        qe_id: The id of the quoting enclave, 16 bytes.
         qe_authentication_data: 32 bytes.
     """
 
@@ -58,7 +58,7 @@ class SimulatedPlatform:
 
     @property
     def platform_id(self) -> str:
-        """What tells this platform apart from all others, in hexadecimal."""
+        """The unique id of this platform, in hexadecimal."""
         return self.chain.extension.platform_id
 
     @classmethod
@@ -72,22 +72,22 @@ class SimulatedPlatform:
         ca: PckCa = PckCa.PLATFORM,
         fmspc: Fmspc = FMSPC,
     ) -> Self:
-        """Make a new platform in ``folder`` and have the vendor certify it.
+        """Create a platform in ``folder``. The vendor certifies it.
 
         Args:
-            vendor: Who certifies it.
-            folder: Where it lives.
-            now: When it is made.
-            out_of_date: Give it the security versions of before the last recovery.
-            ca: Which authority certifies it: the Platform CA gives a platform instance id too.
+            vendor: The vendor that certifies the platform.
+            folder: The platform's folder.
+            now: The time of creation.
+            out_of_date: Whether the platform has the security versions from before the last TCB recovery.
+            ca: The CA that certifies the platform. The Platform CA adds a platform instance id.
             fmspc: The kind of processor.
 
         Raises:
-            OutputExistsError: There is one already.
+            OutputExistsError: The folder already contains a platform.
         """
         if (folder / _STATE).exists():
             raise OutputExistsError(
-                f"{folder} holds a simulated platform already.", hint="Use it, or delete the folder."
+                f"{folder} already contains a simulated platform.", hint="Use this platform, or delete the folder."
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         extension = PckExtension(
@@ -106,15 +106,15 @@ class SimulatedPlatform:
         state = _State(
             qe_id=secrets.token_hex(16), qe_authentication_data=secrets.token_hex(QE_AUTHENTICATION_DATA_SIZE)
         )
-        write_file(folder / _STATE, state.model_dump_json(indent=2).encode())  # last: it says that the rest is whole
+        write_file(folder / _STATE, state.model_dump_json(indent=2).encode())  # last, as the mark of completeness
         return cls.load(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open the platform in ``folder``.
+        """Load the platform in ``folder``.
 
         Raises:
-            SimulatedStateError: There is none.
+            SimulatedStateError: The folder does not contain a complete platform.
         """
         try:
             state = _State.model_validate_json((folder / _STATE).read_bytes())
@@ -122,7 +122,7 @@ class SimulatedPlatform:
             chain = PckChain.parse(pem)
         except (OSError, ValidationError, VerificationError) as error:
             raise SimulatedStateError(
-                f"{folder}: expected a simulated platform.", hint="Delete the folder and make a new one."
+                f"{folder} does not contain a simulated platform.", hint="Delete the folder and create a new platform."
             ) from error
         return cls(
             pck_key=load_key(folder / _PCK),

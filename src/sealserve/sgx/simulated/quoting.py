@@ -1,7 +1,7 @@
-"""How enclaves of this host reach the simulated quoting enclave: a Unix socket, the stand-in for aesmd's.
+"""The interface to the simulated quoting enclave for the enclaves of this host: a Unix socket in place of aesmd's.
 
-A request is a report (384 bytes), the answer a status byte and then the quote or a message; each goes as a big-endian
-u32 length and that many bytes. One request per connection.
+A request is a report (384 bytes). The reply is a status byte, followed by the quote or a message. Each message is sent
+as a big-endian u32 length and that number of bytes. Each connection carries one request.
 """
 
 import logging
@@ -30,7 +30,7 @@ __all__ = ["QuotingServer", "quote", "request_quote"]
 _LENGTH: Final = struct.Struct(">I")
 _OK: Final = b"\0"
 _REFUSED: Final = b"\1"
-_MAX_ANSWER: Final = 1 + 8192  # what Gramine's /dev/attestation/quote holds at most
+_MAX_ANSWER: Final = 1 + 8192  # the maximum size of Gramine's /dev/attestation/quote
 _MAX_PEERS: Final = 64
 _PEER_TIMEOUT: Final = 5.0
 
@@ -38,16 +38,16 @@ _log = logging.getLogger(__name__)
 
 
 def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 30.0) -> bytes:
-    """Return a quote about ``report`` from the quoting enclave behind ``socket_path``.
+    """Request a quote for ``report`` from the quoting enclave at ``socket_path``.
 
     Args:
-        socket_path: Where it answers.
-        report: What to quote.
-        timeout: Seconds to wait for the connection, and then for the whole answer.
+        socket_path: The socket of the quoting enclave.
+        report: The report to quote.
+        timeout: The timeout of connecting, and then of the whole reply, in seconds.
 
     Raises:
-        UnavailableError: `quoting.unavailable`: No answer.
-        UnavailableError: `quoting.refused`: The answer is no.
+        UnavailableError: `quoting.unavailable` if the quoting enclave does not reply.
+        UnavailableError: `quoting.refused` if the quoting enclave rejects the report.
     """
     try:
         with _short(socket_path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -57,25 +57,27 @@ def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 
             answer = _receive(connection, at_most=_MAX_ANSWER, timeout=timeout)
     except (OSError, _BadPeerError) as error:
         raise SgxCode.QUOTING_UNAVAILABLE.error(
-            f"{socket_path}: no quote from there ({error}).",
-            hint="Is the simulated platform running? On an SGX machine this would be aesmd.",
+            f"The quoting service at {socket_path} did not return a quote: {error}.",
+            hint="Check that the simulated platform is running. On an SGX machine, aesmd has this role.",
         ) from error
     if answer[:1] != _OK:
-        raise SgxCode.QUOTING_REFUSED.error(f"{socket_path}: refused: {answer[1:].decode(errors='replace')}")
+        raise SgxCode.QUOTING_REFUSED.error(
+            f"The quoting service at {socket_path} rejected the report: {answer[1:].decode(errors='replace')}"
+        )
     return answer[1:]
 
 
 class QuotingServer(BackgroundServer):
-    """The simulated platform at a Unix socket. It is bound when this returns, and answers once started.
+    """The simulated platform's server at a Unix socket. It is bound after construction, and runs after `start`.
 
     Args:
-        platform: Whose quotes it makes.
-        socket_path: Where it answers. A socket that a dead process left there is removed.
-        mode: The socket's permission bits.
-        peer_timeout: Seconds that a peer has to say its request.
+        platform: The platform that signs the quotes.
+        socket_path: The path of the socket. A stale socket of an ended process is removed.
+        mode: The permission bits of the socket.
+        peer_timeout: The timeout for a peer to send its request, in seconds.
 
     Raises:
-        UnavailableError: `quoting.socket-taken`: A live server, or a file that is no socket, is there.
+        UnavailableError: `quoting.socket-taken` if a running server or another kind of file is at the path.
     """
 
     def __init__(
@@ -91,14 +93,16 @@ class QuotingServer(BackgroundServer):
                 _remove_stale(socket_path, name)
                 server = _Server(platform, name, peer_timeout)
         except OSError as error:
-            raise SgxCode.QUOTING_SOCKET_TAKEN.error(f"{socket_path}: cannot listen there ({error}).") from error
+            raise SgxCode.QUOTING_SOCKET_TAKEN.error(
+                f"The simulated platform cannot listen on {socket_path}: {error}."
+            ) from error
         socket_path.chmod(mode)
         super().__init__(server)
         self._path = socket_path
         self._identity = _identity(socket_path)
 
     def stop(self) -> None:
-        """Stop answering and remove the socket, unless another server has replaced it."""
+        """Stop handling requests and remove the socket, unless another server has replaced it."""
         super().stop()
         if self._identity is not None and _identity(self._path) == self._identity:
             self._path.unlink(missing_ok=True)
@@ -106,7 +110,7 @@ class QuotingServer(BackgroundServer):
 
 
 class _BadPeerError(Exception):
-    """The other side does not keep to the protocol."""
+    """The other side violated the protocol."""
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -122,13 +126,13 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         if not self._places.acquire(blocking=False):
-            _log.warning("simulated quoting enclave: turned a peer away, since %d are being served", _MAX_PEERS)
+            _log.warning("simulated quoting enclave: rejected a connection, because %d are already open", _MAX_PEERS)
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._places.release()  # no thread was started that would
+            self._places.release()  # the thread that would release it was not started
             raise
 
     def process_request_thread(
@@ -155,12 +159,12 @@ class _Peer(socketserver.BaseRequestHandler):
         except VerificationError as error:
             answer = _REFUSED + str(error).encode()
         except (OSError, _BadPeerError) as error:
-            _log.warning("simulated quoting enclave: dropped a peer: %s", error)
+            _log.warning("simulated quoting enclave: disconnected a peer: %s", error)
             return
         try:
             _send(self.request, answer)
         except OSError as error:
-            _log.warning("simulated quoting enclave: a peer left: %s", error)
+            _log.warning("simulated quoting enclave: a peer disconnected: %s", error)
 
 
 def _send(connection: socket.socket, message: bytes) -> None:
@@ -168,10 +172,10 @@ def _send(connection: socket.socket, message: bytes) -> None:
 
 
 def _receive(connection: socket.socket, *, at_most: int, timeout: float) -> bytes:
-    deadline = time.monotonic() + timeout  # for all of it: a byte now and then keeps nobody busy for long
+    deadline = time.monotonic() + timeout  # for the whole message, so that slow peers cannot occupy a thread for long
     (length,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size, deadline))
     if length > at_most:
-        raise _BadPeerError(f"expected at most {at_most} bytes, and {length} were announced")
+        raise _BadPeerError(f"expected at most {at_most} bytes, got an announcement of {length}")
     return _receive_exactly(connection, length, deadline)
 
 
@@ -181,14 +185,14 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float) -> b
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
         part = connection.recv(size - len(received))
         if not part:
-            raise _BadPeerError(f"the other side closed after {len(received)} of {size} bytes")
+            raise _BadPeerError(f"the other side closed the connection after {len(received)} of {size} bytes")
         received += part
     return bytes(received)
 
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Yield another name of a socket, short enough for ``sockaddr_un`` however deep its folder lies."""
+    """Yield an alternative path of a socket that is short enough for ``sockaddr_un``, at any folder depth."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -202,7 +206,10 @@ def _remove_stale(path: Path, name: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise SgxCode.QUOTING_SOCKET_TAKEN.error(f"{path}: expected a socket or nothing, and it is something else.")
+        raise SgxCode.QUOTING_SOCKET_TAKEN.error(
+            f"The simulated platform cannot listen on {path}: the path exists and is not a socket.",
+            hint="Remove the file.",
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PEER_TIMEOUT)
         try:
@@ -214,10 +221,11 @@ def _remove_stale(path: Path, name: str) -> None:
             return
         except OSError as error:
             raise SgxCode.QUOTING_SOCKET_TAKEN.error(
-                f"{path}: cannot tell whether a server is there ({error})."
+                f"The simulated platform cannot listen on {path}: the existing socket cannot be checked ({error})."
             ) from error
     raise SgxCode.QUOTING_SOCKET_TAKEN.error(
-        f"{path}: a simulated platform answers there already.", hint="Stop it first: `sealserve down`."
+        f"The simulated platform cannot listen on {path}: another simulated platform already listens there.",
+        hint="Run `sealserve down` to stop it first.",
     )
 
 

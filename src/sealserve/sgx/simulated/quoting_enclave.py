@@ -1,7 +1,7 @@
-"""The simulated quoting enclave: turns reports into quotes.
+"""The simulated quoting enclave: it converts reports to quotes.
 
-On hardware it first checks, with a key that only the same processor has, that the report comes from an enclave of this
-machine. Here it believes what it is told: a simulated quote proves nothing about the machine that it comes from.
+On hardware, it first checks with a key of the processor that the report comes from an enclave on the same machine. The
+simulation accepts any report. Therefore a simulated quote proves nothing about the machine that it comes from.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from sealserve.sgx.simulated.platform import SimulatedPlatform
 
 
 def quote(platform: SimulatedPlatform, report: EnclaveReport) -> bytes:
-    """Return a quote about ``report``, signed by ``platform``.
+    """Return a quote for ``report``, signed by ``platform``.
 
-    Everything is quoted as given, attributes included, except the processor's security versions: the processor
-    fills them in.
+    All fields are quoted unchanged, including the attributes, except the processor's security versions. The processor
+    sets those.
 
     Source: Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4: the quoting enclave's report data is SHA-256 of
     attestation key and authentication data, then 32 zero bytes.

@@ -1,8 +1,8 @@
-"""The simulated vendor: who certifies simulated platforms and publishes what is thought of them.
+"""The simulated vendor: it certifies simulated platforms and publishes their TCB ratings. It stands in for Intel.
 
-Its folder holds ``root``, ``processor-ca``, ``platform-ca`` and ``tcb-signing`` (each ``.der`` and ``.key``) and
-``vendor.json``, which says what is published. Documents and revocation lists are made when they are asked for, from
-what ``vendor.json`` says then: several processes may hold the same vendor.
+Its folder contains ``root``, ``processor-ca``, ``platform-ca`` and ``tcb-signing`` (each ``.der`` and ``.key``) and
+``vendor.json``, the state of the published data. Documents and revocation lists are generated on each request from the
+current ``vendor.json``. Therefore several processes can use the same vendor.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class _State(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedDocument:
-    """A document as it is served: the text, and the raw signature over exactly that."""
+    """A document as it is served: the text, and the raw signature over exactly this text."""
 
     text: str
     signature: bytes
@@ -57,13 +57,15 @@ class Vendor:
 
     @classmethod
     def create(cls, folder: Path, *, now: datetime) -> Self:
-        """Make a new vendor in ``folder``.
+        """Create a vendor in ``folder``.
 
         Raises:
-            OutputExistsError: There is one already.
+            OutputExistsError: The folder already contains a vendor.
         """
         if (folder / _STATE).exists():
-            raise OutputExistsError(f"{folder} holds a simulated vendor already.", hint="Use it, or delete the folder.")
+            raise OutputExistsError(
+                f"{folder} already contains a simulated vendor.", hint="Use this vendor, or delete the folder."
+            )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         root = Authority.create_root(SIMULATED.root, now=now)
         vendor = cls(
@@ -77,15 +79,15 @@ class Vendor:
         vendor.processor_ca.save(folder, "processor-ca")
         vendor.platform_ca.save(folder, "platform-ca")
         vendor.tcb_signing.save(folder, "tcb-signing")
-        vendor._write(_State(levels={FMSPC: DEFAULT_LEVELS}))  # last: its presence says that the rest is whole
+        vendor._write(_State(levels={FMSPC: DEFAULT_LEVELS}))  # last, as the mark of completeness
         return vendor
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open the vendor in ``folder``.
+        """Load the vendor in ``folder``.
 
         Raises:
-            SimulatedStateError: There is none.
+            SimulatedStateError: The folder does not contain a complete vendor.
         """
         vendor = cls(
             folder=folder,
@@ -99,7 +101,7 @@ class Vendor:
 
     @property
     def root_der(self) -> bytes:
-        """The root certificate: what the owner trusts, and nothing else of this folder."""
+        """The root certificate, the only file of this folder that the owner trusts."""
         return self.root.certificate.public_bytes(Encoding.DER)
 
     @property
@@ -114,13 +116,13 @@ class Vendor:
     def issue_platform(
         self, public_key: ec.EllipticCurvePublicKey, extension: PckExtension, *, ca: PckCa, now: datetime
     ) -> str:
-        """Certify a platform's PCK and return its chain: PCK, PCK CA, root, as PEM."""
+        """Certify a platform's PCK. Return its chain as PEM: PCK, PCK CA, root."""
         issuer = self.authority(ca)
         leaf = issuer.issue(SIMULATED.pck, public_key, extension=pck_extension.encode(extension), now=now)
         return chain_pem(leaf, issuer.certificate, self.root.certificate)
 
     def publish_levels(self, levels: Sequence[TcbLevel], *, fmspc: Fmspc = FMSPC) -> None:
-        """Replace the TCB levels of a kind of processor and raise the evaluation number, as after a TCB recovery."""
+        """Replace the TCB levels of a kind of processor and increase the evaluation number, as in a TCB recovery."""
         state = self._read()
         self._write(
             state.model_copy(
@@ -132,7 +134,7 @@ class Vendor:
         )
 
     def recover_tcb(self, *, advisory_id: str = "SIMULATED-SA-00002", fmspc: Fmspc = FMSPC) -> None:
-        """Ask for a higher security version than platforms have today, which makes each of them out of date."""
+        """Require a higher security version than any platform has, so that all platforms become out of date."""
         current = self._read().levels[fmspc]
         newest = bytearray.fromhex(current[0].cpu_svn)
         newest[0] += 1
@@ -146,16 +148,16 @@ class Vendor:
         self.publish_levels([raised, *older], fmspc=fmspc)
 
     def revoke(self, serial: int) -> None:
-        """Put a PCK certificate on the revocation lists."""
+        """Add a PCK certificate to the revocation lists."""
         state = self._read()
         self._write(state.model_copy(update={"revoked": (*state.revoked, serial), "crl_number": state.crl_number + 1}))
 
     def fmspcs(self) -> frozenset[Fmspc]:
-        """Return the kinds of processors that TCB info is published for."""
+        """Return the kinds of processors with published TCB info."""
         return frozenset(self._read().levels)
 
     def tcb_info(self, fmspc: Fmspc = FMSPC, *, now: datetime) -> SignedDocument:
-        """Return TCB info as of ``now``. ``fmspc`` must be one of `fmspcs`."""
+        """Return TCB info as of ``now``. ``fmspc`` must be in `fmspcs`."""
         state = self._read()
         return self.sign(
             documents.encode(
@@ -184,15 +186,15 @@ class Vendor:
         return self.authority(ca).revocation_list(state.revoked, number=state.crl_number, now=now)
 
     def signing_chain(self) -> str:
-        """Return the chain that TCB info and QE identity are served with, PEM."""
+        """Return the certificate chain for TCB info and QE identity, PEM."""
         return chain_pem(self.tcb_signing.certificate, self.root.certificate)
 
     def pck_ca_chain(self, ca: PckCa) -> str:
-        """Return the chain that a PCK CA's revocation list is served with, PEM."""
+        """Return the certificate chain for a PCK CA's revocation list, PEM."""
         return chain_pem(self.authority(ca).certificate, self.root.certificate)
 
     def collateral(self, fmspc: Fmspc = FMSPC, *, ca: PckCa = PckCa.PLATFORM, now: datetime) -> Collateral:
-        """Return all that is published for a kind of platform, as a client would put it together."""
+        """Return all collateral for a kind of platform, as a client would assemble it."""
         tcb_info, qe_identity = self.tcb_info(fmspc, now=now), self.qe_identity(now=now)
         return Collateral(
             pck_crl_issuer_chain=self.pck_ca_chain(ca),
@@ -212,8 +214,8 @@ class Vendor:
             return _State.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise SimulatedStateError(
-                f"{path}: expected what a simulated vendor publishes.",
-                hint="Delete the vendor's folder and make a new one; its platforms are void then.",
+                f"{path} is not the state file of a simulated vendor.",
+                hint="Delete the vendor's folder and create a new vendor. Its platforms then become invalid.",
             ) from error
 
     def _write(self, state: _State) -> None:
