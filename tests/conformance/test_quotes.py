@@ -270,18 +270,18 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
     "another QE vendor": (lambda w: with_raw(w, lambda raw: flipped(raw, 12)), "quote.qe-vendor", "got 929a72"),
     "no room for signatures": (
         lambda w: with_raw(w, lambda raw: raw[:432] + (10).to_bytes(4, "little") + bytes(10)),
-        "quote.malformed", "10 bytes of signature data"),
+        "quote.malformed", "bytes of signature data, got 10"),
     "QE authentication data of 31 bytes": (
         lambda w: with_raw(w, lambda raw: patched(raw, 1012, b"\x1f\0")), "quote.malformed", "got 31"),
     "certification data without its header": (
         lambda w: with_raw(w, lambda raw: raw[:432] + (612).to_bytes(4, "little") + raw[436:1048]),
-        "quote.malformed", "no room for the certification data"),
+        "quote.malformed", "expected at least 6 bytes of certification data, got 2"),
     "certification data of another length": (
         lambda w: with_raw(w, lambda raw: patched(raw, 1048, bytes([raw[1048] ^ 1]))),
         "quote.malformed", r"expected \d+ bytes of certification data"),
     "encrypted PPID instead of a chain": (
         lambda w: with_raw(w, lambda raw: patched(raw, 1046, b"\3\0")),
-        "quote.certification-data", "the host lacks the quote provider library"),
+        "quote.certification-data", "The host lacks the quote provider library"),
     "reserved bytes of the report": (
         lambda w: with_raw(w, lambda raw: flipped(raw, 48 + 20)), "report.reserved", "reserved"),
     # the enclave
@@ -299,14 +299,14 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         lambda w: with_raw(w, lambda raw: patched(raw, 436, bytes(64))),
         "quote.signature", "attestation key did not sign"),
     "an attestation key of the host's own": (
-        with_own_attestation_key, "quote.attestation-key", "about another attestation key"),
+        with_own_attestation_key, "quote.attestation-key", "bound to another attestation key"),
     "changed QE authentication data": (
         lambda w: with_raw(w, lambda raw: flipped(raw, 1014)),
-        "quote.attestation-key", "about another attestation key"),
+        "quote.attestation-key", "bound to another attestation key"),
     "changed QE report": (
-        lambda w: with_raw(w, lambda raw: flipped(raw, 564 + 64)), "quote.qe-report-signature", "PCK did not sign"),
+        lambda w: with_raw(w, lambda raw: flipped(raw, 564 + 64)), "quote.qe-report-signature", "PCK key did not sign"),
     "changed QE report signature": (
-        lambda w: with_raw(w, lambda raw: flipped(raw, 948 + 9)), "quote.qe-report-signature", "PCK did not sign"),
+        lambda w: with_raw(w, lambda raw: flipped(raw, 948 + 9)), "quote.qe-report-signature", "PCK key did not sign"),
     # the quoting enclave
     "QE of another signer": (
         lambda w: with_qe_report(w, mr_signer=MrSigner(bytes(32))),
@@ -327,29 +327,31 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         "pck.issuer-not-pck-ca", "got 'Intel SGX PCK Platform CA'"),
     "PCK CA that the root did not issue": (
         lambda w: with_pck_issuer(w, w.stranger.platform_ca),
-        "certificate-chain.broken", "was not issued by 'SGX Root CA"),
+        "certificate-chain.broken", "was not issued by the next certificate, 'SGX Root CA"),
     "PCK that the PCK CA did not issue": (
         lambda w: with_pck_chain(
             w, w.platform.chain.leaf, w.vendor.processor_ca.certificate, w.vendor.root.certificate),
         "certificate-chain.broken", "'SGX PCK Certificate"),
     "a stranger's root": (
-        lambda w: dataclasses.replace(good(w), anchor=w.stranger.anchor), "pck.root-not-trusted", "expected the root"),
+        lambda w: dataclasses.replace(good(w), anchor=w.stranger.anchor),
+        "pck.root-not-trusted", "does not end at the trusted root: expected"),
     "simulated where Intel's root is trusted": (
-        lambda w: dataclasses.replace(good(w), anchor=TrustAnchor.intel()), "pck.root-not-trusted", "simulated quote"),
+        lambda w: dataclasses.replace(good(w), anchor=TrustAnchor.intel()),
+        "pck.root-not-trusted", "trusted root: expected 'Intel SGX Root CA', got 'SGX Root CA"),
     "chain without its root": (
         lambda w: with_pck_chain(w, w.platform.chain.leaf, w.platform.chain.issuer), "pck.chain", "got 2 certificates"),
     "chain with text in between": (
         lambda w: with_quote(w, lambda q: dataclasses.replace(q, certification_data=b"hello\n" + q.certification_data)),
-        "certificate-chain.malformed", "and nothing else"),
-    "PCK without the SGX extension": (without_extension, "pck.malformed", "has no SGX extension"),
+        "certificate-chain.malformed", "PEM certificates without other data"),
+    "PCK without the SGX extension": (without_extension, "pck.malformed", "lacks the SGX extension"),
     "PCK whose security versions disagree": (
-        lambda w: with_pck_extension(w, inconsistent_svns(w)), "pck.svn-inconsistent", "are not those of CPUSVN ffff"),
+        lambda w: with_pck_extension(w, inconsistent_svns(w)), "pck.svn-inconsistent", "differ from its CPUSVN ffff"),
     "PCK with an empty SGX extension": (
         lambda w: with_pck_extension(w, x509.UnrecognizedExtension(SGX_EXTENSION, b"\x30\x00")),
-        "pck.malformed", "lacks its part 1"),
+        "pck.malformed", "lacks the part 1"),
     "PCK with garbage for the SGX extension": (
         lambda w: with_pck_extension(w, x509.UnrecognizedExtension(SGX_EXTENSION, b"\x04\x01x")),
-        "pck.malformed", "not as specified"),
+        "pck.malformed", "violates the specification"),
     "revoked PCK": (
         lambda w: with_collateral(good(w), pck_crl=w.vendor.platform_ca.revocation_list(
             [w.platform.chain.leaf.serial_number], number=2, now=NOW)),
@@ -357,11 +359,11 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
     "revoked PCK CA": (
         lambda w: with_collateral(good(w), root_ca_crl=w.vendor.root.revocation_list(
             [w.vendor.platform_ca.certificate.serial_number], number=2, now=NOW)),
-        "certificate-chain.revoked", "on its issuer's revocation list"),
+        "certificate-chain.revoked", "on the revocation list of its issuer"),
     "revoked TCB signing certificate": (
         lambda w: with_collateral(good(w), root_ca_crl=w.vendor.root.revocation_list(
             [w.vendor.tcb_signing.certificate.serial_number], number=2, now=NOW)),
-        "certificate-chain.revoked", "on its issuer's revocation list"),
+        "certificate-chain.revoked", "on the revocation list of its issuer"),
     "certificates past their end": (
         lambda w: dataclasses.replace(
             good(w),
@@ -373,7 +375,8 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         "collateral.signer-not-tcb-signing", r"got 'SGX PCK Certificate \(simulated\)' \(a platform certificate\)"),
     "QE identity by a stolen PCK key": (
         with_qe_identity_by_pck,
-        "collateral.signer-not-tcb-signing", "QE identity: expected the signer 'SGX TCB Signing"),
+        "collateral.signer-not-tcb-signing",
+        "QE identity is not signed by the TCB signing key: expected the signer 'SGX TCB Signing"),
     "TCB info by a signer of another name": (
         lambda w: with_signer(
             w, w.vendor.root.create_signer("SGX Foo Signing", now=NOW), w.vendor.root.certificate),
@@ -390,7 +393,7 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         lambda w: with_signer(
             w, w.vendor.platform_ca.create_signer(SIMULATED.tcb_signing, now=NOW),
             w.vendor.platform_ca.certificate, w.vendor.root.certificate),
-        "certificate-chain.malformed", "the signer and the trusted root, nothing else"),
+        "certificate-chain.malformed", "expected exactly the signer and the trusted root"),
     "TCB info by a stranger": (
         lambda w: with_signer(w, w.stranger.tcb_signing, w.stranger.root.certificate),
         "certificate-chain.malformed", "the signer and the trusted root"),
@@ -412,11 +415,14 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
     "TCB info of another PCE": (
         lambda w: with_tcb_info(w, pceId="0001"), "collateral.pce-id", "expected pceId 0000, got 0001"),
     "TCB info for TDX": (
-        lambda w: with_tcb_info(w, id="TDX"), "collateral.malformed", "TCB info: id: Input should be 'SGX'"),
+        lambda w: with_tcb_info(w, id="TDX"),
+        "collateral.malformed", "TCB info is malformed: id: Input should be 'SGX'"),
     "TCB info of version 2": (
         lambda w: with_tcb_info(w, version=2), "collateral.malformed", "version: Input should be 3"),
     "TCB type 1": (lambda w: with_tcb_info(w, tcbType=1), "collateral.malformed", "tcbType: Input should be 0"),
-    "QE identity for TDX": (lambda w: with_qe_identity(w, id="TD_QE"), "collateral.malformed", "QE identity: id"),
+    "QE identity for TDX": (
+        lambda w: with_qe_identity(w, id="TD_QE"),
+        "collateral.malformed", "QE identity is malformed: id"),
     "unknown TCB status": (
         lambda w: with_levels(w, tcbStatus="Fine"), "collateral.malformed", "Failed to decode TcbInfo"),
     "status that platforms cannot have": (
@@ -428,35 +434,40 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         lambda w: with_tcb_info_text(
             w, lambda text: text.replace('"tcbStatus":"OutOfDate"', '"tcbStatus":"OutOfDate","tcbStatus":"UpToDate"')),
         "collateral.duplicate-key", "the key 'tcbStatus' occurs twice"),
-    "no JSON": (lambda w: with_tcb_info_text(w, lambda text: text[:-1]), "collateral.malformed", "TCB info: not JSON"),
+    "no JSON": (
+        lambda w: with_tcb_info_text(w, lambda text: text[:-1]),
+        "collateral.malformed", "TCB info is malformed: it is not JSON"),
     "an array": (
         lambda w: with_tcb_info_text(w, lambda text: f"[{text}]"), "collateral.malformed", "expected a JSON object"),
     "nested beyond reason": (
-        lambda w: with_tcb_info_text(w, lambda _: "[" * 500_000), "collateral.malformed", "TCB info: not JSON"),
+        lambda w: with_tcb_info_text(w, lambda _: "[" * 500_000),
+        "collateral.malformed", "TCB info is malformed: it is not JSON"),
     "larger than reason": (
-        lambda w: with_tcb_info_text(w, lambda text: text + " " * (1 << 20)), "collateral.malformed", "are more than"),
+        lambda w: with_tcb_info_text(w, lambda text: text + " " * (1 << 20)),
+        "collateral.malformed", "too large: expected at most"),
     # time
     "expired TCB info": (
         lambda w: with_tcb_info(w, nextUpdate="2026-01-14T00:00:00Z"),
-        "collateral.expired", "TCB info: valid until 2026-01-14T00:00:00Z, and it is 2026-01-15T12:00:00Z"),
+        "collateral.expired",
+        "TCB info has expired: it was valid until 2026-01-14T00:00:00Z, and the time is 2026-01-15T12:00:00Z"),
     "expired QE identity": (
         lambda w: with_qe_identity(w, nextUpdate="2026-01-14T00:00:00Z"),
-        "collateral.expired", "QE identity: valid until"),
+        "collateral.expired", "QE identity has expired: it was valid until"),
     "expired PCK CRL": (
         lambda w: with_collateral(good(w), pck_crl=w.vendor.pck_crl(PckCa.PLATFORM, now=NOW - timedelta(days=31))),
-        "collateral.expired", "PCK CRL: valid until 2026-01-14"),
+        "collateral.expired", "PCK CRL has expired: it was valid until 2026-01-14"),
     "expired root CRL": (
         lambda w: with_collateral(good(w), root_ca_crl=w.vendor.root_crl(now=NOW - timedelta(days=31))),
-        "collateral.expired", "Root CRL: valid until"),
+        "collateral.expired", "Root CRL has expired: it was valid until"),
     "all of it a month later": (
         lambda w: dataclasses.replace(good(w), now=NOW + timedelta(days=31)),
-        "collateral.expired", "fresh|valid until"),
+        "collateral.expired", "has expired: "),
     "TCB info from the future": (
         lambda w: with_tcb_info(w, issueDate="2026-01-16T00:00:00Z"),
-        "collateral.not-yet-valid", "TCB info: issued at 2026-01-16T00:00:00Z, after"),
+        "collateral.not-yet-valid", "TCB info is not valid yet: it was issued at 2026-01-16T00:00:00Z, and"),
     "PCK CRL from the future": (
         lambda w: with_collateral(good(w), pck_crl=w.vendor.pck_crl(PckCa.PLATFORM, now=NOW + timedelta(days=1))),
-        "collateral.not-yet-valid", "PCK CRL: issued at"),
+        "collateral.not-yet-valid", "PCK CRL is not valid yet: it was issued at"),
     # revocation lists
     "CRL of the other PCK CA": (
         lambda w: with_collateral(good(w), pck_crl=w.vendor.pck_crl(PckCa.PROCESSOR, now=NOW)),
@@ -469,7 +480,7 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         "collateral.crl", "Failed to parse root CA"),
     "garbage for a CRL": (
         lambda w: with_collateral(good(w), pck_crl=b"garbage"),
-        "collateral.malformed", "PCK CRL: not a certificate revocation"),
+        "collateral.malformed", "PCK CRL is malformed: it is not a certificate revocation"),
     # roll-back
     "older than what was seen": (
         lambda w: dataclasses.replace(good(w), minimum=18), "collateral.rolled-back", "at least 18, got 17"),
@@ -619,7 +630,7 @@ def test_no_single_bit_of_a_quote_can_change(world: World, data: st.DataObject) 
 def test_no_prefix_of_a_quote_verifies(world: World, data: st.DataObject) -> None:
     start = good(world)
     length = data.draw(BYTES) % len(start.raw)
-    with pytest.raises(VerificationError, match=r"^Quote: expected") as caught:
+    with pytest.raises(VerificationError, match=r"The quote is truncated: expected .* got") as caught:
         dataclasses.replace(start, raw=start.raw[:length]).verify()
     assert caught.value.code == "quote.truncated"
 

@@ -78,19 +78,24 @@ def patched(at: int, new: bytes) -> bytes:
 
 
 BAD = [
-    ("empty", b"", "ra-tls.certificate", "cannot be read"),
-    ("truncated", GRAMINE_1_9[:-1], "ra-tls.certificate", "cannot be read"),
-    ("trailing byte", GRAMINE_1_9 + b"\0", "ra-tls.certificate", "cannot be read"),
+    ("empty", b"", "ra-tls.certificate", "certificate cannot be parsed"),
+    ("truncated", GRAMINE_1_9[:-1], "ra-tls.certificate", "certificate cannot be parsed"),
+    ("trailing byte", GRAMINE_1_9 + b"\0", "ra-tls.certificate", "certificate cannot be parsed"),
     ("too long", bytes(40_000), "ra-tls.certificate", "at most 32768 bytes, got 40000"),
     ("another tag", patched(EVIDENCE, b"\xd9\xea\x61"), "ra-tls.evidence", "expected CBOR tag 60000"),
-    ("no tag", patched(EVIDENCE, b"\x83\x00\x00"), "ra-tls.evidence", "evidence: "),
-    ("one-element array", patched(EVIDENCE + 3, b"\x81"), "ra-tls.evidence", "53 bytes follow the CBOR value"),
-    ("three-element array", patched(EVIDENCE + 3, b"\x83"), "ra-tls.evidence", "it is no CBOR"),
-    ("a text for the quote", patched(EVIDENCE + 4, b"\x79"), "ra-tls.evidence", "evidence: "),
-    ("claims of another type", patched(CLAIMS, b"\x81"), "ra-tls.evidence", "claims: 38 bytes follow"),
+    ("no tag", patched(EVIDENCE, b"\x83\x00\x00"), "ra-tls.evidence", "evidence is malformed: "),
+    ("one-element array", patched(EVIDENCE + 3, b"\x81"), "ra-tls.evidence", "53 extra bytes follow the CBOR value"),
+    ("three-element array", patched(EVIDENCE + 3, b"\x83"), "ra-tls.evidence", "evidence is malformed: it is not CBOR"),
+    ("a text for the quote", patched(EVIDENCE + 4, b"\x79"), "ra-tls.evidence", "evidence is malformed: "),
+    (
+        "claims of another type",
+        patched(CLAIMS, b"\x81"),
+        "ra-tls.evidence",
+        "claims is malformed: 38 extra bytes follow",
+    ),
     ("another claim", patched(CLAIMS + 2, b"pubkey-hasg"), "ra-tls.evidence", "the byte string 'pubkey-hash'"),
     ("unknown algorithm", patched(CLAIMS + 16, b"\x02"), "ra-tls.evidence", "a hash algorithm (1, 7 or 8)"),
-    ("another key", patched(CLAIMS + 20, b"\x00" * 8), "ra-tls.claim", "for the certificate's key"),
+    ("another key", patched(CLAIMS + 20, b"\x00" * 8), "ra-tls.claim", "does not match the certificate's key"),
     (
         "no evidence",
         GRAMINE_1_2.replace(LEGACY_OID, LEGACY_OID[:-1] + b"\x07"),

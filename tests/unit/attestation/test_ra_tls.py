@@ -83,7 +83,11 @@ def test_report_data_of_another_certificate_does_not_bind() -> None:
     evidence = parse_certificate(make_certificate(fake_quote, NOW).certificate)
 
     for other in (bytes(64), evidence.expected_report_data[:32], evidence.expected_report_data[:32] + b"\x01" * 32):
-        with raises(AttestationCode.RA_TLS_BINDING, match="the quote's report data should be") as caught:
+        with raises(
+            AttestationCode.RA_TLS_BINDING,
+            match=r"The quote is not bound to the RA-TLS certificate: expected report data [0-9a-f]{128}, "
+            r"got",
+        ) as caught:
             check_binding(evidence, other)
         assert caught.value.code == "ra-tls.binding"
 
@@ -109,7 +113,10 @@ def test_the_three_hashes_of_the_claim_are_known(algorithm: tuple[int, type[obje
     ids=["P-521", "RSA-2048", "Ed25519"],
 )
 def test_other_kinds_of_keys_are_refused(key: CertificateIssuerPrivateKeyTypes) -> None:
-    with raises(AttestationCode.RA_TLS_CERTIFICATE, match="its key is not P-256, P-384, or RSA of 3072 bits or more"):
+    with raises(
+        AttestationCode.RA_TLS_CERTIFICATE,
+        match="The RA-TLS certificate has an unsupported key: expected P-256, P-384, or RSA of at least 3072 bits",
+    ):
         parse_certificate(certificate(key, LEGACY_OID, b"quote"))
 
 
@@ -120,7 +127,12 @@ def test_a_quote_of_absurd_size_is_refused(size: int) -> None:
 
 
 def test_an_ordinary_certificate_has_no_evidence() -> None:
-    with raises(AttestationCode.RA_TLS_NO_EVIDENCE, match="only an attested enclave gets a key") as caught:
+    with raises(
+        AttestationCode.RA_TLS_NO_EVIDENCE,
+        match=r"The RA-TLS certificate carries no evidence: it has neither TCG DICE evidence "
+        r"\(2\.23\.133\.5\.4\.9\) nor Gramine's legacy extension "
+        r"\(0\.6\.9\.42\.840\.113741\.1337\.6\)",
+    ) as caught:
         parse_certificate(certificate(KEY, x509.ObjectIdentifier("1.2.3.4"), b"x"))
 
     assert caught.value.code == "ra-tls.no-evidence"

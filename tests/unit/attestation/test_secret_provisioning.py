@@ -62,7 +62,11 @@ def test_a_secret_is_taken_once() -> None:
     client.receive(RESPONSE + (16).to_bytes(4, "big") + KEY.reveal())
     client.secret()
 
-    with raises(AttestationCode.PROVISIONING_TRUNCATED, match="closed after 0 bytes"):
+    with raises(
+        AttestationCode.PROVISIONING_TRUNCATED,
+        match="The secret provisioning response is incomplete: the server closed the session after 0 "
+        "bytes, before the secret was complete",
+    ):
         client.secret()
 
 
@@ -88,7 +92,11 @@ def test_a_string_secret_may_have_another_length() -> None:
     [b"GET / HTTP/1.1\r\n", b"SECRET_PROVISION_RA_TLS_REQUEST_V2\0", REQUEST[:-1] + b"1", REQUEST + b"x", b"\0"],
 )
 def test_another_request_is_refused(received: bytes) -> None:
-    with raises(AttestationCode.PROVISIONING_REQUEST, match="expected the request") as caught:
+    with raises(
+        AttestationCode.PROVISIONING_REQUEST,
+        match=r"The secret provisioning request is invalid: expected "
+        r"b'SECRET_PROVISION_RA_TLS_REQUEST_V1\\x00', got",
+    ) as caught:
         ProvisioningServer().receive(received)
 
     assert caught.value.code == "provisioning.request"
@@ -107,7 +115,11 @@ def test_no_secret_leaves_before_the_request_is_complete() -> None:
     server.receive(REQUEST[:-1])
 
     for act in (server.end, lambda: server.respond(KEY)):
-        with raises(AttestationCode.PROVISIONING_TRUNCATED, match="after 34 of the request's 35 bytes"):
+        with raises(
+            AttestationCode.PROVISIONING_TRUNCATED,
+            match="The secret provisioning request is incomplete: expected 35 bytes, but the client closed "
+            "the session after 34",
+        ):
             act()
 
 
@@ -116,7 +128,7 @@ def test_the_server_sends_no_absurd_secret(size: int) -> None:
     server = ProvisioningServer()
     server.receive(REQUEST)
 
-    with raises(AttestationCode.PROVISIONING_LENGTH, match=f"1 to 4096 bytes, this one has {size}"):
+    with raises(AttestationCode.PROVISIONING_LENGTH, match=f"expected 1 to 4096 bytes, got {size}"):
         server.respond(SecretBytes(bytes(size)))
 
 
@@ -150,7 +162,9 @@ def test_a_server_that_closes_early_is_noticed(size: int) -> None:
     assert not client.receive((RESPONSE + (16).to_bytes(4, "big") + KEY.reveal())[:size])
 
     for act in (client.end, client.secret):
-        with raises(AttestationCode.PROVISIONING_TRUNCATED, match=f"the server closed after {size} bytes") as caught:
+        with raises(
+            AttestationCode.PROVISIONING_TRUNCATED, match=f"the server closed the session after {size} bytes"
+        ) as caught:
             act()
         assert caught.value.code == "provisioning.truncated"
 
@@ -161,7 +175,11 @@ def test_another_response_is_refused(received: bytes) -> None:
     if received == RESPONSE[: len(received)]:
         return
 
-    with raises(AttestationCode.PROVISIONING_RESPONSE, match="expected the response") as caught:
+    with raises(
+        AttestationCode.PROVISIONING_RESPONSE,
+        match=r"The secret provisioning response is invalid: expected "
+        r"b'SECRET_PROVISION_RA_TLS_RESPONSE_V1:\\x00', got other bytes",
+    ) as caught:
         client.receive(received)
 
     assert caught.value.code == "provisioning.response"

@@ -75,7 +75,10 @@ def test_a_removed_row_is_found(database: Database, now: datetime) -> None:
 def test_a_row_that_is_no_row_any_more_is_found_when_it_is_shown(database: Database, now: datetime) -> None:
     _fill(database, now)
     _change(database, 3, decision="nonsense")
-    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN, match="its time or decision is none"):
+    with (
+        database.read() as connection,
+        raises(BrokerCode.AUDIT_CHAIN, match="A row of the audit log was changed: its time or its decision is invalid"),
+    ):
         list(audit.rows(connection))
 
 
@@ -91,7 +94,10 @@ def test_rows_cut_off_at_the_end_are_found_by_a_signed_head(database: Database, 
         connection.execute(delete(AUDIT).where(AUDIT.c.seq > 3))
     with database.read() as connection:
         assert verify_chain(connection)[0] == 3  # without a key, nothing tells
-        with raises(BrokerCode.AUDIT_TRUNCATED, match="ends at row 3; a head was signed at row 5") as caught:
+        with raises(
+            BrokerCode.AUDIT_TRUNCATED,
+            match="The audit log is truncated: it ends at row 3, but a head was signed at row 5",
+        ) as caught:
             verify_chain(connection, signer.public_key())
     assert caught.value.code == "audit.truncated"
     with database.write() as connection:
@@ -109,7 +115,10 @@ def test_a_rewritten_end_is_found_by_a_signed_head(database: Database, now: date
     _fill(database, now + timedelta(days=1), 4)
     with database.read() as connection:
         assert verify_chain(connection)[0] == 7
-        with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 5 of the audit log is not the one that was signed"):
+        with raises(
+            BrokerCode.AUDIT_TRUNCATED,
+            match="Row 5 of the audit log was replaced: its hash differs from the signed head of that row",
+        ):
             verify_chain(connection, signer.public_key())
 
 
@@ -120,7 +129,10 @@ def test_a_head_by_another_key_is_refused(database: Database, now: datetime) -> 
     owner = Ed25519PrivateKey.generate().public_key()
     with (
         database.read() as connection,
-        raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="row 5 is not signed by the owner") as caught,
+        raises(
+            BrokerCode.AUDIT_HEAD_SIGNATURE,
+            match="row 5 is invalid: its signature does not verify with the owner's key",
+        ) as caught,
     ):
         verify_chain(connection, owner)
     assert caught.value.code == "audit.head-signature"
@@ -188,7 +200,13 @@ def test_a_stored_head_that_is_none_is_one_clear_error(
             "INSERT INTO audit_heads VALUES (?, ?, ?, ?)",
             tuple(row[name] for name in ("seq", "hash", "time", "signature")),
         )
-    with database.read() as connection, raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="is not a signed head") as caught:
+    with (
+        database.read() as connection,
+        raises(
+            BrokerCode.AUDIT_HEAD_SIGNATURE,
+            match=r"The audit head at row .* was changed: its content is not a valid signed head",
+        ) as caught,
+    ):
         verify_chain(connection, signer.public_key())
     assert caught.value.code == "audit.head-signature"
     assert caught.value.exit_status == 3
@@ -198,9 +216,18 @@ def test_a_kept_head_needs_a_key(database: Database, now: datetime) -> None:
     _fill(database, now)
     with database.write() as connection:
         head = audit.sign_head(connection, Ed25519PrivateKey.generate(), now=now)
-    with database.read() as connection, raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="no key was given"):
+    with (
+        database.read() as connection,
+        raises(
+            BrokerCode.AUDIT_HEAD_SIGNATURE,
+            match="The given audit head cannot be verified: the public key for its signature is missing",
+        ),
+    ):
         verify_chain(connection, kept=(head,))
-    with raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="no key was given"):
+    with raises(
+        BrokerCode.AUDIT_HEAD_SIGNATURE,
+        match="The given audit head cannot be verified: the public key for its signature is missing",
+    ):
         admin.verify_log(database, None, kept=(head,))
 
 

@@ -76,7 +76,7 @@ def test_a_folder_that_stays_locked_is_one_clear_error(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["broker.sqlite", "broker.sqlite-wal", "broker.sqlite-shm", "broker.sqlite-journal"])
-@pytest.mark.parametrize("kind", ["a symbolic link", "a file with 2 names", "a pipe"])
+@pytest.mark.parametrize("kind", ["a symbolic link", "a file with 2 hard links", "a pipe"])
 def test_what_is_no_file_of_its_own_is_refused(tmp_path: Path, name: str, kind: str) -> None:
     victim, folder = tmp_path / "shadow", tmp_path / "database"
     folder.mkdir()
@@ -109,7 +109,11 @@ def test_a_link_that_takes_the_files_place_after_the_check_is_noticed(
         prepare(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(database_module, "_prepare_sqlite", racing)
-    with raises(BrokerCode.DATABASE, match=r"it leads to .*victim\.sqlite"):
+    with raises(
+        BrokerCode.DATABASE,
+        match=r"The database .*broker\.sqlite cannot be opened: the path leads to another file, "
+        r".*victim\.sqlite",
+    ):
         Database.open(folder / "broker.sqlite")
     assert victim.read_bytes() == before
 
@@ -152,7 +156,7 @@ def test_a_database_that_is_in_use_stays_in_its_earlier_place(tmp_path: Path) ->
         connection.execute(select(KEYS.c.key_id)).all()
         with raises(BrokerCode.DATABASE, match=r"cannot be moved to .*: database is locked") as caught:
             Database.open(path, former=former)
-    assert caught.value.hint == "Stop the broker that has it open, and run the command again."
+    assert caught.value.hint == "Stop the broker that uses the database, and run the command again."
     assert former.is_file()
     assert not path.exists()
 
@@ -162,7 +166,11 @@ def test_a_link_in_the_earlier_place_is_not_moved(tmp_path: Path) -> None:
     path.parent.mkdir()
     (tmp_path / "victim").write_text("x")
     former.symlink_to(tmp_path / "victim")
-    with raises(BrokerCode.DATABASE, match="it is a symbolic link"):
+    with raises(
+        BrokerCode.DATABASE,
+        match=r"The database .*broker\.sqlite cannot be opened: the path is a symbolic link, but a "
+        r"regular file is expected",
+    ):
         Database.open(path, former=former)
 
 

@@ -30,7 +30,11 @@ def test_a_kernel_that_refuses_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing)
-    with raises(BrokerCode.HARDENING, match="cannot be made undumpable") as caught:
+    with raises(
+        BrokerCode.HARDENING,
+        match=r"The broker cannot protect its memory from other processes: prctl\(PR_SET_DUMPABLE, 0\): "
+        r"Success",
+    ) as caught:
         forbid_inspection()
     assert caught.value.code == "broker.hardening"
 
@@ -40,7 +44,7 @@ def test_limits_that_cannot_be_set_are_one_clear_error(monkeypatch: pytest.Monke
         raise ValueError("not allowed")
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    with raises(BrokerCode.HARDENING, match="Core dumps cannot be turned off: not allowed"):
+    with raises(BrokerCode.HARDENING, match="The broker cannot disable core dumps: not allowed"):
         forbid_inspection()
 
 

@@ -39,7 +39,9 @@ def test_a_head_comes_back() -> None:
 )
 def test_what_is_no_head_is_refused(changes: dict[str, Any], where: str) -> None:
     content = json.dumps(WRITTEN | changes).encode()
-    with raises(BrokerCode.AUDIT_HEAD_FILE, match=f"h.json holds no signed head of an audit log: {where}: ") as caught:
+    with raises(
+        BrokerCode.AUDIT_HEAD_FILE, match=f"h.json does not contain a signed head of an audit log: {where}: "
+    ) as caught:
         read_head(content, name="h.json")
     assert caught.value.code == "audit.head-file"
     with raises(BrokerCode.AUDIT_HEAD_FILE, match="the file: Invalid JSON"):
@@ -82,7 +84,10 @@ def test_evidence_of_deleted_rows_is_not_overwritten(database: Database, now: da
     with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 2 of the audit log is missing"):
         keep_head(path, database, _sign(database, signer, now))
     _append(database, now + timedelta(days=1), 5)
-    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 2 of the audit log is not the one that was signed"):
+    with raises(
+        BrokerCode.AUDIT_TRUNCATED,
+        match="Row 2 of the audit log was replaced, although a signed head outside the database covers it",
+    ):
         keep_head(path, database, _sign(database, signer, now))
     assert path.read_bytes() == kept
 
@@ -99,6 +104,9 @@ def test_what_stands_in_the_place_of_the_kept_head_is_neither_read_nor_replaced(
         keep_head(path, database, head)
     path.unlink()
     path.write_text("{}")
-    with raises(BrokerCode.AUDIT_HEAD_FILE, match="holds no signed head"):
+    with raises(
+        BrokerCode.AUDIT_HEAD_FILE,
+        match=r"head\.json does not contain a signed head of an audit log: seq: Field required",
+    ):
         keep_head(path, database, head)
     assert (victim.read_text(), path.read_text()) == ("{}", "{}")

@@ -37,7 +37,7 @@ def test_so_many_at_once_and_more_as_time_passes() -> None:
     assert limiter.admit("192.0.2.1:3", "a.b", NOW + timedelta(seconds=11))
     assert not limiter.admit("192.0.2.1:3", "a.b", NOW)  # a clock that was set back gives nothing
     assert (
-        owed(limiter) == "4 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 not written one by one:"
+        owed(limiter) == "4 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 were not recorded separately:"
         " 3 a.b, 1 c.d"
     )
     assert owed(limiter) is None
@@ -88,5 +88,5 @@ def test_what_could_not_be_written_is_still_owed() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    said = "2 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 not written one by one: 2 a.b"
+    said = "2 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 were not recorded separately: 2 a.b"
     assert owed(limiter) == said

@@ -46,10 +46,17 @@ def test_a_key_under_a_passphrase_comes_back_with_it_only(path: Path) -> None:
     assert key.reveal() not in content
     assert key.reveal().hex().encode() not in content
     assert read_master_key(path, passphrase=given) == key
-    with raises(BrokerCode.KEYSTORE_PASSPHRASE_WRONG, match="does not open") as caught:
+    with raises(
+        BrokerCode.KEYSTORE_PASSPHRASE_WRONG,
+        match=r"The passphrase does not decrypt the master key in .*master\.key: it is wrong, or the "
+        r"file was changed",
+    ) as caught:
         read_master_key(path, passphrase=lambda: SecretBytes(PASSPHRASE + b"r"))
     assert caught.value.code == "keystore.passphrase-wrong"
-    with raises(BrokerCode.KEYSTORE_PASSPHRASE_MISSING, match="nobody is here to type it") as missing:
+    with raises(
+        BrokerCode.KEYSTORE_PASSPHRASE_MISSING,
+        match="The master key is encrypted with a passphrase, but no terminal is available to ask for it",
+    ) as missing:
         read_master_key(path, passphrase=no_passphrase)
     assert missing.value.code == "keystore.passphrase-missing"
     assert under_passphrase(key, given()) != content  # its salt is fresh
@@ -87,14 +94,21 @@ def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], error: Ex
 
 def test_a_torn_file_is_refused(path: Path) -> None:
     write(path, under_passphrase(SecretBytes.random(32), given())[:100])
-    with raises(BrokerCode.KEYSTORE_MASTER_KEY_FORM, match="it is damaged") as caught:
+    with raises(
+        BrokerCode.KEYSTORE_MASTER_KEY_FORM,
+        match=r"master\.key does not contain a valid passphrase-encrypted master key: the file is "
+        r"damaged",
+    ) as caught:
         read_master_key(path, passphrase=given)
     assert caught.value.code == "keystore.master-key-form"
 
 
 def test_a_file_that_others_can_read_or_that_is_none(path: Path) -> None:
     write(path, bytes(32)).chmod(0o640)
-    with raises(BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED, match="can use the master key"):
+    with raises(
+        BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED,
+        match=r"Other users can access the master key in .*master\.key: expected mode 0600, got 0640",
+    ):
         read_master_key(path, passphrase=given)
     with raises(BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE):
         read_master_key(path / "below", passphrase=given)
@@ -183,7 +197,9 @@ def test_keys_move_to_a_service_and_back(database: Database, path: Path, now: da
     with database.write() as connection:
         made = both.create(connection, now=now)
     keys[made.key_id] = made.key.reveal()
-    with pytest.raises(KeyUnwrapError, match=r"encrypted by something else than the keystore of sealserve\.toml"):
+    with pytest.raises(
+        KeyUnwrapError, match=r"The key [0-9a-f]{32} was not encrypted by the keystore that sealserve\.toml configures"
+    ):
         loaded(database, open_keystore(database, path), keys)
     assert rewrap(database, both, service) == 4
     path.unlink()

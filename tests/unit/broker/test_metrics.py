@@ -55,7 +55,11 @@ def test_the_page() -> None:
 
 def test_a_port_that_is_taken() -> None:
     with MetricsServer(observed(), 0) as server:
-        with raises(BrokerCode.METRICS_PORT, match=r"cannot be served on 127\.0\.0\.1 port") as caught:
+        with raises(
+            BrokerCode.METRICS_PORT,
+            match=r"The broker cannot serve its metrics page on 127\.0\.0\.1 port \d+: Address already in "
+            r"use",
+        ) as caught:
             MetricsServer(observed(), server.port)
         assert caught.value.code == "broker.metrics-port"
 

@@ -108,9 +108,9 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
         (
             (403, {"errors": ["permission denied"]}),
             BrokerCode.KEYSTORE_TRANSIT_REFUSED,
-            "status 403: permission denied",
+            "HTTP status 403: permission denied",
         ),
-        ((404, {"errors": []}), BrokerCode.KEYSTORE_TRANSIT_REFUSED, "status 404: no reason is given"),
+        ((404, {"errors": []}), BrokerCode.KEYSTORE_TRANSIT_REFUSED, "HTTP status 404: the reply contains no reason"),
         (
             (400, {"errors": ["encryption key not found"]}),
             BrokerCode.KEYSTORE_TRANSIT_REFUSED,
@@ -119,16 +119,28 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
         (
             (503, {"errors": ["Vault is sealed"]}),
             BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
-            "answers 503: Vault is sealed",
+            "HTTP status 503 for .*: Vault is sealed",
         ),
-        ((500, b"<html>"), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 500: no reason is given"),
-        ((307, {}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 307"),  # the token is not sent elsewhere
-        ((200, {"data": {}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
-        ((200, b"[" * 60_000), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
-        ((503, {"errors": 5}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 503: no reason is given"),
-        ((200, b"not json"), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
-        ((200, []), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
-        ((200, {"data": {"ciphertext": "plain"}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "holds no ciphertext"),
+        (
+            (500, b"<html>"),
+            BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+            "HTTP status 500 for .*: the reply contains no reason",
+        ),
+        ((307, {}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "HTTP status 307"),  # the token is not sent elsewhere
+        ((200, {"data": {}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
+        ((200, b"[" * 60_000), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
+        (
+            (503, {"errors": 5}),
+            BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+            "HTTP status 503 for .*: the reply contains no reason",
+        ),
+        ((200, b"not json"), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
+        ((200, []), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
+        (
+            (200, {"data": {"ciphertext": "plain"}}),
+            BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+            "its reply contains no ciphertext",
+        ),
     ],
 )
 def test_answers_that_are_none(
@@ -160,7 +172,10 @@ def test_answers_to_decryption_that_are_none(
 @pytest.mark.parametrize("status", [200, 400, 503])
 def test_an_answer_without_end_is_left(status: int, server: Answering, make: Callable[..., TransitKey]) -> None:
     server.answer = (status, b'{"data": {"ciphertext": "vault:v1:' + b"A" * 2**20 + b'"}}')
-    with raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match="the answer has more than 65536 bytes") as caught:
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+        match=r"The reply for the key 'sealserve' of .* is invalid: The reply has more than 65536 bytes",
+    ) as caught:
         make().wrap(SECRET, context=b"id")
     assert caught.value.hint
 
@@ -171,7 +186,11 @@ def test_an_answer_that_is_compressed_twice_is_not_inflated(
 ) -> None:
     server.encoding = encoding
     server.answer = (200, gzip.compress(gzip.compress(b"x" * 2**20)))
-    with raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match=r"The answer is compressed \(") as caught:
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+        match=r"The reply for the key 'sealserve' of .* is invalid: The reply is compressed .* although "
+        r"the request accepts only identity",
+    ) as caught:
         make().wrap(SECRET, context=b"id")
     assert TOKEN not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -189,17 +208,17 @@ def test_a_service_that_is_not_there(token_file: Path) -> None:
         key.wrap(SECRET, context=b"")
     assert caught.value.code == "keystore.transit-unavailable"
     assert caught.value.__cause__ is None
-    assert repr(key) == "the key 'k' of http://127.0.0.1:1"
+    assert repr(key) == "key 'k' of http://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://vault.example.org:8200", "has no TLS"),
-        ("ftp://127.0.0.1", "is no address of a server"),
-        ("https://", "is no address of a server"),
-        ("https://user:password@vault.example.org", "is no address of a server"),
-        ("vault.example.org:8200", "is no address of a server"),
+        ("http://vault.example.org:8200", "does not use TLS, which would expose keys"),
+        ("ftp://127.0.0.1", "is invalid: expected https://HOST:PORT, got "),
+        ("https://", "is invalid: expected https://HOST:PORT, got "),
+        ("https://user:password@vault.example.org", "is invalid: expected https://HOST:PORT, got "),
+        ("vault.example.org:8200", "is invalid: expected https://HOST:PORT, got "),
     ],
 )
 def test_addresses_that_cannot_be_used(url: str, message: str, token_file: Path) -> None:
@@ -210,16 +229,34 @@ def test_addresses_that_cannot_be_used(url: str, message: str, token_file: Path)
 
 def test_settings_that_cannot_be_used(token_file: Path, tmp_path: Path) -> None:
     url = "https://127.0.0.1:1"
-    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="cannot be a mount and a key"):
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_SETTINGS,
+        match=r"The transit settings are invalid: '\.\./sys' is not a mount path, or 'k' is not a key "
+        r"name",
+    ):
         TransitKey(url, mount="../sys", key="k", token_file=token_file)
-    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="cannot be a mount and a key"):
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_SETTINGS,
+        match="The transit settings are invalid: 'transit' is not a mount path, or 'a/b' is not a key name",
+    ):
         TransitKey(url, mount="transit", key="a/b", token_file=token_file)
-    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="holds no certificate in PEM"):
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_SETTINGS,
+        match=r"token does not contain a PEM certificate: no start line: cadata does not contain a "
+        r"certificate \(_ssl\.c:4020\)",
+    ):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=token_file)
     (tmp_path / "empty").touch()
-    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="holds no certificate in PEM"):
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_SETTINGS,
+        match=r"empty does not contain a PEM certificate: no start line: cadata does not contain a "
+        r"certificate \(_ssl\.c:4020\)",
+    ):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "empty")
-    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="nowhere cannot be read: No such file"):
+    with raises(
+        BrokerCode.KEYSTORE_TRANSIT_SETTINGS,
+        match=r"The CA certificate .*nowhere of the key management service cannot be read: No such file",
+    ):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "nowhere")
 
 
@@ -227,14 +264,20 @@ def test_a_token_that_others_can_read_is_not_sent(
     server: Answering, make: Callable[..., TransitKey], token_file: Path, tmp_path: Path
 ) -> None:
     token_file.chmod(0o644)
-    with pytest.raises(PrivateFileExposedError, match=r"others than its owner can use the token.*chmod 600") as caught:
+    with pytest.raises(
+        PrivateFileExposedError,
+        match=r"Other users can access the token in .*token: expected mode 0600, got 0644\. Run `chmod "
+        r"600 .*token`, and check who may have read the file",
+    ) as caught:
         make().wrap(SECRET, context=b"")
     assert caught.value.code == "private-file.exposed"
     with pytest.raises(PrivateFileUnreadableError, match=r"The token in .*nowhere cannot be read") as unreadable:
         make(token_file=tmp_path / "nowhere").wrap(SECRET, context=b"")
     assert unreadable.value.code == "private-file.unreadable"
     (tmp_path / "empty").touch(mode=0o600)
-    with raises(SealserveCode.PRIVATE_FILE_SIZE, match="holds no token: it should have 1 to") as size:
+    with raises(
+        SealserveCode.PRIVATE_FILE_SIZE, match=r"The token in .*empty has an invalid size: expected 1 to 4096 bytes"
+    ) as size:
         make(token_file=tmp_path / "empty").wrap(SECRET, context=b"")
     assert size.value.code == "private-file.size"
     assert server.seen == []

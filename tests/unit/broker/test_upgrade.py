@@ -126,7 +126,9 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, change: str) -> None:
         opened.execute(f"UPDATE releases SET {change}")  # noqa: S608  # of this test
         opened.commit()
         before = list(opened.iterdump())
-    with raises(BrokerCode.DATABASE_CONTENT, match="releases in the broker's database was changed"):
+    with raises(
+        BrokerCode.DATABASE_CONTENT, match="A row of the table releases in the broker's database has invalid content"
+    ):
         Database.open(path)
     with closing(sqlite3.connect(path)) as opened:
         assert list(opened.iterdump()) == before

@@ -79,7 +79,7 @@ def test_save_and_load_give_the_same_authority(broker: Authority, tmp_path: Path
 
 def test_an_authoritys_key_is_never_overwritten(broker: Authority, service: Authority, tmp_path: Path) -> None:
     broker.save(tmp_path / "broker")
-    with pytest.raises(OutputExistsError, match="broker exists already"):
+    with pytest.raises(OutputExistsError, match=r"The output .*broker already exists"):
         service.save(tmp_path / "broker")
     assert Authority.load(tmp_path / "broker") == broker
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broker"]
@@ -101,7 +101,10 @@ def test_saving_where_nothing_can_be_written_leaves_nothing(
 def test_a_missing_authority_says_how_to_make_one(broker: Authority, tmp_path: Path, missing: str) -> None:
     broker.save(tmp_path / "broker")
     (tmp_path / "broker" / missing).unlink()
-    with pytest.raises(AuthorityMissingError, match=r"no certificate authority in .*broker.*sealserve certs") as caught:
+    with pytest.raises(
+        AuthorityMissingError,
+        match=r"The folder .*broker does not contain a certificate authority \(ca\.pem and ca\.key\)",
+    ) as caught:
         Authority.load(tmp_path / "broker")
     assert caught.value.code == "authority.missing"
 
@@ -110,7 +113,11 @@ def test_someone_elses_certificate_is_no_authority(broker: Authority, now: datet
     broker.save(tmp_path / "broker")
     leaf = broker.issue_server([BROKER], now=now)
     leaf.write(certificate=tmp_path / "broker" / "ca.pem", key=tmp_path / "broker" / "ca.key")
-    with raises(PkiCode.AUTHORITY_UNREADABLE, match=r"'attestation\.service\.com', which is no") as caught:
+    with raises(
+        PkiCode.AUTHORITY_UNREADABLE,
+        match=r"ca\.pem is not a certificate authority of sealserve: its common name is "
+        r"'attestation\.service\.com'",
+    ) as caught:
         Authority.load(tmp_path / "broker")
     assert caught.value.code == "authority.unreadable"
 
@@ -118,17 +125,15 @@ def test_someone_elses_certificate_is_no_authority(broker: Authority, now: datet
 def test_a_damaged_authority_is_unreadable(broker: Authority, tmp_path: Path) -> None:
     broker.save(tmp_path / "broker")
     (tmp_path / "broker" / "ca.pem").write_bytes(b"")
-    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"ca\.pem holds no readable"):
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"ca\.pem does not contain a readable PEM certificate"):
         Authority.load(tmp_path / "broker")
 
 
 def test_servers_and_clients_have_authorities_of_their_own(service: Authority, users: Authority, now: datetime) -> None:
-    with raises(
-        PkiCode.AUTHORITY_WRONG_PURPOSE, match="service authority signs certificates of servers only"
-    ) as caught:
+    with raises(PkiCode.AUTHORITY_WRONG_PURPOSE, match="The service CA signs only certificates of servers") as caught:
         service.issue_client(SERVICE, now=now)
     assert caught.value.code == "authority.wrong-purpose"
-    with raises(PkiCode.AUTHORITY_WRONG_PURPOSE, match="users authority signs certificates of clients only"):
+    with raises(PkiCode.AUTHORITY_WRONG_PURPOSE, match="The users CA signs only certificates of clients"):
         users.issue_server(["client.tf-serving.service.com"], now=now)
 
 
@@ -137,8 +142,8 @@ def test_names_outside_the_constraints_are_refused_before_any_peer_would(broker:
         broker.issue_server([BROKER, "evilattestation.service.com"], [ipaddress.ip_address("10.0.0.1")], now=now)
     assert caught.value.code == "authority.name-not-permitted"
     assert caught.value.message == (
-        "The broker authority may not sign for evilattestation.service.com, 10.0.0.1; "
-        "it may for attestation.service.com, 127.0.0.1/32."
+        "The broker CA is not permitted to sign for evilattestation.service.com, 10.0.0.1: "
+        "its name constraints permit only attestation.service.com, 127.0.0.1/32."
     )
 
 
@@ -151,7 +156,9 @@ def test_names_below_a_permitted_name_are_permitted(broker: Authority, now: date
     "name", ["", "UPPER.example", "*.example", "a b", "https://example", "a..b", "-a", "ü.example"]
 )
 def test_what_is_no_dns_name_is_refused(name: str, now: datetime) -> None:
-    with raises(PkiCode.AUTHORITY_INVALID_NAME, match="is no DNS name in lower case") as caught:
+    with raises(
+        PkiCode.AUTHORITY_INVALID_NAME, match="The DNS name is invalid: expected a lower-case DNS name, got"
+    ) as caught:
         Authority.create(AuthorityKind.BROKER, names=[name], simulated=False, now=now)
     assert caught.value.code == "authority.invalid-name"
 
@@ -159,7 +166,8 @@ def test_what_is_no_dns_name_is_refused(name: str, now: datetime) -> None:
 @pytest.mark.parametrize("kind", [AuthorityKind.SERVICE, AuthorityKind.USERS])
 def test_only_the_brokers_authority_signs_addresses(kind: AuthorityKind, now: datetime) -> None:
     with raises(
-        PkiCode.AUTHORITY_INVALID_NAME, match=rf"The {kind} authority signs for DNS names only, not for 127\.0\.0\.1"
+        PkiCode.AUTHORITY_INVALID_NAME,
+        match=rf"The {kind} CA can sign only for DNS names, but these IP addresses were given: 127\.0\.0\.1",
     ):
         Authority.create(kind, names=[SERVICE], addresses=[LOOPBACK], simulated=False, now=now)
 
@@ -171,7 +179,11 @@ def test_a_certificate_for_nothing_is_refused(broker: Authority, now: datetime) 
 
 def test_an_expired_authority_signs_nothing(now: datetime) -> None:
     authority = Authority.create(AuthorityKind.BROKER, names=[BROKER], simulated=False, now=now, days=1)
-    with raises(PkiCode.CERTIFICATE_EXPIRED, match="the broker authority's certificate"):
+    with raises(
+        PkiCode.CERTIFICATE_EXPIRED,
+        match=r"the certificate of the broker CA \(CN=sealserve broker authority,O=sealserve\) expired "
+        r"on 2026-11-24 12:00 UTC \(the time is 2026-11-25 12:00 UTC\)",
+    ):
         authority.issue_server([BROKER], now=now + timedelta(days=2))
 
 

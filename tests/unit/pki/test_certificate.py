@@ -40,13 +40,17 @@ def test_an_expired_certificate_is_one_clear_error(leaf: CertifiedKey, now: date
     assert caught.value.code == "certificate.expired"
     assert caught.value.exit_status == 3
     assert str(caught.value) == (
-        "client.pem (CN=grpc.tf-serving.service.com,O=sealserve (simulated)) expired on 2027-02-21 12:00 UTC; "
-        "it is 2027-02-22 12:00 UTC now. Renew it: `sealserve certs renew`, then build and ship a new release."
+        "client.pem (CN=grpc.tf-serving.service.com,O=sealserve (simulated)) expired on 2027-02-21 12:00 UTC "
+        "(the time is 2027-02-22 12:00 UTC). Run `sealserve certs renew`, then build and ship a new release."
     )
 
 
 def test_a_certificate_of_the_future_points_at_the_clock(leaf: CertifiedKey, now: datetime) -> None:
-    with pytest.raises(CertificateNotYetValidError, match=r"valid from 2026-11-23 11:55 UTC.*clock") as caught:
+    with pytest.raises(
+        CertificateNotYetValidError,
+        match=r"the certificate \(CN=grpc\.tf-serving\.service\.com,O=sealserve \(simulated\)\) is not "
+        r"valid before 2026-11-23 11:55 UTC \(the time is 2026-11-22 12:00 UTC\)",
+    ) as caught:
         check_certificate(leaf.chain_pem, now - timedelta(days=1))
     assert caught.value.code == "certificate.not-yet-valid"
 
@@ -61,21 +65,28 @@ def test_each_certificate_of_a_chain_is_checked(leaf: CertifiedKey, service: Aut
     "pem", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\x00"]
 )
 def test_what_is_no_certificate_is_named(pem: bytes) -> None:
-    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"x\.pem holds no readable PEM certificate") as caught:
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"x\.pem does not contain a readable PEM certificate") as caught:
         parse_chain(pem, source="x.pem")
     assert caught.value.code == "certificate.unreadable"
 
 
 def test_a_key_of_another_certificate_is_refused(leaf: CertifiedKey, service: Authority, now: datetime) -> None:
     other = service.issue_server([NAME], now=now)
-    with pytest.raises(KeyMismatchError, match=r"does not belong to the certificate \(CN=grpc") as caught:
+    with pytest.raises(
+        KeyMismatchError,
+        match=r"The private key does not match the certificate "
+        r"\(CN=grpc\.tf-serving\.service\.com,O=sealserve \(simulated\)\)",
+    ) as caught:
         check_key(other.key_pem, leaf.chain_pem)
     assert caught.value.code == "certificate.key-mismatch"
 
 
 def test_what_is_no_key_is_named_and_not_shown(leaf: CertifiedKey) -> None:
     broken = leaf.key_pem.reveal().replace(b"MI", b"XX")
-    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="no PEM key without a passphrase") as caught:
+    with raises(
+        PkiCode.CERTIFICATE_KEY_UNREADABLE,
+        match="The private key of the certificate cannot be read: expected an unencrypted PEM key",
+    ) as caught:
         check_key(SecretBytes(broken), leaf.chain_pem)
     assert caught.value.code == "certificate.key-unreadable"
     assert broken[40:60].decode() not in str(caught.value) + str(caught.value.__cause__)
@@ -100,7 +111,7 @@ def test_a_missing_key_file_is_named(leaf: CertifiedKey, tmp_path: Path) -> None
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
     leaf.write(certificate=certificate, key=key)
     key.unlink()
-    with pytest.raises(CertificateMissingError, match=r"There is no .*client\.key") as caught:
+    with pytest.raises(CertificateMissingError, match=r"The file .*client\.key does not exist") as caught:
         CertifiedKey.read(certificate=certificate, key=key)
     assert caught.value.code == "certificate.missing"
 

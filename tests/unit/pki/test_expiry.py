@@ -28,8 +28,10 @@ def test_warnings_come_in_order_and_name_what_renews() -> None:
         "users authority": NOW + timedelta(days=3650),
     }
     broker, service, user = expiry.warnings(ends, NOW)
-    assert broker.startswith("The certificate of the broker ended at 2026-11-27 12:00 UTC. Run `sealserve certs renew`")
-    assert "ends in 3 hours, at 2026-11-28 15:01 UTC" in service
+    assert broker.startswith(
+        "The certificate of the broker expired at 2026-11-27 12:00 UTC. Run `sealserve certs renew`"
+    )
+    assert "expires in 3 hours, at 2026-11-28 15:01 UTC" in service
     assert "`sealserve release build`, then `sealserve up`" in service
     assert "ends in 5 days" in user
     assert "`sealserve certs renew`" in user
@@ -43,7 +45,7 @@ def test_other_ends_have_other_remedies() -> None:
     assert "`sealserve certs two-way`" in expiry.remedy("users authority")
     assert "broker.collateral_url" in expiry.remedy("collateral tcb-info")
     soon = expiry.Ending(name="collateral tcb-info", time=NOW + timedelta(seconds=30))
-    assert soon.sentence(NOW).startswith("collateral tcb-info ends in less than a minute")
+    assert soon.sentence(NOW).startswith("collateral tcb-info expires in less than a minute")
 
 
 def test_alert_rules_have_the_same_period() -> None:

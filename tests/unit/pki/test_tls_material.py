@@ -113,7 +113,9 @@ def test_of_several_certificates_for_one_authority_the_valid_and_longest_lived_o
 
 def test_certificates_of_unsupported_kinds_are_named() -> None:
     with raises(
-        PkiCode.CERTIFICATE_UNSUPPORTED, match=r"custom_ca \(CN=k1\) has a key of the kind secp256k1"
+        PkiCode.CERTIFICATE_UNSUPPORTED,
+        match=r"custom_ca \(CN=k1\) has a key of the type secp256k1, which not every TLS library "
+        r"supports: expected P-256 \(secp256r1\), P-384 \(secp384r1\), or RSA of 2048 to 8192 bits",
     ) as caught:
         check_issuers([Signer.make("k1", "secp256k1").certificate()], source="custom_ca")
     assert (caught.value.code, caught.value.exit_status) == ("certificate.unsupported", 2)
@@ -122,9 +124,18 @@ def test_certificates_of_unsupported_kinds_are_named() -> None:
 def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
     k1 = Signer.make("k1", "secp256k1")
     check_peer(LEAF, [ROOT.certificate(), k1.certificate()])  # what is not above it does not count
-    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="a key of the kind secp521r1"):
+    with raises(
+        PkiCode.CERTIFICATE_UNSUPPORTED,
+        match=r"The client certificate has a key of the type secp521r1: expected P-256 \(secp256r1\), "
+        r"P-384 \(secp384r1\), or RSA of 2048 to 8192 bits",
+    ):
         check_peer(ROOT.leaf(make_key("P-521")), [])
-    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match=r"The client's chain .*secp256k1"):
+    with raises(
+        PkiCode.CERTIFICATE_UNSUPPORTED,
+        match=r"The client's certificate chain \(CN=k1\) has a key of the type secp256k1, which not "
+        r"every TLS library supports: expected P-256 \(secp256r1\), P-384 \(secp384r1\), or RSA "
+        r"of 2048 to 8192 bits",
+    ):
         check_peer(MIDDLE.leaf(KEY), [k1.certificate(ROOT), MIDDLE.certificate(k1)])
     with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="signed with a weak hash"):
         check_peer(x509.load_pem_x509_certificate(SHA1), [])
@@ -140,7 +151,10 @@ def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
         False,
     )
     agreement = x509.KeyUsage(**{**usage, "key_agreement": True})
-    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="does not allow digital signatures"):
+    with raises(
+        PkiCode.CERTIFICATE_UNSUPPORTED,
+        match=r"The client certificate does not permit digital signatures \(key usage\)",
+    ):
         check_peer(ROOT.leaf(KEY, usage=agreement), [])
 
 

@@ -60,7 +60,9 @@ def test_the_public_part_needs_no_key(sealed: Path) -> None:
 
 def test_inspecting_notices_a_size_that_no_sealed_file_has(sealed: Path) -> None:
     sealed.write_bytes(sealed.read_bytes()[:5000])
-    with raises(SealingCode.SEALED_FILE_TRUNCATED, match="has 5000 bytes, which is no multiple of 4096"):
+    with raises(
+        SealingCode.SEALED_FILE_TRUNCATED, match="sealed is truncated: expected a multiple of 4096 bytes, got 5000"
+    ):
         inspect_file(sealed)
 
 
@@ -77,7 +79,9 @@ def test_progress_adds_up_to_the_size(tmp_path: Path, key: SecretBytes) -> None:
 
 def test_another_key_is_refused(tmp_path: Path, sealed: Path) -> None:
     with raises(
-        SealingCode.SEALED_FILE_WRONG_KEY, match="sealed does not open with this key: the MAC of its metadata"
+        SealingCode.SEALED_FILE_WRONG_KEY,
+        match=r"sealed cannot be decrypted with this key: the MAC of its metadata \(node 0\) does not "
+        r"match",
     ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=SecretBytes(bytes(16)), embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.wrong-key"
@@ -87,7 +91,7 @@ def test_another_key_is_refused(tmp_path: Path, sealed: Path) -> None:
 
 def test_another_path_is_refused_and_both_are_named(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     with pytest.raises(
-        PathMismatchError, match=r"sealed as 'models/m\.bin', and is used as 'models/n\.bin'"
+        PathMismatchError, match=r"sealed was sealed for another path: expected 'models/n\.bin', got 'models/m\.bin'"
     ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/n.bin")
     assert refused.value.code == "sealed-file.path-mismatch"
@@ -97,9 +101,9 @@ def test_another_path_is_refused_and_both_are_named(tmp_path: Path, sealed: Path
 
 @pytest.mark.parametrize("length", [0, 15, 17])
 def test_a_key_of_another_length_is_refused(length: int, tmp_path: Path, sealed: Path) -> None:
-    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes"):
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"expected 16 bytes, got {length}"):
         seal_bytes(b"", tmp_path / "other", key=SecretBytes(bytes(length)), embedded_path="p")
-    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes"):
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"expected 16 bytes, got {length}"):
         unseal_file(sealed, tmp_path / "plain", key=SecretBytes(bytes(length)), embedded_path="p")
     assert names(tmp_path) == {"sealed"}
 
@@ -107,16 +111,15 @@ def test_a_key_of_another_length_is_refused(length: int, tmp_path: Path, sealed:
 @pytest.mark.parametrize("size", [0, 1, 8, 4095])
 def test_less_than_a_node_is_cut_off(size: int, tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes()[:size])
-    with raises(
-        SealingCode.SEALED_FILE_TRUNCATED, match=f"has {size} bytes; a sealed file has at least one node of 4096"
-    ):
+    with raises(SealingCode.SEALED_FILE_TRUNCATED, match=f"expected at least 4096 bytes, got {size}"):
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
 
 
 def test_a_cut_off_file_is_refused(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes()[:-4096])
     with raises(
-        SealingCode.SEALED_FILE_TRUNCATED, match="it has 8192 bytes, and its content of 7000 bytes needs 12288"
+        SealingCode.SEALED_FILE_TRUNCATED,
+        match="sealed is truncated: expected 12288 bytes for a content of 7000 bytes, got 8192",
     ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.truncated"
@@ -125,7 +128,10 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, sealed: Path, key: SecretByte
 
 def test_trailing_data_is_refused_unless_allowed(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes() + bytes(8192))
-    with raises(SealingCode.SEALED_FILE_TRAILING_DATA, match="has 8192 bytes behind its last node: 20480") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_TRAILING_DATA,
+        match="sealed has data after its last node: expected 12288 bytes, got 20480",
+    ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.trailing-data"
     assert names(tmp_path) == {"sealed"}
@@ -134,18 +140,26 @@ def test_trailing_data_is_refused_unless_allowed(tmp_path: Path, sealed: Path, k
 
 def test_any_other_file_is_refused(tmp_path: Path, key: SecretBytes) -> None:
     (tmp_path / "other").write_bytes(bytes(10000))
-    with raises(SealingCode.SEALED_FILE_BAD_MAGIC, match="other is no sealed file"):
+    with raises(
+        SealingCode.SEALED_FILE_BAD_MAGIC,
+        match=r"other is not a sealed file: expected the magic bytes [0-9a-f]{16} \(GRAFS_PF\), got "
+        r"[0-9a-f]{16}",
+    ):
         unseal_bytes(tmp_path / "other", key=key, embedded_path=None)
-    with raises(SealingCode.SEALED_FILE_BAD_MAGIC, match="other is no sealed file"):
+    with raises(
+        SealingCode.SEALED_FILE_BAD_MAGIC,
+        match=r"other is not a sealed file: expected the magic bytes [0-9a-f]{16} \(GRAFS_PF\), got "
+        r"[0-9a-f]{16}",
+    ):
         inspect_file(tmp_path / "other")
 
 
 def test_an_existing_output_is_kept(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     (tmp_path / "plain").write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match="plain exists already"):
+    with pytest.raises(OutputExistsError, match=r"The output .*plain already exists"):
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path=None)
     before = sealed.read_bytes()
-    with pytest.raises(OutputExistsError, match="sealed exists already"):
+    with pytest.raises(OutputExistsError, match=r"The output .*sealed already exists"):
         seal_file(tmp_path / "plain", sealed, key=key, embedded_path="p")
     assert (tmp_path / "plain").read_bytes() == b"old"
     assert sealed.read_bytes() == before
@@ -207,7 +221,8 @@ def test_a_source_that_grows_is_noticed(tmp_path: Path, key: SecretBytes) -> Non
             stream.write(b"more")
 
     with raises(
-        SealingCode.SEALED_FILE_SOURCE_CHANGED, match="changed while it was being sealed: it had 1048576 bytes"
+        SealingCode.SEALED_FILE_SOURCE_CHANGED,
+        match=r"plain changed while it was being sealed \(its initial size was 1048576 bytes\)",
     ) as refused:
         seal_file(source, tmp_path / "sealed", key=key, embedded_path="p", progress=grow)
     assert refused.value.code == "sealed-file.source-changed"
@@ -262,9 +277,9 @@ def test_no_room_is_a_clear_error(tmp_path: Path, key: SecretBytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))  # the kernel then refuses to write on, as on a full disk
     try:
-        with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write .*other") as refused:
+        with raises(SealserveCode.FILE_DISK_FULL, match=r"The disk is full: .*other cannot be written") as refused:
             seal_file(tmp_path / "plain", tmp_path / "other", key=key, embedded_path="p")
-        with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write .*other"):
+        with raises(SealserveCode.FILE_DISK_FULL, match=r"The disk is full: .*other cannot be written"):
             unseal_file(tmp_path / "sealed", tmp_path / "other", key=key, embedded_path="p")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -278,7 +293,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, key: SecretBytes, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write"):
+    with raises(SealserveCode.FILE_DISK_FULL, match=r"The disk is full: .*sealed cannot be written"):
         seal_bytes(bytes(MIB), tmp_path / "sealed", key=key, embedded_path="p")
     assert names(tmp_path) == set()
 

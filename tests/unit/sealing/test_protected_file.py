@@ -123,14 +123,16 @@ def test_the_metadata_key_is_a_cmac_of_104_bytes() -> None:
 
 @pytest.mark.parametrize("length", [0, 15, 17, 32])
 def test_a_key_of_another_length_is_refused(length: int) -> None:
-    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes; a Gramine wrap key has 16") as refused:
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"expected 16 bytes, got {length}") as refused:
         protected_file.metadata_key(SecretBytes(bytes(length)), bytes(32))
     assert refused.value.code == "sealed-file.key-length"
 
 
 def test_another_file_is_no_sealed_file() -> None:
     with raises(
-        SealingCode.SEALED_FILE_BAD_MAGIC, match="it is no sealed file: it begins with 2e2e2e2e2e2e2e2e"
+        SealingCode.SEALED_FILE_BAD_MAGIC,
+        match=r"it is not a sealed file: expected the magic bytes [0-9a-f]{16} \(GRAFS_PF\), got "
+        r"[0-9a-f]{16}",
     ) as refused:
         Header.parse(b"." * 4096, name="it")
     assert refused.value.code == "sealed-file.bad-magic"
@@ -138,16 +140,17 @@ def test_another_file_is_no_sealed_file() -> None:
 
 def test_another_version_is_refused() -> None:
     with raises(
-        SealingCode.SEALED_FILE_UNKNOWN_VERSION, match=r"has format version 3\.1; known are 1\.0 and 2\.0"
+        SealingCode.SEALED_FILE_UNKNOWN_VERSION,
+        match=r"it has an unsupported format version: expected 1\.0 or 2\.0, got 3\.1",
     ) as refused:
         Header.parse((0x46505F5346415247).to_bytes(8, "little") + b"\3\1" + bytes(4086), name="it")
     assert refused.value.code == "sealed-file.unknown-version"
 
 
 def test_packing_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="nonce has 33 bytes; 32 fit"):
+    with pytest.raises(ValueError, match="nonce has 33 bytes, but at most 32 are possible"):
         protected_file.pack(KEY_DERIVATION, nonce=bytes(33))
-    with pytest.raises(ValueError, match="no such fields"):
+    with pytest.raises(ValueError, match=r"unknown fields: \['other'\]"):
         protected_file.pack(KEY_DERIVATION, other=b"")
     with pytest.raises(ValueError, match="expected 104 bytes, got 1"):
         protected_file.unpack(KEY_DERIVATION, b"1")

@@ -114,7 +114,7 @@ def test_swapped_nodes_are_told_apart_from_other_changes(
     assert error.code == "sealed-file.moved-node"
     assert (error.position, error.origin) == (first, second)
     assert names[0] in error.message
-    assert f"is what was sealed as {names[1]}" in error.message
+    assert f"contains the node that was sealed as {names[1]}" in error.message
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 98, 99, 1 + 97 * 40])

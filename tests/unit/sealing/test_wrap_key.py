@@ -15,7 +15,7 @@ def test_a_new_key_is_private_and_read_back(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert read_wrap_key(path) == made
     assert path.read_bytes() == made.reveal()
-    with pytest.raises(OutputExistsError, match=r"wrap\.key exists already"):
+    with pytest.raises(OutputExistsError, match=r"The output .*wrap\.key already exists"):
         create_wrap_key(path)
     assert path.read_bytes() == made.reveal()
 
@@ -24,10 +24,12 @@ def test_a_new_key_is_private_and_read_back(tmp_path: Path) -> None:
 def test_a_key_of_another_size(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wrap.key"
     path.write_bytes(content)
-    with raises(SealingCode.WRAP_KEY_SIZE, match=r"wrap\.key is not 16 bytes long") as caught:
+    with raises(
+        SealingCode.WRAP_KEY_SIZE, match=r"The key file .*wrap\.key has an invalid size: expected exactly 16 bytes"
+    ) as caught:
         read_wrap_key(path)
     assert caught.value.code == "wrap-key.size"
-    assert caught.value.hint == "A key is raw: not text, and no newline at its end."
+    assert caught.value.hint == "Use a file of raw bytes: no text encoding, and no newline at its end."
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none", "No such file"), (".", "Is a directory")])

@@ -27,8 +27,8 @@ def _without(found: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without, "missing or unknown: pck_crl"),
-        (lambda found: found | {"more": "1"}, "missing or unknown: more"),
+        (_without, "missing or unknown fields: pck_crl"),
+        (lambda found: found | {"more": "1"}, "missing or unknown fields: more"),
         (lambda found: found | {"pck_crl": "xyz"}, "pck_crl must be hexadecimal"),
         (lambda found: found | {"pck_crl": 7}, "pck_crl must be hexadecimal"),
         (lambda found: found | {"tcb_info": {}}, "tcb_info must be text"),

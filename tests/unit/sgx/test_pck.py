@@ -33,12 +33,12 @@ def _item(number: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "not as specified"),
-        (b"\x30\x80", "not as specified"),
-        (_tlv(0x30, _item(1, _tlv(0x04, bytes(15)))), "lacks its part|expected 16 bytes of ppid, got 15"),
-        (_tlv(0x30, _item(1, _tlv(0x02, b"\1"))), "not as specified|lacks its part"),
-        (_tlv(0x30, _item(1, _tlv(0x04)), _item(1, _tlv(0x04))), r"1.2.840.113741.1.13.1.1 is doubled"),
-        (_tlv(0x30, _tlv(0x30, _tlv(0x06, b"\x2a\x03"), _tlv(0x04))), r"1.2.3 is doubled or has no place"),
+        (b"", "violates the specification"),
+        (b"\x30\x80", "violates the specification"),
+        (_tlv(0x30, _item(1, _tlv(0x04, bytes(15)))), "lacks the part|expected 16 bytes for ppid, got 15"),
+        (_tlv(0x30, _item(1, _tlv(0x02, b"\1"))), "violates the specification|lacks the part"),
+        (_tlv(0x30, _item(1, _tlv(0x04)), _item(1, _tlv(0x04))), r"1.2.840.113741.1.13.1.1 is duplicated"),
+        (_tlv(0x30, _tlv(0x30, _tlv(0x06, b"\x2a\x03"), _tlv(0x04))), r"1.2.3 is duplicated or not permitted"),
     ],
 )
 def test_an_extension_that_is_not_as_specified(raw: bytes, message: str) -> None:
@@ -50,7 +50,9 @@ def test_an_extension_that_is_not_as_specified(raw: bytes, message: str) -> None
 def test_trailing_bytes_of_the_extension_are_refused(platform: SimulatedPlatform) -> None:
     raw = pck_extension.encode(platform.chain.extension).value
     assert PckExtension.parse(raw) == platform.chain.extension
-    with raises(SgxCode.PCK_MALFORMED, match="not as specified"):
+    with raises(
+        SgxCode.PCK_MALFORMED, match="The PCK certificate is malformed: its SGX extension violates the specification"
+    ):
         PckExtension.parse(raw + b"\0")
 
 
@@ -67,7 +69,7 @@ def test_a_list_without_a_next_update(vendor: Vendor, now: datetime) -> None:
     class Timeless:
         next_update_utc = None
 
-    with raises(SgxCode.COLLATERAL_MALFORMED, match="PCK CRL: it does not say when the next one is due"):
+    with raises(SgxCode.COLLATERAL_MALFORMED, match="The PCK CRL is malformed: it lacks a next-update time"):
         next_update_of(Timeless(), of="PCK CRL")  # type: ignore[arg-type]  # cryptography cannot make such a list
 
 
@@ -77,5 +79,5 @@ def test_a_list_with_an_entry_that_does_not_parse(vendor: Vendor, now: datetime)
             raise x509.DuplicateExtension("twice", SGX_EXTENSION)
 
     assert not is_revoked(parse_crl(vendor.root_crl(now=now), of="x"), 1, of="x")
-    with raises(SgxCode.COLLATERAL_MALFORMED, match="PCK CRL: an entry of the list is not well-formed"):
+    with raises(SgxCode.COLLATERAL_MALFORMED, match="The PCK CRL is malformed: an entry cannot be parsed"):
         is_revoked(Odd(), 1, of="PCK CRL")  # type: ignore[arg-type]  # cryptography cannot make such a list

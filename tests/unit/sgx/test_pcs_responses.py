@@ -55,16 +55,16 @@ def test_the_header_of_version_3_does_too() -> None:
 @pytest.mark.parametrize(
     ("body", "headers", "code", "message"),
     [
-        (b"\xff", HEADERS, "collateral.malformed", "tcbInfo: the answer is not UTF-8"),
-        (b"<html>", HEADERS, "collateral.malformed", "tcbInfo: not JSON"),
-        (b"{}", HEADERS, "collateral.malformed", "tcbInfo: the answer has no such object"),
-        (b'{"tcbInfo":1,"signature":""}', HEADERS, "collateral.malformed", "no such object"),
-        (b'{"tcbInfo":{}}', HEADERS, "collateral.malformed", "no signature in hexadecimal"),
-        (b'{"tcbInfo":{},"signature":"zz"}', HEADERS, "collateral.malformed", "no signature in hexadecimal"),
-        (b'{"tcbInfo":{},"signature":1}', HEADERS, "collateral.malformed", "no signature in hexadecimal"),
+        (b"\xff", HEADERS, "collateral.malformed", "The reply with tcbInfo is malformed: it is not UTF-8"),
+        (b"<html>", HEADERS, "collateral.malformed", "tcbInfo is malformed: it is not JSON"),
+        (b"{}", HEADERS, "collateral.malformed", "it lacks the object tcbInfo"),
+        (b'{"tcbInfo":1,"signature":""}', HEADERS, "collateral.malformed", "it lacks the object tcbInfo"),
+        (b'{"tcbInfo":{}}', HEADERS, "collateral.malformed", "it lacks a hexadecimal signature"),
+        (b'{"tcbInfo":{},"signature":"zz"}', HEADERS, "collateral.malformed", "it lacks a hexadecimal signature"),
+        (b'{"tcbInfo":{},"signature":1}', HEADERS, "collateral.malformed", "it lacks a hexadecimal signature"),
         (b'{"tcbInfo":{},"tcbInfo":{},"signature":""}', HEADERS, "collateral.duplicate-key", "'tcbInfo' occurs twice"),
-        (_body("{}"), HEADERS, "collateral.malformed", "TCB info: issueDate: Field required"),
-        (_body(json.dumps(TCB_INFO)), {}, "collateral.malformed", "no header TCB-Info-Issuer-Chain"),
+        (_body("{}"), HEADERS, "collateral.malformed", "TCB info is malformed: issueDate: Field required"),
+        (_body(json.dumps(TCB_INFO)), {}, "collateral.malformed", "lacks the header TCB-Info-Issuer-Chain"),
         (
             _body(json.dumps(TCB_INFO)),
             {"TCB-Info-Issuer-Chain": "%ff"},
@@ -80,7 +80,7 @@ def test_what_is_no_tcb_info_is_refused(body: bytes, headers: dict[str, str], co
 
 
 def test_what_is_no_qe_identity_is_refused() -> None:
-    with pytest.raises(VerificationError, match="enclaveIdentity: the answer has no such object"):
+    with pytest.raises(VerificationError, match="The reply is incomplete: it lacks the object enclaveIdentity"):
         read_qe_identity(_body(json.dumps(TCB_INFO)), {})
 
 
@@ -93,6 +93,9 @@ def test_lists_come_as_der_or_in_hexadecimal(vendor: Vendor, now: datetime) -> N
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff"])
 def test_what_is_no_list_is_refused(body: bytes) -> None:
-    with pytest.raises(VerificationError, match="Root CRL: ") as caught:
+    with pytest.raises(
+        VerificationError,
+        match=r"The Root CRL is malformed: it is (neither DER nor hexadecimal|not a certificate revocation list)",
+    ) as caught:
         read_root_crl(body, {})
     assert caught.value.code == "collateral.malformed"

@@ -25,12 +25,12 @@ def test_a_new_key_is_private_and_what_sgx_takes(tmp_path: Path) -> None:
     assert key.key_size == 3072
     assert key.public_key().public_numbers().e == 3
     assert load_signing_key(path).public_key().public_numbers() == key.public_key().public_numbers()
-    with pytest.raises(OutputExistsError, match=r"signing\.pem exists already"):
+    with pytest.raises(OutputExistsError, match=r"The output .*signing\.pem already exists"):
         create_signing_key(path)
 
 
 def test_a_missing_key_is_said(tmp_path: Path) -> None:
-    with raises(SgxCode.SIGNING_KEY_MISSING, match="There is no enclave signing key at") as caught:
+    with raises(SgxCode.SIGNING_KEY_MISSING, match=r"The enclave signing key .*none\.pem does not exist") as caught:
         load_signing_key(tmp_path / "none.pem")
     assert caught.value.code == "signing-key.missing"
 
@@ -38,8 +38,8 @@ def test_a_missing_key_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no key", "no unencrypted private key"),
-        (pem(ed25519.Ed25519PrivateKey.generate()), "another kind of key"),
+        (b"no key", "expected an unencrypted PEM private key"),
+        (pem(ed25519.Ed25519PrivateKey.generate()), "got another type of key"),
         (pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)), "got 2048 bits and exponent 65537"),
     ],
 )

@@ -131,9 +131,11 @@ def test_without_a_trusted_vendor_nothing_is_screened(
         {PlatformKind.SGX: simulated},
     ]
     for vendors in cases:
-        with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="no trust anchor for simulated releases"):
+        with raises(
+            AttestationCode.BROKER_NO_TRUST_ANCHOR, match="The broker lacks a trust anchor for simulated releases"
+        ):
             SgxVerifier(vendors).read(raw).screen(PlatformKind.SIMULATED)
-    with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="no trust anchor for sgx releases"):
+    with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="The broker lacks a trust anchor for sgx releases"):
         SgxVerifier({PlatformKind.SGX: simulated}).read(raw).screen(PlatformKind.SGX)
 
 
@@ -191,12 +193,14 @@ def test_platform_kinds_do_not_mix() -> None:
     check_platform_kind(simulated_quote=True, release=PlatformKind.SIMULATED)
     check_platform_kind(simulated_quote=False, release=PlatformKind.SGX)
     with raises(
-        SgxCode.POLICY_SIMULATED_QUOTE, match="from a simulated platform, and the release is for SGX"
+        SgxCode.POLICY_SIMULATED_QUOTE,
+        match="The quote comes from a simulated platform, but the release is for SGX machines",
     ) as simulated:
         check_platform_kind(simulated_quote=True, release=PlatformKind.SGX)
     assert simulated.value.code == "policy.simulated-quote"
     with raises(
-        SgxCode.POLICY_PLATFORM_KIND, match="from an SGX processor, and the release is marked as simul"
+        SgxCode.POLICY_PLATFORM_KIND,
+        match="The quote comes from an SGX processor, but the release is for simulated platforms",
     ) as genuine:
         check_platform_kind(simulated_quote=False, release=PlatformKind.SIMULATED)
     assert genuine.value.code == "policy.platform-kind"
@@ -289,5 +293,5 @@ def test_claims_are_what_both_readers_saw(
 
     monkeypatch.setattr(dcap, "verify", another)
     endorsed = verifier.read(raw).screen(PlatformKind.SIMULATED).endorse()
-    with raises(SgxCode.QUOTE_VERIFIER, match="two readers of it disagree"):
+    with raises(SgxCode.QUOTE_VERIFIER, match="The quote is ambiguous: two parsers read different values of"):
         endorsed.verify(now=now, minimum_evaluation_number=0)

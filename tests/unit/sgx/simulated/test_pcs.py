@@ -109,13 +109,15 @@ def test_a_hostile_service_with_a_stolen_key(
         collateral = client.collateral_for(pck_of(raw))
     assert {level["tcbStatus"] for level in json.loads(collateral.tcb_info)["tcbLevels"]} == {"UpToDate"}
     with raises(
-        SgxCode.COLLATERAL_SIGNER_NOT_TCB_SIGNING, match="TCB info: expected the signer 'SGX TCB Signing"
+        SgxCode.COLLATERAL_SIGNER_NOT_TCB_SIGNING,
+        match=r"The TCB info is not signed by the TCB signing key: expected the signer 'SGX TCB Signing "
+        r"\(simulated\)', got 'SGX PCK Certificate \(simulated\)' \(a platform certificate\)",
     ) as caught:
         verify_quote(raw, collateral, anchor=vendor.anchor, now=now)
     assert caught.value.code == "collateral.signer-not-tcb-signing"
 
 
 def test_a_port_that_is_taken(server: PcsServer, vendor: Vendor) -> None:
-    with raises(SgxCode.PCS_PORT_TAKEN, match=f"cannot listen at 127.0.0.1:{server.port}") as caught:
+    with raises(SgxCode.PCS_PORT_TAKEN, match=f"cannot listen on 127.0.0.1:{server.port}") as caught:
         PcsServer(vendor, port=server.port)
     assert caught.value.code == "pcs.port-taken"

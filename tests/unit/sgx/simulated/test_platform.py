@@ -43,7 +43,7 @@ def test_each_platform_has_an_identity_of_its_own(
 def test_a_second_one_in_the_same_folder_is_refused(
     vendor: Vendor, platform: SimulatedPlatform, tmp_path: Path, now: datetime
 ) -> None:
-    with pytest.raises(OutputExistsError, match="holds a simulated platform already"):
+    with pytest.raises(OutputExistsError, match="platform already contains a simulated platform"):
         SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
     assert SimulatedPlatform.load(tmp_path / "platform").platform_id == platform.platform_id
 
@@ -53,15 +53,15 @@ def test_a_second_one_in_the_same_folder_is_refused(
 def test_a_folder_that_lacks_or_damages_a_part_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "platform" / name
     path.write_text("{}")
-    with pytest.raises(SimulatedStateError, match=r"expected a (simulated platform|private key)"):
+    with pytest.raises(SimulatedStateError, match=r"is not a private key|does not contain a simulated platform"):
         SimulatedPlatform.load(tmp_path / "platform")
     path.unlink()
-    with pytest.raises(SimulatedStateError, match=r"expected a (simulated platform|private key)"):
+    with pytest.raises(SimulatedStateError, match=r"is not a private key|does not contain a simulated platform"):
         SimulatedPlatform.load(tmp_path / "platform")
 
 
 def test_an_empty_folder_is_no_platform(tmp_path: Path) -> None:
-    with pytest.raises(SimulatedStateError, match="expected a simulated platform") as caught:
+    with pytest.raises(SimulatedStateError, match="does not contain a simulated platform") as caught:
         SimulatedPlatform.load(tmp_path)
     assert caught.value.code == "simulated.state"
 

@@ -41,7 +41,7 @@ def test_it_is_what_it_was_when_it_is_opened_again(
 
 def test_a_second_one_in_the_same_folder_is_refused(vendor: Vendor, now: datetime) -> None:
     before = vendor.root_der
-    with pytest.raises(OutputExistsError, match="holds a simulated vendor already"):
+    with pytest.raises(OutputExistsError, match="vendor already contains a simulated vendor"):
         Vendor.create(vendor.folder, now=now)
     assert Vendor.load(vendor.folder).root_der == before
 
@@ -64,7 +64,7 @@ def test_a_folder_with_a_damaged_part_is_refused(vendor: Vendor, name: str) -> N
 def test_a_key_of_another_kind_is_refused(vendor: Vendor) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (vendor.folder / "root.key").write_bytes(pem)
-    with pytest.raises(SimulatedStateError, match="expected a P-256 key"):
+    with pytest.raises(SimulatedStateError, match=r"root\.key is not a P-256 key of the simulation"):
         Vendor.load(vendor.folder)
 
 
