@@ -1,4 +1,4 @@
-"""Files made by Gramine's own tools open here, and what is done to them is noticed."""
+"""Files from Gramine's own tools can be unsealed, and changes to them are detected."""
 
 import hashlib
 import json

@@ -43,13 +43,13 @@ REPORT = EnclaveReport(
     isv_svn=3,
     report_data=bytes(range(64)),
 )
-BYTES = st.integers(0, (1 << 16) - 1)  # taken modulo a length, since signatures differ in length from run to run
+BYTES = st.integers(0, (1 << 16) - 1)  # taken modulo a length, because signatures have different lengths in each run
 DEBUG = dataclasses.replace(REPORT, attributes=Attributes(flags=0x7, xfrm=0xE7))
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A simulated vendor, a stranger with a root of the same name, and platforms. Nobody changes them."""
+    """A simulated vendor, a second vendor whose root has the same name, and platforms. Tests must not change them."""
 
     vendor: Vendor
     stranger: Vendor
@@ -58,7 +58,7 @@ class World:
     old: SimulatedPlatform
 
     def __repr__(self) -> str:
-        return "<world>"  # hypothesis prints arguments in full
+        return "<world>"  # hypothesis prints arguments completely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Published:
-    """A source of collateral that always has the same."""
+    """A source of collateral that always returns the same collateral."""
 
     collateral: Collateral
 
@@ -91,7 +91,7 @@ class Published:
         return self.collateral
 
     def forget(self) -> None:
-        """Keep it: there is nothing else."""
+        """Do nothing: the source has no other collateral."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def with_pck_chain(world: World, *certificates: x509.Certificate) -> Given:
 
 
 def with_pck_issuer(world: World, issuer: Authority) -> Given:
-    """A PCK certificate that someone else than the PCK CAs issued to the platform's own key."""
+    """A PCK certificate for the platform's own key from an issuer that is not a PCK CA."""
     pck = world.platform.chain
     leaf = issuer.issue(
         SIMULATED.pck, world.platform.pck_key.public_key(), extension=pck_extension.encode(pck.extension), now=NOW
@@ -178,7 +178,7 @@ def with_pck_issuer(world: World, issuer: Authority) -> Given:
 
 
 def with_rogue_pck_ca(world: World) -> Given:
-    """An authority that the root issued for something else, which issues PCK certificates, and revokes none."""
+    """A CA that the root issued for another purpose. It issues PCK certificates and revokes none."""
     rogue = root_issued(world, "SGX Something CA (simulated)")
     return with_collateral(with_pck_issuer(world, rogue), pck_crl=rogue.revocation_list((), number=1, now=NOW))
 
@@ -190,7 +190,7 @@ def with_pck_extension(world: World, extension: x509.UnrecognizedExtension) -> G
 
 
 def with_qe_report(world: World, **changes: Any) -> Given:
-    """Another quoting enclave, certified with the platform's PCK all the same."""
+    """A different quoting enclave, certified with the platform's PCK."""
 
     def change(parsed: Quote) -> Quote:
         report = dataclasses.replace(parsed.qe_report, **changes)
@@ -257,7 +257,7 @@ def inconsistent_svns(world: World) -> x509.UnrecognizedExtension:
 
 
 CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
-    # the quote's form
+    # the format of the quote
     "empty": (lambda w: with_raw(w, lambda raw: raw[:0]), "quote.truncated", "at least 436 bytes, got 0"),
     "cut in the header": (lambda w: with_raw(w, lambda raw: raw[:47]), "quote.truncated", "got 47"),
     "last byte cut": (
@@ -369,7 +369,7 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
             good(w),
             collateral=w.vendor.collateral(now=NOW + timedelta(days=40 * 365)), now=NOW + timedelta(days=40 * 365)),
         "certificate-chain.validity", "CertExpired"),
-    # who signed the collateral
+    # the signers of the collateral
     "TCB info by a stolen PCK key": (
         lambda w: with_collateral(good(w), **dataclasses.asdict(forged_collateral(good(w).collateral, w.platform))),
         "collateral.signer-not-tcb-signing", r"got 'SGX PCK Certificate \(simulated\)' \(a platform certificate\)"),
@@ -408,7 +408,7 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         "collateral.qe-identity-signature", "did not sign"),
     "short signature": (
         lambda w: with_collateral(good(w), qe_identity_signature=b"short"), "collateral.malformed", "64 bytes, got 5"),
-    # what the collateral is about, and its form
+    # the subject and format of the collateral
     "TCB info of another FMSPC": (
         lambda w: with_tcb_info(w, fmspc="00A067110000"),
         "collateral.fmspc", "expected FMSPC 5EA15E000000, got 00A067110000"),
@@ -507,7 +507,7 @@ def test_no_mutation_becomes_claims_for_the_broker(world: World, name: str) -> N
     mutate, code, _ = CASES[name]
     with pytest.raises(VerificationError) as caught:
         mutate(world).verify_as_the_broker_does()
-    mixed_up = name == "simulated where Intel's root is trusted"  # the broker tells that apart from an attack
+    mixed_up = name == "simulated where Intel's root is trusted"  # the broker reports this mistake with its own code
     assert caught.value.code == ("policy.simulated-quote" if mixed_up else code)
 
 
@@ -592,7 +592,7 @@ def test_of_unequal_evaluation_numbers_the_smaller_counts(world: World) -> None:
 
 def test_a_time_without_a_zone_is_a_programming_error(world: World) -> None:
     with pytest.raises(ValueError, match="time zone"):
-        dataclasses.replace(good(world), now=datetime(2026, 1, 15)).verify()  # noqa: DTZ001  # that is the point
+        dataclasses.replace(good(world), now=datetime(2026, 1, 15)).verify()  # noqa: DTZ001  # a time without a zone
 
 
 @pytest.mark.parametrize(
@@ -609,7 +609,7 @@ def test_a_time_without_a_zone_is_a_programming_error(world: World) -> None:
     ids=["stolen PCK key", "pceId", "trailing bytes", "CRL from the future", "rogue PCK CA"],
 )
 def test_dcap_qvl_alone_would_have_accepted_it(world: World, mutate: Callable[[World], Given]) -> None:
-    # Why our own checks exist. Should one of these fail after an upgrade, dcap-qvl has become stricter: good news.
+    # These tests show why the separate checks exist. If one fails after an upgrade, dcap-qvl has become stricter.
     given_ = mutate(world)
     verdict = dcap.verify(given_.raw, given_.collateral, anchor=given_.anchor, now=given_.now)
     assert verdict.tcb_status is TcbStatus.UP_TO_DATE

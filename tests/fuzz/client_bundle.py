@@ -1,4 +1,4 @@
-"""Client bundles as they may come by mail: each is read whole, or rejected with one error that can be printed."""
+"""Client bundles from an untrusted sender: each is parsed completely, or rejected with one printable error."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def fuzz(data: bytes) -> None:
-    """Read ``data``."""
+    """Parse ``data`` as a client bundle."""
     try:
         bundle = ClientBundle.parse(data)
     except SealserveError as error:

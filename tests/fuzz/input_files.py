@@ -1,4 +1,4 @@
-"""Files with arrays: ``.npy`` and ``.npz`` files are read whole, or rejected before memory is taken."""
+"""Files with arrays (``.npy`` and ``.npz``): each is read completely, or rejected before memory is allocated."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ _REJECTED = (ValueError, TypeError, ArithmeticError)
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield arrays of several kinds, alone and packed."""
+    """Yield arrays of several types, alone and packed."""
     arrays = {"a": np.arange(3, dtype=">f4"), "b": np.array(["x", "é"]), "c": np.zeros((0, 2), np.int8)}
     for array in arrays.values():
         single = io.BytesIO()
@@ -20,7 +20,7 @@ def seeds() -> Iterator[bytes]:
         yield single.getvalue()
     for save in (np.savez, np.savez_compressed):
         packed = io.BytesIO()
-        save(packed, **arrays)  # type: ignore[arg-type]  # its stubs take a file's name for an array
+        save(packed, **arrays)  # type: ignore[arg-type]  # the stubs confuse a file name with an array
         yield packed.getvalue()
     yield b'{"instances": [[1, 2], {"b64": "AA=="}]}'
 

@@ -1,4 +1,4 @@
-"""A SavedModel of any bytes: it is linted, or a typed error says that it is none."""
+"""A SavedModel of arbitrary bytes: it is linted, or a typed error rejects it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sealserve.model.saved_model import describe
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield SavedModels with functions that call each other, signatures of all kinds, and refused operations."""
+    """Yield SavedModels with functions that call each other, all kinds of signatures, and forbidden operations."""
     graph = pb.MetaGraphDef(meta_info_def=pb.MetaGraphDef.MetaInfoDef(tags=["serve"]))
     yield pb.SavedModel(meta_graphs=[graph]).SerializeToString()
     call = {"f": pb.AttrValue(func=pb.NameAttrList(name="g"))}
@@ -31,7 +31,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def _add_loading(graph: pb.MetaGraphDef) -> None:
-    """Add an initialiser and a restore operation: assets of both kinds, a path in a variable, gradients, a device."""
+    """Add an initializer and a restore operation: both kinds of assets, a path in a variable, gradients, a device."""
     assign = ["path", "fed"]
     for name, operation, inputs in (
         *(("fed", "Placeholder", []), ("path", "VarHandleOp", []), ("assign", "AssignVariableOp", assign)),
@@ -64,4 +64,4 @@ def fuzz(data: bytes) -> None:
             try:
                 look(Path(folder))
             except InputError as error:
-                assert error.code.startswith("model.")  # noqa: PT017  # no test: what a fuzzer calls
+                assert error.code.startswith("model.")  # noqa: PT017  # a fuzz target, not a test

@@ -1,7 +1,7 @@
-"""A packed release as a hostile sender may give it: any bytes where a tar was expected.
+"""A packed release from an untrusted sender: arbitrary bytes in place of a tar archive.
 
-Whatever they are: what is unpacked is the release that its owner signed, or a typed error says why not, and nothing is
-left in the folder of releases.
+For any input, either the unpacked release is one that its owner signed, or a typed error states the reason. After an
+error, the folder of releases contains no leftovers.
 """
 
 import functools
@@ -42,7 +42,7 @@ def _packed() -> bytes:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield a packed release, and ends and beginnings of it."""
+    """Yield a packed release, and truncated parts of it."""
     packed = _packed()
     yield from (packed, packed[:-1], packed[:5000], packed[512:], packed + b"more", bytes(2048))
 
@@ -56,7 +56,7 @@ def fuzz(data: bytes) -> None:
         try:
             unpacked = unpack(tar, releases, owner_key=SIGNER.public_key())
         except VerificationError as error:
-            assert error.code.startswith(("archive.", "index.", "release."))  # noqa: PT017  # no test: a fuzzer calls it
+            assert error.code.startswith(("archive.", "index.", "release."))  # noqa: PT017  # a fuzz target, not a test
             assert list(releases.iterdir()) == []
             return
         assert list(releases.iterdir()) == [unpacked.folder]

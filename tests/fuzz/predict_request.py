@@ -1,4 +1,4 @@
-"""Serialised requests to predict: each is answered or refused, and TensorFlow, which runs in this process, lives."""
+"""Serialized predict requests: each is answered or rejected, and TensorFlow in this process does not crash."""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from sealserve.serving.servables import Servables
 
 @cache
 def servables() -> Servables:
-    """Return half_plus_two, loaded."""
+    """Return the loaded model half_plus_two."""
     with tempfile.TemporaryDirectory() as folder:
         saved_model(Path(folder) / "1")
         chosen = options.parse(["--dangerous_plaintext", "--model_name=m", f"--model_base_path={folder}"])
@@ -28,7 +28,7 @@ def servables() -> Servables:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield requests that are answered, and some that are not."""
+    """Yield valid and invalid requests."""
     for values, size in (([1.0, 2.0], 2), ([], 0), ([1.0], 5), ([1.0, 2.0, 3.0], 2), ([1.0], -1), ([1.0], 2**40)):
         request = PredictRequest(output_filter=["y"])
         request.model_spec.name = "m"
@@ -46,7 +46,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def fuzz(data: bytes) -> None:
-    """Ask for an answer to ``data``."""
+    """Send ``data`` as a predict request."""
     try:
         content = predict(servables(), data, max_tensor_bytes=2**16, deadline=None)
     except RequestError:

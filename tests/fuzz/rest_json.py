@@ -1,6 +1,6 @@
-"""Bodies of the REST API, as JSON and not: each is taken or refused, and what is taken is a whole tensor.
+"""REST API bodies, valid JSON and other bytes: each is rejected, or parsed to complete tensors.
 
-The first byte chooses the signature, and with it the types of its inputs.
+The first byte selects the signature, and therefore the types of its inputs.
 """
 
 import json
@@ -26,7 +26,7 @@ SIGNATURES = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield bodies of each form, good and bad."""
+    """Yield valid and invalid bodies of each form."""
     values: tuple[Any, ...] = (
         1,
         -2.5,
@@ -62,7 +62,7 @@ def output(leaves: Leaves) -> Output:
 
 
 def fuzz(data: bytes) -> None:
-    """Read ``data`` as a request to predict and as one to classify."""
+    """Parse ``data`` as a predict request and as a classify request."""
     infos = SIGNATURES[data[0] % len(SIGNATURES)] if data else SIGNATURES[0]
     try:
         document = read(data[1:])

@@ -1,6 +1,6 @@
-"""A sealed file as a hostile host may give it: any bytes where a sealed file was expected.
+"""A sealed file from an untrusted host: arbitrary bytes in place of a sealed file.
 
-Whatever they are: what is read was sealed, byte for byte, or a typed error says why not.
+For any input, either each byte that is read was sealed, or a typed error states the reason.
 """
 
 import os
@@ -16,7 +16,7 @@ KEY = SecretBytes(bytes.fromhex("000102030405060708090a0b0c0d0e0f"))
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield files of Gramine's tools, and ends and beginnings of them."""
+    """Yield files from Gramine's tools, and truncated parts of them."""
     for path in sorted(VECTORS.glob("v*/*.pf")):
         raw = path.read_bytes()
         if len(raw) <= 3 * 4096:
@@ -36,7 +36,7 @@ def fuzz(data: bytes) -> None:
             )
             content = b"".join(map(bytes, reader.chunks()))
         except VerificationError as error:
-            assert error.code.startswith("sealed-file.")  # noqa: PT017  # no test: what a fuzzer calls
+            assert error.code.startswith("sealed-file.")  # noqa: PT017  # a fuzz target, not a test
             return
         assert len(content) == reader.size
         window = bytearray(100)

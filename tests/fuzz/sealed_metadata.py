@@ -1,6 +1,6 @@
-"""Metadata and an MHT node of any content, sealed correctly: what somebody can make who has the key.
+"""Metadata and an MHT node with arbitrary content, sealed correctly, as an attacker with the key could create them.
 
-The sizes, paths and entries in them may be nonsense; they cost no memory or time beyond the file's own size.
+Their sizes, paths and entries may be nonsense. They must not consume more memory or time than the file size justifies.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ NODE = 4096
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield metadata of small, odd and impossible sizes, each with an MHT node behind it."""
+    """Yield metadata with small, odd and impossible sizes, each followed by an MHT node."""
     for size in (0, 1, 3072, 3073, 7168, 2**31, 2**63, 2**64 - 1):
         for path in (b"p", b"", b"\xff\xfe", b"x" * 771):
             head = hashlib.shake_128(path).digest(3072)
@@ -28,7 +28,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def fuzz(data: bytes) -> None:
-    """Seal ``data`` as metadata, MHT node and data nodes, and read that."""
+    """Seal ``data`` as metadata, MHT node and data nodes, and read the result."""
     metadata = bytearray(data[:METADATA_SIZE].ljust(METADATA_SIZE, b"\0"))
     tree = data[METADATA_SIZE:][:NODE].ljust(NODE, b"\0")
     sealed_tree = AESGCM(bytes(16)).encrypt(bytes(12), tree, None)
@@ -44,7 +44,7 @@ def fuzz(data: bytes) -> None:
             _ = reader.embedded_path.encode()
             content = b"".join(map(bytes, reader.chunks()))
         except VerificationError as error:
-            assert error.code.startswith("sealed-file.")  # noqa: PT017  # no test: what a fuzzer calls
+            assert error.code.startswith("sealed-file.")  # noqa: PT017  # a fuzz target, not a test
         else:
             assert len(content) == reader.size
             assert content[:3072] == bytes(metadata[812:])[: reader.size]

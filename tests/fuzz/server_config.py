@@ -1,4 +1,4 @@
-"""Configuration files of the model server, as text and not: each is taken or refused by an error of ours."""
+"""Configuration files of the model server, valid text and other bytes: each is parsed, or rejected with a code."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def fuzz(data: bytes) -> None:
-    """Read ``data`` as each of the files."""
+    """Parse ``data`` as each kind of file."""
     memory = os.memfd_create("config")
     try:
         os.pwrite(memory, data, 0)
@@ -37,6 +37,6 @@ def fuzz(data: bytes) -> None:
                 if isinstance(message, BatchingParameters):
                     BatchingOptions.of(message)
             except InputError as error:
-                assert error.code.partition(".")[0] in {"config-file", "model-config", "batching"}  # noqa: PT017  # no test
+                assert error.code.partition(".")[0] in {"config-file", "model-config", "batching"}  # noqa: PT017  # fuzzing
     finally:
         os.close(memory)

@@ -1,4 +1,4 @@
-"""Certificates that Gramine's own libraries made, and what must be refused when they are malformed."""
+"""Certificates from Gramine's own libraries, and the rejection of malformed variants."""
 
 import hashlib
 from pathlib import Path

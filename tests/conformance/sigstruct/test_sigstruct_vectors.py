@@ -1,4 +1,4 @@
-"""The SIGSTRUCT that Gramine's own signer made, and what must be refused when a byte of it changes."""
+"""A SIGSTRUCT from Gramine's own signer, and the rejection of changed variants."""
 
 import json
 from datetime import date

@@ -126,5 +126,5 @@ def test_a_deep_or_short_value_is_not_read_beyond_its_end() -> None:
 def test_a_flipped_bit_never_binds_to_the_key(position: int, bit: int) -> None:
     changed = bytearray(GRAMINE_1_4)
     changed[position] ^= 1 << bit
-    with pytest.raises(VerificationError):  # the self-signature covers all of it
+    with pytest.raises(VerificationError):  # the self-signature covers the whole certificate
         parse_certificate(bytes(changed))

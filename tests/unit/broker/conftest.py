@@ -39,7 +39,7 @@ REFERENCE = ReferenceValues(mr_enclave=REPORT.mr_enclave, mr_signer=REPORT.mr_si
 
 @dataclass(slots=True)
 class Published:
-    """A source of collateral without HTTP: what the vendor publishes, unless a test puts something else there."""
+    """A source of collateral without HTTP: the vendor's published collateral, unless a test replaces it."""
 
     vendor: Vendor
     now: datetime
@@ -58,7 +58,7 @@ class Published:
 
 @dataclass(slots=True)
 class Stage:
-    """A vendor, a platform, a release that is allowed on it, and a broker."""
+    """A vendor, a platform, a release that is registered for the platform, and a broker."""
 
     database: Database
     keystore: Keystore

@@ -93,7 +93,7 @@ def test_rows_cut_off_at_the_end_are_found_by_a_signed_head(database: Database, 
     with database.write() as connection:
         connection.execute(delete(AUDIT).where(AUDIT.c.seq > 3))
     with database.read() as connection:
-        assert verify_chain(connection)[0] == 3  # without a key, nothing tells
+        assert verify_chain(connection)[0] == 3  # without a key, the truncation is not detected
         with raises(
             BrokerCode.AUDIT_TRUNCATED,
             match="The audit log is truncated: it ends at row 3, but a head was signed at row 5",
@@ -194,7 +194,7 @@ def test_a_stored_head_that_is_none_is_one_clear_error(
             "time": to_text(head.time),
             "signature": head.signature.hex(),
         } | change
-        connection.exec_driver_sql("DROP TABLE audit_heads")  # whoever can write can change the schema as well
+        connection.exec_driver_sql("DROP TABLE audit_heads")  # an attacker with write access can also change the schema
         connection.exec_driver_sql("CREATE TABLE audit_heads (seq, hash, time, signature)")
         connection.exec_driver_sql(
             "INSERT INTO audit_heads VALUES (?, ?, ?, ?)",

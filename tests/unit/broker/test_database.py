@@ -109,7 +109,7 @@ def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
     assert not failures
     with Database.open(path) as opened, opened.read() as connection:
         seen = sorted(int(text) for text in connection.execute(select(KEYS.c.created)).scalars())
-    assert seen == list(range(60))  # what each writer read was still true when it committed
+    assert seen == list(range(60))  # the values that each writer read were still valid when it committed
 
 
 def test_a_write_survives_without_a_clean_close(database: Database, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The database's file: first openers wait for each other, no link is followed, an earlier place is left."""
+"""The database file: concurrent first openers wait, links are not followed, an earlier location is moved."""
 
 import contextlib
 import multiprocessing
@@ -30,7 +30,7 @@ def open_at_once(folder: Path, begin: Barrier, failures: "SimpleQueue[str]") -> 
         try:
             with Database.open(folder / f"{number}.sqlite") as opened, opened.write() as connection:
                 connection.execute(select(func.count()).select_from(KEYS)).scalar_one()
-        except BaseException as error:  # noqa: BLE001  # told to the test
+        except BaseException as error:  # noqa: BLE001  # reported by the test's thread
             failures.put(repr(error))
 
 
@@ -122,7 +122,7 @@ def test_opening_again_drops_no_lock_of_this_process(tmp_path: Path) -> None:
     path = tmp_path / "broker.sqlite"
     with Database.open(path) as opened, opened.write() as connection:
         connection.execute(insert(KEYS).values(ROW))
-        with opening(path):  # looks at the file, and closes it
+        with opening(path):  # opens and closes the file
             pass
         other = multiprocessing.get_context("spawn").Process(target=_write_without_waiting, args=(path,))
         other.start()

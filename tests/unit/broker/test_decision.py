@@ -41,7 +41,7 @@ from sealserve.terms import PlatformKind
 
 
 class Stage(Protocol):
-    """What these tests use of `conftest.Stage`."""
+    """The attributes of `conftest.Stage` that these tests use."""
 
     database: Database
     vendor: Vendor
@@ -213,7 +213,7 @@ def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, m
     refuse(10, PEER)
     assert len(stage.rows()) == 1 + 3
     now[0] += timedelta(seconds=61)
-    refuse(1, PEER)  # again by itself, and what was left out before it
+    refuse(1, PEER)  # has its own row again, after a row for the counted refusals
     several, written = (row.entry for row in stage.rows()[-2:])
     assert (several.decision, several.code, several.peer) == ("refused", decision.SEVERAL, "192.0.2.1")
     assert several.detail == (
@@ -223,7 +223,7 @@ def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, m
     assert (written.code, written.peer) == ("policy.mr-enclave-unknown", PEER)
     refuse(2, PEER)
     refuse(5, "[2001:db8::1]:7")
-    for _ in range(20):  # a key that is released is a row, each time
+    for _ in range(20):  # each released key has its own row
         assert broker.release_key(stage.ratls().certificate, peer=PEER) == stage.made.key
     codes = [row.entry.code for row in stage.rows()[6:]]
     single = ["policy.mr-enclave-unknown"] * 3
@@ -265,7 +265,7 @@ def test_a_bit_of_the_quote_flipped_is_refused(stage: Stage) -> None:
     pair = stage.ratls()
     found = parse_certificate(pair.certificate).quote
     flipped = bytearray(found)
-    flipped[440] ^= 1  # in the signature
+    flipped[440] ^= 1  # a byte of the signature
     _refused(
         stage, pair.certificate.replace(found, bytes(flipped)), "quote.signature", "attestation key did not sign it"
     )
@@ -500,7 +500,7 @@ def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
         assert [head.seq for head in audit.heads(connection)] == [64]
         assert audit.verify_chain(connection, signer.public_key())[0] == 65
     broker.sign_head()
-    stage.broker().sign_head()  # without a signer: nothing
+    stage.broker().sign_head()  # has no effect without a signer
     with stage.database.write() as connection:
         assert [head.seq for head in audit.heads(connection)] == [64, 65]
         connection.execute(delete(AUDIT).where(AUDIT.c.seq == 65))

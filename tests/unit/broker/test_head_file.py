@@ -69,7 +69,7 @@ def test_the_newest_head_is_kept(database: Database, now: datetime, tmp_path: Pa
     _append(database, now, 1)
     second = _sign(database, signer, now)
     keep_head(path, database, second)
-    keep_head(path, database, first)  # of a slower process
+    keep_head(path, database, first)  # an older head from a slower process
     assert kept_head(path) == second
 
 

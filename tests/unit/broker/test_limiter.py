@@ -35,7 +35,7 @@ def test_so_many_at_once_and_more_as_time_passes() -> None:
     assert limiter.admit("192.0.2.2:1", "a.b", NOW)
     assert not limiter.admit("192.0.2.1:2", "c.d", NOW + timedelta(seconds=9))
     assert limiter.admit("192.0.2.1:3", "a.b", NOW + timedelta(seconds=11))
-    assert not limiter.admit("192.0.2.1:3", "a.b", NOW)  # a clock that was set back gives nothing
+    assert not limiter.admit("192.0.2.1:3", "a.b", NOW)  # setting the clock back adds no tokens
     assert (
         owed(limiter) == "4 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 were not recorded separately:"
         " 3 a.b, 1 c.d"
@@ -83,7 +83,7 @@ def test_what_could_not_be_written_is_still_owed() -> None:
     def fail() -> None:
         with limiter.owed() as tally:
             assert tally is not None
-            limiter.admit("192.0.2.1:1", "a.b", NOW + timedelta(seconds=1))  # meanwhile
+            limiter.admit("192.0.2.1:1", "a.b", NOW + timedelta(seconds=1))  # counted while the tally is being written
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -59,7 +59,7 @@ def test_a_key_under_a_passphrase_comes_back_with_it_only(path: Path) -> None:
     ) as missing:
         read_master_key(path, passphrase=no_passphrase)
     assert missing.value.code == "keystore.passphrase-missing"
-    assert under_passphrase(key, given()) != content  # its salt is fresh
+    assert under_passphrase(key, given()) != content  # each call uses a new salt
 
 
 def test_its_parameters_are_those_that_the_page_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_its_parameters_are_those_that_the_page_names(monkeypatch: pytest.Monkey
         ({"n": 2**14 * 2}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
         ({"salt": "00" * 16}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
         ({"wrapped": "00" * 60}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
-        ({"n": 2**21}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),  # two gibibytes of memory
+        ({"n": 2**21}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),  # would require 2 GiB of memory
         ({"n": 2**14 + 1}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
         ({"n": 2}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
         ({"r": 1000}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
@@ -174,7 +174,7 @@ def test_killed_at_any_step_of_a_rotation_all_keys_are_there(tmp_path: Path, pat
 
 
 class Service:
-    """A key management service, in memory."""
+    """A key management service in memory."""
 
     def __init__(self) -> None:
         self._key = MasterKey(SecretBytes.random(32))
@@ -193,7 +193,7 @@ def test_keys_move_to_a_service_and_back(database: Database, path: Path, now: da
     keys = filled(database, path, now)
     service = Service()
     both = open_keystore(database, path, service=service, use_service=True)
-    assert loaded(database, both, keys) == keys  # those of before are still opened with the file
+    assert loaded(database, both, keys) == keys  # the file still decrypts the earlier keys
     with database.write() as connection:
         made = both.create(connection, now=now)
     keys[made.key_id] = made.key.reveal()
@@ -205,7 +205,7 @@ def test_keys_move_to_a_service_and_back(database: Database, path: Path, now: da
     path.unlink()
     alone = open_keystore(database, path, service=service, use_service=True)
     assert loaded(database, alone, keys) == keys
-    assert not path.exists()  # nothing needs it
+    assert not path.exists()  # no key requires the file
     with database.read() as connection:
         assert all(found.startswith(b"vault:v1:") for found in connection.execute(select(KEYS.c.wrapped)).scalars())
     back = open_keystore(database, path, service=service)

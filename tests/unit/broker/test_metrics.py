@@ -1,4 +1,4 @@
-"""The broker's page of metrics, on the wire."""
+"""The broker's metrics page over HTTP."""
 
 import contextlib
 import http.client
@@ -85,13 +85,13 @@ def test_garbage_ends_one_connection_alone() -> None:
 
 
 def drip(stream: socket.socket) -> None:
-    while True:  # a header line now and then
+    while True:  # send a header line from time to time
         stream.sendall(b"X: y\r\n")
         time.sleep(0.05)
 
 
 def test_slow_peers_keep_nobody_out_and_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_SECONDS", 0.3)  # for everything, though each line comes sooner than that
+    monkeypatch.setattr(metrics, "_SECONDS", 0.3)  # limits the total time, although each line arrives sooner
     with MetricsServer(observed(), 0) as server, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(3)]
         for stream in slow:
@@ -105,7 +105,7 @@ def test_slow_peers_keep_nobody_out_and_are_cut_off(monkeypatch: pytest.MonkeyPa
 
 
 def test_there_are_few_at_a_time_and_the_oldest_goes() -> None:
-    others = threading.active_count()  # of tests before this one, in the same process
+    others = threading.active_count()  # threads of earlier tests in this process
     with MetricsServer(observed(), 0) as server, contextlib.ExitStack() as stack:
         streams = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
@@ -115,7 +115,7 @@ def test_there_are_few_at_a_time_and_the_oldest_goes() -> None:
         assert [stream.recv(1) for stream in streams[:3]] == [b""] * 3
         streams[-1].sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert streams[-1].recv(12) == b"HTTP/1.0 200"
-    assert threading.active_count() - others < metrics._PLACES + 3  # the end of the server ends them all
+    assert threading.active_count() - others < metrics._PLACES + 3  # stopping the server ends all of them
 
 
 def test_the_broker_counts_what_it_decides(stage: Stage) -> None:

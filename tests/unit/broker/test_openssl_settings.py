@@ -38,7 +38,7 @@ def test_the_process_starts_again_once_with_the_same_arguments(tmp_path: Path) -
         output, _ = process.communicate()
     loaded, pid, named, argument = json.loads(output)
     assert process.returncode == 0
-    assert not loaded  # nothing that loads OpenSSL came first
+    assert not loaded  # no module loaded OpenSSL earlier
     assert pid == process.pid
     assert Path(named).parent == tmp_path
     assert argument == "an argument"

@@ -153,7 +153,7 @@ def test_an_enclave_belongs_to_one_release(database: Database, key_id: KeyId, no
     with raises(BrokerCode.RELEASE_CONFLICT, match=f"MRENCLAVE {'01' * 32} already belongs to the release {'a' * 64}"):
         _allow(database, _release(key_id, now, 0xB), _reference(2), _reference(1))
     with database.read() as connection:
-        assert len(releases.every(connection)) == 1  # the whole change was undone
+        assert len(releases.every(connection)) == 1  # the whole transaction was rolled back
 
 
 def test_draining_and_back(database: Database, key_id: KeyId, now: datetime) -> None:
@@ -163,7 +163,7 @@ def test_draining_and_back(database: Database, key_id: KeyId, now: datetime) -> 
     with database.write() as connection:
         drained = releases.drain(connection, release.release_id, deadline=deadline, now=now)
     assert (drained.state, drained.deadline) == (ReleaseState.DRAINING, deadline)
-    assert _allow(database, release, _reference(1), _reference(2)) == drained  # further enclaves, and still draining
+    assert _allow(database, release, _reference(1), _reference(2)) == drained  # new enclaves do not end draining
     assert _allow(database, release, _reference(1), reactivate=True) == release
     with (
         database.write() as connection,
@@ -282,7 +282,7 @@ def test_the_key_of_a_revoked_release_is_not_given_under_another_id(
     ) as no:
         _allow(database, later, _reference(2))
     assert no.value.code == "broker.release-final"
-    with database.read() as connection:  # one that was allowed before has lost the key as well
+    with database.read() as connection:  # a release that was allowed earlier has lost the key too
         match = releases.lookup(connection, MrEnclave(bytes([3]) * 32))
     with raises(BrokerCode.POLICY_RELEASE_REVOKED):
         check_standing(match.release.state, match.release.deadline, now)

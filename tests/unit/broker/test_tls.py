@@ -75,7 +75,7 @@ def _client_context(version: int, certificate: x509.Certificate, key: ec.Ellipti
 
 @dataclass(slots=True)
 class Ends:
-    """A connected pair: a server's session, and what the client does in a thread of its own."""
+    """A connected pair: a server session, and a client that runs in a separate thread."""
 
     session: TlsSession
     client: socket.socket
@@ -134,7 +134,7 @@ def test_a_self_signed_certificate_is_admitted_whatever_its_dates(ends: Ends, ve
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects:DeprecationWarning")  # `cryptography` refuses it
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 def test_a_certificate_with_null_parameters_passes_the_handshake_unchanged(ends: Ends, version: int) -> None:
-    """Gramine 1.4 and 1.5 show such a certificate, which `cryptography` alone cannot read."""
+    """Gramine 1.4 and 1.5 present such a certificate, which `cryptography` alone cannot parse."""
     certificate, key = _client_certificate()
     faulty = as_mbedtls(certificate, key)
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)

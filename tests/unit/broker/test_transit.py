@@ -1,4 +1,4 @@
-"""The client of the transit engine, against answers that a real server gives rarely or never."""
+"""The client of the transit engine, with replies that a real server rarely or never sends."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ Answer = tuple[int, Any]
 
 
 class Answering(ThreadingHTTPServer):
-    """Gives one answer to every request, and keeps the requests."""
+    """A server that sends the same reply to every request and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -126,7 +126,7 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
             BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
             "HTTP status 500 for .*: the reply contains no reason",
         ),
-        ((307, {}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "HTTP status 307"),  # the token is not sent elsewhere
+        ((307, {}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "HTTP status 307"),  # redirects are not followed
         ((200, {"data": {}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
         ((200, b"[" * 60_000), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "is not a valid reply of the transit engine"),
         (

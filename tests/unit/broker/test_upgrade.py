@@ -1,6 +1,6 @@
-"""A database of schema 1, written by the version of sealserve before schema 2, is upgraded and loses nothing.
+"""A database with schema 1, written by the sealserve version before schema 2, is upgraded without loss of data.
 
-``schema_1/database.sql`` is SQLite's dump of it. The JSON files are what that version's ``sealserve broker`` printed.
+``schema_1/database.sql`` is SQLite's dump of it. The JSON files are the output of that version's ``sealserve broker``.
 """
 
 import sqlite3

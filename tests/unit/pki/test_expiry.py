@@ -1,4 +1,4 @@
-"""Which certificates are warned about, and what renews them."""
+"""Which certificates produce a warning, and which command renews them."""
 
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -41,7 +41,7 @@ def test_warnings_come_in_order_and_name_what_renews() -> None:
 def test_other_ends_have_other_remedies() -> None:
     assert "`sealserve certs two-way`" in expiry.remedy("service authority")
     assert "`sealserve user renew ann`" in expiry.remedy("user ann")
-    assert "`sealserve user renew authority`" in expiry.remedy("user authority")  # a user of that name
+    assert "`sealserve user renew authority`" in expiry.remedy("user authority")  # a user with the name "authority"
     assert "`sealserve certs two-way`" in expiry.remedy("users authority")
     assert "broker.collateral_url" in expiry.remedy("collateral tcb-info")
     soon = expiry.Ending(name="collateral tcb-info", time=NOW + timedelta(seconds=30))

@@ -1,7 +1,7 @@
-"""What our authorities sign is accepted, and what they may not sign is refused, by the peers that will meet it.
+"""Real peers accept permitted certificates of the CAs and reject certificates that the CAs must not sign.
 
-The peers: OpenSSL's command line, Python's ssl (OpenSSL), and gRPC (BoringSSL). Time: certificates are made for the
-real time, since a handshake knows no other.
+The peers are OpenSSL's command line, Python's ssl (OpenSSL), and gRPC (BoringSSL). Certificates are made for the real
+time, because a handshake cannot use a different time.
 """
 
 import ipaddress
@@ -53,7 +53,7 @@ def _rogue(
     purpose: x509.ObjectIdentifier = AuthorityKind.SERVICE.purpose,
     signs_others: bool = False,
 ) -> CertifiedKey:
-    """Sign with a stolen authority's key what the authority itself refuses to sign."""
+    """Sign with a stolen CA key a certificate that the CA itself refuses to sign."""
     issuer_pem = authority.certificate_pem if isinstance(authority, Authority) else authority.chain_pem
     certificate = x509.load_pem_x509_certificate(issuer_pem)
     signer = serialization.load_pem_private_key(authority.key_pem.reveal(), password=None)
@@ -85,7 +85,7 @@ def _rogue(
 
 
 def _handshake(folder: Path, server: CertifiedKey, authority: Authority, name: str) -> None:
-    """Let a stdlib ssl client, strict as from Python 3.13 on, verify ``server`` in memory."""
+    """Verify ``server`` in memory with an ssl client of the standard library, strict as in Python 3.13 and later."""
     server.write(certificate=folder / "server.pem", key=folder / "server.key")
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     listening.load_cert_chain(folder / "server.pem", folder / "server.key")
@@ -195,7 +195,7 @@ def _echo(request: bytes, context: grpc.ServicerContext) -> bytes:
 
 
 def _call(server: CertifiedKey, authority: Authority, name: str, *, client: CertifiedKey, users: Authority) -> bytes:
-    """Send one request over two-way TLS on the loopback, the server's name being ``name``."""
+    """Send one request over two-way TLS on the loopback address, with ``name`` as the server name."""
     pool = futures.ThreadPoolExecutor(max_workers=1)
     listening = grpc.server(pool, handlers=[_Echo()])
     port = listening.add_secure_port(

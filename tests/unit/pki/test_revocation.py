@@ -1,4 +1,4 @@
-"""Revocation lists beside the authorities in ssl.cfg: read whole and authenticated, or the settings are rejected."""
+"""Revocation lists beside the CA certificates in ssl.cfg: a list is read completely, or the settings are rejected."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def test_settings_carry_lists_and_read_them_back() -> None:
 
 
 def test_a_list_whose_dates_are_over_still_revokes() -> None:
-    """The clock in an enclave is the host's: a list has no end that the host could reach."""
+    """The host controls the clock of an enclave, so it must not be able to make a list expire."""
     old = USERS.issue_revocation_list({CERTIFICATE.serial_number: NOW}, number=1, now=NOW - timedelta(days=9000))
     assert read_lists(old, AUTHORITIES, source="x") == {identity(CERTIFICATE)}
 
@@ -69,7 +69,7 @@ def test_lists_between_certificates_are_found() -> None:
 
 
 def odd_list(*extensions: x509.ExtensionType, entry: x509.ExtensionType | None = None) -> bytes:
-    """Return a list that the users' authority signed, with critical extensions."""
+    """Return a list with critical extensions, signed by the users' CA."""
     revoked = x509.RevokedCertificateBuilder(7, NOW)
     if entry is not None:
         revoked = revoked.add_extension(entry, critical=True)

@@ -1,4 +1,4 @@
-"""Which keys and certificates TLS can use; `unit/serving/test_tls_on_every_port.py` tries them on real ports."""
+"""Which keys and certificates TLS supports. `unit/serving/test_tls_on_every_port.py` tests them on real ports."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -123,7 +123,7 @@ def test_certificates_of_unsupported_kinds_are_named() -> None:
 
 def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
     k1 = Signer.make("k1", "secp256k1")
-    check_peer(LEAF, [ROOT.certificate(), k1.certificate()])  # what is not above it does not count
+    check_peer(LEAF, [ROOT.certificate(), k1.certificate()])  # a certificate outside the path is ignored
     with raises(
         PkiCode.CERTIFICATE_UNSUPPORTED,
         match=r"The client certificate has a key of the type secp521r1: expected P-256 \(secp256r1\), "
@@ -139,7 +139,7 @@ def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
         check_peer(MIDDLE.leaf(KEY), [k1.certificate(ROOT), MIDDLE.certificate(k1)])
     with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="signed with a weak hash"):
         check_peer(x509.load_pem_x509_certificate(SHA1), [])
-    ring = [k1.certificate(MIDDLE), MIDDLE.certificate(k1)] * 50  # each signed by the other one
+    ring = [k1.certificate(MIDDLE), MIDDLE.certificate(k1)] * 50  # two certificates that signed each other
     with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match=r"secp256k1"):
         check_peer(MIDDLE.leaf(KEY), ring)
     check_peer(LEAF, ring)

@@ -24,7 +24,7 @@ def signer() -> Ed25519PrivateKey:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Give a folder in the shape of a SavedModel."""
+    """Return a folder with the structure of a SavedModel."""
     folder = tmp_path / "model"
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph" * 2000)
@@ -53,7 +53,7 @@ def releases(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(releases: Path, key: SecretBytes, signer: Ed25519PrivateKey) -> Callable[..., Release]:
-    """Give `build_release` with all but the contents filled in."""
+    """Return `build_release` with all arguments except the contents."""
     return partial(build_release, parent=releases, key=key, key_id=KEY_NAME, signer=signer)
 
 

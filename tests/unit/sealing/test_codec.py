@@ -275,7 +275,7 @@ def test_no_room_is_a_clear_error(tmp_path: Path, key: SecretBytes) -> None:
     (tmp_path / "plain").write_bytes(bytes(2 * MIB))
     seal_file(tmp_path / "plain", tmp_path / "sealed", key=key, embedded_path="p")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))  # the kernel then refuses to write on, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))  # the kernel then rejects further writes, as on a full disk
     try:
         with raises(SealserveCode.FILE_DISK_FULL, match=r"The disk is full: .*other cannot be written") as refused:
             seal_file(tmp_path / "plain", tmp_path / "other", key=key, embedded_path="p")
@@ -301,7 +301,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, key: SecretBytes, monkeypa
 @pytest.mark.parametrize("size", [12 * MIB, 48 * MIB])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_memory_does_not_grow_with_the_file(threads: int, size: int, tmp_path: Path, key: SecretBytes) -> None:
-    """One bound for both sizes. The peaks are not compared: how many pieces are held depends on who runs when."""
+    """Both sizes have the same bound. The peaks are not compared: the number of held pieces depends on scheduling."""
     with (tmp_path / "plain").open("wb") as stream:
         stream.truncate(size)
     tracemalloc.start()
@@ -312,7 +312,7 @@ def test_memory_does_not_grow_with_the_file(threads: int, size: int, tmp_path: P
     finally:
         tracemalloc.stop()
     assert (tmp_path / "back").stat().st_size == size
-    assert peak < threads * MIB + MIB  # as docs/reference/encrypted-files.md says
+    assert peak < threads * MIB + MIB  # the bound in docs/reference/encrypted-files.md
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Every single bit of small files: flipping it is refused with the node that is wrong, or changes nothing at all."""
+"""Each single bit of small files: flipping it is rejected with the position of the node, or changes nothing."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ def outcome(descriptor: int) -> bytes | VerificationError:
 
 
 def flips(raw: bytes, offsets: Sequence[int]) -> Iterator[tuple[int, bytes | VerificationError]]:
-    """Yield each offset with what comes of flipping each of its bits."""
+    """Yield each offset with the results of flipping each of its bits."""
     memory = os.memfd_create("sealed")
     try:
         os.pwrite(memory, raw, 0)
@@ -45,7 +45,7 @@ def flips(raw: bytes, offsets: Sequence[int]) -> Iterator[tuple[int, bytes | Ver
 
 
 def unauthenticated(offset: int, version: FormatVersion) -> bool:
-    """Tell whether the format leaves this byte of node 0 open: minor version, feature flags, padding."""
+    """Return whether the format ignores this byte of node 0: minor version, feature flags, padding."""
     flags = version is FormatVersion.V2_0 and offset == 58
     return offset == 9 or flags or METADATA_END[version] <= offset < NODE
 
@@ -67,7 +67,7 @@ def test_every_bit_of_node_0(size: int, version: FormatVersion, part: int, tmp_p
         elif offset < 8:
             assert isinstance(found, VerificationError)
             assert found.code == SealingCode.SEALED_FILE_BAD_MAGIC
-        elif offset == 8:  # the major version: another known one has its metadata elsewhere
+        elif offset == 8:  # the major version: another supported version has its metadata at another offset
             assert isinstance(found, VerificationError)
             assert found.code in {SealingCode.SEALED_FILE_UNKNOWN_VERSION, SealingCode.SEALED_FILE_WRONG_KEY}
         else:
@@ -86,7 +86,7 @@ def test_every_bit_of_the_nodes_behind_it(part: int, tmp_path: Path) -> None:
 
 
 def test_one_bit_of_each_field_of_the_metadata_is_authenticated(tmp_path: Path) -> None:
-    """The plaintext of node 0 is behind one MAC: a change of any field in it is one of the ciphertext."""
+    """One MAC covers the plaintext of node 0. A change of a field in it is always a change of the ciphertext."""
     _, raw = sealed(7168, FormatVersion.V1_0, tmp_path)
     header = Header.parse(raw[:NODE], name="it")
     for field_offset in (0, 771, 772, 779, 780, 795, 796, 811, 812, 3883):  # ends of METADATA's fields

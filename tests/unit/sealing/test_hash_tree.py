@@ -1,4 +1,4 @@
-"""MHT nodes of files of many GiB: the tree alone is written to a sparse file, without the data nodes between."""
+"""MHT nodes of files of many GiB: only the tree is written to a sparse file, without the data nodes."""
 
 import os
 import tempfile
@@ -26,7 +26,7 @@ def data_entries(index: int) -> bytes:
 
 
 def write_tree(descriptor: int, total: int) -> tuple[HashTreeWriter, int]:
-    """Write ``total`` MHT nodes; give the writer, and the most nodes that it ever held."""
+    """Write ``total`` MHT nodes. Return the writer, and the maximum number of nodes that it held."""
     writer = HashTreeWriter(descriptor, total, node_cipher.DEFAULT)
     slot = memoryview(bytearray(4096))
     most = 0
@@ -58,7 +58,7 @@ def test_a_tree_over_four_gib_is_read_in_any_order(descriptor: int) -> None:
     total = mht_nodes(4 * 2**30 + 2**29)
     writer, most = write_tree(descriptor, total)
     assert os.fstat(descriptor).st_size > 2**32
-    assert most <= 2 * 3  # two for each level above the leaves, whatever the size
+    assert most <= 2 * 3  # two for each level above the leaves, for any file size
     assert not writer._children
     assert not writer._unfinished
     assert writer.root_entry is not None
@@ -82,7 +82,7 @@ def test_a_node_that_is_not_there_is_told_from_a_changed_one(descriptor: int) ->
     os.truncate(descriptor, mht_node_position(32) * 4096 + 5)
     reader = HashTreeReader(descriptor, writer.root_entry, node_cipher.DEFAULT)
     with pytest.raises(TreeNodeError) as changed:
-        reader.node(34)  # its parent, MHT node 1, is changed
+        reader.node(34)  # its parent, MHT node 1, was changed
     assert (changed.value.index, changed.value.present) == (1, 4096)
     with pytest.raises(TreeNodeError) as missing:
         reader.node(32)

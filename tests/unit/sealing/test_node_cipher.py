@@ -1,4 +1,4 @@
-"""The two ciphers of nodes: each opens what the other one sealed, and the native one looks at what it is given."""
+"""The two node ciphers: each decrypts the output of the other, and the native cipher checks its arguments."""
 
 import os
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_written_is_refused(native: NativeNodeCipher) -> None:
     with pytest.raises((TypeError, BufferError)):
         native.decrypt(sealed, entries, memoryview(bytes(NODE)))
     with pytest.raises((TypeError, BufferError)):
-        native.encrypt(plain[::-1], sealed, entries)  # not in one piece
+        native.encrypt(plain[::-1], sealed, entries)  # not contiguous
 
 
 def test_without_the_native_module_sealing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_what_is_sealed_comes_back(folder: Path, size: int, seed: bytes, version
     assert result.embedded_path == path
 
 
-@settings(max_examples=120, deadline=None)  # test_tampering tries each byte of small files
+@settings(max_examples=120, deadline=None)  # test_tampering tests each byte of small files
 @given(data=st.data(), size=st.integers(0, 8000), version=st.sampled_from(FormatVersion))
 def test_a_flipped_bit_is_refused_or_without_effect(
     folder: Path, data: st.DataObject, size: int, version: FormatVersion
@@ -54,7 +54,7 @@ def test_a_flipped_bit_is_refused_or_without_effect(
     try:
         found = unseal_bytes(folder / "sealed", key=key, embedded_path="p").reveal()
     except VerificationError as error:
-        assert error.code.startswith("sealed-file.")  # noqa: PT017  # the other outcome is right elsewhere
+        assert error.code.startswith("sealed-file.")  # noqa: PT017  # an error is only one of the valid outcomes
         assert not unauthenticated
     else:
         assert unauthenticated

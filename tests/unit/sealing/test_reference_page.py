@@ -1,4 +1,4 @@
-"""The Python on the page about encrypted files does what it says."""
+"""The Python code on the reference page about encrypted files works as the page describes."""
 
 from pathlib import Path
 

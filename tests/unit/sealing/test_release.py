@@ -201,7 +201,7 @@ def test_an_index_with_such_paths_is_refused(
     [
         lambda raw: raw + b"\n",
         lambda raw: raw.replace(b'":', b'": '),
-        lambda raw: b'{"simulated":false,' + raw[1:],  # a duplicate key: other parsers take the other value
+        lambda raw: b'{"simulated":false,' + raw[1:],  # a duplicate key: other parsers use the other value
     ],
 )
 def test_an_index_in_another_form_is_refused(
@@ -242,7 +242,7 @@ def test_each_missing_file_is_named(release: Release, signer: Ed25519PrivateKey)
     assert isinstance(error, ReleaseFileMissingError)
     assert error.code == "release.file-missing"
     assert f"missing: '{MODEL}', 'tls/ssl.cfg'" in error.message
-    assert error.extra == ("tls",)  # a folder that is empty now
+    assert error.extra == ("tls",)  # the folder is now empty
 
 
 def test_each_extra_file_is_named(release: Release, signer: Ed25519PrivateKey) -> None:
@@ -426,7 +426,7 @@ def test_an_end_at_any_moment_leaves_a_whole_release_or_nothing_that_looks_like_
             whole += 1
             shutil.rmtree(left)
         step += 1
-    (release,) = releases.iterdir()  # the next one to be built removed what was left
+    (release,) = releases.iterdir()  # the next build removed the leftovers
     verify_release(release, signer.public_key())
     assert step > 30
     assert whole > 0
@@ -465,7 +465,7 @@ def test_files_are_sealed_several_at_a_time(
     many: ReleaseContents, build: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    meeting = threading.Barrier(2, timeout=60)  # nobody gets over it alone
+    meeting = threading.Barrier(2, timeout=60)  # requires two threads at the same time
     original = codec.seal_digested
 
     def meet(source: Path, *arguments: Any, **more: Any) -> Any:

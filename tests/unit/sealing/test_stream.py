@@ -1,4 +1,4 @@
-"""Reading at any offset."""
+"""Reading a sealed file at any offset."""
 
 import hashlib
 import io
@@ -85,7 +85,7 @@ def test_only_the_nodes_that_are_read_count(sealed: Path, tmp_path: Path) -> Non
     raw = bytearray(sealed.read_bytes())
     raw[4096 * data_position(100) + 5] ^= 1
     damaged.write_bytes(raw)
-    node = 3072 + 4096 * 100  # where its content begins
+    node = 3072 + 4096 * 100  # offset of its content
     with open_sealed(damaged, key=SecretBytes(KEY), embedded_path=None) as stream:
         raw_stream = stream.raw
         raw_stream.seek(node - 4096)
@@ -104,7 +104,7 @@ def test_only_the_nodes_that_are_read_count(sealed: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("size", [5 * 2**30 + 1, 1300 * 2**30 + 4097])
 def test_a_file_of_many_gib_is_read_without_its_memory(size: int, tmp_path: Path) -> None:
-    """At 1300 GiB there are five levels of MHT nodes, and positions far beyond 32 bits."""
+    """A file of 1300 GiB has five levels of MHT nodes, and positions far beyond 32 bits."""
     last = -(-(size - 3072) // 4096) - 1
     numbers = [0, 95, 96, 96 * 33, 2**20, last - 96, last]
     nodes = {number: hashlib.shake_128(str(number).encode()).digest(4096) for number in numbers}
@@ -120,4 +120,4 @@ def test_a_file_of_many_gib_is_read_without_its_memory(size: int, tmp_path: Path
             assert stream.raw.read(4096) == expected
         stream.raw.seek(3072 + 4096 * (last - 200))
         with pytest.raises(TamperedNodeError, match=rf"data node {last - 200}\)|MHT node {(last - 200) // 96}\)"):
-            stream.raw.read(1)  # a hole: nothing there was sealed
+            stream.raw.read(1)  # a hole in the sparse file: no sealed node

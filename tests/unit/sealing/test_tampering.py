@@ -1,4 +1,4 @@
-"""What a host may do to a sealed file: each is refused with the node that is wrong, and leaves no plaintext."""
+"""Attacks of a host on a sealed file: each is rejected with the position of the node and leaves no plaintext."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from sealserve.secret import SecretBytes
 GROUP = 96 * 4096
 
 pytestmark = pytest.mark.usefixtures("each_cipher")
-SIZE = 3072 + 40 * GROUP + 10000  # 41 MHT nodes: MHT node 1 has children of its own (33 to 40)
+SIZE = 3072 + 40 * GROUP + 10000  # 41 MHT nodes: MHT node 1 has children (33 to 40)
 
 
 def seal_large(path: Path) -> Path:
@@ -29,7 +29,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the same content under the same key and path, sealed at another time."""
+    """Return the same content, sealed again with the same key and path."""
     return seal_large(tmp_path_factory.mktemp("older") / "sealed")
 
 
@@ -42,7 +42,7 @@ def refusal(path: Path, key: SecretBytes) -> VerificationError:
 
 
 def refusal_with(large: Path, key: SecretBytes, patches: dict[int, bytes]) -> VerificationError:
-    """Put each patch at its byte offset, give the refusal, and put back what was there."""
+    """Write each patch at its byte offset, return the resulting error, and restore the original bytes."""
     before = {}
     with large.open("r+b", buffering=0) as stream:
         for offset, patch in patches.items():
@@ -121,7 +121,7 @@ def test_swapped_nodes_are_told_apart_from_other_changes(
 def test_nodes_of_another_sealing_are_refused(position: int, large: Path, older: Path, key: SecretBytes) -> None:
     error = refusal_with(large, key, {4096 * position: node_at(older, position)})
     assert isinstance(error, TamperedNodeError)
-    assert error.position == (position or 1)  # node 0 is whole in itself; what it points to is not there
+    assert error.position == (position or 1)  # node 0 verifies by itself, but its child is missing
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 97, 98, 99, 97 * 33, 97 * 40 + 3, 97 * 40 + 4])

@@ -1,4 +1,4 @@
-"""Tar headers that take memory, time or an exception of the library."""
+"""Tar headers that would consume memory or time, or cause an exception in the library."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ def test_a_path_and_a_size_of_an_extended_header_count(tmp_path: Path) -> None:
     assert read(tmp_path / "tar", gnu + END) == [f"{long}:0"]
 
 
-SPARSE_MAP = b"400000\n" + b"1\n" * 20_000  # as far as anybody reads
+SPARSE_MAP = b"400000\n" + b"1\n" * 20_000  # longer than any parser reads
 SPARSE = {
     "1.0": pax(("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "y"))
     + header(tarfile.REGTYPE, len(SPARSE_MAP)) + padded(SPARSE_MAP),
@@ -75,7 +75,7 @@ SPARSE = {
 @pytest.mark.parametrize("end", [b"", END, b"\1" * 512 * 100 + END], ids=["cut off", "whole", "with a map"])
 def test_a_sparse_file_is_refused_before_its_map_is_read(tmp_path: Path, kind: str, end: bytes) -> None:
     content = SPARSE[kind]
-    if kind == "old":  # its header says that more headers follow: the checksum is made anew
+    if kind == "old":  # its header announces further headers, so the checksum must be computed again
         block = bytearray(content)
         block[148:156] = b" " * 8
         block[148:156] = f"{sum(block):06o}\0 ".encode()
@@ -91,7 +91,7 @@ def test_a_sparse_file_is_refused_before_its_map_is_read(tmp_path: Path, kind: s
 @pytest.mark.parametrize(
     "content",
     [
-        header(tarfile.XHDTYPE, MAX_EXTENDED) + b"1" * MAX_EXTENDED,  # quadratic for a regular expression
+        header(tarfile.XHDTYPE, MAX_EXTENDED) + b"1" * MAX_EXTENDED,  # takes quadratic time with a regular expression
         header(tarfile.XHDTYPE, MAX_EXTENDED) + b"1 =" * (MAX_EXTENDED // 3) + b"1",
         header(tarfile.XHDTYPE, 512) + padded(b"999999 path=x\n"),
         header(tarfile.XHDTYPE, 512) + padded(b"0 path=x\n"),
@@ -114,7 +114,7 @@ def test_odd_headers_are_one_clear_error_at_once(tmp_path: Path, content: bytes)
     began = time.process_time()
     with raises(SealingCode.ARCHIVE_NOT_A_TAR, SealingCode.ARCHIVE_TRUNCATED):
         read(tmp_path / "tar", content + header(tarfile.REGTYPE, 0) + END)
-    assert time.process_time() - began < 30  # a regular expression takes hours for some
+    assert time.process_time() - began < 30  # some of them take hours with a regular expression
 
 
 def test_an_extended_header_at_the_end_is_one_clear_error(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 def test_a_tree_comes_back(model: Path, tmp_path: Path, key: SecretBytes) -> None:
-    (model / "assets").mkdir()  # empty: left out
+    (model / "assets").mkdir()  # empty, so it is omitted
     done: list[int] = []
     sealed = seal_tree(model, tmp_path / "sealed", key=key, prefix="models/m", progress=done.append)
     assert tuple(entry.path for entry in sealed) == FILES
@@ -120,7 +120,7 @@ def test_an_unreadable_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "scandir", refuse)  # root, who runs tests too, may list every folder
+    monkeypatch.setattr(os, "scandir", refuse)  # tests also run as root, which can list every folder
     with raises(SealingCode.TREE_UNREADABLE, match="cannot be listed: Permission denied") as refused:
         regular_files(tmp_path)
     assert refused.value.code == "tree.unreadable"
@@ -137,7 +137,7 @@ def test_an_unusable_name_is_told(name: bytes, model: Path) -> None:
 
 
 def test_a_deep_tree_is_listed(tmp_path: Path) -> None:
-    depth = 1100  # deeper than Python calls itself
+    depth = 1100  # deeper than Python's recursion limit
     here = os.open(tmp_path, os.O_RDONLY)
     try:
         for _ in range(depth):
@@ -148,7 +148,7 @@ def test_a_deep_tree_is_listed(tmp_path: Path) -> None:
         assert list_folder(tmp_path).empty_folders == ("/".join(["d"] * depth),)
     finally:
         os.close(here)
-        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own cleaning up cannot go so deep
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest cannot remove folders of this depth
 
 
 def test_the_file_list_is_canonical() -> None:

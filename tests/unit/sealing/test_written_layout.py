@@ -1,4 +1,4 @@
-"""What we write, taken apart by code that shares nothing with the product: offsets and rules stand here once more."""
+"""Sealed files, parsed by independent code that repeats all offsets and rules."""
 
 import hashlib
 import struct
@@ -103,7 +103,7 @@ def test_every_field_is_where_gramine_looks_for_it(
     taken = take_apart(raw, key.reveal(), {FormatVersion.V1_0: 1, FormatVersion.V2_0: 2}[version])
     assert taken.path == b"models/m.bin"
     assert taken.content == content
-    assert len(set(taken.keys)) == len(taken.keys)  # a fresh key for each node
+    assert len(set(taken.keys)) == len(taken.keys)  # each node has its own key
     assert (result.plain_size, result.sealed_size) == (size, len(raw))
     assert result.plain_sha256 == hashlib.sha256(content).hexdigest()
     assert result.sealed_sha256 == hashlib.sha256(raw).hexdigest()

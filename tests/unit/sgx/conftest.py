@@ -1,4 +1,4 @@
-"""A simulated vendor and platform, each test's own."""
+"""A simulated vendor and platform, separate for each test."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_anything_else_is_refused(pem: bytes, change: Callable[[bytes], bytes]) 
 
 def test_base64_that_says_the_same_in_another_way_is_refused(vendor: Vendor, now: datetime) -> None:
     text = ""
-    while not text.endswith("="):  # the bits beside the padding can be anything
+    while not text.endswith("="):  # the bits beside the padding are arbitrary
         certificate = vendor.root.create_signer("x", now=now).certificate
         text = base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
     at = len(text.rstrip("=")) - 1

@@ -1,4 +1,4 @@
-"""A clock that is up to five minutes slow accepts fresh documents and certificates; no end is later for it."""
+"""A clock that is up to five minutes slow accepts new documents and certificates, but no expired ones."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ from sealserve.sgx.simulated.vendor import Vendor
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-A_DAY = timedelta(days=1)  # how far the simulated vendor's certificates start before they are issued
+A_DAY = timedelta(days=1)  # how long before their issue the simulated vendor's certificates become valid
 REPORT = EnclaveReport(
     attributes=Attributes(flags=0x5, xfrm=0xE7), mr_enclave=MrEnclave(bytes(32)), mr_signer=MrSigner(bytes(32)),
     isv_prod_id=1, isv_svn=1, report_data=bytes(64),
@@ -41,7 +41,7 @@ class World:
         return verify_quote(self.raw, collateral, anchor=self.vendor.anchor, now=now)
 
     def collateral(self, **issued: datetime) -> Collateral:
-        """Return collateral issued a day ago, but for the parts that are named."""
+        """Return collateral that was issued a day ago, except for the named parts."""
         vendor, before = self.vendor, NOW - A_DAY
         tcb_info = vendor.tcb_info(now=issued.get("tcb_info", before))
         qe_identity = vendor.qe_identity(now=issued.get("qe_identity", before))
@@ -90,7 +90,7 @@ def test_what_has_ended_stays_void(world: World) -> None:
     assert world.verify(world.collateral(), ends - SECOND).tcb_status == "UpToDate"
     with raises(SgxCode.COLLATERAL_EXPIRED):
         world.verify(world.collateral(), ends + SECOND)
-    with raises(SgxCode.COLLATERAL_EXPIRED):  # a fresh part says that the clock is slow: the others have ended
+    with raises(SgxCode.COLLATERAL_EXPIRED):  # a new part shows that the clock is slow, so the other parts have expired
         world.verify(world.collateral(root_crl=ends + 2 * SECOND), ends - SECOND)
 
 

@@ -1,4 +1,4 @@
-"""The table of dcap-qvl's messages: those that our own checks do not leave over are asked for directly."""
+"""The table of dcap-qvl's messages. Messages that earlier checks normally prevent are triggered directly."""
 
 import dataclasses
 import importlib.metadata
@@ -115,7 +115,7 @@ def test_a_panic_of_the_library_is_a_refusal(
     vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class PanicException(BaseException):
-        """As pyo3 raises it."""
+        """An exception like the one that pyo3 raises for a Rust panic."""
 
     def verifier(_: bytes) -> None:
         raise PanicException

@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass
 class Recorder:
-    """An HTTP transport that remembers what was asked and answers as told."""
+    """An HTTP transport that records the requests and sends the configured replies."""
 
     status: int = 404
     body: bytes = b""
@@ -143,7 +143,7 @@ def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
 
 
 class Drip:
-    """A server that begins an answer, and then sends a byte now and then for as long as anybody listens."""
+    """A server that starts a reply and then sends single bytes slowly, as long as the client reads."""
 
     def __init__(self, begin: bytes) -> None:
         self._begin = begin
@@ -171,7 +171,7 @@ class Drip:
     ("scheme", "begin"),
     [
         ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
-        ("http", b"HTTP/1.1 200 OK\r\n\r\n"),  # the answer ends where the connection ends
+        ("http", b"HTTP/1.1 200 OK\r\n\r\n"),  # the reply ends when the connection ends
         ("http", b"HTTP/1.1 200 OK\r\nX-Header: "),
         ("https", b"\x16\x03\x03\x40\x00"),  # a TLS record of 16 KiB
     ],
@@ -262,7 +262,7 @@ def test_no_proxy_is_asked_for_this_machine(
 ) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # no proxy listens there
     with PcsClient(server.url, clock=clock) as client:
         assert isinstance(Quote.parse(raw), Quote)
         assert client.collateral_for(pck_of(raw)).tcb_info

@@ -46,7 +46,7 @@ def _quote(report: EnclaveReport = REPORT, **changes: Any) -> VerifiedQuote:
 
 
 def _appraise(quote: VerifiedQuote, reference: ReferenceValues, tcb: TcbPolicy) -> None:
-    """Appraise as the broker does, which has the reference values as text."""
+    """Appraise a quote like the broker, which stores the reference values as text."""
     quote.check_reference(reference.to_json())
     appraise(quote, AppraisalPolicy(tcb=tcb, enrolled_platforms_only=False), enrolled=())
 

@@ -181,7 +181,7 @@ def test_a_quote_that_does_not_verify_costs_no_cache(
     verifier: SgxVerifier, source: Published, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
 ) -> None:
     raw = bytearray(quote(platform, report))
-    raw[440] ^= 1  # in the signature
+    raw[440] ^= 1  # a byte of the signature
     endorsed = verifier.read(bytes(raw)).screen(PlatformKind.SIMULATED).endorse()
     with pytest.raises(VerificationError) as caught:
         endorsed.verify(now=now, minimum_evaluation_number=0)
@@ -206,7 +206,7 @@ def test_platform_kinds_do_not_mix() -> None:
     assert genuine.value.code == "policy.platform-kind"
 
 
-# A claim never comes from unverified bytes
+# Claims never come from unverified bytes.
 
 
 def test_claims_cannot_be_made_outside_of_a_verifier(now: datetime) -> None:

@@ -57,7 +57,7 @@ def test_documents_have_the_shape_of_the_pcs(
     assert list(answer.json()) == [member, "signature"]
     assert "%0A" in answer.headers[header]
     assert unquote(answer.headers[header]) == vendor.signing_chain()
-    # what a client puts together again is what is signed
+    # the reassembled collateral of the client equals the signed data
     assert json.dumps(answer.json()[member], separators=(",", ":")) in answer.text
 
 

@@ -72,7 +72,7 @@ def test_bad_peers_get_nothing_and_harm_nobody(path: Path, report: EnclaveReport
     with _connect(path) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):  # what we sent was not read to its end
+        with contextlib.suppress(ConnectionResetError):  # the server did not read all of the sent data
             assert connection.recv(1) == b""
     assert request_quote(path, report)
 
@@ -106,7 +106,7 @@ def test_peers_beyond_what_can_be_served_are_turned_away(
             assert second.recv(1) == b""
         first.close()
         del narrow
-        for _ in range(1000):  # until the first one's thread has let go
+        for _ in range(1000):  # wait until the thread of the first connection has ended
             try:
                 assert request_quote(path, report)
                 break
