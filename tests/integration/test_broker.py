@@ -374,7 +374,7 @@ def test_more_appraisals_than_places_are_refused_in_time(
         first = threads.submit(_ask, world, server, world.ratls())
         assert held.entered.wait(PATIENT)
         assert _ask(world, server, world.ratls()) is None
-        assert "[broker.busy] No appraisal could begin within 0.1 s." in caplog.text
+        assert "[broker.busy] The broker is busy: no appraisal could begin within 0.1 s." in caplog.text
         held.leave.set()
         assert first.result() == world.made.key.reveal()
 
@@ -585,7 +585,7 @@ def test_a_broker_process_ends_cleanly(world: World, number: signal.Signals) -> 
         _expect_end(silent)
     log = (world.folder / "broker.log").read_text()
     assert "the broker has stopped" in log
-    assert "session tickets are on" not in log
+    assert "session tickets are enabled" not in log
 
 
 def test_a_broker_process_keeps_its_memory_to_itself(world: World) -> None:

@@ -116,7 +116,7 @@ def test_what_is_no_inventory(image: Path, change: Change, message: str) -> None
 
 
 def test_another_text_for_the_same_inventory(image: Path) -> None:
-    with raises(EnclaveCode.INVENTORY_INVALID, match="not in canonical form"):
+    with raises(EnclaveCode.INVENTORY_INVALID, match="not in canonical JSON form"):
         Inventory.parse(take(image).to_bytes() + b"\n", name="inventory.json")
 
 

@@ -65,7 +65,7 @@ def test_a_link_in_the_release_is_not_followed(
 ) -> None:
     (release.folder / "tls/more").symlink_to("ssl.cfg")
 
-    with raises(SealingCode.TREE_NOT_REGULAR, match="is a link or special file"):
+    with raises(SealingCode.TREE_NOT_REGULAR, match="is not a regular file"):
         open_mounts(manifest, release.folder, memory, key)
 
 
