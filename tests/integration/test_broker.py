@@ -468,7 +468,10 @@ def test_a_taken_port_is_one_clear_error(world: World) -> None:
         port = other.getsockname()[1]
         server = world.serve()
         second = BrokerServer(server._broker, identity=world.identity, port=port)
-        with pytest.raises(PortTakenError, match=rf"Port {port} on 127\.0\.0\.1 is taken.*broker\.port") as caught:
+        with pytest.raises(
+            PortTakenError,
+            match=rf"cannot listen on 127\.0\.0\.1 port {port}: another program already uses the port.*broker\.port",
+        ) as caught:
             second.start()
     assert caught.value.code == "port.taken"
     assert caught.value.exit_status == 4

@@ -420,7 +420,7 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
         pass
     error = cli.error("broker", "log", "--verify")
     assert error["code"] == "audit.truncated"
-    assert "ends at row 0; a head was signed at row 1" in error["message"]
+    assert "ends at row 0, but a head was signed at row 1" in error["message"]
     for number in range(3):  # the new log is longer by now: the evidence is not overwritten
         cli.ok("broker", "platform", "enrol", f"{number:032x}")
     with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log was replaced"):

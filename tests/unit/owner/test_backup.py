@@ -159,7 +159,7 @@ def test_a_master_key_under_a_passphrase_opens_it(
 
 def test_a_workspace_that_is_there_is_not_replaced(site: Site, backup: Path, master_key: Path) -> None:
     before = files(site.workspace)
-    with pytest.raises(OutputExistsError, match=r"\.sealserve already exists"):
+    with pytest.raises(OutputExistsError, match=r"\.sealserve exists already"):
         restore(site.workspace, backup, master_key=master_key)
     assert files(site.workspace) == before
 

@@ -260,8 +260,12 @@ REJECTED: dict[str, tuple[tuple[bytes, bytes], str, str]] = {
     "an indented key": ((indented(GOOD[0]), GOOD[1]), KIND, "got an indented line"),
     "a key after a byte order mark": ((b"\xef\xbb\xbf" + GOOD[0], GOOD[1]), KIND, "got a byte order mark before it"),
     "an encrypted key": ((ENCRYPTED, GOOD[1]), KIND, "cannot be read: expected an unencrypted PEM key"),
-    "an encrypted key before the key": ((ENCRYPTED + GOOD[0], GOOD[1]), KIND, "passphrase|an encrypted key"),
-    "another key before the key": ((key_text(KEYS["P-384"]) + GOOD[0], GOOD[1]), "certificate.key-mismatch", "belong"),
+    "an encrypted key before the key": ((ENCRYPTED + GOOD[0], GOOD[1]), KIND, "unencrypted PEM key|an encrypted key"),
+    "another key before the key": (
+        (key_text(KEYS["P-384"]) + GOOD[0], GOOD[1]),
+        "certificate.key-mismatch",
+        "does not match",
+    ),
     "no key": ((b"nonsense", GOOD[1]), KIND, "cannot be read: expected an unencrypted PEM key"),
     "RSA-1024 in the chain": (
         (GOOD[0], text(SIGNERS["RSA-1024"].leaf(KEY), SIGNERS["RSA-1024"].certificate(ROOT))),
