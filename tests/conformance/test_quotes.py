@@ -264,7 +264,7 @@ CASES: dict[str, tuple[Callable[[World], Given], str, str]] = {
         lambda w: with_raw(w, lambda raw: raw[:-1]), "quote.truncated", r"bytes of signature data, got \d+"),
     "one byte more": (lambda w: with_raw(w, lambda raw: raw + b"\0"), "quote.trailing-bytes", "got 1 more"),
     "version 4": (
-        lambda w: with_raw(w, lambda raw: patched(raw, 0, b"\4\0")), "quote.version", "expected version 3, got 4"),
+        lambda w: with_raw(w, lambda raw: patched(raw, 0, b"\4\0")), "quote.version", "version: expected 3, got 4"),
     "ECDSA P-384": (lambda w: with_raw(w, lambda raw: patched(raw, 2, b"\3\0")), "quote.attestation-key-type", "got 3"),
     "TDX": (lambda w: with_raw(w, lambda raw: patched(raw, 4, b"\x81")), "quote.tee-type", "got 0x81"),
     "another QE vendor": (lambda w: with_raw(w, lambda raw: flipped(raw, 12)), "quote.qe-vendor", "got 929a72"),

@@ -374,7 +374,7 @@ def test_more_appraisals_than_places_are_refused_in_time(
         first = threads.submit(_ask, world, server, world.ratls())
         assert held.entered.wait(PATIENT)
         assert _ask(world, server, world.ratls()) is None
-        assert "[broker.busy] No appraisal could begin within 0.1 s." in caplog.text
+        assert "[broker.busy] The broker is busy: no appraisal could begin within 0.1 s." in caplog.text
         held.leave.set()
         assert first.result() == world.made.key.reveal()
 
@@ -468,7 +468,10 @@ def test_a_taken_port_is_one_clear_error(world: World) -> None:
         port = other.getsockname()[1]
         server = world.serve()
         second = BrokerServer(server._broker, identity=world.identity, port=port)
-        with pytest.raises(PortTakenError, match=rf"Port {port} on 127\.0\.0\.1 is taken.*broker\.port") as caught:
+        with pytest.raises(
+            PortTakenError,
+            match=rf"cannot listen on 127\.0\.0\.1 port {port}: another program already uses the port.*broker\.port",
+        ) as caught:
             second.start()
     assert caught.value.code == "port.taken"
     assert caught.value.exit_status == 4
@@ -585,7 +588,7 @@ def test_a_broker_process_ends_cleanly(world: World, number: signal.Signals) -> 
         _expect_end(silent)
     log = (world.folder / "broker.log").read_text()
     assert "the broker has stopped" in log
-    assert "session tickets are on" not in log
+    assert "session tickets are enabled" not in log
 
 
 def test_a_broker_process_keeps_its_memory_to_itself(world: World) -> None:

@@ -530,7 +530,7 @@ def test_a_quoting_socket_without_a_platform_is_one_clear_error(world: World) ->
     world.build("run")
     world.socket = world.socket.with_name("nobody.sock")
 
-    refused(world.run(), "quoting.unavailable", "Is the simulated platform running?", status=4)
+    refused(world.run(), "quoting.unavailable", "Check that the simulated platform is running.", status=4)
 
 
 def test_another_broker_is_not_trusted(world: World) -> None:

@@ -37,7 +37,7 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> No
 def test_an_existing_output_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match="exists already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         write_file(path, b"new", overwrite=False)
     assert path.read_bytes() == b"old"
 
@@ -50,14 +50,14 @@ def test_an_output_that_appears_meanwhile_is_refused(tmp_path: Path) -> None:
             stream.write(b"new")
             path.write_bytes(b"of another")
 
-    with pytest.raises(OutputExistsError, match="exists already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         write()
     assert path.read_bytes() == b"of another"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write") as caught, replacing(tmp_path / "file"):
+    with raises(SealserveCode.FILE_DISK_FULL, match="The disk is full") as caught, replacing(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.code == "file.disk-full"
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,7 @@ def test_everything_below_is_held_and_no_link_is_followed(tmp_path: Path) -> Non
     found = {entry.path.relative_to(top).as_posix(): entry.kind for entry in held_tree(top)}
     assert found == {
         ".": "a folder", "a": "a folder", "a/b": "a folder", "a/b/file": "a file", "link": "a symbolic link",
-        "pipe": "a pipe, socket or device", "second-name": "a file with 2 names",
+        "pipe": "a pipe, socket or device", "second-name": "a file with 2 hard links",
     }  # fmt: skip
     plain = {entry.path.name for entry in held_tree(top) if entry.is_plain_file}
     assert plain == {"file"}

@@ -65,5 +65,5 @@ READERS: dict[str, Callable[[Path], object]] = {
 def test_a_pipe_is_refused_without_waiting(name: str, tmp_path: Path) -> None:
     for file in ("file", "saved_model.pb", "ca.pem", "ca.key"):
         os.mkfifo(tmp_path / file, 0o600)
-    with pytest.raises(SealserveError, match="is no regular file"):
+    with pytest.raises(SealserveError, match="is not a regular file"):
         READERS[name](tmp_path / "file")

@@ -30,7 +30,7 @@ def test_reads_and_writes_at_offsets(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputFileMissingError, match=r"There is no file .*plain") as refused:
+    with pytest.raises(InputFileMissingError, match=r"The file .*plain does not exist") as refused:
         seal_file(tmp_path / "plain", tmp_path / "sealed", key=SecretBytes(bytes(16)), embedded_path="p")
     assert refused.value.code == "input-file.missing"
     assert refused.value.exit_status == 2
@@ -40,7 +40,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_folders_and_pipes_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(InputFileKindError, match=f"{path} is no regular file") as refused, open_regular(path):
+        with pytest.raises(InputFileKindError, match=f"{path} is not a regular file") as refused, open_regular(path):
             pass
         assert refused.value.code == "input-file.not-regular"
 
@@ -70,6 +70,8 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read_further(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"four")
     assert read_regular(tmp_path / "file", limit=4) == b"four"
-    with pytest.raises(InputFileSizeError, match=r"file cannot be what it should: it has more than 3 bytes") as refused:
+    with pytest.raises(
+        InputFileSizeError, match=r"file is too large for its purpose: it has more than 3 bytes"
+    ) as refused:
         read_regular(tmp_path / "file", limit=3)
     assert refused.value.code == "input-file.too-large"

@@ -58,7 +58,7 @@ def test_what_is_there_is_never_replaced(kind: str, tmp_path: Path) -> None:
         place.mkdir()
     else:
         place.symlink_to("nowhere")
-    with pytest.raises(OutputExistsError, match="x exists already"), appearing(place):
+    with pytest.raises(OutputExistsError, match="x already exists"), appearing(place):
         pass
     assert names(tmp_path) == ["x"]
 
@@ -80,21 +80,24 @@ def test_staging_loses_a_race_without_harm(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "file").write_bytes(b"theirs")
     monkeypatch.setattr("sealserve.whole_folder.refuse_existing", lambda _: None)  # it looked just before
-    with pytest.raises(OutputExistsError, match="x exists already"), staging(tmp_path, "x") as stage:
+    with pytest.raises(OutputExistsError, match="x already exists"), staging(tmp_path, "x") as stage:
         stage.publish(tmp_path / "x")
     assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
     assert names(tmp_path) == ["x"]
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write to"), staging(tmp_path, "x"):
+    with (
+        raises(SealserveCode.FILE_DISK_FULL, match="The disk is full: nothing can be written to"),
+        staging(tmp_path, "x"),
+    ):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == []
 
 
 def test_a_parent_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with raises(SealserveCode.FILE_UNWRITABLE, match="Nothing can be written to"), staging(tmp_path / "file", "x"):
+    with raises(SealserveCode.FILE_UNWRITABLE, match="cannot be written to"), staging(tmp_path / "file", "x"):
         pass
 
 

@@ -1,9 +1,9 @@
-/* AES-128-GCM over runs of 4096-byte nodes, each under a key of its own, by OpenSSL's EVP: `NodeCipher` of
- * node_cipher.py in native code. Nothing here knows more about encrypted files than the size of a node.
+/* AES-128-GCM over runs of 4096-byte nodes with one key per node, using OpenSSL's EVP: the native implementation of
+ * `NodeCipher` in node_cipher.py. This code depends on nothing of the file format except the size of a node.
  *
- * It is optional: scripts/native.py compiles it where a C compiler, Python's and OpenSSL's headers are. Only Python's
- * stable ABI of 3.11 is used, so one build serves every later Python. The GIL is released while nodes are worked on;
- * the buffers stay locked meanwhile, and threads share nothing. Calls that need no change in OpenSSL 3 and 4:
+ * The module is optional: scripts/native.py compiles it if a C compiler and the headers of Python and OpenSSL exist. It
+ * uses only Python's stable ABI of 3.11, so one build works for every later Python. The GIL is released while nodes are
+ * processed. The buffers stay locked meanwhile, and threads share no data. All calls work unchanged in OpenSSL 3 and 4:
  * https://docs.openssl.org/3.0/man3/EVP_EncryptInit/ (AEAD interface, GCM mode).
  */
 
@@ -16,16 +16,16 @@
 #include <openssl/rand.h>
 
 enum { NODE_SIZE = 4096, KEY_SIZE = 16, MAC_SIZE = 16, ENTRY_SIZE = KEY_SIZE + MAC_SIZE };
-enum { DONE = -1, BROKEN = -2 }; /* what a run came to, where it is no index of a node */
+enum { DONE = -1, BROKEN = -2 }; /* results of a run that are not the index of a node */
 
-static const unsigned char ZERO_IV[12]; /* every key encrypts one node once */
+static const unsigned char ZERO_IV[12]; /* each key encrypts exactly one node */
 static EVP_CIPHER *aes_128_gcm;
 
-/* Encrypt `count` nodes under fresh keys, which go to `entries` with the MACs. */
+/* Encrypt `count` nodes with new random keys. Store the keys and MACs in `entries`. */
 static Py_ssize_t encrypt_run(EVP_CIPHER_CTX *context, const unsigned char *plain, unsigned char *sealed,
                               unsigned char *entries, Py_ssize_t count)
 {
-    /* One call for all keys, since a call costs more than its bytes; the MACs then replace every second 16 of them. */
+    /* One call generates all keys, as a call costs more than its bytes. MACs then replace every second 16 bytes. */
     if (RAND_priv_bytes_ex(NULL, entries, (size_t)(count * ENTRY_SIZE), 0) != 1)
         return BROKEN;
     for (Py_ssize_t index = 0; index < count; index++) {
@@ -41,7 +41,7 @@ static Py_ssize_t encrypt_run(EVP_CIPHER_CTX *context, const unsigned char *plai
     return DONE;
 }
 
-/* Decrypt `count` nodes. Returns the index of the first one whose MAC does not match. */
+/* Decrypt `count` nodes. Return the index of the first node whose MAC does not match. */
 static Py_ssize_t decrypt_run(EVP_CIPHER_CTX *context, const unsigned char *sealed, const unsigned char *entries,
                               unsigned char *plain, Py_ssize_t count)
 {
@@ -65,18 +65,18 @@ static EVP_CIPHER_CTX *new_context(int encrypting)
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
     if (context == NULL || EVP_CipherInit_ex2(context, aes_128_gcm, NULL, NULL, encrypting, NULL) != 1) {
         EVP_CIPHER_CTX_free(context);
-        PyErr_SetString(PyExc_RuntimeError, "OpenSSL could not begin AES-128-GCM");
+        PyErr_SetString(PyExc_RuntimeError, "OpenSSL failed to initialize AES-128-GCM");
         return NULL;
     }
     return context;
 }
 
-/* Return how many nodes the plaintext `plain` has, or -1 with an exception set if the buffers do not fit together. */
+/* Return the number of nodes in `plain`, or -1 with an exception set if the sizes of the buffers do not match. */
 static Py_ssize_t count_nodes(const Py_buffer *plain, const Py_buffer *sealed, const Py_buffer *entries)
 {
     Py_ssize_t count = plain->len / NODE_SIZE;
     if (plain->len % NODE_SIZE != 0 || sealed->len < plain->len || entries->len != count * ENTRY_SIZE) {
-        PyErr_SetString(PyExc_ValueError, "the buffers are not those of one run of nodes");
+        PyErr_SetString(PyExc_ValueError, "the sizes of the buffers do not match one run of nodes");
         return -1;
     }
     return count;
@@ -100,7 +100,7 @@ static PyObject *encrypt(PyObject *module, PyObject *args)
         if (outcome == DONE)
             result = Py_NewRef(Py_None);
         else
-            PyErr_SetString(PyExc_RuntimeError, "OpenSSL could not encrypt a node");
+            PyErr_SetString(PyExc_RuntimeError, "OpenSSL failed to encrypt a node");
     }
     PyBuffer_Release(&plain);
     PyBuffer_Release(&sealed);
@@ -123,10 +123,10 @@ static PyObject *decrypt(PyObject *module, PyObject *args)
         outcome = decrypt_run(context, sealed.buf, entries.buf, plain.buf, count);
         EVP_CIPHER_CTX_free(context);
         if (outcome != DONE)
-            OPENSSL_cleanse(plain.buf, (size_t)plain.len); /* what was not authenticated reaches nobody */
+            OPENSSL_cleanse(plain.buf, (size_t)plain.len); /* never return unauthenticated data */
         Py_END_ALLOW_THREADS
         if (outcome == BROKEN)
-            PyErr_SetString(PyExc_RuntimeError, "OpenSSL could not decrypt a node");
+            PyErr_SetString(PyExc_RuntimeError, "OpenSSL failed to decrypt a node");
         else
             result = PyLong_FromSsize_t(outcome);
     }
@@ -139,7 +139,7 @@ static PyObject *decrypt(PyObject *module, PyObject *args)
 static PyMethodDef methods[] = {
     {"encrypt", encrypt, METH_VARARGS, "encrypt(plain, sealed, entries): see NodeCipher.encrypt."},
     {"decrypt", decrypt, METH_VARARGS,
-     "decrypt(sealed, entries, plain): see NodeCipher.decrypt; returns the first node that does not match, or -1."},
+     "decrypt(sealed, entries, plain): see NodeCipher.decrypt. Returns the index of the first invalid node, or -1."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -149,9 +149,9 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__node_cipher(void)
 {
-    aes_128_gcm = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL); /* once: a look-up for each node would cost a fifth */
+    aes_128_gcm = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL); /* once: a look-up per node costs a fifth of the time */
     if (aes_128_gcm == NULL) {
-        PyErr_SetString(PyExc_ImportError, "this OpenSSL has no AES-128-GCM");
+        PyErr_SetString(PyExc_ImportError, "this OpenSSL does not support AES-128-GCM");
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);

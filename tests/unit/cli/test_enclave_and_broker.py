@@ -384,7 +384,7 @@ def test_a_revocation_asks_first(release: Path, cli: CommandLine, monkeypatch: p
 def test_a_release_that_the_broker_does_not_know(cli: CommandLine, verb: list[str]) -> None:
     error = cli.error("broker", *verb, "nothing")
     assert (error["code"], error["status"]) == ("broker.release-unknown", 2)
-    assert error["message"] == "The broker knows no release 'nothing'."
+    assert error["message"] == "The release 'nothing' is not registered with the broker."
 
 
 def test_no_broker_without_certificates(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,10 +420,10 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
         pass
     error = cli.error("broker", "log", "--verify")
     assert error["code"] == "audit.truncated"
-    assert "ends at row 0; a head was signed at row 1" in error["message"]
+    assert "ends at row 0, but a head was signed at row 1" in error["message"]
     for number in range(3):  # the new log is longer by now: the evidence is not overwritten
         cli.ok("broker", "platform", "enrol", f"{number:032x}")
-    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log is not the one that was signed"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log was replaced"):
         provisioning.sign_log(ready.workspace, now=ready.now)
     assert ready.workspace.owner.audit_head.read_bytes() == kept
 

@@ -280,7 +280,7 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with (tmp_path / "huge").open("wb") as huge:
         huge.truncate(2**40)  # sparse
-    for name, reason in (("fifo", "no regular file"), ("loop", "symbolic link"), (".", "Is a directory"),
+    for name, reason in (("fifo", "not a regular file"), ("loop", "symbolic link"), (".", "Is a directory"),
                          ("huge", "no request holds"), ("nothing", "No such file")):  # fmt: skip
         for text in (f"text=@{tmp_path}/{name}", f"@{tmp_path}/{name}"):
             with pytest.raises(TensorInputError) as caught:

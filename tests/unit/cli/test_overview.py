@@ -123,7 +123,7 @@ def test_nothing_runs() -> None:
 def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_ended_is_a_problem() -> None:
     soon = observed(*all_parts(), ends=timedelta(days=9))
     assert soon.state is Standing.WELL
-    assert "The certificate of the service ends in 9 days" in soon.warnings[0]
+    assert "The certificate of the service expires in 9 days" in soon.warnings[0]
     assert (soon.certificates[0].certificate, soon.certificates[0].days_left) == ("service", 9)
     over = observed(*all_parts(), ends=timedelta(days=-1))
     assert (over.state, over.warnings) == (Standing.DEGRADED, ())

@@ -62,7 +62,7 @@ def test_a_simulated_quote_verifies_with_its_own_root_only(site: Site, cli: Comm
 def test_files_that_are_no_quotes(cli: CommandLine, tmp_path: Path, verb: str) -> None:
     missing = cli.bare("quote", verb, "nowhere", "--json")
     assert (missing.error["code"], missing.status) == ("input-file.missing", 2)
-    assert missing.error["message"] == "There is no file nowhere."
+    assert missing.error["message"] == "The file nowhere does not exist."
     (tmp_path / "short").write_bytes(QUOTE.read_bytes()[:100])
     short = cli.bare("quote", verb, "short", "--json")
     assert (short.error["code"], short.status) == ("quote.truncated", 3)

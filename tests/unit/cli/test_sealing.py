@@ -37,7 +37,9 @@ def test_format_and_path_are_chosen(cli: CommandLine) -> None:
     inspected = cli.bare("inspect", "sealed", "--json").json
     assert inspected["format"] == "2.0"
     assert inspected["sealed_size"] == made["sealed_size"] == 4096 * inspected["nodes"]
-    assert cli.bare("seal", "plain", "sealed", *options).err.startswith("error[file.exists]: sealed exists already.")
+    assert cli.bare("seal", "plain", "sealed", *options).err.startswith(
+        "error[file.exists]: The output sealed already exists."
+    )
     assert cli.bare("seal", "plain", "sealed", *options, "--force").status == 0
 
 

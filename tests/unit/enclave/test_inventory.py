@@ -116,7 +116,7 @@ def test_what_is_no_inventory(image: Path, change: Change, message: str) -> None
 
 
 def test_another_text_for_the_same_inventory(image: Path) -> None:
-    with raises(EnclaveCode.INVENTORY_INVALID, match="not in canonical form"):
+    with raises(EnclaveCode.INVENTORY_INVALID, match="not in canonical JSON form"):
         Inventory.parse(take(image).to_bytes() + b"\n", name="inventory.json")
 
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_too_large_or_no_json(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "inventory.json"
     path.write_bytes(b"\xff" * 100)
     with raises(
-        EnclaveCode.INVENTORY_INVALID, match=r"inventory\.json is no inventory of an enclave's files: the file"
+        EnclaveCode.INVENTORY_INVALID, match=r"inventory\.json is not a valid inventory of an enclave's files: the file"
     ):
         read_inventory(path)
     monkeypatch.setattr(module, "MAX_SIZE", 99)

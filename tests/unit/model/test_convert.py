@@ -60,7 +60,7 @@ def test_a_version_that_appears_meanwhile_is_never_replaced(make_saved_model: Ma
         if step.startswith("copying"):
             make_saved_model(models / "m" / "1")
 
-    with pytest.raises(OutputExistsError, match="models/m/1 exists already"):
+    with pytest.raises(OutputExistsError, match="models/m/1 already exists"):
         import_model(source, models, name="m", version=1, progress=meanwhile)
     assert sorted(path.name for path in (models / "m").iterdir()) == ["1"]
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_clear_error(
 
     source = make_saved_model()
     monkeypatch.setattr(shutil, "copyfile", full)
-    with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write to .*models/m\."):
+    with raises(SealserveCode.FILE_DISK_FULL, match=r"The disk is full: nothing can be written to .*models/m\."):
         import_model(source, tmp_path / "models", name="m", version=1)
     assert _nothing_left(tmp_path / "models")
 

@@ -168,5 +168,5 @@ def test_a_full_disk_is_one_clear_error_while_tensorflow_writes(limit: int, tf: 
     (tmp_path / "large.pb").write_bytes(graph.as_graph_def().SerializeToString())
     arguments = [str(tmp_path / "large.pb"), str(tmp_path / "models"), str(limit)]
     done = subprocess.run([sys.executable, "-c", FULL, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout == f"No room to write to {tmp_path / 'models' / 'm'}.\n"
+    assert done.stdout == f"The disk is full: nothing can be written to {tmp_path / 'models' / 'm'}.\n"
     assert not (tmp_path / "models").exists()

@@ -28,8 +28,8 @@ def test_named_users_are_warned_about(ready: Site) -> None:
         f"user {name}": made[name].not_after for name in ("ann", "late", "far")
     }
     late, ann = expiry.warnings(ends, ready.now + timedelta(days=2))
-    assert "The certificate of the user late ended at" in late
-    assert "The certificate of the user ann ends in 2 days" in ann
+    assert "The certificate of the user late expired at" in late
+    assert "The certificate of the user ann expires in 2 days" in ann
     users.renew(ready.workspace, ready.deployment, "ann", now=ready.now)
     assert len(expiry.warnings(certificate_ends(ready.workspace, None), ready.now + timedelta(days=2))) == 1
 

@@ -37,7 +37,7 @@ def test_what_was_never_created_is_not_created_by_reading(site: Site) -> None:
     assert len(owner.audit_keys()) == 1
     with owner.database() as database, database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM audit").scalar() == 0
-    with raises(BrokerCode.KEYSTORE_MASTER_KEY_MISSING, match=r"master\.key is missing"), owner.vault():
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_MISSING, match=r"master\.key does not exist"), owner.vault():
         pass
     assert files(site) == before
 

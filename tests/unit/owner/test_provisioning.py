@@ -109,7 +109,7 @@ def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
     with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
         admin.revoke(vault.database, release.name, now=ready.now)
-    with raises(BrokerCode.RELEASE_FINAL, match="is revoked, which is final") as caught:
+    with raises(BrokerCode.RELEASE_FINAL, match="is revoked. Revocation is permanent") as caught:
         provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
     assert caught.value.code == "broker.release-final"
 

@@ -33,7 +33,7 @@ def test_warnings_come_in_order_and_name_what_renews() -> None:
     )
     assert "expires in 3 hours, at 2026-11-28 15:01 UTC" in service
     assert "`sealserve release build`, then `sealserve up`" in service
-    assert "ends in 5 days" in user
+    assert "expires in 5 days" in user
     assert "`sealserve certs renew`" in user
     assert [end.name for end in expiry.endings(ends)] == ["broker", "service", "user", "users authority"]
 

@@ -54,9 +54,9 @@ def test_what_is_not_authentic_does_not_stay_in_memory(native: NativeNodeCipher)
 )
 def test_buffers_that_do_not_fit_are_refused(plain: int, sealed: int, entries: int, native: NativeNodeCipher) -> None:
     arguments = [memoryview(bytearray(size)) for size in (plain, sealed, entries)]
-    with pytest.raises(ValueError, match="not those of one run of nodes"):
+    with pytest.raises(ValueError, match="do not match one run of nodes"):
         native.encrypt(*arguments)
-    with pytest.raises(ValueError, match="not those of one run of nodes"):
+    with pytest.raises(ValueError, match="do not match one run of nodes"):
         native.decrypt(arguments[1], arguments[2], arguments[0])
 
 

@@ -244,7 +244,7 @@ def test_what_is_accepted_serves_on_every_port(serve: Serve, tmp_path: Path, cas
 KIND = "certificate.key-unreadable"
 REJECTED: dict[str, tuple[tuple[bytes, bytes], str, str]] = {
     **{
-        kind: ((key_text(KEYS[kind]), text(ROOT.leaf(KEYS[kind]))), KIND, f"is of the kind {shown}, ")
+        kind: ((key_text(KEYS[kind]), text(ROOT.leaf(KEYS[kind]))), KIND, f"has the type {shown}, ")
         for kind, shown in {
             "P-192": "secp192r1",
             "P-224": "secp224r1",
@@ -257,21 +257,25 @@ REJECTED: dict[str, tuple[tuple[bytes, bytes], str, str]] = {
             "DSA": "DSA",
         }.items()
     },
-    "an indented key": ((indented(GOOD[0]), GOOD[1]), KIND, "got an indented one"),
+    "an indented key": ((indented(GOOD[0]), GOOD[1]), KIND, "got an indented line"),
     "a key after a byte order mark": ((b"\xef\xbb\xbf" + GOOD[0], GOOD[1]), KIND, "got a byte order mark before it"),
-    "an encrypted key": ((ENCRYPTED, GOOD[1]), KIND, "is no PEM key without a passphrase"),
-    "an encrypted key before the key": ((ENCRYPTED + GOOD[0], GOOD[1]), KIND, "passphrase|an encrypted key"),
-    "another key before the key": ((key_text(KEYS["P-384"]) + GOOD[0], GOOD[1]), "certificate.key-mismatch", "belong"),
-    "no key": ((b"nonsense", GOOD[1]), KIND, "is no PEM key"),
+    "an encrypted key": ((ENCRYPTED, GOOD[1]), KIND, "cannot be read: expected an unencrypted PEM key"),
+    "an encrypted key before the key": ((ENCRYPTED + GOOD[0], GOOD[1]), KIND, "unencrypted PEM key|an encrypted key"),
+    "another key before the key": (
+        (key_text(KEYS["P-384"]) + GOOD[0], GOOD[1]),
+        "certificate.key-mismatch",
+        "does not match",
+    ),
+    "no key": ((b"nonsense", GOOD[1]), KIND, "cannot be read: expected an unencrypted PEM key"),
     "RSA-1024 in the chain": (
         (GOOD[0], text(SIGNERS["RSA-1024"].leaf(KEY), SIGNERS["RSA-1024"].certificate(ROOT))),
         "certificate.unsupported",
-        "CN=RSA-1024 signer.* has a key of the kind RSA-1024",
+        "CN=RSA-1024 signer.* has a key of the type RSA-1024",
     ),
     "secp256k1 in the chain": (
         (GOOD[0], text(SIGNERS["secp256k1"].leaf(KEY), SIGNERS["secp256k1"].certificate(ROOT))),
         "certificate.unsupported",
-        "has a key of the kind secp256k1",
+        "has a key of the type secp256k1",
     ),
     "an expired certificate": (
         (GOOD[0], text(ROOT.leaf(KEY, days=EXPIRED))),
@@ -287,7 +291,7 @@ REJECTED: dict[str, tuple[tuple[bytes, bytes], str, str]] = {
     "a damaged certificate": (
         (GOOD[0], GOOD[1] + GOOD[1].replace(b"MII", b"AAA", 1)),
         "certificate.unreadable",
-        "no readable PEM certificate",
+        "does not contain a readable PEM certificate",
     ),
 }
 
@@ -381,7 +385,7 @@ def test_every_port_accepts_the_same_clients(serve: Serve, tmp_path: Path, case:
 
 @pytest.mark.parametrize("kind", ["RSA-1024", "secp256k1", "Ed448", "brainpoolP256r1", "DSA"])
 def test_an_authority_of_clients_that_one_library_rejects_is_rejected(serve: Serve, kind: str) -> None:
-    with pytest.raises(SealserveError, match=f"custom_ca .* has a key of the kind {kind}") as caught:
+    with pytest.raises(SealserveError, match=f"custom_ca .* has a key of the type {kind}") as caught:
         serve(configuration(*GOOD, text(SIGNERS[kind].certificate()), client_verify=True))
     assert caught.value.code == "certificate.unsupported"
 

@@ -128,7 +128,7 @@ def test_a_compressed_answer_is_refused(tmp_path: Path, encoding: str, status: i
     with (
         cluster(tmp_path, answers) as client,
         memory(8 << 20),
-        pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*The answer is compressed") as caught,
+        pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*The reply is compressed") as caught,
     ):
         client.get(SECRET)
     assert "bearer-secret" not in str(caught.value)
@@ -136,7 +136,7 @@ def test_a_compressed_answer_is_refused(tmp_path: Path, encoding: str, status: i
 
 def test_a_compressed_list_of_kinds_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(ClusterUnreachableError, match="does not answer: The answer is compressed"),
+        pytest.raises(ClusterUnreachableError, match="does not answer: The reply is compressed"),
         cluster(tmp_path, {"/version": sent(BOMB, Content_Encoding="gzip, gzip")}),
     ):
         pass
@@ -185,7 +185,7 @@ def test_a_slow_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with cluster(tmp_path, {PATH: dripping(beginning)}) as client:
         client._resource("v1", "Secret")
         monkeypatch.setattr(bounded_api, "Cutoff", lambda _: Cutoff(0.3))
-        with pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*No whole answer within 0.3 s"):
+        with pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*not complete within 0.3 s"):
             client.get(SECRET)
 
 

@@ -124,7 +124,7 @@ def test_settings_are_read_again_only_when_their_file_is_another(path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"half a fi", "is no SSLConfig"),
+        (b"half a fi", "is not an SSLConfig message"),
         (None, "client_verify cannot change while the server runs"),
     ],
 )
