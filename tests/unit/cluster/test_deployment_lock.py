@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """A different process that holds the lock."""
     with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -118,7 +118,7 @@ def test_a_started_process_does_not_inherit_the_lock(workspace: Workspace) -> No
 def test_a_removed_workspace_is_no_way_around_the_lock(workspace: Workspace) -> None:
     with held(workspace, "up"):
         (workspace.root / "deployment.lock").unlink()
-        with held(workspace, "down", seconds=0):  # a new file: nothing can be locked against the old one any more
+        with held(workspace, "down", seconds=0):  # the file is new: the old file can no longer be locked
             assert holder(workspace) is not None
 
 

@@ -1,4 +1,4 @@
-"""Which target a workspace's deployment runs on."""
+"""The target that a workspace's deployment runs on."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def moon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A second target, called "moon"; the list holds what runs there."""
+    """Return a second target, called "moon". The list contains its running parts."""
     runs: list[str] = []
     module = ModuleType("moon")
 
@@ -61,7 +61,7 @@ def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
     with raises(ClusterCode.TARGET_BUSY, match="already runs on the target 'moon'") as caught:
         targets.claim(site.workspace, "local")
     assert "sealserve down" in str(caught.value.hint)
-    moon.clear()  # what has ended is in nobody's way
+    moon.clear()  # a target without running parts does not prevent the change
     targets.claim(site.workspace, "local")
     assert targets.in_use(site.workspace) == "local"
 

@@ -1,4 +1,4 @@
-"""What the engine's answers become."""
+"""Conversion of the Docker engine's answers."""
 
 from pathlib import Path
 

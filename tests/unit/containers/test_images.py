@@ -1,4 +1,4 @@
-"""What an image is built from, and what is said to be in it."""
+"""Contents of an image's build context, and of its records."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def quietly(_text: str) -> None:
 
 
 def needed_by(package: str) -> set[str]:
-    """Return the packages that one needs to be imported, and those that these need, here and now."""
+    """Return the packages that a package needs for its import, including indirect ones, on this machine."""
     needed: set[str] = set()
     for text in metadata.requires(package) or ():
         requirement = Requirement(text)
@@ -51,7 +51,7 @@ def test_each_image_has_a_dockerfile_that_takes_its_bases(tmp_path: Path) -> Non
             arguments = {line.split("=")[0].removeprefix("ARG ") for line in dockerfile.splitlines() if "ARG " in line}
             assert arguments == set(made.bases), made
             assert "USER 65532:65532" in dockerfile
-            assert "--mount" not in dockerfile  # the classic builder knows no RUN --mount
+            assert "--mount" not in dockerfile  # the classic builder does not support RUN --mount
             assert ("pip" in dockerfile) == (made.packages is not Packages.NONE)
             assert dockerfile.count("--no-index") == dockerfile.count("--require-hashes")
 
@@ -249,7 +249,7 @@ def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Eng
 
 
 def recorded(docker: FakeDocker, engine: Engine, reference: str, records: Path) -> BuiltImage:
-    """Write down the image `front` as if it had been built here; it has no files."""
+    """Write a record of the image `front` as if it had been built here. The image has no files."""
     docker.answer("container create", "c1\n")
     docker.answer("container export", EMPTY_TAR)
     docker.answer("container rm")
@@ -279,7 +279,7 @@ def test_the_image_that_is_measured_is_the_one_that_is_written_down(
     docker.answer("image inspect", [IMAGE])
     assert recorded(docker, engine, "x:1", tmp_path).id == "sha256:aa"
     (created,) = (command for command in docker.asked if command[:2] == ["container", "create"])
-    assert created[-2:] == ["sha256:aa", "-"]  # its name may mean another one by now
+    assert created[-2:] == ["sha256:aa", "-"]  # the name may refer to a different image by now
 
 
 def test_records_move_with_their_folder(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:

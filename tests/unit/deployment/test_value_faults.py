@@ -1,4 +1,4 @@
-"""Every error that a value of the deployment file can cause is told in our own sentences."""
+"""Every error in a value of the deployment file has a message in sealserve's own words."""
 
 import json
 from collections.abc import Iterator

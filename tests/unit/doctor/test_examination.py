@@ -26,7 +26,7 @@ EVERY = tuple(Machine)
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has everything but SGX, whatever this one has."""
+    """Return facts of a machine that meets all requirements except SGX, independently of this machine."""
     program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
     monkeypatch.setattr(doctor, "find_nginx", lambda: program)
     monkeypatch.setattr(private_memory, "available_method", lambda _inside: (PrivateMemoryMethod.NAMESPACE, ""))
@@ -40,7 +40,7 @@ def examine(
     *,
     production: bool = False,
 ) -> list[Finding]:
-    """Examine as the command line does; the host has nothing for real enclaves."""
+    """Examine as the command line does. The host lacks all requirements of genuine enclaves."""
     platform = described.platform if described else PlatformKind.SIMULATED
     return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
 

@@ -1,4 +1,4 @@
-"""What the engine tells of a container, in the words of a status."""
+"""Status of a container, from the engine's data."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

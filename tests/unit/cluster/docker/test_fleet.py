@@ -1,4 +1,4 @@
-"""What the engine's answers mean for a deployment."""
+"""Interpretation of the engine's answers for a deployment."""
 
 import os
 import socket
@@ -203,7 +203,7 @@ def test_a_port_that_only_a_new_nginx_needs_must_be_free(docker: FakeDocker, tmp
         target.check(tmp_path, broker_here=True)
         nginx("restarting", service, rest)
         target.check(tmp_path, broker_here=True)
-        nginx("exited", service, rest)  # it holds nothing: another program does
+        nginx("exited", service, rest)  # it holds no port: a different program does
         with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is in use"):
             target.check(tmp_path, broker_here=True)
     assert not any(asked[1] in {"stop", "rm", "create"} for asked in docker.asked)

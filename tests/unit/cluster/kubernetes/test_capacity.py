@@ -1,4 +1,4 @@
-"""Where replicas have room: by node, and in the units of the cloud's plugin."""
+"""Capacity for replicas: per node, in the units of the cloud's plugin."""
 
 from collections.abc import Mapping
 

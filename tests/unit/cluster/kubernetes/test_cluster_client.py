@@ -1,4 +1,4 @@
-"""Clusters that cannot be talked to, each said in one error."""
+"""Unreachable and invalid clusters: each causes a single clear error."""
 
 import json
 import socket
@@ -42,7 +42,7 @@ def kubeconfig(folder: Path, port: int) -> str:
 
 @dataclass(slots=True)
 class Api:
-    """A small API server: what it answers, and which paths it was asked for."""
+    """A small API server with fixed answers, which records the requested paths."""
 
     port: int
     answers: dict[str, Any]
@@ -98,7 +98,7 @@ def test_the_environments_kubeconfig_is_that_of_now(tmp_path: Path, monkeypatch:
         path = tmp_path / f"kubeconfig-{number}"
         path.write_text("{")
         monkeypatch.setenv("KUBECONFIG", str(path))
-        with pytest.raises(ClusterUnreachableError, match="ParserError"):  # and not: there is no such file
+        with pytest.raises(ClusterUnreachableError, match="ParserError"):  # and not: the file does not exist
             ClusterClient()
         path.unlink()
 
@@ -214,7 +214,7 @@ def test_what_the_server_alone_keeps_is_left_out_of_a_diff() -> None:
 
 def test_a_kind_that_the_cluster_does_not_have() -> None:
     client = object.__new__(ClusterClient)
-    client._errors = ()  # type: ignore[assignment]  # there is no API here that could refuse anything
+    client._errors = ()  # type: ignore[assignment]  # no API server exists here that could reject a request
     with (
         pytest.raises(KindUnknownError, match="listing TLSRoute failed: the cluster does not support") as caught,
         client._explained("listing TLSRoute"),

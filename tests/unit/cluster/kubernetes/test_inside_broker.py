@@ -1,4 +1,4 @@
-"""A broker in the cluster: for trials only, confined like every pod, and with no more of the owner's than it reads."""
+"""A broker in the cluster: only for trials, restricted like every pod, and with only the files that it reads."""
 
 import base64
 import sqlite3
@@ -34,7 +34,7 @@ def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TO
 
 
 def owners_broker(site: Site) -> OwnersBroker:
-    """Return what the owner hands over, as `prepare` does."""
+    """Return the files that the owner's side provides, as `prepare` does."""
     broker_files.make_ready(site.workspace)
     return broker_files.describe(site.workspace, BrokerPlace.CLUSTER, with_files=True)
 
@@ -74,7 +74,7 @@ def test_its_settings_are_a_deployment_file(site: Site) -> None:
 
 def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> None:
     database = site.workspace.owner.database
-    with closing(sqlite3.connect(database)) as other:  # its log is not in the file yet
+    with closing(sqlite3.connect(database)) as other:  # its write-ahead log is not in the file yet
         other.execute("CREATE TABLE last_words (word TEXT)")
         other.commit()
         copied = tmp_path / "copy.sqlite"

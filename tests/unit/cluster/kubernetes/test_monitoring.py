@@ -1,4 +1,4 @@
-"""What is scraped, and that each metric that a rule or a graph asks for is one that somebody exposes."""
+"""Scrape targets, and a check that each metric in a rule or a graph exists."""
 
 import json
 import re
@@ -32,7 +32,7 @@ KUBE_STATE = {
     "kube_pod_init_container_status_restarts_total",
 }
 OF_PROMETHEUS = {"up"}
-# What stands in a query beside metrics: texts, labels, durations, operators, and functions with what they group by.
+# Parts of a query that are not metrics: texts, labels, durations, operators, and functions with their grouping.
 BESIDE = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)|\b(?:or|unless|offset \w+)\b|[a-z_]+(?=\s*\()')
 METRIC = re.compile(r":?[a-z_][a-z_:]*")
 
@@ -43,7 +43,7 @@ def scraped() -> RenderContext:
 
 
 def exposed() -> set[str]:
-    """The names on the pages of a server and of a broker, with what a histogram adds to its own."""
+    """Return the metric names on the pages of a server and of a broker, with the suffixes of histograms."""
     metrics = Metrics()
     metrics.certificate_ends(NOW)
     observed = Observed(

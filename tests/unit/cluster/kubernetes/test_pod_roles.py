@@ -1,4 +1,4 @@
-"""What users see of pods: the roles of the other targets, when the present run began, where the service is."""
+"""Pods as users see them: roles as on the other targets, start of the current run, address of the service."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is found of clusters that answer oddly; a real one is looked at by `make test-kubernetes`."""
+"""Findings about clusters with unusual answers. `make test-kubernetes` examines a real cluster."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ ANSWER = {"addresses": ["192.0.2.44"], "answers": True, "error": ""}
 
 
 class FakeCluster:
-    """A cluster with just what a test says."""
+    """A cluster whose answers a test defines."""
 
     address = "https://192.0.2.1:6443"
 
@@ -78,7 +78,7 @@ class FakeCluster:
 
 
 class _Stopped(datetime):
-    """The clock, at `NOW`: however long the tests before these take."""
+    """Set the clock to `NOW`, independently of the duration of earlier tests."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:
@@ -96,8 +96,8 @@ def cluster() -> FakeCluster:
 
 
 def examine(context: RenderContext, cluster: FakeCluster) -> dict[str, Finding]:
-    findings = list(examine_cluster(context, cluster))  # type: ignore[arg-type]  # it has what is used
-    assert cluster.pods() == []  # whatever was found, the pod is gone
+    findings = list(examine_cluster(context, cluster))  # type: ignore[arg-type]  # it has the methods that are used
+    assert cluster.pods() == []  # the pod is removed in any case
     return {finding.code.removeprefix("host.cluster-"): finding for finding in findings}
 
 
@@ -125,7 +125,7 @@ def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
 
 
 def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
-    check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has what is used
+    check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has the methods that are used
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
     with raises(
         ClusterCode.KUBERNETES_RIGHTS,

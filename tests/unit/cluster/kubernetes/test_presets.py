@@ -1,4 +1,4 @@
-"""What a cloud's preset gives the objects: annotations of the load balancer, and the claim of its storage class."""
+"""Effects of a cloud's preset on the objects: annotations of the load balancer, and the claim's storage class."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the target decides by itself; what it does to a cluster is shown on one (`make test-kubernetes`)."""
+"""Decisions of the Kubernetes target. `make test-kubernetes` tests its effects on a real cluster."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ SERVICE = ObjectName("v1", "Service", "sealserve", "sealserve-front")
 
 
 class Nodes:
-    """A cluster of which only the nodes' EPC counts."""
+    """A cluster in which only the nodes' EPC matters."""
 
     def __init__(self, *epc: str) -> None:
         self._epc = epc
@@ -101,7 +101,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
 
         def merge(self, name: ObjectName, patch: Any) -> None:
             self.merged.append((name.kind, patch["spec"]))
-            raise StopIteration  # the rest is as without one
+            raise StopIteration  # the remaining steps are the same as without an autoscaler
 
     target = KubernetesTarget(make_site(tmp_path).workspace, context.deployment)
     target._open = Cluster()  # type: ignore[assignment]
@@ -140,8 +140,8 @@ def test_a_roll_out_is_complete_when_just_the_new_pods_are_there() -> None:
         ("new", None, True, None, []),
         ("refused", "old", False, "old", ["old", "refused"]),
         ("new", "old", False, "old", ["old"]),
-        ("refused", "new", False, "refused", ["refused"]),  # back to what still serves
-        ("slow", "old", True, "slow", ["slow", "old"]),  # nobody waited for the end of that roll-out
+        ("refused", "new", False, "refused", ["refused"]),  # back to the release that still serves
+        ("slow", "old", True, "slow", ["slow", "old"]),  # a roll-out whose end no command waited for
     ],
 )
 def test_the_release_before_is_the_one_that_served(

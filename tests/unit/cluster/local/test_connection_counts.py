@@ -1,4 +1,4 @@
-"""Connections that NGINX has passed on, counted from its log."""
+"""Counts of the connections that NGINX has forwarded, from its log."""
 
 import json
 from datetime import UTC, datetime

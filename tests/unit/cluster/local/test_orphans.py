@@ -1,4 +1,4 @@
-"""Which processes `down` takes for leftovers of a workspace, and which it must not touch."""
+"""The processes that `down` treats as remains of a workspace, and those that it must not stop."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 class Named:
-    """Starts processes whose command line is whatever a test wants."""
+    """Starts processes with the command line that a test defines."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, arguments: list[str], *, leads_session: bool = True) -> int:
-        """Start a Python with this command line, which sleeps; return its process id."""
+        """Start a Python process with this command line, which sleeps. Return its process ID."""
         code = f"""
 import ctypes, os, sys
 if {leads_session}: os.setsid()
@@ -70,7 +70,7 @@ os.execv(sys.executable, {arguments!r})
     _stand_in = Path()
 
     def use(self, folder: Path) -> None:
-        """Let `python -m sealserve` and its supervisor sleep instead, by packages in ``folder``."""
+        """Make `python -m sealserve` and its supervisor sleep instead, with packages in ``folder``."""
         package = folder / "sealserve" / "cluster" / "local" / "supervision"
         package.mkdir(parents=True)
         for parent in (package, *package.parents):
@@ -81,7 +81,7 @@ os.execv(sys.executable, {arguments!r})
         self._stand_in = folder
 
     def end(self) -> None:
-        """End all of them."""
+        """Stop all processes."""
         for child in self._started:
             child.kill()
             child.communicate()
@@ -134,7 +134,7 @@ def test_what_only_looks_like_a_part_is_not_ours(workspace: Workspace) -> None:
         ["--directory", directory],
         ["vi", *broker[1:]],
         ["/usr/bin/tail", *broker],
-        [sys.executable, "/usr/bin/sealserve", *broker[4:]],  # what a person or systemd starts
+        [sys.executable, "/usr/bin/sealserve", *broker[4:]],  # started by a person or by systemd
         [sys.executable, "-P", "-m", "other", *broker[4:]],
         own_command(workspace, ["broker", "run"]),
         own_command(workspace, ["broker", "run", "--ready-file", "/tmp/ready"]),  # noqa: S108

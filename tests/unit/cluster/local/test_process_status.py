@@ -1,4 +1,4 @@
-"""The truth about processes of this machine, however they ended."""
+"""Status of processes of this machine, after different kinds of endings."""
 
 import os
 import signal
@@ -115,7 +115,7 @@ def test_a_server_that_ends_in_the_handshake_does_not_answer() -> None:
         def end() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65_536)  # what the client begins with; what is not read would reset the connection
+                connection.recv(65_536)  # the client's first bytes; unread data would reset the connection
 
         server = threading.Thread(target=end)
         server.start()

@@ -1,4 +1,4 @@
-"""Reading, merging and following the logs of several parts, whatever the files hold."""
+"""Reading, merging and following the logs of several parts, with any file content."""
 
 import os
 import threading

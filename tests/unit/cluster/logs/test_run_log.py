@@ -1,4 +1,4 @@
-"""Which lines of a log are of the present run, and which of them is the error that counts."""
+"""Log lines of the current run, and the error among them that is reported."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
