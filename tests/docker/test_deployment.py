@@ -289,7 +289,7 @@ def service(folder: Path, site: Site, *verb: str) -> Iterator[None]:
             process.terminate()
 
 
-def test_a_host_of_its_own(site: Site, images: list[dict[str, Any]]) -> None:
+def test_a_separate_host_runs_the_owners_release(site: Site, images: list[dict[str, Any]]) -> None:
     """Owner and host have separate workspaces. The host has a packed release, no key, and a relay to the broker."""
     del images
     release = site.build_release().folder.name

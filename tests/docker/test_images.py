@@ -108,7 +108,7 @@ def test_no_layer_holds_a_secret_or_an_installer(
     assert len(seen) > 1000
 
 
-def test_the_search_would_find_one(secrets: list[tuple[str, bytes]]) -> None:
+def test_the_search_finds_a_planted_secret(secrets: list[tuple[str, bytes]]) -> None:
     """A search that cannot find anything would prove nothing."""
     for name, content in secrets[1:]:
         if b"PRIVATE KEY" in content:
@@ -116,7 +116,7 @@ def test_the_search_would_find_one(secrets: list[tuple[str, bytes]]) -> None:
     assert Exposure(secrets).search_bytes(b"x" * 100 + secrets[0][1][:64], Path("layer")) is not None
 
 
-def test_images_run_as_nobody_and_say_what_they_are(images: list[dict[str, Any]]) -> None:
+def test_images_run_without_root_and_have_labels(images: list[dict[str, Any]]) -> None:
     assert [image["name"] for image in images] == ["broker", "client", "front", "server-simulated"]
     for image in images:
         config = docker_json("image", "inspect", image["reference"])[0]["Config"]

@@ -74,7 +74,7 @@ def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kube
     assert load.errors == []
 
 
-def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Service) -> None:
+def test_nginx_forwards_only_tls_with_the_services_name(service: Service) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     settings = service.site.deployment.service
@@ -92,7 +92,7 @@ def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Servi
     assert service.target.status()
 
 
-def test_only_the_front_reaches_the_replicas_and_they_listen_nowhere_else(service: Service, kubectl: Kubectl) -> None:
+def test_only_nginx_reaches_the_replicas_and_they_listen_nowhere_else(service: Service, kubectl: Kubectl) -> None:
     assert service.site
     front = kubectl("-n", SPACE, "get", "pods", "-l", FRONTS, "-o", "jsonpath={.items[0].metadata.name}")
     for pod in replicas(kubectl):
@@ -196,7 +196,7 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
     service.target.scale(2)
 
 
-def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
+def test_a_vendors_service_that_is_down_does_not_stop_replicas(service: Service) -> None:
     local = LocalTarget(service.site.workspace, service.site.deployment)
     local._registry.all()["pcs"].stop()
     assert {part.role: part.state for part in service.target.status()}["pcs"] is State.ENDED
@@ -268,7 +268,7 @@ def test_logs_of_every_pod_have_its_name(service: Service) -> None:
     assert {line.instance for line in lines} >= {part.instance for part in serving(service)}
 
 
-def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
+def test_objects_that_the_cluster_rejects_are_reported(service: Service) -> None:
     client = service.target._client
     made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "x"}}
     with pytest.raises(KindUnknownError, match="does not support this kind"):
@@ -302,7 +302,7 @@ def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, t
     kubectl("delete", "namespace", "chart", "--wait=false")
 
 
-def test_a_roll_out_that_does_not_end_is_said(
+def test_a_roll_out_that_does_not_end_is_reported(
     testbed: Cluster | None, service: Service, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if testbed is None:

@@ -32,7 +32,7 @@ def plugin(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_nodes_for_enclaves_alone(images: Images, tmp_path: Path) -> None:
+def test_nodes_that_are_reserved_for_enclaves(images: Images, tmp_path: Path) -> None:
     shown, tainted, untainted = (block for block in console_blocks(PAGE) if block.skipped == OURS)
     rows = [line.split() for line in follow(shown)[1:]]
     assert rows

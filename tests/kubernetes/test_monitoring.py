@@ -85,7 +85,7 @@ def watching(
         kubectl("delete", "namespace", MONITORING, STRANGERS, "--wait=false")
 
 
-def test_the_operators_objects_are_taken(service: Service, kubectl: Kubectl) -> None:
+def test_the_cluster_accepts_the_operators_objects(service: Service, kubectl: Kubectl) -> None:
     assert service.site
     made = kubectl("-n", SPACE, "get", "podmonitors,prometheusrules", "-o", "name").split()
     assert [name.partition(".")[0] for name in made] == ["podmonitor", "prometheusrule"]
@@ -118,7 +118,7 @@ def test_rules_and_graphs_are_evaluated(watching: Service, kubectl: Kubectl) -> 
     wait(lambda: expected <= shown(kubectl, described))  # a rate requires two samples
 
 
-def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) -> None:
+def test_other_pods_do_not_reach_the_metrics(watching: Service, kubectl: Kubectl) -> None:
     assert watching.site
     field = "-o=jsonpath={.items[0].status.podIP}"
     address = kubectl("-n", SPACE, "get", "pods", "-l", "app.kubernetes.io/component=replicas", field)
@@ -128,7 +128,7 @@ def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) ->
         assert ("connected" in said) is reached, said
 
 
-def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
+def test_the_guides_commands_show_the_same_output(service: Service, kubectl: Kubectl) -> None:
     looked, made = (block for block in console_blocks(PAGE) if block.skipped == OURS)
     assert any("cluster API" in line for line in follow(looked, folder=service.site.directory))
     follow(made, folder=service.site.directory)

@@ -66,14 +66,14 @@ def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
     assert targets.in_use(site.workspace) == "local"
 
 
-def test_what_runs_locally_is_said(site: Site) -> None:
+def test_local_parts_are_listed(site: Site) -> None:
     own = start_time(os.getpid()) or 0
     registry = Registry(site.workspace.host.run / RECORD)
     registry.add(Process(role="replica-0", pid=os.getpid(), started=own, port=None, log=os.devnull))
     assert targets.running(site.workspace) == ["replica-0"]
 
 
-def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
+def test_an_invalid_record_counts_as_missing(site: Site) -> None:
     for content in (b"\xff\xfe", b"mars", b""):
         (site.workspace.host.run / "target").write_bytes(content)
         assert targets.in_use(site.workspace) is None

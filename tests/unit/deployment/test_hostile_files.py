@@ -110,7 +110,7 @@ def test_a_table_twice() -> None:
         deployment.parse(f"{MINIMAL}[kubernetes.store]\n[kubernetes.store]\n")
 
 
-def test_what_ends_a_line_elsewhere_ends_none_in_toml() -> None:
+def test_only_newlines_end_a_line_in_toml() -> None:
     text = f'{MINIMAL}[kubernetes.service]\nannotations = {{ a = "x\u2028y\u0085z" }}\nnode_port = 0\n'
     with raises(DeploymentCode.INVALID_VALUE, match=r"^sealserve\.toml, line 5: "):
         deployment.parse(text)

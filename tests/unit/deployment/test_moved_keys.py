@@ -155,7 +155,7 @@ def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
     assert all(line.endswith((' = "..."', " = NUMBER")) for line in unset)
 
 
-def test_settings_of_the_example_that_no_table_has_are_found_when_it_is_read() -> None:
+def test_unknown_settings_in_the_example_are_rejected_when_it_is_read() -> None:
     text = deployment.write_example({"model": {"name": "m"}, "kubernetes": {"resources": {"memroy": "1Gi"}}})
     with raises(DeploymentCode.UNKNOWN_KEY, match=r"kubernetes\.resources\.memroy"):
         deployment.parse(text)

@@ -243,7 +243,7 @@ def values(node: object) -> Iterator[str]:
         yield str(node)
 
 
-def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
+def test_compose_has_the_same_containers(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site, seccomp=write_seccomp(tmp_path))
     networks, containers = everything(layout, bundle)
@@ -282,7 +282,7 @@ def test_compose_publishes_rest_where_the_release_has_it(tmp_path: Path, bundle:
     assert published == [("8500", 8500), ("9001", 8501)]
 
 
-def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:
+def test_changes_that_require_a_new_container(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site)
     assert layout.replica(0, 0, bundle).digest == layout.replica(0, 0, bundle).digest
@@ -312,7 +312,7 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
     assert "proxy_pass 192.0.2.7:5555;" in relay
 
 
-def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
+def test_nginxs_configuration_is_written_only_if_it_changes(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site)
     assert write_front(layout, site.deployment, [Upstream("10.0.0.1", 1)])
@@ -352,7 +352,7 @@ def test_gramine_direct_may_turn_randomisation_off_and_little_else() -> None:
     assert not allowed(profile, "socket", 40)  # AF_VSOCK
 
 
-def test_health_looks_at_the_own_network_namespace() -> None:
+def test_health_checks_use_the_containers_network_namespace() -> None:
     assert listens(8500) == "grep -Eq ':2134 [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
 
 
@@ -398,7 +398,7 @@ def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
     assert broker.digest != later.digest
 
 
-def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
+def test_a_passphrase_without_a_file_is_rejected(ready: Site, bundle: Served, tmp_path: Path) -> None:
     ready.workspace.owner.master_key.unlink(missing_ok=True)
     secret_file(ready.workspace.owner.master_key, b"{}")
     layout = with_keystore(ready)
@@ -412,7 +412,9 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
     write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
 
 
-def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
+def test_keystore_files_that_the_brokers_container_cannot_use_are_rejected(
+    ready: Site, bundle: Served, tmp_path: Path
+) -> None:
     token = secret_file(tmp_path / "token", b"t")
     layout = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
     with raises(ClusterCode.TARGET_UNSUPPORTED, match="this address refers to the broker's container itself"):

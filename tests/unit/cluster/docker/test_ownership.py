@@ -42,7 +42,7 @@ def owned(site: Site, uid: int) -> set[str]:
     return {path.relative_to(root).as_posix() for path in [root, *root.rglob("*")] if path.lstat().st_uid == uid}
 
 
-def test_it_gets_what_its_containers_need(site: Site) -> None:
+def test_the_containers_user_gets_only_the_needed_files(site: Site) -> None:
     hand_over(site)
     given = owned(site, SERVICE_USER)
     assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/database", "owner/database/broker.sqlite",
@@ -59,7 +59,7 @@ def test_it_gets_what_its_containers_need(site: Site) -> None:
     assert owned(site, SERVICE_USER) == {"host/run/docker/quoting"}  # `down` removes this folder
 
 
-def test_what_earlier_versions_gave_is_taken_back(site: Site) -> None:
+def test_files_that_earlier_versions_gave_are_taken_back(site: Site) -> None:
     owner, configuration = site.workspace.owner.root, site.workspace.host.run / "docker"
     for path in (owner, configuration, configuration / "nginx"):
         os.chown(path, SERVICE_USER, SERVICE_USER)
@@ -67,7 +67,7 @@ def test_what_earlier_versions_gave_is_taken_back(site: Site) -> None:
     assert {path.stat().st_uid for path in (owner, configuration, configuration / "nginx")} == {0}
 
 
-def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_link_or_a_second_hard_link_is_rejected(site: Site, tmp_path: Path) -> None:
     victim = tmp_path / "shadow"
     victim.write_text("x")
     planted = site.workspace.owner.database.with_name("broker.sqlite-wal")
@@ -88,7 +88,7 @@ def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
     planted.unlink()
 
 
-def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
+def test_replacing_a_release_meanwhile_gives_no_other_files_away(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     etc = tmp_path / "etc"

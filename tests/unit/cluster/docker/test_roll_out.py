@@ -198,7 +198,7 @@ def test_a_roll_out_and_a_roll_back(target: DockerTarget, site: Site, told: list
     assert fleet(target).settled()
 
 
-def test_a_release_that_is_refused_leaves_what_serves(target: DockerTarget, site: Site) -> None:
+def test_a_rejected_release_does_not_stop_the_old_replicas(target: DockerTarget, site: Site) -> None:
     target.up(bundle("a-1", site), 2)
     fleet(target).least = 2
     fleet(target).refused = {("replica-0", "b-2")}
@@ -210,7 +210,7 @@ def test_a_release_that_is_refused_leaves_what_serves(target: DockerTarget, site
         target.previous_release()
 
 
-def test_a_later_replica_that_does_not_start_leaves_a_way_back(target: DockerTarget, site: Site) -> None:
+def test_a_later_replica_that_does_not_start_allows_a_roll_back(target: DockerTarget, site: Site) -> None:
     target.up(bundle("a-1", site), 2)
     fleet(target).least = 2
     fleet(target).refused = {("replica-1", "b-2")}
@@ -281,9 +281,7 @@ def test_the_difference_has_a_line_for_each_container(
     ]  # fmt: skip
 
 
-def test_replicas_that_leave_have_the_time_of_their_own_release(
-    target: DockerTarget, site: Site, told: list[str]
-) -> None:
+def test_leaving_replicas_drain_at_the_age_of_their_release(target: DockerTarget, site: Site, told: list[str]) -> None:
     """A shorter age in sealserve.toml does not apply to the leaving enclaves, whose age is measured."""
     old, new = (
         replace(made, enclaves=tuple(replace(enclave, connection_age=age) for enclave in made.enclaves))
@@ -298,7 +296,7 @@ def test_replicas_that_leave_have_the_time_of_their_own_release(
     assert f"worker_shutdown_timeout {33 + DRAIN_SECONDS}s;" in front.read_text()
 
 
-def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget, site: Site) -> None:
+def test_replicas_of_an_earlier_version_are_not_replaced(target: DockerTarget, site: Site) -> None:
     """A running replica without the fact of the age still matches its description."""
     made = bundle("a-1", site)
     target.up(made, 1)
@@ -309,7 +307,7 @@ def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget,
     assert fleet(target).waited == []
 
 
-def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(target: DockerTarget, site: Site) -> None:
+def test_the_running_replicas_decide_whether_rest_is_an_endpoint(target: DockerTarget, site: Site) -> None:
     """The endpoint exists if the served release has REST, even if sealserve.toml has turned REST off since."""
     made = bundle("a-1", site)
     assert set(target.endpoints()) == {"grpc"}

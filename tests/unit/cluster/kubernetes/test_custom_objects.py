@@ -75,7 +75,7 @@ def test_the_routes_of_grpc_and_rest_fit_the_published_schema(crd: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)
-def test_a_field_that_the_schema_does_not_know_fails(kind: str, crd: str, text: str, toml: str) -> None:
+def test_an_unknown_field_fails(kind: str, crd: str, text: str, toml: str) -> None:
     made = deepcopy(only(make_context(text, toml=toml), kind))
     made["spec"]["unknown"] = 1
     with pytest.raises(jsonschema.ValidationError, match="unknown"):

@@ -103,7 +103,7 @@ def test_the_dashboard_shows_the_epc_resource_of_the_deployment() -> None:
     ]
 
 
-def test_the_files_name_the_objects_and_states_that_there_are(scraped: RenderContext) -> None:
+def test_the_files_refer_to_existing_objects_and_states(scraped: RenderContext) -> None:
     texts = list(expressions())
     named = {name for text in texts for name in re.findall(r'(?:deployment="|pod=~")([a-z-]+[a-z])', text)}
     assert named == {scraped.name(PART)}
@@ -118,7 +118,7 @@ def test_nothing_is_monitored_unless_it_is_asked_for(context: RenderContext) -> 
     assert configuration == {"rule_files": ["replicas.rules.yaml"], "scrape_configs": []}
 
 
-def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
+def test_alerts_about_the_broker_require_its_metrics() -> None:
     files = prometheus_files(
         make_context(toml=TOML.replace("[kubernetes]", "[broker]\nmetrics_port = 1\n[kubernetes]")).deployment
     )

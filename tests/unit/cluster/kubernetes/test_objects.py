@@ -156,7 +156,7 @@ def test_a_quantity_is_a_number(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e", "1e3Gi", "1K", "Gi", "."])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
+def test_invalid_quantities_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         quantity(text)
 
@@ -224,7 +224,7 @@ def test_without_rest_nothing_names_its_port() -> None:
     assert "8501" not in str(objects(make_context()))
 
 
-def test_what_the_release_has_decides_and_not_the_setting() -> None:
+def test_the_release_decides_about_rest_and_not_the_setting() -> None:
     """After a roll-back to a release without REST, REST may still be on in sealserve.toml."""
     context = make_context(toml=WITH_REST)
     assert "8501" not in str(objects(replace(context, shipped=replace(context.shipped, rest=False))))

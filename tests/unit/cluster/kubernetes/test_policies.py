@@ -70,7 +70,7 @@ def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: RenderContex
         assert not allows(rules, front, target, port)
 
 
-def test_a_store_with_an_address_is_the_only_one() -> None:
+def test_a_store_with_an_ip_address_is_the_only_allowed_store() -> None:
     context = make_context(toml=TOML.replace("store.example.com:8443", "198.51.100.7:8443"))
     rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, OUTSIDE, 8443)
@@ -123,7 +123,7 @@ def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
     assert not allows(rules, replica, BROKER, 8443)
 
 
-def test_a_broker_with_an_ipv6_address_is_the_only_one() -> None:
+def test_a_broker_with_an_ipv6_address_is_the_only_allowed_broker() -> None:
     context = make_context('broker.ip = "2001:db8::44"\n')
     rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)

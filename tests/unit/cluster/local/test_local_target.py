@@ -54,7 +54,7 @@ def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> N
     assert not (tmp_path / "started").exists()
 
 
-def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_of_a_serving_replica_is_not_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     process = Process(
         role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
@@ -176,7 +176,7 @@ def test_a_roll_out_changes_all_phases_in_one_write(site: Site) -> None:
         assert found["replica-0"].release == "new-2"
 
 
-def test_what_a_failed_start_undoes_is_not_what_leaves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undoing_a_failed_start_does_not_stop_leaving_replicas(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leaving replica may still have connections. It ran before the command under a different name."""
     record = registry(site.workspace)
     for found in (replica(0, "new-2"), replica(0, "old-1", Phase.LEAVING), replica(1, "new-2", Phase.NEXT)):
@@ -235,7 +235,7 @@ def test_the_difference_names_release_parts_and_ports(site: Site) -> None:
     assert not (site.workspace.host.run / "nginx").exists()
 
 
-def test_replicas_that_leave_have_the_time_of_their_own_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_replicas_drain_at_the_age_of_their_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shorter age in sealserve.toml does not apply to the leaving enclaves, whose age is measured."""
     ages = {0: 600, 1: None}
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
@@ -280,7 +280,7 @@ def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None
         assert connection_age_of(other) is None
 
 
-def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(tmp_path: Path) -> None:
+def test_the_running_replicas_decide_whether_rest_is_an_endpoint(tmp_path: Path) -> None:
     """A changed setting in sealserve.toml applies only to the next release."""
     for described in (True, False):
         site = make_site(tmp_path / f"site-{described}", server={"rest": described}, service={"rest_port": 9501})

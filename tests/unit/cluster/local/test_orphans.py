@@ -124,7 +124,7 @@ def test_a_part_of_another_workspace_is_not_ours(workspace: Workspace, tmp_path:
         assert role_of(command, workspace) is None
 
 
-def test_what_only_looks_like_a_part_is_not_ours(workspace: Workspace) -> None:
+def test_a_command_that_only_resembles_a_part_is_not_a_part(workspace: Workspace) -> None:
     directory = str(workspace.directory)
     broker = service_command(workspace, "broker")
     replica = commands(workspace)["replica-3"]
@@ -202,13 +202,15 @@ def test_a_command_in_a_terminal_is_not_an_orphan(workspace: Workspace, named: N
     assert find_orphans(workspace, []) == []
 
 
-def test_another_user_is_not_ours(workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_is_not_an_orphan(
+    workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named.start(service_command(workspace, "broker"))
     monkeypatch.setattr("sealserve.cluster.local.orphans.user_of", lambda _: os.geteuid() + 1)
     assert find_orphans(workspace, []) == []
 
 
-def test_an_id_that_passed_on_while_it_was_looked_at_is_not_ours(
+def test_a_reused_process_id_is_not_an_orphan(
     workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named.start(service_command(workspace, "broker"))
@@ -217,7 +219,7 @@ def test_an_id_that_passed_on_while_it_was_looked_at_is_not_ours(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a PID namespace: run the tests as root")
-def test_a_container_with_the_same_path_is_not_ours(workspace: Workspace, named: Named) -> None:
+def test_a_process_in_a_container_is_not_an_orphan(workspace: Workspace, named: Named) -> None:
     line = service_command(workspace, "broker")
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "setsid", *line],

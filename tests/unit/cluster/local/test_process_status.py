@@ -58,7 +58,7 @@ def test_a_part_that_was_killed_does_not_show_an_earlier_runs_error(
     assert "ended without logging an error" in ended.error
 
 
-def test_what_the_parent_has_seen_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
+def test_the_observation_of_the_parent_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
     process, moment = recorded(child, log), datetime(2026, 11, 28, 12, tzinfo=UTC)
     ending = Ending(text="ended by signal 9 (SIGKILL)", time=moment, restarts=2)
     again = process_status(process, ending)

@@ -248,7 +248,7 @@ def send(here: Place, content: bytes) -> bytes:
         b'{"do": "again", "pid": []}', b'{"do": "adopt"}', b'{"do": "adopt", "pid": "../1", "started": 0, "role": 1}',
     ],
 )  # fmt: skip
-def test_a_request_that_is_none_changes_nothing(here: Place, content: bytes) -> None:
+def test_an_invalid_request_changes_nothing(here: Place, content: bytes) -> None:
     assert send(here, content) == b""
     assert here.supervision.is_there()
     assert "a request was dropped: " in here.log.read_text()
@@ -339,7 +339,7 @@ def test_it_ends_when_the_workspace_is_removed(here: Place) -> None:
     assert "the workspace was removed: the supervisor ends" in here.log.read_text()
 
 
-def test_another_boot_says_nothing(here: Place) -> None:
+def test_entries_of_another_boot_are_ignored(here: Place) -> None:
     process = here.start()
     assert here.restarts() is not None
     path = here.workspace.host.run / "restarts.json"

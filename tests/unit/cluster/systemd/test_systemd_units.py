@@ -32,7 +32,7 @@ def rendered(directory: Path, service: Service, *, for_user_manager: bool = Fals
 
 @pytest.mark.parametrize("service", Service)
 @pytest.mark.parametrize("for_user_manager", [False, True])
-def test_a_unit_has_no_line_that_its_paths_made(service: Service, for_user_manager: bool) -> None:
+def test_a_path_cannot_add_a_line_to_a_unit(service: Service, for_user_manager: bool) -> None:
     plain = rendered(Path("/srv/model"), service, for_user_manager=for_user_manager).splitlines()
     assert plain[0] == MARKER
     for name in NAMES:
@@ -41,7 +41,7 @@ def test_a_unit_has_no_line_that_its_paths_made(service: Service, for_user_manag
         assert [line.partition("=")[0] for line in other] == [line.partition("=")[0] for line in plain]
 
 
-def test_what_the_units_say() -> None:
+def test_content_of_the_units() -> None:
     broker = rendered(Path("/srv/a b%"), Service.BROKER)
     command = f':"{sys.executable}" "-P" "-m" "sealserve" "broker" "run" "--directory" "/srv/a b%%"'
     assert f"\nExecStart={command}\n" in broker
