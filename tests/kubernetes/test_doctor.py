@@ -45,8 +45,8 @@ def test_a_cluster_that_is_ready(site: Site, kubectl: Kubectl) -> None:
         "api": "ok", "clocks": "ok", "rights": "ok", "device-plugin": "ok", "epc": "ok", "storage": "ok",
         "broker": "note",  # `up` starts a simulated broker later
     }  # fmt: skip
-    assert "is added by `up` and leads to 10.199.0.1" in found["broker"]["found"]
-    assert "nobody answers on port 4433 yet" in found["broker"]["found"]
+    assert "which `up` adds for 10.199.0.1" in found["broker"]["found"]
+    assert "does not answer on port 4433 yet" in found["broker"]["found"]
 
 
 def test_a_name_that_no_pod_can_resolve(images: Images, tmp_path: Path, kubectl: Kubectl) -> None:

@@ -245,7 +245,7 @@ def test_a_certificate_that_ends_soon_is_noted_and_one_that_ended_is_missing(
     site.import_model()
     site.certify()
     site.build_release()
-    assert "that of the" in found(site.now)["certificates"].found
+    assert "the certificate of the" in found(site.now)["certificates"].found
     soon = found(site.now + timedelta(days=80))
     assert "certificates" not in soon
     assert soon["certificate service"].verdict is Verdict.NOTE
