@@ -80,7 +80,7 @@ def enforce(node: Node) -> None:
     Raises:
         NetworkError: The kernel does not allow it.
     """
-    # Pods of one node communicate over its bridge. Service addresses are translated only if bridged frames use iptables.
+    # Pods of one node communicate over its bridge. Services are translated only if bridged frames pass iptables.
     for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
         _run(*node.enter, "sysctl", "-q", "-w", setting)
     # The agent that enforces NetworkPolicies would queue new connections with nftables, which some kernels lack

@@ -1,4 +1,4 @@
-"""The engine of the tests, the images, and a deployment that runs in them."""
+"""The Docker engine of the tests, the images, and a deployment that runs in them."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from sealserve.containers.engine import Engine
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """The engine that runs here, or one of our own."""
+    """The running engine, or a temporary engine."""
     with running_engine():
         yield Engine()
 
@@ -35,17 +35,17 @@ class Deployed:
         self.site = site
 
     def __call__(self, *arguments: str) -> Any:
-        """Run a verb that must succeed; return what it printed as JSON."""
+        """Run a command that must succeed, and return its JSON output."""
         done = self.run(*arguments, "--json")
         assert done.status == 0, f"{arguments}: {done.out}{done.err}"
         return done.json
 
     def run(self, *arguments: str) -> Ended:
-        """Run a verb."""
+        """Run a command."""
         return run(*arguments, "--directory", self.site.directory)
 
     def observed(self) -> Any:
-        """Return what `sealserve status` observes, whether the deployment is well or not."""
+        """Return the observations of `sealserve status`, for healthy and unhealthy deployments."""
         return self.run("status", "--json").json
 
     def status(self) -> dict[str, str]:
@@ -71,15 +71,15 @@ def site(engine: Engine) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def images(site: Site) -> list[dict[str, Any]]:
-    """The images of a simulated deployment, built as a person builds them."""
+    """The images of a simulated deployment, built with the user's command."""
     built = build_images("--base", BASE, "--directory", site.directory)
-    keep_images(built)  # for the tests of Kubernetes
+    keep_images(built)  # for the Kubernetes tests
     return built
 
 
 @pytest.fixture
 def deployed(site: Site, images: list[dict[str, Any]]) -> Iterator[Deployed]:
-    """The deployment, two replicas serving; what a test leaves running is stopped."""
+    """A deployment with two serving replicas. Parts that a test leaves running are stopped."""
     del images
     made = Deployed(site)
     made("up", "--replicas", "2")
@@ -88,7 +88,7 @@ def deployed(site: Site, images: list[dict[str, Any]]) -> Iterator[Deployed]:
 
 
 def everything(label: str = "sealserve.project") -> dict[str, list[str]]:
-    """Return what the engine has of deployments: containers, networks; and every volume."""
+    """Return the engine's containers and networks of deployments, and all volumes."""
     found = {}
     for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
         chosen = ["--filter", f"label={label}"] if kind != "volume" else []
@@ -100,5 +100,5 @@ def everything(label: str = "sealserve.project") -> dict[str, list[str]]:
 
 
 def docker_json(*arguments: str) -> Any:
-    """Return what a command of ``docker`` prints as JSON."""
+    """Return the JSON output of a ``docker`` command."""
     return json.loads(subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout)

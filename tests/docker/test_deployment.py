@@ -35,7 +35,7 @@ from sealserve.workspace import Workspace
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 CLIENTS = 4
-EVERYWHERE = "0.0.0.0"  # noqa: S104  # what is tried is whether a container reaches it
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # the tests check whether a container can reach it
 COMPOSE = CACHE / "docker-compose"
 INSIDE = """
 import json, socket, sys
@@ -52,7 +52,7 @@ print(json.dumps([reaches(tuple(address)) for address in json.loads(sys.argv[1])
 
 
 def container(deployed: Deployed, role: str) -> dict[str, Any]:
-    """Return what the engine says of the container of a role."""
+    """Return the engine's data about the container of a role."""
     project = project_name(deployed.site.workspace)
     options = [f"--filter=label={commands.PROJECT}={project}", f"--filter=label={commands.ROLE}={role}"]
     found = subprocess.run(["docker", "ps", "--all", "--quiet", *options], capture_output=True, text=True, check=True)
@@ -75,11 +75,11 @@ def load(deployed: Deployed, requests: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def under_load(deployed: Deployed, *, rest: int = 0) -> Iterator[dict[str, Any]]:
-    """Send requests as long as the block lasts; afterwards the yielded mapping has how many and their errors.
+    """Send requests during the block. Afterwards, the yielded mapping has their number and their errors.
 
     Args:
-        deployed: Where to send them.
-        rest: How many clients send them over REST, beside those of gRPC.
+        deployed: The deployment to send them to.
+        rest: Number of REST clients, in addition to the gRPC clients.
     """
     total: dict[str, Any] = {"requests": 0, "answered": 0, "errors": {}}
     done = threading.Event()
@@ -109,7 +109,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
         "platform": "running",
     }  # fmt: skip
 
-    # Requests over two-way TLS are answered by both replicas; without a certificate there is none.
+    # Both replicas answer requests over two-way TLS. Requests without a certificate get no answer.
     report = load(deployed, 200)
     assert (report["answered"], report["errors"], len(report["instances"])) == (200, {}, 2)
     (site.directory / "no.pem").write_text("")
@@ -121,7 +121,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     _reaches_the_broker_and_nothing_else(deployed)
     _is_confined(deployed)
 
-    # A replica that is killed costs no more than what was in flight there, and comes back by itself, attested anew.
+    # Killing a replica loses only its current requests. The replica restarts by itself and is attested again.
     victim = container(deployed, "replica-0")
     with under_load(deployed) as sent:
         subprocess.run(["docker", "kill", "--signal", "KILL", victim["Id"]], check=True, capture_output=True)
@@ -131,18 +131,18 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert sum(sent["errors"].values()) <= CLIENTS, sent
     assert sent["answered"] >= 200
 
-    # To three and back to two, without one failed request.
+    # Scale to three replicas and back to two, without a failed request.
     with under_load(deployed, rest=CLIENTS) as sent:
         three = {part["role"] for part in deployed("scale", "3")["parts"]}
         assert {"replica-0", "replica-1", "replica-2"} <= three
-        seen: set[str] = set()  # which replicas a few connections meet depends on the others' at that moment
+        seen: set[str] = set()  # the replicas that a few connections reach depend on the other connections
         while len(seen) < 3:
             seen |= set(load(deployed, 300)["instances"])
         two = {part["role"] for part in deployed("scale", "2")["parts"]}
         assert "replica-2" not in two
     assert sent["errors"] == {}, sent
 
-    # To a new release, without one failed request.
+    # Roll out a new release, without a failed request.
     before = site.workspace.host.releases
     first = releases.newest(site.workspace.owner.releases)
     second = site.build_release().folder
@@ -155,7 +155,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert (states[first.name], states[second.name]) == ("draining", "active")
     assert load(deployed, 100)["answered"] == 100
 
-    # Back to the release before, without one failed request.
+    # Roll back to the previous release, without a failed request.
     with under_load(deployed) as sent:
         parts = deployed("up", "--rollback")["parts"]
     assert sent["errors"] == {}, sent
@@ -167,7 +167,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert "step=key" in log
     assert "released the key" in deployed.run("logs", "broker").out
 
-    # Down leaves nothing but the workspace, with what the containers logged.
+    # `down` leaves only the workspace, with the containers' logs.
     stopped = deployed("down", "--yes")["stopped"]
     assert stopped == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
     assert everything() == {"container": [], "network": [], "volume": []}
@@ -214,7 +214,7 @@ def _is_confined(deployed: Deployed) -> None:
         assert host["RestartPolicy"]["Name"] == "unless-stopped", role
         assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}, role
         assert said["Config"]["Healthcheck"]["Test"], role
-    # The broker sees single files and two folders of the owner's, and writes only to these two.
+    # The broker sees single files and two folders of the owner's, and writes only to these two folders.
     mounts = container(deployed, "broker")["Mounts"]
     seen = {
         found["Destination"].rpartition("/owner/")[2]: found["RW"]
@@ -248,7 +248,7 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
     deployed.run("enclave", "build", "--name", "server", "--release", bad.name)
     done = run("broker", "allow", bad.name, "--directory", site.directory)
     assert done.status == 0, done.err
-    with Owner.open(site.workspace).database() as database:  # its deadline is over: the broker refuses its key
+    with Owner.open(site.workspace).database() as database:  # its deadline has passed: the broker keeps its key
         past = datetime.now(UTC) - timedelta(hours=1)
         admin.drain(database, bad.name, deadline=past + timedelta(seconds=1), now=past)
     before = everything()
@@ -265,7 +265,7 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
 
 @contextlib.contextmanager
 def described(site: Site, **changes: str) -> Iterator[str]:
-    """Change lines of a site's deployment file, by what they begin with, as long as the block lasts."""
+    """Change lines of a site's deployment file, selected by their beginning, during the block."""
     before = site.workspace.deployment_file.read_text()
     text = before
     for line, setting in changes.items():
@@ -278,7 +278,7 @@ def described(site: Site, **changes: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def service(folder: Path, site: Site, *verb: str) -> Iterator[None]:
-    """Run a verb that serves, until the end of the block."""
+    """Run a command that serves, until the end of the block."""
     ready, log = folder / f"{verb[-1]}.ready", folder / f"{verb[-1]}.log"
     line = command(*verb, "--ready-file", ready, "--directory", site.directory)
     with log.open("wb") as stream, subprocess.Popen(line, stdout=stream, stderr=stream) as process:
@@ -289,8 +289,8 @@ def service(folder: Path, site: Site, *verb: str) -> Iterator[None]:
             process.terminate()
 
 
-def test_a_host_of_its_own(site: Site, images: list[dict[str, Any]]) -> None:
-    """Owner and host are two workspaces; the host has a packed release and no key, and a relay to the broker."""
+def test_a_separate_host_runs_the_owners_release(site: Site, images: list[dict[str, Any]]) -> None:
+    """Owner and host have separate workspaces. The host has a packed release, no key, and a relay to the broker."""
     del images
     release = site.build_release().folder.name
     port, pcs = ports.find_free(), ports.find_free()
@@ -339,7 +339,7 @@ def test_a_host_of_its_own(site: Site, images: list[dict[str, Any]]) -> None:
 
 
 def test_compose_starts_the_same(deployed: Deployed, site: Site) -> None:
-    """By the real `docker compose`, from its Go module: `make compose` builds it, which takes minutes."""
+    """Start the deployment with the real `docker compose` from its Go module. `make compose` takes minutes."""
     first = releases.newest(site.workspace.owner.releases)
     deployed("down", "--yes")
     file = site.directory / "compose.yaml"
@@ -363,7 +363,7 @@ def test_compose_starts_the_same(deployed: Deployed, site: Site) -> None:
 
 
 def _answers_over_rest(site: Site) -> None:
-    """Requests over REST are answered, with the certificates of gRPC and not without."""
+    """Send requests over REST: they are answered with the client certificate of gRPC, and not without it."""
     with closing(RestConnection(site, user_context(site))) as connection:
         assert connection.ask("POST", PREDICT, BODY) == (200, ANSWER)
     with (

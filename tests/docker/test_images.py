@@ -1,4 +1,4 @@
-"""The images as they are: no secret in any layer, no installer, no root."""
+"""The built images: no secret in any layer, no package installer, no root user."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from sealserve.containers.engine import Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
-# A private key in PEM, not the mere mention of one: its first line is followed by one of base64.
+# A private key in PEM, not a mere mention: its first line is followed by a base64 line.
 PRIVATE_KEY = re.compile(
     rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\r?\n(?:[A-Za-z-]+: .*\r?\n)*\r?\n?[A-Za-z0-9+/=]{20}"
 )
@@ -38,7 +38,7 @@ TEXT = 1 << 20
 
 
 def layers(reference: str) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """Yield layer, path and content of every regular file in every layer of an image, hidden ones as well."""
+    """Yield layer, path and content of every regular file in every layer of an image, including hidden files."""
     with TemporaryDirectory(prefix="sealserve-") as folder:
         saved = Path(folder) / "image.tar"
         subprocess.run(["docker", "save", "--output", str(saved), reference], check=True)
@@ -55,7 +55,7 @@ def layers(reference: str) -> Iterator[tuple[str, str, IO[bytes]]]:
 
 
 def own_part(pem: bytes) -> bytes:
-    """Return a key without what each one of its kind starts and ends with: libraries have keys for their self-tests."""
+    """Return a key without the prefix and suffix that all keys of its type share: libraries contain test keys."""
     key = load_pem_private_key(pem, None)
     other: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
     match key:
@@ -77,7 +77,7 @@ def own_part(pem: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def secrets(site: Site) -> list[tuple[str, bytes]]:
-    """What the owner has, before the images are built: keys of every kind, and the model's weights."""
+    """Secrets of the owner before the images are built: keys of every type, and the model's weights."""
     site.build_enclave(site.build_release().folder)
     found = [("the model", WEIGHTS)]
     for folder in (site.workspace.owner.root, site.workspace.user.root, site.workspace.vendor.root):
@@ -108,15 +108,15 @@ def test_no_layer_holds_a_secret_or_an_installer(
     assert len(seen) > 1000
 
 
-def test_the_search_would_find_one(secrets: list[tuple[str, bytes]]) -> None:
-    """A search that finds nothing anywhere would prove nothing."""
+def test_the_search_finds_a_planted_secret(secrets: list[tuple[str, bytes]]) -> None:
+    """A search that cannot find anything would prove nothing."""
     for name, content in secrets[1:]:
         if b"PRIVATE KEY" in content:
             assert PRIVATE_KEY.search(content) is not None, name
     assert Exposure(secrets).search_bytes(b"x" * 100 + secrets[0][1][:64], Path("layer")) is not None
 
 
-def test_images_run_as_nobody_and_say_what_they_are(images: list[dict[str, Any]]) -> None:
+def test_images_run_without_root_and_have_labels(images: list[dict[str, Any]]) -> None:
     assert [image["name"] for image in images] == ["broker", "client", "front", "server-simulated"]
     for image in images:
         config = docker_json("image", "inspect", image["reference"])[0]["Config"]
@@ -147,9 +147,9 @@ def test_an_image_starts_without_network_or_writable_files_as_any_user(user: str
 
 
 def test_the_recipe_for_gramine_builds(site: Site, images: list[dict[str, Any]], engine: Engine) -> None:
-    """Gramine's own image is not to be had here: a plain base stands in, so only the recipe itself is shown to work."""
+    """Gramine's image is not available here. A plain base replaces it, so this tests only the recipe."""
     del images, engine
-    # TensorFlow Serving's binary has no TLS for REST.
+    # TensorFlow Serving's binary does not support TLS for REST.
     text = site.workspace.deployment_file.read_text().replace("rest = true", "rest = false")
     with TemporaryDirectory(prefix="sealserve-") as folder:
         binary = Path(folder) / "context" / "tensorflow_model_server"
@@ -173,7 +173,7 @@ def test_the_recipe_for_gramine_builds(site: Site, images: list[dict[str, Any]],
 
 @contextlib.contextmanager
 def registry() -> Iterator[int]:
-    """A real registry, from its Debian package, on this machine."""
+    """A real registry on this machine, from its Debian package."""
     port = ports.find_free()
     with TemporaryDirectory(prefix="sealserve-") as folder:
         config = Path(folder) / "config.yml"

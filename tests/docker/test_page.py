@@ -1,4 +1,4 @@
-"""The page on Docker does what it says."""
+"""The commands of the page about Docker work as described."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

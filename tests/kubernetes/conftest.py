@@ -1,4 +1,4 @@
-"""The cluster of the tests: that of KUBECONFIG, or one that is started for them and stopped afterwards."""
+"""The cluster of the tests: the cluster of KUBECONFIG, or a local cluster that is stopped afterwards."""
 
 import json
 import os
@@ -32,11 +32,11 @@ class Kubectl:
 
 
 OURS = "`make test-kubernetes` executes it"
-"""What a page says of a block that one of these tests follows."""
+"""The marker in a page for a block that one of these tests runs."""
 
 
 def follow(block: Block, *, folder: Path | None = None) -> list[str]:
-    """Run a block's commands in a folder, hold each to what it shows, and return the lines of the last one."""
+    """Run a block's commands in a folder, compare their output, and return the output lines of the last command."""
     lines: list[str] = []
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in block.commands:
@@ -52,7 +52,7 @@ def follow(block: Block, *, folder: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="session")
 def own_images() -> Images | None:
-    """The images for the testbed's nodes, built before it starts; None where KUBECONFIG names another cluster."""
+    """The images for the testbed's nodes, built before it starts. None if KUBECONFIG names a different cluster."""
     return None if _is_foreign() else kept_images()
 
 
@@ -75,13 +75,13 @@ def images(own_images: Images | None, testbed: Cluster | None) -> Images:
 
 @pytest.fixture(scope="session")
 def found_running() -> bool:
-    """Whether the testbed's cluster ran before the tests: it is somebody's, and stays."""
+    """Whether the testbed's cluster ran before the tests. If it did, the tests do not stop it."""
     return not _is_foreign() and Cluster().is_up()
 
 
 @pytest.fixture(scope="session")
 def testbed(found_running: bool) -> Iterator[Cluster | None]:
-    """The testbed's own cluster, or None where KUBECONFIG names another. One that runs already is used, and stays."""
+    """The testbed's cluster, or None if KUBECONFIG names a different cluster. A running cluster is used and kept."""
     if _is_foreign():
         yield None
         return
@@ -94,7 +94,7 @@ def testbed(found_running: bool) -> Iterator[Cluster | None]:
 
 
 def _is_foreign() -> bool:
-    """Return whether the cluster is that of KUBECONFIG; where it is the testbed's own, root is needed."""
+    """Return whether the cluster is that of KUBECONFIG. The testbed's cluster requires root."""
     if os.environ.get("KUBECONFIG", str(layout.KUBECONFIG)) != str(layout.KUBECONFIG):
         return True
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""A deployment on the tests' cluster: its owner's workspace, the store of its releases, and clients of its service."""
+"""A deployment on the test cluster: its owner's workspace, the store of its releases, and clients of its service."""
 
 import functools
 import http.server
@@ -36,11 +36,11 @@ STORE_PORT = 8089
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a cluster and this machine find each other.
+    """The addresses by which a cluster and this machine reach each other.
 
     Args:
-        node: A node's address, as this machine sees it.
-        here: This machine's address, as pods see it.
+        node: A node's address from this machine.
+        here: This machine's address from pods.
         has_epc: Whether every node advertises EPC.
     """
 
@@ -53,10 +53,10 @@ TESTBED = Place(layout.Node(1).address, layout.CONTROL_PLANE, has_epc=True)
 
 
 def find_place(kubectl: Kubectl) -> Place:
-    """Return the addresses of a cluster's first node and of this machine's way to it."""
+    """Return the address of a cluster's first node, and this machine's address on the route to it."""
     nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
     addresses = {item["type"]: item["address"] for item in nodes[0]["status"]["addresses"]}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # nothing is sent
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # no packet is sent
         way.connect((addresses["InternalIP"], NODE_PORT))
         here = str(way.getsockname()[0])
     has_epc = all("sgx.intel.com/epc" in node["status"]["allocatable"] for node in nodes)
@@ -72,15 +72,15 @@ def make_deployment(
     server: Mapping[str, Any] | None = None,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Site:
-    """Write the workspace of a deployment whose owner is this machine, outside of the cluster.
+    """Write the workspace of a deployment whose owner is this machine, outside the cluster.
 
     Args:
-        folder: Where to write it.
-        images: What the nodes run.
-        place: Where the nodes and this machine are.
+        folder: The folder for the workspace.
+        images: The images that the nodes run.
+        place: The addresses of the nodes and of this machine.
         broker: The broker's address.
-        server: What differs in ``[server]``.
-        tables: What differs in the tables of ``[kubernetes]``.
+        server: Non-default settings in ``[server]``.
+        tables: Non-default settings in the tables of ``[kubernetes]``.
     """
     kubernetes: dict[str, dict[str, Any]] = {
         "store": {"source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar", "folder": folder / "store"},
@@ -109,7 +109,7 @@ def make_deployment(
 
 
 def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that in time"
@@ -118,7 +118,7 @@ def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 @dataclass
 class Service:
-    """A deployment, and what a person does with it."""
+    """A deployment, and the operations of its user."""
 
     site: Site
 
@@ -128,21 +128,21 @@ class Service:
         return KubernetesTarget(self.site.workspace, self.site.deployment, tell=print)
 
     def __call__(self, *arguments: str) -> Any:
-        """Run a verb that must succeed; return what it printed as JSON."""
+        """Run a command that must succeed, and return its JSON output."""
         done = run(*arguments, "--json", "--directory", self.site.directory)
         assert done.status == 0, f"{arguments}: {done.out}{done.err}"
         return done.json
 
     def build_release(self) -> Path:
-        """Build another release."""
+        """Build a new release."""
         return self.site.build_release().folder
 
     def prepare(self, release: Path) -> Bundle:
-        """Let the owner prepare a release for the cluster."""
+        """Prepare a release for the cluster, as its owner."""
         return prepare(self.site.workspace, release, self.target.destination(release.name, 1), tell=print)
 
     def up(self, release: Path, replicas: int = 2) -> None:
-        """Start or roll, and wait."""
+        """Start or roll out a release, and wait."""
         self.target.up(self.prepare(release), replicas)
 
     def difference(self, release: Path, replicas: int) -> str:
@@ -152,18 +152,18 @@ class Service:
         return self.target.difference(foreseen.bundle, replicas)
 
     def down(self) -> None:
-        """Remove it all."""
+        """Remove the deployment."""
         stop_all(self.site.workspace, tell=print)
 
     @contextmanager
     def load(self, *, clients: int = 3) -> Iterator["Load"]:
-        """Send requests from several clients, one after the other each, until the block ends."""
+        """Send requests from several clients, each one after the other, until the block ends."""
         with Load(self, clients) as load:
             yield load
 
 
 class Load:
-    """Requests that go on, and what came of them."""
+    """Continuous requests, and their results."""
 
     def __init__(self, service: Service, clients: int) -> None:
         self.answered = 0
@@ -222,7 +222,7 @@ def store(address: str, folder: Path) -> Iterator[None]:
     thread.start()
     try:
         yield
-    finally:  # else one failure at its start would take the port from all later tests
+    finally:  # otherwise a failure at its start would keep the port from all later tests
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,4 +1,4 @@
-"""A deployment on a real cluster, in the order of its life; each test leaves two replicas serving."""
+"""A deployment on a real cluster, in the order of its life cycle. Each test leaves two serving replicas."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def service(images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathF
             yield deployed
         finally:
             deployed.down()
-    # `down` left nothing: neither the namespace, nor the name in the cluster's DNS, nor a process here.
+    # `down` left nothing: no namespace, no name in the cluster's DNS, and no process on this machine.
     assert kubectl("get", "namespace", SPACE, check=False).count("NotFound") == 1
     assert corefile(kubectl) == before
     assert LocalTarget(site.workspace, site.deployment).status() == []
@@ -74,7 +74,7 @@ def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kube
     assert load.errors == []
 
 
-def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Service) -> None:
+def test_nginx_forwards_only_tls_with_the_services_name(service: Service) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     settings = service.site.deployment.service
@@ -92,14 +92,14 @@ def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Servi
     assert service.target.status()
 
 
-def test_only_the_front_reaches_the_replicas_and_they_listen_nowhere_else(service: Service, kubectl: Kubectl) -> None:
+def test_only_nginx_reaches_the_replicas_and_they_listen_nowhere_else(service: Service, kubectl: Kubectl) -> None:
     assert service.site
     front = kubectl("-n", SPACE, "get", "pods", "-l", FRONTS, "-o", "jsonpath={.items[0].metadata.name}")
     for pod in replicas(kubectl):
         address = pod["status"]["podIP"]
         connect = f"exec 3<> /dev/tcp/{address}/8500 && exec 4<> /dev/tcp/{address}/8501 && echo connected"
         assert "connected" in kubectl("-n", SPACE, "exec", front, "--", "timeout", "5", "bash", "-c", connect)
-        if not this_machine_is_a_node(service):  # policies do not bind a node's own host
+        if not this_machine_is_a_node(service):  # policies do not restrict a node's own host
             with pytest.raises(OSError, match=r".*"):
                 socket.create_connection((address, 8500), timeout=2).close()
         names = {other["metadata"]["name"] for other in replicas(kubectl)}
@@ -196,12 +196,12 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
     service.target.scale(2)
 
 
-def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
+def test_a_vendors_service_that_is_down_does_not_stop_replicas(service: Service) -> None:
     local = LocalTarget(service.site.workspace, service.site.deployment)
     local._registry.all()["pcs"].stop()
     assert {part.role: part.state for part in service.target.status()}["pcs"] is State.ENDED
     try:
-        service.target.scale(3)  # the broker keeps collateral that is still current
+        service.target.scale(3)  # the broker caches collateral that is still valid
     finally:
         services(service).start(PCS)
     service.target.scale(2)
@@ -251,7 +251,7 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
     victim = replicas(kubectl)[0]["metadata"]["name"]
     path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
-    # The container may end before the command in it does; until the kubelet sees its end, the Service still names it.
+    # The container may end before its command ends. Until the kubelet detects this, the Service still lists it.
     execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1", check=False)
     wait(lambda: any(part.instance == victim and "error[" in part.error for part in service.target.status()))
     with service.load() as load:
@@ -268,7 +268,7 @@ def test_logs_of_every_pod_have_its_name(service: Service) -> None:
     assert {line.instance for line in lines} >= {part.instance for part in serving(service)}
 
 
-def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
+def test_objects_that_the_cluster_rejects_are_reported(service: Service) -> None:
     client = service.target._client
     made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "x"}}
     with pytest.raises(KindUnknownError, match="does not support this kind"):
@@ -302,7 +302,7 @@ def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, t
     kubectl("delete", "namespace", "chart", "--wait=false")
 
 
-def test_a_roll_out_that_does_not_end_is_said(
+def test_a_roll_out_that_does_not_end_is_reported(
     testbed: Cluster | None, service: Service, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if testbed is None:
@@ -322,14 +322,14 @@ def test_a_roll_out_that_does_not_end_is_said(
 
 
 def roll_revoked(service: Service, release: Path) -> None:
-    """Roll to a release that the owner revokes before its enclaves start."""
+    """Roll out a release that the owner revokes before its enclaves start."""
     service.prepare(release)
     service("broker", "revoke", release.name, "--yes")
     roll_as_it_is(service, release)
 
 
 def roll_measured_otherwise(service: Service, release: Path) -> None:
-    """Roll to a release with another enclave than the owner allowed: this one has more threads."""
+    """Roll out a release with an enclave that the owner did not allow: this enclave has more threads."""
     site = service.site
     service.prepare(release)
     inventory = preparation._inventory(site.workspace, service.target.destination(release.name, 1), print)
@@ -345,7 +345,7 @@ def roll_measured_otherwise(service: Service, release: Path) -> None:
 
 
 def roll_as_it_is(service: Service, release: Path) -> None:
-    """Roll to a release whose enclave is neither built again nor allowed."""
+    """Roll out a release whose enclave is neither built again nor allowed."""
     service.target.up(read_bundle(release, [ENCLAVE], broker=OwnersBroker()), 2)
 
 

@@ -1,4 +1,4 @@
-"""`doctor host --target kubernetes` on a real cluster: what it finds, and that it leaves nothing there."""
+"""`doctor host --target kubernetes` on a real cluster: its findings, and that it leaves no objects."""
 
 import json
 from pathlib import Path
@@ -43,10 +43,10 @@ def test_a_cluster_that_is_ready(site: Site, kubectl: Kubectl) -> None:
     verdicts = {code: row["verdict"] for code, row in found.items()}
     assert verdicts == {
         "api": "ok", "clocks": "ok", "rights": "ok", "device-plugin": "ok", "epc": "ok", "storage": "ok",
-        "broker": "note",  # it is `up` that starts a simulated one
+        "broker": "note",  # `up` starts a simulated broker later
     }  # fmt: skip
-    assert "is added by `up` and leads to 10.199.0.1" in found["broker"]["found"]
-    assert "nobody answers on port 4433 yet" in found["broker"]["found"]
+    assert "which `up` adds for 10.199.0.1" in found["broker"]["found"]
+    assert "does not answer on port 4433 yet" in found["broker"]["found"]
 
 
 def test_a_name_that_no_pod_can_resolve(images: Images, tmp_path: Path, kubectl: Kubectl) -> None:
@@ -59,7 +59,7 @@ def test_a_name_that_no_pod_can_resolve(images: Images, tmp_path: Path, kubectl:
 
 
 def test_more_epc_than_there_is(images: Images, tmp_path: Path, kubectl: Kubectl) -> None:
-    del kubectl  # it names the cluster
+    del kubectl  # the fixture selects the cluster
     site = make_deployment(
         tmp_path,
         images,
@@ -96,7 +96,7 @@ def test_a_user_with_few_rights(
     bundle = prepare(site.workspace, release, target.destination(release.name, 1))
     with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"create deployments\.apps in sealserve"):
         target.up(bundle, 1)
-    assert target.status() == []  # neither there nor here was anything started
+    assert target.status() == []  # no part was started, neither in the cluster nor on this machine
 
 
 def test_a_cluster_that_is_away(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

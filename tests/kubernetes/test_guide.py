@@ -1,4 +1,4 @@
-"""What the guide to an SGX cluster says, as far as the testbed's cluster can show it."""
+"""The guide to an SGX cluster, as far as the testbed's cluster can reproduce it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ LABEL = "intel.feature.node.kubernetes.io/sgx"
 
 @pytest.fixture
 def labelled(kubectl: Kubectl) -> Iterator[None]:
-    """The nodes bear the label that Intel's rules for node feature discovery give those with SGX."""
+    """The nodes have the label that Intel's rules for node feature discovery assign to nodes with SGX."""
     kubectl("label", "nodes", "--all", f"{LABEL}=true")
     yield
     kubectl("taint", "nodes", "--all", "sgx-", check=False)
@@ -32,7 +32,7 @@ def plugin(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_nodes_for_enclaves_alone(images: Images, tmp_path: Path) -> None:
+def test_nodes_that_are_reserved_for_enclaves(images: Images, tmp_path: Path) -> None:
     shown, tainted, untainted = (block for block in console_blocks(PAGE) if block.skipped == OURS)
     rows = [line.split() for line in follow(shown)[1:]]
     assert rows

@@ -1,4 +1,4 @@
-"""A real Prometheus in the cluster scrapes the replicas: through TLS that ends in them, and the NetworkPolicies."""
+"""A real Prometheus in the cluster scrapes the replicas, over TLS that ends in them, through the NetworkPolicies."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ PAGE: Final = ROOT / "docs" / "how-to" / "kubernetes.md"
 def service(
     testbed: Cluster | None, images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A deployment of one replica that is watched, on a cluster that knows the Prometheus operator's kinds."""
+    """A monitored deployment of one replica, on a cluster with the kinds of the Prometheus operator."""
     if testbed is None:
         pytest.skip("this adds kinds to the cluster and puts an image on the testbed's own nodes")
     folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
@@ -64,7 +64,7 @@ def service(
 def watching(
     testbed: Cluster, service: Service, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The same, with a Prometheus that has the files of `sealserve render monitoring`."""
+    """The same deployment, with a Prometheus that has the files of `sealserve render monitoring`."""
     folder = tmp_path_factory.mktemp("prometheus")
     write_image(folder / "image.tar", IMAGE, with_libraries(prometheus()), command=["/bin/prometheus"])
     testbed.load([folder / "image.tar"])
@@ -85,7 +85,7 @@ def watching(
         kubectl("delete", "namespace", MONITORING, STRANGERS, "--wait=false")
 
 
-def test_the_operators_objects_are_taken(service: Service, kubectl: Kubectl) -> None:
+def test_the_cluster_accepts_the_operators_objects(service: Service, kubectl: Kubectl) -> None:
     assert service.site
     made = kubectl("-n", SPACE, "get", "podmonitors,prometheusrules", "-o", "name").split()
     assert [name.partition(".")[0] for name in made] == ["podmonitor", "prometheusrule"]
@@ -115,10 +115,10 @@ def test_rules_and_graphs_are_evaluated(watching: Service, kubectl: Kubectl) -> 
         "Latency (inside the enclave)",
         "Certificate of the service ends in",
     }
-    wait(lambda: expected <= shown(kubectl, described))  # a rate takes two samples
+    wait(lambda: expected <= shown(kubectl, described))  # a rate requires two samples
 
 
-def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) -> None:
+def test_other_pods_do_not_reach_the_metrics(watching: Service, kubectl: Kubectl) -> None:
     assert watching.site
     field = "-o=jsonpath={.items[0].status.podIP}"
     address = kubectl("-n", SPACE, "get", "pods", "-l", "app.kubernetes.io/component=replicas", field)
@@ -128,7 +128,7 @@ def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) ->
         assert ("connected" in said) is reached, said
 
 
-def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
+def test_the_guides_commands_show_the_same_output(service: Service, kubectl: Kubectl) -> None:
     looked, made = (block for block in console_blocks(PAGE) if block.skipped == OURS)
     assert any("cluster API" in line for line in follow(looked, folder=service.site.directory))
     follow(made, folder=service.site.directory)
@@ -137,7 +137,7 @@ def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
 
 
 def shown(kubectl: Kubectl, described: Deployment) -> set[str]:
-    """Return the titles of the graphs that show something; Prometheus understands the queries of all."""
+    """Return the titles of the graphs that show data. Prometheus accepts all of their queries."""
     return {
         panel["title"]
         for panel in json.loads(dashboard_text(described))["panels"]
@@ -147,7 +147,7 @@ def shown(kubectl: Kubectl, described: Deployment) -> set[str]:
 
 
 def discovered(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """Return each port of each pod as Prometheus' own discovery has it: Debian builds it without the one for clusters.
+    """Return each port of each pod as Prometheus' discovery does. Debian's build lacks the discovery for clusters.
 
     Source: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#kubernetes_sd_config (``pod``).
     """
@@ -172,14 +172,14 @@ def discovered(kubectl: Kubectl) -> list[dict[str, Any]]:
 
 
 def query(kubectl: Kubectl, text: str) -> list[Any]:
-    """Return what an instant query gives."""
+    """Return the result of an instant query."""
     result = ask(kubectl, f"query?query={quote(text)}")["result"]
     assert isinstance(result, list)
     return result
 
 
 def ask(kubectl: Kubectl, path: str) -> dict[str, Any]:
-    """Return the data of one answer of Prometheus' API, which is reached through the API server."""
+    """Return the data of an answer from Prometheus' API, which is reached through the API server."""
     answer = kubectl("get", "--raw", f"/api/v1/namespaces/{MONITORING}/pods/prometheus:9090/proxy/api/v1/{path}")
     data = json.loads(answer)["data"]
     assert isinstance(data, dict)
@@ -210,21 +210,21 @@ def custom_kind(path: Path) -> dict[str, Any]:
 
 
 def with_libraries(program: Path) -> dict[str, Path]:
-    """Return the files of an image in which a program of this machine runs."""
+    """Return the files of an image that runs a program of this machine."""
     listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
     libraries = re.findall(r"(/\S+) \(0x", listed)
     return {f"bin/{program.name}": program, **{path.removeprefix("/"): Path(path) for path in libraries}}
 
 
 def certificates(service: Service) -> dict[str, str]:
-    """Return what Prometheus shows to a replica, and what it knows it by."""
+    """Return the certificates of the scrape Secret: the CA, and the client certificate with its key, in base64."""
     user = service.site.workspace.user
     found = {"ca.crt": user.service_ca, "tls.crt": user.certificate, "tls.key": user.key}
     return {name: base64.b64encode(path.read_bytes()).decode() for name, path in found.items()}
 
 
 def prometheus_objects(texts: dict[str, str], secret: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a Prometheus, and a pod beside it and in a strange namespace."""
+    """Return a Prometheus, and client pods in its namespace and in an unrelated namespace."""
 
     def made(kind: str, name: str, space: str = MONITORING, **rest: Any) -> dict[str, Any]:
         return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": space}, **rest}

@@ -1,4 +1,4 @@
-"""The tutorial does what it says, on the testbed's cluster."""
+"""The commands of the tutorial work as described, on the testbed's cluster."""
 
 import shutil
 from pathlib import Path

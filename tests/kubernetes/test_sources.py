@@ -1,4 +1,4 @@
-"""The ways by which a release and the broker's name come to the pods of one deployment, each on a real cluster."""
+"""The sources of a release and of the broker's name for the pods of a deployment, each on a real cluster."""
 
 import base64
 import contextlib
@@ -62,7 +62,7 @@ def cluster(testbed: Cluster | None, kubectl: Kubectl) -> Iterator[Cluster]:
 def service(
     cluster: Cluster, images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A deployment of one replica, whose broker has a name of the cluster's own DNS; each test lets it fetch anew."""
+    """A deployment of one replica, whose broker has a name in the cluster's DNS. Each test makes it fetch again."""
     assert cluster
     folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
     site = make_deployment(
@@ -120,7 +120,7 @@ def test_a_release_comes_on_a_claim(service: Service, kubectl: Kubectl) -> None:
             service.up(release, 1)
             assert_served(service)
     finally:
-        service.up(service.build_release(), 1)  # nothing uses the claim any more
+        service.up(service.build_release(), 1)  # the claim is no longer used
         kubectl("-n", SPACE, "delete", "persistentvolumeclaim", CLAIM, "--wait=false")
         kubectl("delete", "persistentvolume", CLAIM, "--wait=false")
 
@@ -159,7 +159,7 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
         key = base64.b64encode(service.site.workspace.owner.master_key.read_bytes()).decode()
         assert key in material.values(), "this is what makes it dangerous"
         assert service.difference(release, 1) == ""
-    # Without the trial, what only it needed is gone.
+    # After the trial, the objects that only the trial needed are gone.
     assert "secret/sealserve-broker\n+++ /dev/null" in service.difference(release, 1)
     service.up(service.build_release(), 1)
     assert_served(service)
@@ -168,7 +168,7 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
 
 @contextlib.contextmanager
 def settings_of(service: Service, **tables: Mapping[str, Any]) -> Iterator[None]:
-    """Let tables of the deployment's `[kubernetes]` have other settings until the block ends."""
+    """Change settings in tables of the deployment's `[kubernetes]` until the block ends."""
     before = service.site
     section = before.deployment.kubernetes
     changed = {name: getattr(section, name).model_copy(update=values) for name, values in tables.items()}
@@ -181,14 +181,14 @@ def settings_of(service: Service, **tables: Mapping[str, Any]) -> Iterator[None]
 
 
 def volume(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a volume or the claim to it."""
+    """Return a volume or the claim for it."""
     metadata = {"name": CLAIM, **({"namespace": SPACE} if kind.endswith("Claim") else {})}
     common = {"accessModes": ["ReadWriteMany"], "storageClassName": "by-hand"}
     return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {**common, **spec}}
 
 
 def assert_served(service: Service) -> None:
-    """Send requests to the one replica that serves."""
+    """Send requests to the only replica."""
     serving = [
         part for part in service.target.status() if part.role.startswith("replica-") and part.state is State.SERVING
     ]

@@ -1,4 +1,4 @@
-"""The testbed is a real Kubernetes: it schedules, balances, resolves, enforces policies, and refuses privileges."""
+"""The testbed is a real Kubernetes cluster: it schedules, balances, resolves, and enforces policies and security."""
 
 import json
 import time
@@ -26,7 +26,7 @@ def busybox(*command: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def web(testbed: Cluster | None, kubectl: Kubectl) -> Iterator[str]:
-    """Two pods that say who they are, one on each node, behind a Service; and a client pod."""
+    """Two pods that return their names, one on each node, behind a Service, and a client pod."""
     if testbed is None:
         pytest.skip("this looks at the testbed's own cluster")
     namespace = "test-web"
@@ -49,7 +49,7 @@ def web(testbed: Cluster | None, kubectl: Kubectl) -> Iterator[str]:
     kubectl("-n", namespace, "apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": items})
     kubectl("-n", namespace, "rollout", "status", "deployment/web", "--timeout=60s")
     kubectl("-n", namespace, "wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
-    wait_for(lambda: ask_outside() and ask_inside(kubectl, namespace))  # kube-proxy follows a moment later
+    wait_for(lambda: ask_outside() and ask_inside(kubectl, namespace))  # kube-proxy needs a moment
     yield namespace
     kubectl("delete", "namespace", namespace, "--wait=false")
 

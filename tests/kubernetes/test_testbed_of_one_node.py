@@ -1,6 +1,6 @@
-"""Where network namespaces are not allowed, the testbed has one node, says so, and leaves nothing all the same.
+"""If network namespaces are not allowed, the testbed has one node, reports this, and still leaves nothing behind.
 
-It comes last: the cluster of the other tests is stopped for it.
+This module runs last, because it stops the cluster of the other tests.
 """
 
 import shutil
@@ -36,7 +36,8 @@ exec {shutil.which("ip")} "$@"
         cluster.up()
     try:
         assert any(
-            line.startswith("one node only, in this machine's own network: ") and REFUSED in line for line in said
+            line.startswith("starting only one node, in this machine's own network: ") and REFUSED in line
+            for line in said
         )
         assert [node.address for node in cluster.nodes()] == [layout.CONTROL_PLANE]
         assert any("NFQUEUE" in rule for rule in rules()["mangle"])

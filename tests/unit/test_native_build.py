@@ -28,7 +28,7 @@ def build(checkout: Path, *arguments: str, compiler: str) -> subprocess.Complete
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("no-such-compiler", "there is no C compiler"), ("false", "the compiler ended with 1")],
+    [("no-such-compiler", "no C compiler is installed"), ("false", "the compiler ended with 1")],
 )
 def test_what_is_missing_is_said_once_and_nothing_fails(compiler: str, reason: str, checkout: Path) -> None:
     result = build(checkout, compiler=compiler)

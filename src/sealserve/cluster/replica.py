@@ -104,8 +104,8 @@ def describe_replica(
         enclave: The name of the enclave in the release.
         port: The port of the enclave's server for gRPC.
         rest_port: The port for REST, or None if REST is off.
-        attempts: On SGX, maximum number of enclave starts before the container ends. The default is that of
-            `enclave run`.
+        attempts: On SGX, maximum number of enclave starts before the container ends. None uses the
+            default of `enclave run`.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
     place = f"{RELEASES}/{release}"

@@ -93,7 +93,7 @@ def _write(settings: Mapping[str, Any], heading: str, keys: Collection[str] | No
 def _table(
     heading: str, section: type[Section], values: Mapping[str, Any], path: str, keys: Collection[str] | None
 ) -> Iterator[str]:
-    """Yield the lines of a table, then those of its subtables: in TOML, a table's keys come before its subtables."""
+    """Yield the lines of a table, then the lines of its subtables: TOML requires this order."""
     lines = []
     tables = []
     for key, field in section.model_fields.items():

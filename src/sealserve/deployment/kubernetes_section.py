@@ -94,7 +94,7 @@ class IngressTable(Section):
 
     kind: IngressKind = Field(
         default=IngressKind.NGINX,
-        description='"nginx" (pods of this deployment), "gateway-api", "f5" or "ingress-nginx" (retired upstream)',
+        description='"nginx" (our pods), "gateway-api", "f5", or "ingress-nginx" (retired: for existing clusters only)',
     )
     replicas: Annotated[int, Field(ge=1, le=20)] = Field(default=2, description="number of NGINX pods")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")

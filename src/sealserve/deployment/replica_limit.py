@@ -13,7 +13,7 @@ Source: kubernetes.io/docs/concepts/services-networking/service, "Over-capacity 
 """
 
 SHARED_NETWORKS: Final = 2
-"""Docker networks besides those of the replicas: NGINX's network, and the network where the broker gets collateral."""
+"""Docker networks that replicas share: NGINX's network, and the network where the broker gets collateral."""
 
 _ROLLOUT_NETWORKS: Final = 1  # a new replica starts before the old replica stops
 

@@ -210,7 +210,7 @@ def quote_provider(facts: HostFacts) -> Finding:
 def pccs(facts: HostFacts) -> Finding:
     """Check whether the PCCS, which provides the platform's certificates, answers."""
     name, found = "PCCS", facts.pccs
-    remedy = "`sealserve cloud qcnl NAME` writes /etc/sgx_default_qcnl.conf for a cloud; then `systemctl restart aesmd`"
+    remedy = "write the file, for a cloud with `sealserve cloud qcnl NAME`; then run `systemctl restart aesmd`"
     if not found.configured:
         return _missing(name, "no PCCS is configured: /etc/sgx_default_qcnl.conf does not exist", remedy)
     if not found.url:
@@ -235,14 +235,15 @@ def pccs(facts: HostFacts) -> Finding:
 def gramine(facts: HostFacts) -> Finding:
     """Check whether Gramine is installed, in a version with a supported manifest syntax."""
     name, found = "Gramine", facts.gramine
+    remedy = f"install Gramine: {INSTALLATION}"
     wanted = ".".join(map(str, MINIMUM_GRAMINE))
     if not found.path:
-        return _missing(name, "gramine-sgx is not installed", INSTALLATION)
+        return _missing(name, "gramine-sgx is not installed", remedy)
     version = version_of(found.version)
     if version is None:
-        return _note(name, f"{found.path} does not report its version; sealserve supports {wanted}", INSTALLATION)
+        return _note(name, f"{found.path} does not report its version; sealserve supports {wanted}", remedy)
     if version < MINIMUM_GRAMINE:
-        return _missing(name, f"{found.version} at {found.path}: too old, the manifests require {wanted}", INSTALLATION)
+        return _missing(name, f"{found.version} at {found.path}: too old, the manifests require {wanted}", remedy)
     if version > MINIMUM_GRAMINE:
         return _note(
             name,

@@ -76,7 +76,7 @@ class Pccs:
         url: The base URL. Empty if no configuration sets it.
         configured: Whether a configuration file exists.
         status: The HTTP status of its revocation list. None if it was not contacted or did not answer.
-        reason: What is wrong with the configuration, or why the PCCS did not answer.
+        reason: The fault of the configuration, or the reason why the PCCS did not answer.
     """
 
     url: str = ""

@@ -31,8 +31,8 @@ def test_the_file_for_aesmd(cli: CommandLine) -> None:
     assert qcnl.parse(text).pccs_url == "https://sgx-dcap-server-vpc.cn-hangzhou.aliyuncs.com/sgx/certification/v4/"
     refused = cli.bare("cloud", "qcnl", "tencent-m6ce", "--region", "mars")
     assert refused.status == 2
-    assert refused.err.splitlines()[0] == "error[cloud.region]: There is no attestation service in region 'mars'."
-    assert refused.err.splitlines()[1].strip() == "--region takes: bj, sh, gz."
+    assert refused.err.splitlines()[0] == "error[cloud.region]: The cloud has no attestation service in region 'mars'."
+    assert refused.err.splitlines()[1].strip() == "Set --region to one of bj, sh, gz."
 
 
 @pytest.mark.parametrize("verb", ["show", "qcnl"])

@@ -39,7 +39,7 @@ def test_nothing_runs(cli: CommandLine) -> None:
     assert cli.json("down", "--yes") == {"stopped": []}
     error = cli.error("scale", "2")
     assert (error["code"], error["status"]) == ("target.not-up", 2)
-    assert error["message"] == "it has no replicas to scale."
+    assert error["message"] == "The deployment is not running: it has no replicas to scale."
 
 
 def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandLine) -> None:
@@ -60,14 +60,14 @@ def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandL
     [
         (
             ("scale", "65"),
-            "The target local runs at most 64 replicas, not 65: each replica is a process with TensorFlow",
+            "The target local runs at most 64 replicas, got 65: each replica is a process with TensorFlow",
         ),
-        (("up", "--replicas", "65"), "The target local runs at most 64 replicas, not 65: "),
-        (("up", "--target", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, not 126: "),
-        (("render", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, not 126: docker.sub"),
+        (("up", "--replicas", "65"), "The target local runs at most 64 replicas, got 65: "),
+        (("up", "--target", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, got 126: "),
+        (("render", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, got 126: docker.sub"),
         (
             ("render", "kubernetes", "--replicas", "1001"),
-            "The target kubernetes runs at most 1000 replicas, not 1001: ",
+            "The target kubernetes runs at most 1000 replicas, got 1001: ",
         ),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_target_that_is_not_there(cli: CommandLine) -> None:
     for target in ("moon", "Docker"):
         error = cli.error("up", "--target", target)
         assert (error["code"], error["status"]) == ("target.unsupported", 2)
-        assert error["message"] == f"The target {target!r} is not known here."
+        assert error["message"] == f"The target {target!r} does not exist."
 
 
 def test_a_cluster_that_is_not_there(
@@ -99,7 +99,7 @@ def test_enclaves_for_sgx_do_not_run_here(capsys: pytest.CaptureFixture[str], tm
     for verb in (["up"], ["status"], ["scale", "2"], ["logs"]):
         error = cli.error(*verb) if verb != ["logs"] else {"code": cli(*verb).err.partition("[")[2].partition("]")[0]}
         assert error["code"] == "target.unsupported", verb
-    assert "simulated enclaves only" in cli.error("up")["message"]
+    assert "runs only simulated enclaves" in cli.error("up")["message"]
     assert cli.ok("down") == "Nothing runs.\n"  # stopping needs no target that can start
 
 
@@ -181,7 +181,8 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     missing = cli("logs")
     assert missing.status == 2
     assert (
-        missing.err == "error[logs.unknown-part]: There are no logs yet.\n  Start the deployment with `sealserve up`.\n"
+        missing.err
+        == "error[logs.unknown-part]: The deployment has no logs yet.\n  Start the deployment with `sealserve up`.\n"
     )
     (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
     (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
@@ -202,7 +203,10 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     assert cli.ok("logs", "nginx-error") == f"{NO_TIME} nginx       [notice] hello\n"
     assert f"{NO_TIME} nginx       [notice] hello" in cli.ok("logs").splitlines()
     unknown = cli("logs", "pcs")
-    assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, nginx, replica-0.\n"
+    assert (
+        unknown.err == "error[logs.unknown-part]: No log of pcs exists.\n"
+        "  Choose a part that has a log: broker, nginx, replica-0.\n"
+    )
 
 
 def test_hostile_lines_do_not_reach_the_terminal(cli: CommandLine, site: Site) -> None:

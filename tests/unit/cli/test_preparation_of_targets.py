@@ -199,7 +199,7 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
         assert f"+release: {release.name}\n" in out
         assert "+replica-0: a free port\n" in out
     if kind == "docker":
-        assert f"+replica-0: release {release.name}, image not there yet" in out
+        assert f"+replica-0: release {release.name}, image not available yet" in out
     # 3. Everything was done, and only the deployment file differs.
     CommandLine(capsys, elsewhere.directory).ok("up")
     out, err = dry_run(elsewhere, capsys)

@@ -98,7 +98,7 @@ def test_a_release_without_an_enclave_for_pods_says_how_to_build_it(site: Site, 
 def test_an_enclave_with_another_port_is_refused(site: Site, cli: CommandLine) -> None:
     site.build_enclave(site.build_release().folder, name="server", port=8510)
     result = cli("render", "kubernetes")
-    assert "listens on port 8510; pods expect 8500" in result.err
+    assert "listens on port 8510: pods expect 8500" in result.err
 
 
 def test_files_for_prometheus_and_grafana(cli: CommandLine, tmp_path: Path, site: Site) -> None:

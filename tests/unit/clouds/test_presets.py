@@ -63,7 +63,7 @@ def test_sizes(preset: Preset) -> None:
 
 
 @PRESET
-def test_what_is_written_for_aesmd_can_be_read(preset: Preset) -> None:
+def test_the_file_for_aesmd_can_be_parsed(preset: Preset) -> None:
     service = preset.pccs.value
     for region in service.regions or (None,):
         parsed = qcnl.parse(quote_provider_settings(preset, region))
@@ -96,7 +96,7 @@ def test_the_deployment_that_a_preset_describes(preset: Preset) -> None:
     assert described.kubernetes.store.storage_class == (preset.kubernetes.shared_storage_class.value or "")
 
 
-def test_a_fact_is_what_its_basis_says() -> None:
+def test_a_fact_without_a_source_must_be_unverified() -> None:
     with pytest.raises(ValueError, match="must not have a source"):
         Fact(value=1, basis=Basis.UNVERIFIED, source=Citation("https://example.com"))
     with pytest.raises(ValueError, match="must have a source"):

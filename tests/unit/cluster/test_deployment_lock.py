@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """A different process that holds the lock."""
     with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -51,7 +51,7 @@ def test_a_busy_lock_names_the_command_that_holds_it(workspace: Workspace, other
     assert (found.pid, found.verb) == (other.pid, "up")
 
 
-def test_a_command_that_waits_says_for_whom_once(workspace: Workspace, other: subprocess.Popen[str]) -> None:
+def test_a_waiting_command_names_the_holder_once(workspace: Workspace, other: subprocess.Popen[str]) -> None:
     lines: list[str] = []
     late = "still being changed after 2 s"
     with raises(ClusterCode.DEPLOYMENT_BUSY, match=late), held(workspace, "down", seconds=2, tell=lines.append):
@@ -67,7 +67,7 @@ def test_a_killed_holder_frees_the_lock(workspace: Workspace, other: subprocess.
     assert holder(workspace) is None
 
 
-def test_what_a_killed_holder_wrote_is_not_believed(workspace: Workspace) -> None:
+def test_the_description_of_a_killed_holder_is_ignored(workspace: Workspace) -> None:
     workspace.root.mkdir()
     # This process runs, but it is not the process that started at that time.
     content = {"pid": os.getpid(), "started": 1, "verb": "up", "since": "2026-01-01T00:00:00Z"}
@@ -115,14 +115,14 @@ def test_a_started_process_does_not_inherit_the_lock(workspace: Workspace) -> No
         child.communicate(b"\n")
 
 
-def test_a_removed_workspace_is_no_way_around_the_lock(workspace: Workspace) -> None:
+def test_removing_the_workspace_does_not_bypass_the_lock(workspace: Workspace) -> None:
     with held(workspace, "up"):
         (workspace.root / "deployment.lock").unlink()
-        with held(workspace, "down", seconds=0):  # a new file: nothing can be locked against the old one any more
+        with held(workspace, "down", seconds=0):  # the file is new: the old file can no longer be locked
             assert holder(workspace) is not None
 
 
-def test_the_file_is_private_and_no_link(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_lock_file_is_private_and_not_a_link(workspace: Workspace, tmp_path: Path) -> None:
     with held(workspace, "up"):
         path = workspace.root / "deployment.lock"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -133,6 +133,6 @@ def test_the_file_is_private_and_no_link(workspace: Workspace, tmp_path: Path) -
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_no_folder_appears_where_nothing_is_asked(workspace: Workspace) -> None:
+def test_reading_the_holder_creates_no_folder(workspace: Workspace) -> None:
     assert holder(workspace) is None
     assert not workspace.root.exists()

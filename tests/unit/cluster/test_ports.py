@@ -15,12 +15,12 @@ def test_a_free_port_is_found_and_free() -> None:
     ports.require_free(port, "the test")
 
 
-def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
+def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
     assert all(ports.find_free() < int(first) for _ in range(20))
 
 
-def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_without_a_free_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(ports, "_CHOSEN", range(port, port + 1))
@@ -28,7 +28,7 @@ def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) ->
             ports.find_free()
 
 
-def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
+def test_the_error_for_a_taken_port_names_its_purpose() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is in use") as caught:
@@ -36,13 +36,13 @@ def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
     assert caught.value.code == "port.taken"
 
 
-def test_an_address_of_another_machine_is_told() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with raises(ClusterCode.PORT_UNUSABLE, match=r"No program can listen on port 4433 at 192\.0\.2\.1") as caught:
         ports.is_free(4433, "192.0.2.1")  # RFC 5737: nobody's
     assert caught.value.code == "port.unusable"
 
 
-def test_who_listens_is_told_apart() -> None:
+def test_listeners_of_other_sessions_are_distinguished() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         assert ports.is_listening(port, session=os.getsid(0))

@@ -1,4 +1,4 @@
-"""Docker and Kubernetes give a replica all that its description names."""
+"""Docker and Kubernetes give a replica everything that its description names."""
 
 from pathlib import Path, PurePosixPath
 

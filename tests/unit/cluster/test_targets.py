@@ -1,4 +1,4 @@
-"""Which target a workspace's deployment runs on."""
+"""The target that a workspace's deployment runs on."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def moon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A second target, called "moon"; the list holds what runs there."""
+    """Return a second target, called "moon". The list contains its running parts."""
     runs: list[str] = []
     module = ModuleType("moon")
 
@@ -61,19 +61,19 @@ def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
     with raises(ClusterCode.TARGET_BUSY, match="already runs on the target 'moon'") as caught:
         targets.claim(site.workspace, "local")
     assert "sealserve down" in str(caught.value.hint)
-    moon.clear()  # what has ended is in nobody's way
+    moon.clear()  # a target without running parts does not prevent the change
     targets.claim(site.workspace, "local")
     assert targets.in_use(site.workspace) == "local"
 
 
-def test_what_runs_locally_is_said(site: Site) -> None:
+def test_local_parts_are_listed(site: Site) -> None:
     own = start_time(os.getpid()) or 0
     registry = Registry(site.workspace.host.run / RECORD)
     registry.add(Process(role="replica-0", pid=os.getpid(), started=own, port=None, log=os.devnull))
     assert targets.running(site.workspace) == ["replica-0"]
 
 
-def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
+def test_an_invalid_record_counts_as_missing(site: Site) -> None:
     for content in (b"\xff\xfe", b"mars", b""):
         (site.workspace.host.run / "target").write_bytes(content)
         assert targets.in_use(site.workspace) is None

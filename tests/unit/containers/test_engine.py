@@ -1,4 +1,4 @@
-"""What the engine's answers become."""
+"""Conversion of the Docker engine's answers."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_a_reason_of_several_lines_is_told_whole(docker: FakeDocker, engine: Eng
         engine.run("network", "create", "x")
 
 
-def test_what_is_not_there(docker: FakeDocker, engine: Engine) -> None:
+def test_missing_objects_are_skipped(docker: FakeDocker, engine: Engine) -> None:
     docker.answer("image inspect here", [IMAGE])
     docker.answer("image inspect", err="Error: No such image: x\n", status=1)
     assert engine.image("gone") is None
@@ -60,7 +60,7 @@ def test_what_is_not_there(docker: FakeDocker, engine: Engine) -> None:
     assert caught.value.code == "docker.absent"
 
 
-def test_lines_are_handed_over(docker: FakeDocker, engine: Engine) -> None:
+def test_lines_are_passed_on(docker: FakeDocker, engine: Engine) -> None:
     docker.answer("build ok", "Step 1\nStep 2\n")
     docker.answer("build bad", "Step 1\n", err="The command returned a non-zero code: 1\n", status=1)
     seen: list[str] = []

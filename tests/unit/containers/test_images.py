@@ -1,4 +1,4 @@
-"""What an image is built from, and what is said to be in it."""
+"""Contents of an image's build context, and of its records."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def quietly(_text: str) -> None:
 
 
 def needed_by(package: str) -> set[str]:
-    """Return the packages that one needs to be imported, and those that these need, here and now."""
+    """Return the packages that a package needs for its import, including indirect ones, on this machine."""
     needed: set[str] = set()
     for text in metadata.requires(package) or ():
         requirement = Requirement(text)
@@ -51,7 +51,7 @@ def test_each_image_has_a_dockerfile_that_takes_its_bases(tmp_path: Path) -> Non
             arguments = {line.split("=")[0].removeprefix("ARG ") for line in dockerfile.splitlines() if "ARG " in line}
             assert arguments == set(made.bases), made
             assert "USER 65532:65532" in dockerfile
-            assert "--mount" not in dockerfile  # the classic builder knows no RUN --mount
+            assert "--mount" not in dockerfile  # the classic builder does not support RUN --mount
             assert ("pip" in dockerfile) == (made.packages is not Packages.NONE)
             assert dockerfile.count("--no-index") == dockerfile.count("--require-hashes")
 
@@ -91,7 +91,7 @@ def test_a_context_has_sealserve_and_the_locked_wheels_and_nothing_else(tmp_path
     assert not context.exists()
 
 
-def test_wheels_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "sealserve.containers.requirements._lock", lambda _: "no-such-thing==1 \\\n    --hash=sha256:00\n"
     )
@@ -114,7 +114,7 @@ def test_a_pip_in_this_folder_is_not_started(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "started").exists()
 
 
-def test_pip_asks_nobody_and_what_it_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_asks_no_questions_and_its_reason_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho "$@" >"$0.asked"\ncat\necho "$0: No module named pip" >&2\nexit 1\n')
     program.chmod(0o755)
@@ -175,7 +175,7 @@ def test_no_link_of_an_image_leads_out_of_it(tmp_path: Path) -> None:
     assert read_packages(root) == ()
 
 
-def test_what_is_no_record_of_a_package_is_left_out(tmp_path: Path) -> None:
+def test_invalid_package_records_are_skipped(tmp_path: Path) -> None:
     root = image_root(tmp_path)
     whole = read_packages(root)
     packages = root / "opt/sealserve/lib/python3.11/site-packages"
@@ -241,7 +241,7 @@ def test_a_base_of_another_distribution(docker: FakeDocker, engine: Engine, tmp_
     assert caught.value.code == "image.base-python"
 
 
-def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Engine) -> None:
+def test_a_missing_image_is_not_pushed(docker: FakeDocker, engine: Engine) -> None:
     docker.answer("image inspect", err="Error: No such image\n", status=1)
     with raises(ContainersCode.IMAGE_MISSING, match="no image x-front:1") as caught:
         push_image(engine, "x-front:1", tell=quietly)
@@ -249,7 +249,7 @@ def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Eng
 
 
 def recorded(docker: FakeDocker, engine: Engine, reference: str, records: Path) -> BuiltImage:
-    """Write down the image `front` as if it had been built here; it has no files."""
+    """Write a record of the image `front` as if it had been built here. The image has no files."""
     docker.answer("container create", "c1\n")
     docker.answer("container export", EMPTY_TAR)
     docker.answer("container rm")
@@ -279,7 +279,7 @@ def test_the_image_that_is_measured_is_the_one_that_is_written_down(
     docker.answer("image inspect", [IMAGE])
     assert recorded(docker, engine, "x:1", tmp_path).id == "sha256:aa"
     (created,) = (command for command in docker.asked if command[:2] == ["container", "create"])
-    assert created[-2:] == ["sha256:aa", "-"]  # its name may mean another one by now
+    assert created[-2:] == ["sha256:aa", "-"]  # the name may refer to a different image by now
 
 
 def test_records_move_with_their_folder(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_records_move_with_their_folder(docker: FakeDocker, engine: Engine, tmp_
     assert read_record(ImageName.FRONT, tmp_path / "after") is None
 
 
-def test_a_record_does_not_outlive_what_it_tells_of(
+def test_a_record_is_removed_before_its_files_change(
     docker: FakeDocker, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker.answer("image inspect", [IMAGE])
@@ -309,7 +309,7 @@ def test_a_record_does_not_outlive_what_it_tells_of(
     assert read_record(ImageName.FRONT, tmp_path) is None
 
 
-def test_records_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+def test_unreadable_records_count_as_missing(tmp_path: Path) -> None:
     assert read_record(ImageName.FRONT, tmp_path) is None
     for content in (b"", b"[]", b'{"name": "front"}', b"\xff"):
         (tmp_path / "front.json").write_bytes(content)

@@ -35,7 +35,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(text: str, key: str,
     assert caught.value.hint == f"Did you mean {near!r}?"
 
 
-def test_a_key_like_none_lists_the_known_ones() -> None:
+def test_an_error_for_a_key_unlike_all_others_lists_the_known_keys() -> None:
     with raises(DeploymentCode.UNKNOWN_KEY, match="Use a key of this table: kind, replicas"):
         deployment.parse(MINIMAL + "[target]\nzzz = 1\n")
 
@@ -91,19 +91,19 @@ def test_values_that_cannot_be_used(text: str, message: str) -> None:
         ("kubernetes", "inventory = 1", "kubernetes.inventory: "),
     ],
 )
-def test_no_value_becomes_another_one(section: str, line: str, message: str) -> None:
+def test_values_are_not_converted_to_other_types(section: str, line: str, message: str) -> None:
     with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f"{MINIMAL}\n[{section}]\n# here\n{line}\n")
     assert caught.value.message.startswith(f"sealserve.toml, line {MINIMAL.count(chr(10)) + 4}: {message}")
 
 
-def test_a_date_is_no_value() -> None:
+def test_dates_are_rejected() -> None:
     with raises(DeploymentCode.INVALID_VALUE, match=r"dates are not supported, got 2026-11-28") as caught:
         deployment.parse(MINIMAL + "[images]\ntag = 2026-11-28\n")
     assert caught.value.hint == "Put the value in quotation marks."
 
 
-def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
+def test_a_misspelt_key_is_reported_before_a_missing_key() -> None:
     with raises(DeploymentCode.UNKNOWN_KEY, match=r"line 2: unknown key 'model.nme'") as caught:
         deployment.parse('[model]\nnme = "m"\n')
     assert caught.value.hint == "Did you mean 'model.name'?"
@@ -130,13 +130,13 @@ def test_hostile_toml(text: str) -> None:
         deployment.parse(text)
 
 
-def test_no_toml() -> None:
+def test_invalid_toml_is_rejected() -> None:
     with raises(DeploymentCode.SYNTAX, match="not valid TOML") as caught:
         deployment.parse("model = [")
     assert caught.value.code == "deployment.syntax"
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_file_without_text_is_rejected(tmp_path: Path) -> None:
     with raises(DeploymentCode.MISSING, match="sealserve init") as caught:
         deployment.read(tmp_path / "sealserve.toml")
     assert caught.value.code == "deployment.missing"
@@ -174,7 +174,7 @@ def test_the_example_takes_settings() -> None:
 
 
 @pytest.mark.parametrize("target", terms.TargetKind)
-def test_the_short_file_has_the_keys_that_it_is_meant_to_have(target: terms.TargetKind) -> None:
+def test_the_short_file_has_the_keys_that_users_often_change(target: terms.TargetKind) -> None:
     settings = {"model": {"name": "m", "path": "m.pb"}, "target": {"kind": target}, "platform": "sgx"}
     lines = deployment.write_short(settings).splitlines()
     table, written = "", set()
@@ -305,7 +305,7 @@ def test_an_enclaves_size_is_a_power_of_two_or_left_to_the_rule(size: str, expec
 
 
 @pytest.mark.parametrize("size", ["3G", "8", "8T", "0M", "-1G", "8g", ""])
-def test_no_size_of_an_enclave(size: str) -> None:
+def test_invalid_enclave_sizes_are_rejected(size: str) -> None:
     with raises(DeploymentCode.INVALID_VALUE, match=r"enclave.*size"):
         deployment.parse(deployment.write_example({"model": {"name": "m"}, "enclave": {"size": size}}))
 

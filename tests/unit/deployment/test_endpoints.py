@@ -22,7 +22,7 @@ rest = true
     [
         ("127.0.0.1", None, "127.0.0.1"),
         ("::1", None, "[::1]"),
-        ("::", None, NAME),  # every address: users elsewhere know the name
+        ("::", None, NAME),  # every address: users on other machines use the name
         ("0.0.0.0", None, NAME),  # noqa: S104
         ("::", "198.51.100.7", "198.51.100.7"),
         ("127.0.0.1", "2001:db8::7", "[2001:db8::7]"),

@@ -1,4 +1,4 @@
-"""Files that nobody would write: each ends in one of our own errors, and soon."""
+"""Hostile deployment files: each causes a sealserve error, without delay."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ LIMIT = sys.getrecursionlimit()
 
 
 def shortened(value: str) -> str:
-    """Return the name of a case: some texts are a megabyte."""
+    """Return a short name for a case, because some texts have a megabyte."""
     return value[:60]
 
 
@@ -30,7 +30,7 @@ def shortened(value: str) -> str:
         f"[kubernetes.resources]\ncpu = {'[' * 150}{']' * 150}",
         f"[kubernetes]\n{'a.' * 250}a = 1",
         f"x = {'{x = ' * DEEP}1{'}' * DEEP}",
-        # Between what the parser and what the encoder can take.
+        # Nesting that the parser accepts and the encoder does not.
         *(f"[kubernetes.{'a.' * depth}a]" for depth in range(LIMIT - 80, LIMIT + 10)),
     ],
     ids=shortened,
@@ -73,7 +73,7 @@ def test_tables_and_lists_in_each_other(text: str) -> None:
         ("[kubernetes]\nresources = []", "line 4: kubernetes.resources: expected a table, got []."),
         ("[kubernetes]\nresources.cpu = false", "line 4: kubernetes.resources.cpu: "),
         ("[kubernetes]\nresources = {cpu = false}", "line 4: kubernetes.resources.cpu: "),
-        # Dates: the line and the key, wherever the date is.
+        # Dates: the error names the line and the key at any position.
         (
             "[kubernetes.resources]\ncpu = 2026-11-28",
             "line 4: kubernetes.resources.cpu: dates are not supported, got 2026-11-28",
@@ -110,7 +110,7 @@ def test_a_table_twice() -> None:
         deployment.parse(f"{MINIMAL}[kubernetes.store]\n[kubernetes.store]\n")
 
 
-def test_what_ends_a_line_elsewhere_ends_none_in_toml() -> None:
+def test_only_newlines_end_a_line_in_toml() -> None:
     text = f'{MINIMAL}[kubernetes.service]\nannotations = {{ a = "x\u2028y\u0085z" }}\nnode_port = 0\n'
     with raises(DeploymentCode.INVALID_VALUE, match=r"^sealserve\.toml, line 5: "):
         deployment.parse(text)
@@ -151,4 +151,4 @@ def test_any_tables_in_any_order_are_read_or_refused(lines: list[str]) -> None:
     try:
         deployment.parse("\n".join(lines))
     except InputError as error:
-        assert error.code.startswith("deployment.")  # noqa: PT017  # most texts are refused, and some are not
+        assert error.code.startswith("deployment.")  # noqa: PT017  # most texts are rejected, but some are valid

@@ -54,11 +54,11 @@ VALUES = {
     "monitoring_namespace": "watch",
     "scrape_secret": "scrape",
 }
-"""A value for each former key that is not the default."""
+"""A non-default value for each former key."""
 
 
 def written(value: object) -> str:
-    """Return a value as TOML has it."""
+    """Return a value in TOML syntax."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {json.dumps(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
@@ -85,7 +85,7 @@ def test_each_former_key_means_what_the_new_one_means() -> None:
 def test_both_names_of_a_key_are_one_error(name: str) -> None:
     table, key = MOVED[name]
     value = written(VALUES[name])
-    if table == name:  # TOML itself has no text that is a value and a table
+    if table == name:  # in TOML, a name cannot be both a value and a table
         with raises(DeploymentCode.SYNTAX):
             deployment.parse(f"{MINIMAL}[kubernetes]\n{name} = {value}\n{table}.{key} = {value}\n")
         return
@@ -107,7 +107,7 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
         ("node_selector = {sgx = 1}", "line 4: kubernetes.node_selector.sgx: expected text in quotation marks"),
         ('broker_naming = "coredns-hosts"',
          "line 4: kubernetes.broker: naming = 'coredns-hosts' requires kubernetes.broker.ip"),
-        # A former key beside something else under the name of its table.
+        # A former key next to a value in the place of its table.
         ('store = "x"\nstorage_class = "nfs"', "line 4: kubernetes.store: expected a table, got 'x'."),
         ('cpu = "1"\n[[kubernetes.resources]]\ncpu = "2"', "line 5: kubernetes.resources: expected a table"),
         ("[[kubernetes.monitoring]]\nenabled = true", "line 4: kubernetes.monitoring: expected a table"),
@@ -155,7 +155,7 @@ def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
     assert all(line.endswith((' = "..."', " = NUMBER")) for line in unset)
 
 
-def test_settings_of_the_example_that_no_table_has_are_found_when_it_is_read() -> None:
+def test_unknown_settings_in_the_example_are_rejected_when_it_is_read() -> None:
     text = deployment.write_example({"model": {"name": "m"}, "kubernetes": {"resources": {"memroy": "1Gi"}}})
     with raises(DeploymentCode.UNKNOWN_KEY, match=r"kubernetes\.resources\.memroy"):
         deployment.parse(text)

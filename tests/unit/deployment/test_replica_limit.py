@@ -7,7 +7,7 @@ from sealserve.deployment.sections import DockerSection
 
 
 def described(kind: str, replicas: int, subnet: str = "10.213.0.0/22") -> deployment.Deployment:
-    """Return a deployment of so many replicas."""
+    """Return a deployment with a number of replicas."""
     target = f'[target]\nkind = "{kind}"\nreplicas = {replicas}\n'
     return deployment.parse(f'[model]\nname = "m"\n{target}[docker]\nsubnet = "{subnet}"\n')
 

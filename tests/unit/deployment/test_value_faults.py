@@ -1,4 +1,4 @@
-"""Every error that a value of the deployment file can cause is told in our own sentences."""
+"""Every error in a value of the deployment file has a message in sealserve's own words."""
 
 import json
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ def test_each_key_with_each_kind_of_wrong_value(path: tuple[str, ...]) -> None:
     assert refused
 
 
-def test_each_pattern_has_words() -> None:
+def test_each_pattern_has_a_description() -> None:
     found = set(_patterns(Deployment.model_json_schema()))
     assert found <= set(value_faults.PATTERNS)
     assert len(found) > 5
@@ -114,7 +114,7 @@ def _patterns(schema: object) -> Iterator[str]:
         ("[kubernetes]\nip_families = ['IPv4', 'IPv6', 'IPv4']", "expected a list of at most 2 items", None),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_expected(text: str, message: str, hint: str | None) -> None:
+def test_an_error_for_a_wrong_value_names_the_expected_value(text: str, message: str, hint: str | None) -> None:
     with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f"[model]\nname = 'm'\n{text}\n")
     assert message in caught.value.message
@@ -129,7 +129,7 @@ def test_a_wrong_value_is_told_with_what_is_expected(text: str, message: str, hi
         ("[model]\nnme = 'm'", "Did you mean 'model.name'?"),
     ],
 )
-def test_an_unknown_key_names_the_whole_known_one(text: str, hint: str) -> None:
+def test_the_hint_for_an_unknown_key_names_the_full_known_key(text: str, hint: str) -> None:
     with raises(DeploymentCode.UNKNOWN_KEY) as caught:
         deployment.parse(f"{text}\n" if "model" in text else f"{text}\n[model]\nname = 'm'\n")
     assert caught.value.hint == hint

@@ -26,7 +26,7 @@ EVERY = tuple(Machine)
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has everything but SGX, whatever this one has."""
+    """Return facts of a machine that meets all requirements except SGX, independently of this machine."""
     program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
     monkeypatch.setattr(doctor, "find_nginx", lambda: program)
     monkeypatch.setattr(private_memory, "available_method", lambda _inside: (PrivateMemoryMethod.NAMESPACE, ""))
@@ -40,7 +40,7 @@ def examine(
     *,
     production: bool = False,
 ) -> list[Finding]:
-    """Examine as the command line does; the host has nothing for real enclaves."""
+    """Examine as the command line does. The host lacks all requirements of genuine enclaves."""
     platform = described.platform if described else PlatformKind.SIMULATED
     return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
 
@@ -122,14 +122,14 @@ def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> 
     assert room() is None
 
 
-def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_ready_for_genuine_enclaves_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "CHECKS", ())
     found = by_name(examine((Machine.HOST,), None, None))
     assert found["host", "SGX"].found.endswith("this machine meets all requirements of genuine enclaves")
     assert found["host", "SGX"].remedy == 'set platform = "sgx" in sealserve.toml'
 
 
-def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
+def test_other_users_must_not_read_the_owners_secrets(site: Site) -> None:
     Owner.create(site.workspace)
     found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "workspace"].verdict is Verdict.OK
@@ -159,7 +159,7 @@ def test_a_broker_without_a_name_is_noted_for_older_gramine(
         assert address in finding.found
 
 
-def test_a_full_disk_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 10**9
 
@@ -224,7 +224,7 @@ def test_production_wants_more(tmp_path: Path, settings: dict[str, Any], verdict
     assert {finding.name: finding.verdict for finding in production[len(plain) :]} == verdicts
 
 
-def test_no_deployment_is_not_fit_for_production() -> None:
+def test_production_checks_work_without_a_deployment() -> None:
     findings = examine((), None, None, production=True)
     assert [(finding.name, finding.verdict) for finding in findings] == [("platform", Verdict.MISSING)]
     assert DoctorCode.NOT_READY.value == "doctor.not-ready"
@@ -245,7 +245,7 @@ def test_a_certificate_that_ends_soon_is_noted_and_one_that_ended_is_missing(
     site.import_model()
     site.certify()
     site.build_release()
-    assert "that of the" in found(site.now)["certificates"].found
+    assert "the certificate of the" in found(site.now)["certificates"].found
     soon = found(site.now + timedelta(days=80))
     assert "certificates" not in soon
     assert soon["certificate service"].verdict is Verdict.NOTE

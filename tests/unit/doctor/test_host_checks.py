@@ -45,7 +45,7 @@ def test_a_machine_that_is_ready() -> None:
         assert said in words
 
 
-def test_a_machine_that_has_nothing_is_told_how_to_get_each_thing() -> None:
+def test_a_machine_without_sgx_gets_a_remedy_for_each_requirement() -> None:
     found = {finding.name: finding for finding in host_checks.checks(HostFacts())}
     assert all(finding.remedy for finding in found.values() if finding.verdict is not OK)
     assert [name for name, finding in found.items() if finding.verdict is OK] == ["/dev", "confinement"]
@@ -53,7 +53,7 @@ def test_a_machine_that_has_nothing_is_told_how_to_get_each_thing() -> None:
     assert len(found) == len(host_checks.CHECKS)
 
 
-def test_sgx_that_the_bios_disables_is_told_from_no_sgx() -> None:
+def test_disabled_sgx_is_distinguished_from_missing_sgx() -> None:
     disabled = replace(
         READY, processor=flags(), cpuid=sgx_support(hosts.reader(hosts.DISABLED_IN_BIOS)), epc_bytes=None
     )
@@ -93,7 +93,7 @@ def test_kernels(release: str, verdict: Verdict, words: str) -> None:
     assert words in found.found
 
 
-def test_a_driver_that_was_taken_back_to_an_old_kernel_is_a_note() -> None:
+def test_a_backported_driver_is_a_note() -> None:
     found = host_checks.kernel(replace(READY, kernel="5.10.134-16.al8.x86_64"))
     assert found.verdict is NOTE
     assert "backported" in found.found
@@ -144,7 +144,7 @@ def test_the_provisioning_device_is_for_aesmd() -> None:
         (hosts.DISABLED_IN_BIOS, MISSING, "no protected memory"),
     ],
 )
-def test_protected_memory_that_only_the_processor_tells_of(machine: hosts.Leaves, verdict: Verdict, found: str) -> None:
+def test_epc_that_only_cpuid_reports(machine: hosts.Leaves, verdict: Verdict, found: str) -> None:
     facts = replace(READY, epc_bytes=None, cpuid=sgx_support(hosts.reader(machine)))
     judged = host_checks.enclave_memory(facts)
     assert judged.verdict is verdict

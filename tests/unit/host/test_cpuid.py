@@ -31,7 +31,7 @@ def test_machines_with_sgx(machine: hosts.Leaves, epc: float, sgx2: bool, larges
     )
 
 
-def test_a_processor_whose_bios_disables_sgx_still_says_that_it_has_it() -> None:
+def test_cpuid_reports_sgx_that_the_bios_disables() -> None:
     found = sgx_support(hosts.reader(hosts.DISABLED_IN_BIOS))
     assert (found.sgx, found.launch_control, found.sgx1, found.epc_bytes) == (True, True, False, 0)
 
@@ -47,7 +47,7 @@ def test_processors_without_sgx() -> None:
 
 
 @given(st.tuples(*[st.integers(0, 2**32 - 1)] * 4))
-def test_whatever_a_processor_says_has_an_end(registers: tuple[int, int, int, int]) -> None:
+def test_any_answers_of_a_processor_are_bounded(registers: tuple[int, int, int, int]) -> None:
     answer = Registers(*registers)
     found = sgx_support(lambda leaf, _subleaf: hosts.INTEL if leaf == 0 else answer)
     assert found.intel

@@ -52,11 +52,11 @@ def test_a_machine_with_sgx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.confinement.apparmor == ""
 
 
-def test_an_empty_machine_says_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_any_files_causes_no_error(tmp_path: Path) -> None:
     assert probe.gather(root=tmp_path, ask=pytest.fail) == HostFacts()
 
 
-def test_this_machine_is_looked_at_without_a_word() -> None:
+def test_this_machine_is_probed_without_the_network() -> None:
     found = probe.gather()
     assert found.kernel == os.uname().release
     assert found.pccs.status is None
@@ -112,7 +112,7 @@ def test_aesmd_is_called() -> None:
             assert probe.gather(root=Path(folder)).aesmd.answers
 
 
-def test_what_may_not_be_looked_at_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_paths_count_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = os.stat
 
     def refuse(path: str, **options: bool) -> os.stat_result:
@@ -140,7 +140,7 @@ def test_a_pccs_that_does_not_answer(tmp_path: Path) -> None:
     assert undated.clock.skew is None
 
 
-def test_asking_leaves_the_answer_unread() -> None:
+def test_the_body_of_the_pccs_answer_is_not_read() -> None:
     class Quiet(WSGIRequestHandler):
         def log_message(self, *_: object) -> None: ...
 
@@ -157,7 +157,7 @@ def test_asking_leaves_the_answer_unread() -> None:
     assert answer.date.endswith("GMT")
 
 
-def test_a_pccs_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_of_the_pccs_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_SECONDS", 0.1)
     stop = threading.Event()
 
@@ -185,7 +185,9 @@ def test_a_pccs_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.Monkey
         ('echo "Usage: $0 [<application>] <args>..."; exit 2', ""),
     ],
 )
-def test_gramine_says_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, version: str) -> None:
+def test_gramine_reports_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, version: str
+) -> None:
     program = tmp_path / "gramine-sgx"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

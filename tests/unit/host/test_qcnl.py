@@ -29,7 +29,7 @@ def test_both_forms_are_read() -> None:
     assert not qcnl.parse('{"pccs_url": "http://x/", "use_secure_cert": false}').use_secure_cert
 
 
-def test_a_comment_mark_inside_a_string_is_no_comment() -> None:
+def test_a_comment_mark_inside_a_string_does_not_start_a_comment() -> None:
     assert qcnl.parse('{"pccs_url": "https://a//b/*c*/", "note": "\\"// no"}').pccs_url == "https://a//b/*c*/"
 
 
@@ -52,7 +52,7 @@ def test_what_is_written_is_read() -> None:
         ("// nothing\n[]", "expected a JSON object, got list"),
     ],
 )
-def test_what_is_no_configuration_is_refused(text: str, words: str) -> None:
+def test_invalid_configurations_are_rejected(text: str, words: str) -> None:
     with pytest.raises(QcnlError, match="sgx_default_qcnl") as caught:
         qcnl.parse(text)
     assert words in caught.value.message

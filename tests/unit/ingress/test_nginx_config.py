@@ -63,7 +63,7 @@ def test_it_stays_in_the_foreground_and_in_its_folders() -> None:
     assert "/etc/" not in render(CONFIG)
 
 
-def test_what_only_some_machines_need() -> None:
+def test_settings_that_only_some_machines_need() -> None:
     plain = render(CONFIG)
     assert "load_module" not in plain
     assert "user " not in plain
@@ -77,7 +77,7 @@ def test_what_only_some_machines_need() -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "hostnames", "include", "volatile"])
-def test_a_name_that_is_a_word_of_nginxs_stays_a_name(name: str) -> None:
+def test_a_name_that_is_an_nginx_keyword_is_escaped(name: str) -> None:
     assert f"\\{name} sealserve_replicas;" in lines(replace(CONFIG, service_name=name))
 
 
@@ -112,7 +112,7 @@ def test_paths_are_quoted() -> None:
         ({"idle_timeout": -1}, "cannot use -1"),
     ],
 )
-def test_values_that_would_mean_something_else_are_refused(changes: dict[str, object], message: str) -> None:
+def test_values_with_a_special_meaning_for_nginx_are_rejected(changes: dict[str, object], message: str) -> None:
     with raises(IngressCode.INVALID_VALUE, match=message) as caught:
         render(replace(CONFIG, **changes))  # type: ignore[arg-type]  # each is of its field's type
     assert caught.value.code == "ingress.invalid-value"

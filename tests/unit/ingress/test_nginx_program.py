@@ -76,14 +76,14 @@ def test_nginx_is_found_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find_nginx() == NginxProgram(program, (1, 24, 0), None)
 
 
-def test_the_built_in_error_log_is_left_alone_where_that_can_be_said(config: NginxConfig) -> None:
+def test_the_built_in_error_log_is_not_opened_if_nginx_supports_that(config: NginxConfig) -> None:
     new = NginxProgram(NGINX, (1, 19, 5), None).command(config)
     old = NginxProgram(NGINX, (1, 18, 0), None).command(config)
     assert new == [*old, "-e", str(config.error_log)]
     assert old == [str(NGINX), "-p", str(config.run_folder), "-c", str(config.config_file)]
 
 
-def test_what_nginx_says_of_a_configuration_is_passed_on(tmp_path: Path, config: NginxConfig) -> None:
+def test_nginxs_reason_for_rejecting_a_configuration_is_shown(tmp_path: Path, config: NginxConfig) -> None:
     program = tmp_path / "nginx"
     program.write_text('#!/bin/sh\necho "nginx: [emerg] host not found in upstream \\"x:1\\"" >&2\nexit 1\n')
     program.chmod(0o755)
@@ -94,7 +94,7 @@ def test_what_nginx_says_of_a_configuration_is_passed_on(tmp_path: Path, config:
     assert caught.value.code == "ingress.config-refused"
 
 
-def test_the_message_that_counts() -> None:
+def test_the_most_important_message_is_shown() -> None:
     log = "2026/11/23 18:00:00 [emerg] 7#7: bind() failed\n2026/11/23 18:00:01 [notice] 7#7: exit\n"
     assert last_message(log) == "7#7: bind() failed"
     assert last_message("a\nb\n") == "b"

@@ -85,7 +85,7 @@ def _policy(
 def _dns(context: RenderContext) -> Manifest:
     """Return the rule for DNS: the cluster's DNS pods, and the DNS cache on each node if it has one.
 
-    A policy applies to the address and port of the pod behind a Service, not to those of the Service.
+    A policy applies to the address and port of the pod behind a Service, not to the Service's own.
     """
     settings = context.settings
     pods = {

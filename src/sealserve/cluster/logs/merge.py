@@ -47,7 +47,7 @@ class Timed:
     Args:
         part: The part that writes the log.
         instance: The target's name for the part.
-        stamped: Whether each line begins with a time from the target, such as that of `docker logs --timestamps`.
+        stamped: Whether each line begins with a time from the target, as in the output of `docker logs --timestamps`.
     """
 
     def __init__(self, part: str, instance: str = "", *, stamped: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What the engine tells of a container, in the words of a status."""
+"""Status of a container, from the engine's data."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def test_how_a_container_ended(changed: dict[str, object], text: str) -> None:
     assert (found.text, found.time) == (text, datetime(2026, 11, 28, 12, 0, 5, 500_000, tzinfo=UTC))
 
 
-def test_the_log_knows_better_than_the_exit_status() -> None:
+def test_an_error_in_the_log_has_precedence_over_the_exit_status() -> None:
     log = ["2026-11-28T12:00:04.1Z error[broker.database]: full.", "2026-11-28T12:00:04.2Z bye"]
     error = error_of(CONTAINER, log)
     assert error is not None

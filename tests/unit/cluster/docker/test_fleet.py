@@ -1,4 +1,4 @@
-"""What the engine's answers mean for a deployment."""
+"""Interpretation of the engine's answers for a deployment."""
 
 import os
 import socket
@@ -58,7 +58,7 @@ CONTAINER = Container(
 )  # fmt: skip
 
 
-def test_addresses_that_are_taken(docker: FakeDocker) -> None:
+def test_a_subnet_that_is_in_use(docker: FakeDocker) -> None:
     docker.answer("network inspect", err="Error: No such network: x\n", status=1)
     docker.answer("network create", err="Error response from daemon: Pool overlaps with other one\n", status=1)
     with raises(ClusterCode.DOCKER_SUBNET_TAKEN, match=r"subnet 10\.9\.0\.0/29 overlaps") as caught:
@@ -67,13 +67,13 @@ def test_addresses_that_are_taken(docker: FakeDocker) -> None:
     assert "docker.subnet" in str(caught.value.hint)
 
 
-def test_a_network_that_is_there_stays(docker: FakeDocker) -> None:
+def test_an_existing_network_is_kept(docker: FakeDocker) -> None:
     docker.answer("network inspect p-link-0", [{"IPAM": {"Config": [{"Subnet": "10.9.0.0/29"}]}}])
     Fleet(Engine(), "p").ensure_network(network())
     assert len(docker.asked) == 1
 
 
-def test_what_runs_as_described_is_left_alone(docker: FakeDocker) -> None:
+def test_a_container_that_runs_as_described_is_kept(docker: FakeDocker) -> None:
     docker.answer("container ls", f"{ID}\n")
     docker.answer("container inspect", [described(digest=CONTAINER.digest)])
     docker.answer("image inspect front:1", [IMAGE])
@@ -117,7 +117,7 @@ def test_a_container_that_cannot_start_is_not_left(docker: FakeDocker) -> None:
     assert docker.asked[-1] == ["container", "rm", "--force", "--volumes", ID]
 
 
-def test_a_container_that_ended_says_why(docker: FakeDocker) -> None:
+def test_the_error_for_an_ended_container_has_its_reason(docker: FakeDocker) -> None:
     docker.answer("container inspect", [described("replica-0", status="exited")])
     docker.answer("container exec", err="Error response from daemon: is not running\n", status=1)
     docker.answer("logs", "starting\nerror[broker.refused]: no key for you\nbye\n")
@@ -203,7 +203,7 @@ def test_a_port_that_only_a_new_nginx_needs_must_be_free(docker: FakeDocker, tmp
         target.check(tmp_path, broker_here=True)
         nginx("restarting", service, rest)
         target.check(tmp_path, broker_here=True)
-        nginx("exited", service, rest)  # it holds nothing: another program does
+        nginx("exited", service, rest)  # it holds no port: a different program does
         with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is in use"):
             target.check(tmp_path, broker_here=True)
     assert not any(asked[1] in {"stop", "rm", "create"} for asked in docker.asked)

@@ -1,4 +1,4 @@
-"""Who can reach whom, how containers are confined, and that Compose is told the same as the engine."""
+"""Reachability and restrictions of containers, and the equivalence of Compose and engine commands."""
 
 import os
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ def test_a_replica_reaches_the_broker_and_nothing_else(
         network = layout.link(index)
         assert network.internal
         assert NO_HOST_ADDRESS + "=true" in commands.network_create(network, "p")
-    # NGINX is beside each replica, and listens elsewhere: on its own network only.
+    # NGINX shares each replica's network, but listens only on its own network.
     assert ip_address(layout.front_address) in layout.front.subnet
     assert neighbours(layout, bundle, "nginx") == {network_owner, *(f"replica-{index}" for index in range(REPLICAS))}
     write_front(layout, deployment.parse('model = {name = "m"}'), [Upstream(layout.upstream(0), 8500)])
@@ -131,7 +131,7 @@ def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> 
     links = [layout.link(number) for number in layout.links]
     assert (
         len(links) == site.deployment.replica_limit("docker").most + 1
-    )  # the most replicas, and one more while a release is rolled out
+    )  # the maximum number of replicas, and one more during a roll-out
     subnets = [network.subnet for network in (layout.front, layout.collateral, *links)]
     assert len(set(subnets)) == len(subnets)
     for number, network in enumerate(links[:2]):
@@ -142,7 +142,7 @@ def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> 
         ]
         assert len(set(addresses)) == 3
         assert all(ip_address(address) in network.subnet for address in addresses)
-        assert str(network.address(1)) not in addresses  # the gateway's
+        assert str(network.address(1)) not in addresses  # the gateway's address
     assert list(free_links(layout, {0, 2}))[:2] == [1, 3]
 
 
@@ -160,7 +160,7 @@ def test_every_container_is_confined(tmp_path: Path, bundle: Served, broker_here
             assert option in line, container.role
         assert "privileged" not in line
         assert "docker.sock" not in line
-        assert "seccomp" not in line  # Docker's own profile
+        assert "seccomp" not in line  # Docker's default profile applies
         assert all("mode=0700" in commands.tmpfs_option(tmpfs, container.user) for tmpfs in container.tmpfs)
 
 
@@ -206,7 +206,7 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
         mount.target == f"/workspace/.sealserve/owner/{source.relative_to(owner.root)}"
         for source, mount in seen.items()
     )
-    assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # where it writes what it may lose
+    assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # for files that may be lost
     assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite"}
     others = [container for container in everything(layout, bundle)[1] if container.role != "broker"]
     assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
@@ -229,7 +229,7 @@ def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -
         pass
     layout = make_context(site)
     (before,) = [container for container in layout.services(bundle) if container.role == "broker"]
-    rotate(site.workspace)  # a mount of a file goes on showing the old one
+    rotate(site.workspace)  # the mount of a file still shows the old file
     (after,) = [container for container in layout.services(bundle) if container.role == "broker"]
     assert before.digest != after.digest
 
@@ -243,7 +243,7 @@ def values(node: object) -> Iterator[str]:
         yield str(node)
 
 
-def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
+def test_compose_has_the_same_containers(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site, seccomp=write_seccomp(tmp_path))
     networks, containers = everything(layout, bundle)
@@ -282,14 +282,14 @@ def test_compose_publishes_rest_where_the_release_has_it(tmp_path: Path, bundle:
     assert published == [("8500", 8500), ("9001", 8501)]
 
 
-def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:
+def test_changes_that_require_a_new_container(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site)
     assert layout.replica(0, 0, bundle).digest == layout.replica(0, 0, bundle).digest
     other = Served(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
     assert layout.replica(0, 0, bundle).digest != layout.replica(0, 0, other).digest
     before = [container.digest for container in layout.services(bundle)]
-    site.certify()  # a renewed certificate of the broker's starts it anew
+    site.certify()  # a renewed certificate of the broker causes a new container
     after = [container.digest for container in layout.services(bundle)]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
@@ -312,7 +312,7 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
     assert "proxy_pass 192.0.2.7:5555;" in relay
 
 
-def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
+def test_nginxs_configuration_is_written_only_if_it_changes(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site)
     assert write_front(layout, site.deployment, [Upstream("10.0.0.1", 1)])
@@ -321,7 +321,7 @@ def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
 
 
 def allowed(profile: dict[str, Any], call: str, *arguments: int) -> bool:
-    """Return whether a profile admits a call, as libseccomp would judge."""
+    """Return whether a profile allows a call, evaluated like libseccomp."""
     for rule in profile["syscalls"]:
         if call in rule["names"]:
             fits = True
@@ -345,14 +345,14 @@ def test_gramine_direct_may_turn_randomisation_off_and_little_else() -> None:
     for call in ("mount", "bpf", "ptrace", "process_vm_readv", "keyctl", "add_key", "io_uring_setup", "kexec_load",
                  "init_module", "unshare", "setns", "userfaultfd", "perf_event_open", "open_by_handle_at"):  # fmt: skip
         assert not allowed(profile, call, 0, 0, 0), call
-    assert allowed(profile, "clone", 0x00010F00)  # a thread's
+    assert allowed(profile, "clone", 0x00010F00)  # the flags for a thread
     assert not allowed(profile, "clone", 0x10000000)  # CLONE_NEWUSER
     assert not allowed(profile, "clone3", 0)
     assert allowed(profile, "socket", 1)
     assert not allowed(profile, "socket", 40)  # AF_VSOCK
 
 
-def test_health_looks_at_the_own_network_namespace() -> None:
+def test_health_checks_use_the_containers_network_namespace() -> None:
     assert listens(8500) == "grep -Eq ':2134 [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
 
 
@@ -398,7 +398,7 @@ def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
     assert broker.digest != later.digest
 
 
-def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
+def test_a_passphrase_without_a_file_is_rejected(ready: Site, bundle: Served, tmp_path: Path) -> None:
     ready.workspace.owner.master_key.unlink(missing_ok=True)
     secret_file(ready.workspace.owner.master_key, b"{}")
     layout = with_keystore(ready)
@@ -412,7 +412,9 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
     write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
 
 
-def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
+def test_keystore_files_that_the_brokers_container_cannot_use_are_rejected(
+    ready: Site, bundle: Served, tmp_path: Path
+) -> None:
     token = secret_file(tmp_path / "token", b"t")
     layout = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
     with raises(ClusterCode.TARGET_UNSUPPORTED, match="this address refers to the broker's container itself"):

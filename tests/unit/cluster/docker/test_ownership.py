@@ -1,4 +1,4 @@
-"""What root gives to the containers' user, and that nobody makes it give more."""
+"""The files that root gives to the containers' user, and protection against giving more."""
 
 import os
 import stat
@@ -42,24 +42,24 @@ def owned(site: Site, uid: int) -> set[str]:
     return {path.relative_to(root).as_posix() for path in [root, *root.rglob("*")] if path.lstat().st_uid == uid}
 
 
-def test_it_gets_what_its_containers_need(site: Site) -> None:
+def test_the_containers_user_gets_only_the_needed_files(site: Site) -> None:
     hand_over(site)
     given = owned(site, SERVICE_USER)
     assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/database", "owner/database/broker.sqlite",
             "owner/audit", "owner/broker-tls/broker.key", "host/run/docker/quoting"} <= given  # fmt: skip
     assert not {"owner", "owner/index-signing-key.pem", "owner/authorities/broker/ca.key"} & given
     assert not {name for name in given if name.startswith(("owner/authorities", "owner/models"))}
-    # No folder is given in which root uses names, but for those that a container must write to.
+    # No folder in which root follows names is given away, except folders that a container must write to.
     folders = {name for name in given if (site.workspace.root / name).is_dir()}
     assert folders == {"owner/database", "owner/audit", "host/run/docker/quoting", "vendor"}
     for folder in (site.workspace.owner.broker_tls, site.workspace.host.platform):
         found = folder.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o077) == (0, SERVICE_USER, 0o050)
     take_back(site.workspace)
-    assert owned(site, SERVICE_USER) == {"host/run/docker/quoting"}  # which `down` removes
+    assert owned(site, SERVICE_USER) == {"host/run/docker/quoting"}  # `down` removes this folder
 
 
-def test_what_earlier_versions_gave_is_taken_back(site: Site) -> None:
+def test_files_that_earlier_versions_gave_are_taken_back(site: Site) -> None:
     owner, configuration = site.workspace.owner.root, site.workspace.host.run / "docker"
     for path in (owner, configuration, configuration / "nginx"):
         os.chown(path, SERVICE_USER, SERVICE_USER)
@@ -67,7 +67,7 @@ def test_what_earlier_versions_gave_is_taken_back(site: Site) -> None:
     assert {path.stat().st_uid for path in (owner, configuration, configuration / "nginx")} == {0}
 
 
-def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
+def test_a_link_or_a_second_hard_link_is_rejected(site: Site, tmp_path: Path) -> None:
     victim = tmp_path / "shadow"
     victim.write_text("x")
     planted = site.workspace.owner.database.with_name("broker.sqlite-wal")
@@ -84,11 +84,11 @@ def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
     with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="got a file with 2 names"):
         hand_over(site)
     assert victim.stat().st_uid == 0
-    take_back(site.workspace)  # what is odd is left as it is
+    take_back(site.workspace)  # unexpected entries are not changed
     planted.unlink()
 
 
-def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
+def test_replacing_a_release_meanwhile_gives_no_other_files_away(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     etc = tmp_path / "etc"

@@ -1,4 +1,4 @@
-"""From one release to the next in Docker: what a failure or a kill at any moment leaves."""
+"""Roll-outs in Docker: the state after a failure or a kill at any step."""
 
 import re
 from dataclasses import replace
@@ -21,11 +21,11 @@ ADDRESS = re.compile(r"^ +server ([0-9.]+):", re.MULTILINE)
 
 
 class KilledError(BaseException):
-    """The command was killed: nothing that it would do afterwards happens."""
+    """The command was killed: none of its later steps happen."""
 
 
 class FakeFleet:
-    """The containers of an engine that does what it is told, and checks that no user is left without a replica.
+    """A simulated engine's containers, which check that users always have a replica.
 
     Args:
         front: NGINX's configuration file.
@@ -50,7 +50,7 @@ class FakeFleet:
                 raise KilledError
 
     def _check(self) -> None:
-        """Check that enough replicas serve and are listed by NGINX, and that NGINX lists no replica that is gone."""
+        """Check that enough replicas serve and are listed by NGINX, and that NGINX lists no removed replica."""
         assert self.loaded <= self.addresses()
         assert len(self.loaded) >= self.least
 
@@ -127,7 +127,7 @@ class FakeFleet:
         self._check()
 
     def addresses(self, *, of: str = "") -> set[str]:
-        """Return the addresses of the replicas that there are, of all releases or of one."""
+        """Return the addresses of the existing replicas, of all releases or of one release."""
         return {
             described.networks[0].address
             for found, described in self._found.values()
@@ -141,7 +141,7 @@ class FakeFleet:
         return {replica.role: replica.release for replica in found}
 
     def settled(self) -> bool:
-        """Whether NGINX lists all replicas, and there is a link for each and no other."""
+        """Whether NGINX lists all replicas, and exactly one link exists for each."""
         links = {f"link-{found.link}" for found in self.replicas()}
         return self.loaded == self.addresses() and {name for name in self.links if name.startswith("link-")} == links
 
@@ -155,7 +155,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def told() -> list[str]:
-    """What the target tells."""
+    """The progress texts of the target."""
     return []
 
 
@@ -198,7 +198,7 @@ def test_a_roll_out_and_a_roll_back(target: DockerTarget, site: Site, told: list
     assert fleet(target).settled()
 
 
-def test_a_release_that_is_refused_leaves_what_serves(target: DockerTarget, site: Site) -> None:
+def test_a_rejected_release_does_not_stop_the_old_replicas(target: DockerTarget, site: Site) -> None:
     target.up(bundle("a-1", site), 2)
     fleet(target).least = 2
     fleet(target).refused = {("replica-0", "b-2")}
@@ -210,7 +210,7 @@ def test_a_release_that_is_refused_leaves_what_serves(target: DockerTarget, site
         target.previous_release()
 
 
-def test_a_later_replica_that_does_not_start_leaves_a_way_back(target: DockerTarget, site: Site) -> None:
+def test_a_later_replica_that_does_not_start_allows_a_roll_back(target: DockerTarget, site: Site) -> None:
     target.up(bundle("a-1", site), 2)
     fleet(target).least = 2
     fleet(target).refused = {("replica-1", "b-2")}
@@ -281,10 +281,8 @@ def test_the_difference_has_a_line_for_each_container(
     ]  # fmt: skip
 
 
-def test_replicas_that_leave_have_the_time_of_their_own_release(
-    target: DockerTarget, site: Site, told: list[str]
-) -> None:
-    """Sealserve.toml names a shorter age by now: the enclaves that leave were measured with theirs."""
+def test_leaving_replicas_drain_at_the_age_of_their_release(target: DockerTarget, site: Site, told: list[str]) -> None:
+    """A shorter age in sealserve.toml does not apply to the leaving enclaves, whose age is measured."""
     old, new = (
         replace(made, enclaves=tuple(replace(enclave, connection_age=age) for enclave in made.enclaves))
         for made, age in ((bundle("a-1", site), 600), (bundle("b-2", site), 30))
@@ -298,8 +296,8 @@ def test_replicas_that_leave_have_the_time_of_their_own_release(
     assert f"worker_shutdown_timeout {33 + DRAIN_SECONDS}s;" in front.read_text()
 
 
-def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget, site: Site) -> None:
-    """Without the fact of the age, a replica that runs is still the described one."""
+def test_replicas_of_an_earlier_version_are_not_replaced(target: DockerTarget, site: Site) -> None:
+    """A running replica without the fact of the age still matches its description."""
     made = bundle("a-1", site)
     target.up(made, 1)
     known = replace(made, enclaves=tuple(replace(enclave, connection_age=60) for enclave in made.enclaves))
@@ -309,8 +307,8 @@ def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget,
     assert fleet(target).waited == []
 
 
-def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(target: DockerTarget, site: Site) -> None:
-    """Sealserve.toml has no REST by now; the release that is served has it."""
+def test_the_running_replicas_decide_whether_rest_is_an_endpoint(target: DockerTarget, site: Site) -> None:
+    """The endpoint exists if the served release has REST, even if sealserve.toml has turned REST off since."""
     made = bundle("a-1", site)
     assert set(target.endpoints()) == {"grpc"}
     target.up(replace(made, enclaves=tuple(replace(enclave, rest_port=8501) for enclave in made.enclaves)), 1)

@@ -19,7 +19,7 @@ WITH_REST = TOML.replace("[service]", "[server]\nrest = true\n\n[service]\nrest_
 
 
 def make_context(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> RenderContext:
-    """Return the render context of ``toml``, with ``text`` added to its last section, ``[kubernetes]``."""
+    """Return the render context of ``toml``, with ``text`` appended to its last section, ``[kubernetes]``."""
     described = deployment.parse(f'platform = "{platform}"\n{toml}{text}')
     shipped = Shipped(
         name="resnet50-0123456789ab", size=100_000_000, owner_key="-----BEGIN PUBLIC KEY-----\n",
@@ -29,7 +29,7 @@ def make_context(text: str = "", *, platform: str = "simulated", replicas: int =
 
 
 def node(name: str, *, epc: str = "", taint: str = "", **labels: str) -> Manifest:
-    """Return a node as the API has it."""
+    """Return a node as the API represents it."""
     taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
     offered = {"sgx.intel.com/epc": epc, "sgx.intel.com/enclave": "20"} if epc else {}
     return {

@@ -1,4 +1,4 @@
-"""Who may connect to whom under NetworkPolicies: an evaluator for tests, after the API's own rules.
+"""Evaluator of NetworkPolicies for tests: it decides which connections they allow, by the API's rules.
 
 Source: https://kubernetes.io/docs/concepts/services-networking/network-policies/ ("The two sorts of pod isolation").
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A pod, or (without labels) an address outside of the cluster."""
+    """A pod, or (without labels) an address outside the cluster."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace: str = ""
@@ -19,7 +19,7 @@ class Peer:
 
 
 def allows(policies: Sequence[Mapping[str, Any]], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
-    """Whether a connection is allowed by both ends' policies."""
+    """Return whether the policies of both ends allow a connection."""
     leaves = _side(policies, "egress", "to", source, target, port, protocol)
     return leaves and _side(policies, "ingress", "from", target, source, port, protocol)
 

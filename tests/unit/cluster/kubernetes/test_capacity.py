@@ -1,4 +1,4 @@
-"""Where replicas have room: by node, and in the units of the cloud's plugin."""
+"""Capacity for replicas: per node, in the units of the cloud's plugin."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ def test_a_taint_keeps_replicas_away_that_do_not_tolerate_it(text: str, runs: bo
     assert may_run(node("a", taint="sgx"), make_context(text).settings) is runs
 
 
-def test_what_a_node_says_of_its_state_passes() -> None:
+def test_temporary_taints_of_a_node_are_ignored() -> None:
     assert may_run(node("a", taint="node.kubernetes.io/not-ready"), make_context().settings)
 
 

@@ -1,4 +1,4 @@
-"""Clusters that cannot be talked to, each said in one error."""
+"""Unreachable and invalid clusters: each causes a single clear error."""
 
 import json
 import socket
@@ -42,7 +42,7 @@ def kubeconfig(folder: Path, port: int) -> str:
 
 @dataclass(slots=True)
 class Api:
-    """A small API server: what it answers, and which paths it was asked for."""
+    """A small API server with fixed answers, which records the requested paths."""
 
     port: int
     answers: dict[str, Any]
@@ -98,7 +98,7 @@ def test_the_environments_kubeconfig_is_that_of_now(tmp_path: Path, monkeypatch:
         path = tmp_path / f"kubeconfig-{number}"
         path.write_text("{")
         monkeypatch.setenv("KUBECONFIG", str(path))
-        with pytest.raises(ClusterUnreachableError, match="ParserError"):  # and not: there is no such file
+        with pytest.raises(ClusterUnreachableError, match="ParserError"):  # and not: the file does not exist
             ClusterClient()
         path.unlink()
 
@@ -112,12 +112,12 @@ def test_a_file_that_is_no_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -
     assert "secret-token" not in str(caught.value)
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_an_api_server_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(ClusterUnreachableError, match="does not answer"):
         ClusterClient(kubeconfig(tmp_path, 1))
 
 
-def test_an_api_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_api_server_causes_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sealserve.cluster.kubernetes.cluster_client._SECONDS", 0.1)
     accepted = 0
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -133,7 +133,7 @@ def test_an_api_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monke
 
 @pytest.mark.parametrize("answer", [b"<html>", b"\xff", [], {"groups": 1}])
 @pytest.mark.parametrize("path", ["/version", "/apis"])
-def test_what_is_no_api_server(api: Api, tmp_path: Path, path: str, answer: Any) -> None:
+def test_servers_that_are_not_api_servers(api: Api, tmp_path: Path, path: str, answer: Any) -> None:
     api.answers = {"/version": {"gitVersion": "v1.34.0"}} | {path: answer}
     with pytest.raises(
         ClusterUnreachableError, match=f"The server at http://127.0.0.1:{api.port} is not a Kubernetes API server"
@@ -150,9 +150,7 @@ def test_a_page_in_place_of_an_object(api: Api, tmp_path: Path) -> None:
         client.find("v1", "Secret", "n", "a=b")
 
 
-def test_what_others_say_of_the_cluster_is_not_believed(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shared_cache_of_kinds_is_not_used(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tmp_path / "tmp"
     shared.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(shared))
@@ -175,7 +173,7 @@ def test_an_api_server_that_goes_away_while_logs_are_read(api: Api, tmp_path: Pa
         client.log("n", "p", "c", last=1)
 
 
-def test_logs_that_nobody_reads_take_no_memory() -> None:
+def test_unread_logs_use_bounded_memory() -> None:
     told = 0
 
     class Stream:
@@ -207,14 +205,14 @@ def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None
     assert ".[kubernetes]" in str(caught.value)
 
 
-def test_what_the_server_alone_keeps_is_left_out_of_a_diff() -> None:
+def test_server_fields_are_omitted_from_a_diff() -> None:
     made = {"kind": "X", "status": {"a": 1}, "metadata": {"name": "x", "uid": "1", "managedFields": []}}
     assert tidy(made) == {"kind": "X", "metadata": {"name": "x"}}
 
 
 def test_a_kind_that_the_cluster_does_not_have() -> None:
     client = object.__new__(ClusterClient)
-    client._errors = ()  # type: ignore[assignment]  # there is no API here that could refuse anything
+    client._errors = ()  # type: ignore[assignment]  # no API server exists here that could reject a request
     with (
         pytest.raises(KindUnknownError, match="listing TLSRoute failed: the cluster does not support") as caught,
         client._explained("listing TLSRoute"),

@@ -1,7 +1,7 @@
-"""What other controllers read is held to the schemas that they publish, strictly: a field that they do not know fails.
+"""Objects for other controllers are validated strictly against published schemas: an unknown field is an error.
 
-The schemas in ``crds/`` are those of the named commits, without descriptions and CEL rules (Apache License 2.0); what
-CEL would say is not checked here.
+The schemas in ``crds/`` are from the named commits, without descriptions and CEL rules (Apache License 2.0). CEL rules
+are not checked here.
 """
 
 import json
@@ -22,7 +22,7 @@ MONITORED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubern
 
 
 def strict(schema: Any) -> Any:
-    """Return a schema that takes no other fields than those it names, as an API server that validates strictly."""
+    """Return a schema that rejects unknown fields, like an API server with strict validation."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, Mapping):
@@ -34,7 +34,7 @@ def strict(schema: Any) -> Any:
 
 
 def validate(made: Mapping[str, Any], name: str) -> None:
-    """Hold an object to a published schema."""
+    """Validate an object against a published schema."""
     crd = json.loads((CRDS / f"{name}.json").read_text(encoding="utf-8"))
     group, _, version = made["apiVersion"].partition("/")
     assert (group, made["kind"]) == (crd["group"], crd["kind"])
@@ -75,7 +75,7 @@ def test_the_routes_of_grpc_and_rest_fit_the_published_schema(crd: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)
-def test_a_field_that_the_schema_does_not_know_fails(kind: str, crd: str, text: str, toml: str) -> None:
+def test_an_unknown_field_fails(kind: str, crd: str, text: str, toml: str) -> None:
     made = deepcopy(only(make_context(text, toml=toml), kind))
     made["spec"]["unknown"] = 1
     with pytest.raises(jsonschema.ValidationError, match="unknown"):

@@ -1,4 +1,4 @@
-"""API servers, or proxies in front of them, that send more than anybody wants to read."""
+"""API servers, or proxies in front of them, that send endless, huge, slow or compressed answers."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ Answering = Callable[[BaseHTTPRequestHandler], None]
 
 
 def sent(content: bytes, *, status: int = 200, **headers: str) -> Answering:
-    """Answer with one body and with headers."""
+    """Answer with a body and headers."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -45,7 +45,7 @@ def sent(content: bytes, *, status: int = 200, **headers: str) -> Answering:
 
 
 def endless(part: bytes, **headers: str) -> Answering:
-    """Answer with a part again and again, until the client goes away."""
+    """Answer with the same part repeatedly, until the client disconnects."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -60,7 +60,7 @@ def endless(part: bytes, **headers: str) -> Answering:
 
 
 def dripping(beginning: bytes) -> Answering:
-    """Answer with a byte now and then, from a point of the answer on."""
+    """Answer with single bytes and pauses after a point of the answer."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def dripping(beginning: bytes) -> Answering:
 
 @contextlib.contextmanager
 def cluster(folder: Path, answers: dict[str, Answering], asked: list[str] | None = None) -> Iterator[ClusterClient]:
-    """Start an API server that knows Secrets and yield a client of it."""
+    """Start an API server that supports Secrets, and yield a client for it."""
     resource = {"name": "secrets", "kind": "Secret", "namespaced": True, "verbs": ["get"], "singularName": ""}
     known: dict[str, Any] = {
         "/version": {"gitVersion": "v1.34.0"},
@@ -112,7 +112,7 @@ def cluster(folder: Path, answers: dict[str, Answering], asked: list[str] | None
 
 @contextlib.contextmanager
 def memory(limit: int) -> Iterator[None]:
-    """Check that the block does not hold more than ``limit`` bytes at any moment."""
+    """Check that the block never allocates more than ``limit`` bytes."""
     tracemalloc.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A broker in the cluster: for trials only, confined like every pod, and with no more of the owner's than it reads."""
+"""A broker in the cluster: only for trials, restricted like every pod, and with only the files that it reads."""
 
 import base64
 import sqlite3
@@ -34,7 +34,7 @@ def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TO
 
 
 def owners_broker(site: Site) -> OwnersBroker:
-    """Return what the owner hands over, as `prepare` does."""
+    """Return the files that the owner's side provides, as `prepare` does."""
     broker_files.make_ready(site.workspace)
     return broker_files.describe(site.workspace, BrokerPlace.CLUSTER, with_files=True)
 
@@ -49,7 +49,7 @@ def site(tmp_path: Path) -> Site:
     return made
 
 
-def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
+def test_the_broker_gets_only_the_files_that_it_reads(site: Site) -> None:
     (site.workspace.owner.models / "plain").mkdir(parents=True)
     (site.workspace.owner.models / "plain" / "weights").write_bytes(b"the model")
     files = inside_broker.material(trial(), owners_broker(site))
@@ -72,9 +72,9 @@ def test_its_settings_are_a_deployment_file(site: Site) -> None:
     assert described.platform is terms.PlatformKind.SIMULATED
 
 
-def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> None:
+def test_the_copied_database_has_the_newest_changes(site: Site, tmp_path: Path) -> None:
     database = site.workspace.owner.database
-    with closing(sqlite3.connect(database)) as other:  # its log is not in the file yet
+    with closing(sqlite3.connect(database)) as other:  # its write-ahead log is not in the file yet
         other.execute("CREATE TABLE last_words (word TEXT)")
         other.commit()
         copied = tmp_path / "copy.sqlite"
@@ -92,20 +92,20 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
         (trial(toml=TOML.replace("[service]", '[keystore]\npassphrase_file = "secret"\n\n[service]')), "passphrase"),
     ],
 )
-def test_what_is_no_trial_is_refused(site: Site, context: RenderContext, message: str) -> None:
+def test_a_deployment_that_is_not_a_trial_is_rejected(site: Site, context: RenderContext, message: str) -> None:
     with pytest.raises(NotRenderableError, match=message) as caught:
         inside_broker.material(context, owners_broker(site))
     assert caught.value.code == "kubernetes.not-renderable"
 
 
-def test_a_master_key_whose_passphrase_nobody_could_type_is_refused(site: Site) -> None:
+def test_a_master_key_with_a_passphrase_is_rejected(site: Site) -> None:
     path = site.workspace.owner.master_key
     path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"only typed")))
     with pytest.raises(NotRenderableError, match="without a passphrase"):
         inside_broker.material(trial(), owners_broker(site))
 
 
-def test_too_much_for_a_secret_is_refused(site: Site) -> None:
+def test_files_that_exceed_a_secret_are_rejected(site: Site) -> None:
     with closing(sqlite3.connect(site.workspace.owner.database)) as database:
         database.execute("CREATE TABLE filling (content BLOB)")
         database.execute("INSERT INTO filling VALUES (zeroblob(1048576))")

@@ -1,4 +1,4 @@
-"""What is scraped, and that each metric that a rule or a graph asks for is one that somebody exposes."""
+"""Scrape targets, and a check that each metric in a rule or a graph exists."""
 
 import json
 import re
@@ -32,7 +32,7 @@ KUBE_STATE = {
     "kube_pod_init_container_status_restarts_total",
 }
 OF_PROMETHEUS = {"up"}
-# What stands in a query beside metrics: texts, labels, durations, operators, and functions with what they group by.
+# Parts of a query that are not metrics: texts, labels, durations, operators, and functions with their grouping.
 BESIDE = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)|\b(?:or|unless|offset \w+)\b|[a-z_]+(?=\s*\()')
 METRIC = re.compile(r":?[a-z_][a-z_:]*")
 
@@ -43,7 +43,7 @@ def scraped() -> RenderContext:
 
 
 def exposed() -> set[str]:
-    """The names on the pages of a server and of a broker, with what a histogram adds to its own."""
+    """Return the metric names on the pages of a server and of a broker, with the suffixes of histograms."""
     metrics = Metrics()
     metrics.certificate_ends(NOW)
     observed = Observed(
@@ -103,7 +103,7 @@ def test_the_dashboard_shows_the_epc_resource_of_the_deployment() -> None:
     ]
 
 
-def test_the_files_name_the_objects_and_states_that_there_are(scraped: RenderContext) -> None:
+def test_the_files_refer_to_existing_objects_and_states(scraped: RenderContext) -> None:
     texts = list(expressions())
     named = {name for text in texts for name in re.findall(r'(?:deployment="|pod=~")([a-z-]+[a-z])', text)}
     assert named == {scraped.name(PART)}
@@ -118,7 +118,7 @@ def test_nothing_is_monitored_unless_it_is_asked_for(context: RenderContext) -> 
     assert configuration == {"rule_files": ["replicas.rules.yaml"], "scrape_configs": []}
 
 
-def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
+def test_alerts_about_the_broker_require_its_metrics() -> None:
     files = prometheus_files(
         make_context(toml=TOML.replace("[kubernetes]", "[broker]\nmetrics_port = 1\n[kubernetes]")).deployment
     )

@@ -1,4 +1,4 @@
-"""What is rendered: every object fits the API's schema, and every pod is confined."""
+"""Rendered objects: every object fits the API's schema, and every pod is restricted."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -114,7 +114,7 @@ def test_a_replica_asks_as_its_clouds_plugin_counts(cloud: Cloud) -> None:
 def test_a_pod_waits_longer_than_a_connection_lives() -> None:
     context = make_context(toml=TOML.replace("[kubernetes]", "[server]\nmax_connection_age_seconds = 30\n[kubernetes]"))
     pod = replica_pod(context)
-    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "78"]  # 33 at most, and 45
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "78"]  # at most 33, plus 45
     assert pod["terminationGracePeriodSeconds"] > 78
 
 
@@ -156,7 +156,7 @@ def test_a_quantity_is_a_number(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e", "1e3Gi", "1K", "Gi", "."])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
+def test_invalid_quantities_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         quantity(text)
 
@@ -196,7 +196,7 @@ def test_the_front_listens_for_both_ip_families_unless_the_node_lacks_ipv6(conte
     assert "listen 0.0.0.0:8500 so_keepalive=on;" in config["data"]["nginx-ipv4.conf"]
     (pod,) = [pod for pod in pods(list(made)) if pod["containers"][0]["name"] == "nginx"]
     script = pod["containers"][0]["command"][-1]
-    assert "exec /usr/sbin/nginx" in script  # NGINX itself gets the signals
+    assert "exec /usr/sbin/nginx" in script  # so that NGINX itself receives the signals
 
 
 def test_rest_has_a_port_of_replicas_and_front_and_a_route_to_it() -> None:
@@ -205,7 +205,7 @@ def test_rest_has_a_port_of_replicas_and_front_and_a_route_to_it() -> None:
     services = {item["metadata"]["name"]: item["spec"]["ports"] for item in made if item["kind"] == "Service"}
     assert [(port["name"], port["port"], port["targetPort"]) for port in services["sealserve-replicas"]] == [
         ("grpc", 8500, "grpc"),
-        ("rest", 8501, "rest"),  # by its name: pods without this port, of another release, get none of its connections
+        ("rest", 8501, "rest"),  # by name: pods of other releases without this port get no connections
     ]
     assert services["sealserve-front"] == [
         {"name": "grpc", "port": 8500, "targetPort": "grpc"},
@@ -224,8 +224,8 @@ def test_without_rest_nothing_names_its_port() -> None:
     assert "8501" not in str(objects(make_context()))
 
 
-def test_what_the_release_has_decides_and_not_the_setting() -> None:
-    """After a roll-back to a release without REST, sealserve.toml may still say that it is on."""
+def test_the_release_decides_about_rest_and_not_the_setting() -> None:
+    """After a roll-back to a release without REST, REST may still be on in sealserve.toml."""
     context = make_context(toml=WITH_REST)
     assert "8501" not in str(objects(replace(context, shipped=replace(context.shipped, rest=False))))
 

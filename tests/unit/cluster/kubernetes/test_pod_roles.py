@@ -1,4 +1,4 @@
-"""What users see of pods: the roles of the other targets, when the present run began, where the service is."""
+"""Pods as users see them: roles as on the other targets, start of the current run, address of the service."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_why_the_run_before_ended(terminated: dict[str, Any], text: str) -> None
     assert run.ended == run.error.time == datetime(2026, 11, 28, 11, 59, 59, tzinfo=UTC)
 
 
-def test_a_pod_that_tells_nothing_has_no_run() -> None:
+def test_a_pod_without_a_status_has_no_run() -> None:
     assert run_of({}).started is None
     odd = {"state": {"running": {"startedAt": "soon"}}, "lastState": None}
     assert run_of({"status": {"containerStatuses": [odd]}}).started is None

@@ -1,4 +1,4 @@
-"""What the NetworkPolicies let through, as an evaluator of the API's rules sees it."""
+"""Connections that the NetworkPolicies allow, decided by an evaluator of the API's rules."""
 
 import pytest
 from tests.unit.cluster.kubernetes.conftest import TOML, WITH_REST, make_context
@@ -48,7 +48,7 @@ def test_rest_is_reached_as_grpc_is_and_only_where_it_is_on() -> None:
         assert allows(rules, front, replica, port)
         for other in (OUTSIDE, NEIGHBOUR, STRANGER, CONTROLLER, replica, DNS):
             assert not allows(rules, other, replica, port)
-    assert not allows(rules, OUTSIDE, front, 9501)  # that is the Service's port, and not the pod's
+    assert not allows(rules, OUTSIDE, front, 9501)  # this is the Service's port, not the pod's port
     gateway = make_context('ingress.kind = "gateway-api"\n', toml=WITH_REST)
     assert allows(policies(gateway), CONTROLLER, pod(gateway, "replicas"), 8501)
 
@@ -58,7 +58,7 @@ def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: RenderCo
     assert allows(rules, replica, BROKER, 4433)
     assert allows(rules, replica, DNS, 53, "UDP")
     assert allows(rules, replica, DNS, 53)
-    assert allows(rules, replica, OUTSIDE, 8443)  # the store's host is a name, which a policy cannot hold
+    assert allows(rules, replica, OUTSIDE, 8443)  # the store has a DNS name, which a policy cannot contain
     for target, port in ((OUTSIDE, 4433), (BROKER, 443), (OUTSIDE, 443), (NEIGHBOUR, 53), (pod(known, "front"), 8500)):
         assert not allows(rules, replica, target, port)
 
@@ -70,7 +70,7 @@ def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: RenderContex
         assert not allows(rules, front, target, port)
 
 
-def test_a_store_with_an_address_is_the_only_one() -> None:
+def test_a_store_with_an_ip_address_is_the_only_allowed_store() -> None:
     context = make_context(toml=TOML.replace("store.example.com:8443", "198.51.100.7:8443"))
     rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, OUTSIDE, 8443)
@@ -123,7 +123,7 @@ def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
     assert not allows(rules, replica, BROKER, 8443)
 
 
-def test_a_broker_with_an_ipv6_address_is_the_only_one() -> None:
+def test_a_broker_with_an_ipv6_address_is_the_only_allowed_broker() -> None:
     context = make_context('broker.ip = "2001:db8::44"\n')
     rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)

@@ -1,4 +1,4 @@
-"""What is found of clusters that answer oddly; a real one is looked at by `make test-kubernetes`."""
+"""Findings about clusters with unusual answers. `make test-kubernetes` examines a real cluster."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ ANSWER = {"addresses": ["192.0.2.44"], "answers": True, "error": ""}
 
 
 class FakeCluster:
-    """A cluster with just what a test says."""
+    """A cluster whose answers a test defines."""
 
     address = "https://192.0.2.1:6443"
 
@@ -78,7 +78,7 @@ class FakeCluster:
 
 
 class _Stopped(datetime):
-    """The clock, at `NOW`: however long the tests before these take."""
+    """Set the clock to `NOW`, independently of the duration of earlier tests."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:
@@ -96,8 +96,8 @@ def cluster() -> FakeCluster:
 
 
 def examine(context: RenderContext, cluster: FakeCluster) -> dict[str, Finding]:
-    findings = list(examine_cluster(context, cluster))  # type: ignore[arg-type]  # it has what is used
-    assert cluster.pods() == []  # whatever was found, the pod is gone
+    findings = list(examine_cluster(context, cluster))  # type: ignore[arg-type]  # it has the methods that are used
+    assert cluster.pods() == []  # the pod is removed in any case
     return {finding.code.removeprefix("host.cluster-"): finding for finding in findings}
 
 
@@ -110,7 +110,7 @@ def test_a_cluster_with_all_that_is_needed(cluster: FakeCluster) -> None:
     assert "attestation.example.com (192.0.2.44) answers" in found["broker"].found
 
 
-def test_an_api_that_does_not_answer_is_all_that_is_said(cluster: FakeCluster) -> None:
+def test_an_api_that_does_not_answer_is_the_only_finding(cluster: FakeCluster) -> None:
     cluster.up = False
     (found,) = examine(make_context(), cluster).values()
     assert (found.verdict, found.found, found.remedy) == (Verdict.MISSING, "no answer", "look at it")
@@ -124,8 +124,8 @@ def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
     assert "can-i --list --namespace sealserve" in rights.remedy
 
 
-def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
-    check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has what is used
+def test_up_creates_no_object_if_it_may_not_create_all(cluster: FakeCluster) -> None:
+    check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has the methods that are used
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
     with raises(
         ClusterCode.KUBERNETES_RIGHTS,
@@ -135,7 +135,7 @@ def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> Non
     assert caught.value.code == "kubernetes.rights"
 
 
-def test_a_trials_broker_in_the_cluster_takes_the_right_to_its_secret(cluster: FakeCluster) -> None:
+def test_a_broker_in_the_cluster_requires_the_permission_for_its_secret(cluster: FakeCluster) -> None:
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("create", "Secret")
     check_rights(make_context(platform="sgx"), cluster)  # type: ignore[arg-type]
     with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"denied: create secrets/ in"):
@@ -149,7 +149,7 @@ def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster
     assert examine(make_context(), cluster)["rights"].verdict is Verdict.OK
 
 
-def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster) -> None:
+def test_the_brokers_name_requires_permissions_in_a_different_namespace(cluster: FakeCluster) -> None:
     cluster.denied = lambda _verb, _kind, namespace: namespace == "kube-system"
     assert examine(make_context(), cluster)["rights"].verdict is Verdict.OK
     named = make_context('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
@@ -297,7 +297,7 @@ def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
     assert "does not answer on port 4433 yet: Connection refused" in broker.found
 
 
-def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeCluster) -> None:
+def test_a_name_that_up_will_add_is_checked_by_its_address(cluster: FakeCluster) -> None:
     corefile = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
     cluster.objects[corefile] = {"data": {"Corefile": ".:53 {\n}\n"}}
     context = make_context('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
@@ -323,7 +323,7 @@ def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> No
     assert cluster.applied[-1]["metadata"]["namespace"] == "sealserve"
 
 
-def test_an_image_that_cannot_be_pulled_is_said_at_once(cluster: FakeCluster) -> None:
+def test_an_image_that_cannot_be_pulled_is_reported_immediately(cluster: FakeCluster) -> None:
     waiting = {"reason": "ErrImagePull", "message": "not found"}
     cluster.phase = {"containerStatuses": [{"name": "doctor", "state": {"waiting": waiting}}]}
     broker = examine(make_context(), cluster)["broker"]
@@ -340,7 +340,7 @@ def test_a_pod_that_does_not_start_is_not_waited_for_for_ever(
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[]", "null", '{"addresses": ["x"], "answers": true, "error": ""}'])
-def test_what_a_cluster_says_in_the_pods_name_is_checked(line: str) -> None:
+def test_the_output_of_the_pod_is_validated(line: str) -> None:
     with pytest.raises(ProbeError, match="printed no valid result") as caught:
         read([line])
     assert caught.value.code == "kubernetes.probe"

@@ -1,4 +1,4 @@
-"""What a cloud's preset gives the objects: annotations of the load balancer, and the claim of its storage class."""
+"""Effects of a cloud's preset on the objects: annotations of the load balancer, and the claim's storage class."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def test_an_internal_load_balancer(cloud: str, text: str, expected: dict[str, st
     assert annotations(in_cloud(cloud, f"service.internal = true\n{text}")) == expected
 
 
-def test_what_only_the_owner_knows_must_be_said() -> None:
+def test_an_annotation_with_a_placeholder_requires_a_value() -> None:
     with pytest.raises(
         NotRenderableError, match=r"requires your subnet.*qcloud-loadbalancer-internal-subnetid"
     ) as caught:
@@ -58,7 +58,7 @@ def test_what_only_the_owner_knows_must_be_said() -> None:
     assert caught.value.code == "kubernetes.not-renderable"
 
 
-def test_without_a_cloud_nobody_knows_what_is_internal() -> None:
+def test_an_internal_load_balancer_requires_a_cloud() -> None:
     with pytest.raises(NotRenderableError, match=r"expected target\.cloud, got none"):
         objects(make_context("service.internal = true\n"))
 

@@ -26,7 +26,7 @@ def test_a_pod_that_has_its_key_is_attested() -> None:
     assert state_of(pod(containerStatuses=[container()]), log[:1]) == (State.STARTING, "")
 
 
-def test_what_a_pod_does_before_it_is_attested() -> None:
+def test_the_progress_of_a_pod_before_its_attestation() -> None:
     fetching = container("fetch", state={"running": {"startedAt": "2026-01-01T00:00:00Z"}})
     assert state_of(pod(initContainerStatuses=[fetching])) == (
         State.STARTING, "preparing the release (fetch)"
@@ -45,7 +45,7 @@ def test_a_refused_enclave_says_why() -> None:
     assert reason == "server: error[provisioning.refused]: The broker at b:4433 refused this enclave."
 
 
-def test_one_that_got_its_key_after_a_refusal_is_refused_no_more() -> None:
+def test_a_pod_that_got_its_key_after_a_refusal_is_attested() -> None:
     refused = {"terminated": {"exitCode": 3, "message": REFUSED}}
     got_it = ["x INFO step=quote bytes=4734", "x INFO step=key bytes=16"]
     again = container(state={"running": {}}, lastState=refused)
@@ -55,7 +55,7 @@ def test_one_that_got_its_key_after_a_refusal_is_refused_no_more() -> None:
     assert state_of(pod(containerStatuses=[ended]), got_it)[0] is State.REFUSED
 
 
-def test_what_verify_found_in_an_init_container_is_shown() -> None:
+def test_errors_of_an_init_container_are_shown() -> None:
     found = "error[release.file-digest]: models/a is not what it was."
     ended = container("fetch", state={"terminated": {"exitCode": 3, "message": found}})
     state, reason = state_of(pod(initContainerStatuses=[ended]))
@@ -83,7 +83,7 @@ def test_a_broker_that_is_away_is_waited_for() -> None:
     assert "provisioning.unreachable" in reason
 
 
-def test_no_room() -> None:
+def test_a_pod_that_no_node_has_capacity_for() -> None:
     conditions = [{"type": "PodScheduled", "status": "False", "message": "Insufficient sgx.intel.com/epc."}]
     assert state_of(pod(conditions=conditions))[1] == "no node has capacity: Insufficient sgx.intel.com/epc."
 

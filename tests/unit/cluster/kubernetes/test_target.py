@@ -1,4 +1,4 @@
-"""What the target decides by itself; what it does to a cluster is shown on one (`make test-kubernetes`)."""
+"""Decisions of the Kubernetes target. `make test-kubernetes` tests its effects on a real cluster."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ SERVICE = ObjectName("v1", "Service", "sealserve", "sealserve-front")
 
 
 class Nodes:
-    """A cluster of which only the nodes' EPC counts."""
+    """A cluster in which only the nodes' EPC matters."""
 
     def __init__(self, *epc: str) -> None:
         self._epc = epc
@@ -101,7 +101,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
 
         def merge(self, name: ObjectName, patch: Any) -> None:
             self.merged.append((name.kind, patch["spec"]))
-            raise StopIteration  # the rest is as without one
+            raise StopIteration  # the remaining steps are the same as without an autoscaler
 
     target = KubernetesTarget(make_site(tmp_path).workspace, context.deployment)
     target._open = Cluster()  # type: ignore[assignment]
@@ -112,7 +112,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
         target.scale(5)
 
 
-def test_what_is_made_is_remembered_before_it_is(tmp_path: Path) -> None:
+def test_objects_are_recorded_before_they_are_created(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.create()
     record = Record(workspace)
@@ -140,11 +140,11 @@ def test_a_roll_out_is_complete_when_just_the_new_pods_are_there() -> None:
         ("new", None, True, None, []),
         ("refused", "old", False, "old", ["old", "refused"]),
         ("new", "old", False, "old", ["old"]),
-        ("refused", "new", False, "refused", ["refused"]),  # back to what still serves
-        ("slow", "old", True, "slow", ["slow", "old"]),  # nobody waited for the end of that roll-out
+        ("refused", "new", False, "refused", ["refused"]),  # back to the release that still serves
+        ("slow", "old", True, "slow", ["slow", "old"]),  # a roll-out whose end no command waited for
     ],
 )
-def test_the_release_before_is_the_one_that_served(
+def test_the_previous_release_is_the_release_that_served(
     current: str, remembered: str | None, every_pod: bool, previous: str | None, replaced: list[str]
 ) -> None:
     def deployment(release: str, before: str | None = None) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_the_release_before_is_the_one_that_served(
     assert made["metadata"]["annotations"].get("sealserve/previous-release") == previous
 
 
-def test_a_deployment_that_was_not_looked_at_yet_has_not_every_pod() -> None:
+def test_an_outdated_status_does_not_count_as_complete() -> None:
     status = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2}
     assert has_every_pod({"metadata": {"generation": 2}, "status": status})
     assert not has_every_pod({"metadata": {"generation": 3}, "status": status})

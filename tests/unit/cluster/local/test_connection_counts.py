@@ -1,4 +1,4 @@
-"""Connections that NGINX has passed on, counted from its log."""
+"""Counts of the connections that NGINX has forwarded, from its log."""
 
 import json
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def test_a_server_name_cannot_look_like_a_replica() -> None:
     assert count_connections(forged, {ONE: START, TWO: START}) == {ONE: 1, TWO: 0}
 
 
-def test_what_cannot_be_counted_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_too_large_gives_no_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "nginx-access.log"
     assert read_connections(log, {ONE: START}) == {ONE: 0}
     log.write_text(line("2026-11-28T12:00:05", ONE))

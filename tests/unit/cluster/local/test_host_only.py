@@ -1,4 +1,4 @@
-"""The local target where this machine is only the host."""
+"""The local target on a machine that is only the host."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from sealserve.errors import SealserveError
 
 @pytest.fixture
 def host(tmp_path: Path) -> Site:
-    """A host: its workspace has a deployment file and nothing of an owner."""
+    """A host whose workspace has a deployment file and no files of an owner."""
     return make_site(tmp_path / "host", service={"port": ports.find_free()})
 
 
@@ -63,7 +63,7 @@ def test_a_host_starts_neither_the_broker_nor_the_vendor(host: Site, monkeypatch
 
 
 def test_a_host_does_not_miss_the_owners_parts(host: Site) -> None:
-    """Neither during its first start, nor if the owner's folder has the release too."""
+    """Neither during the first start, nor if the owner's folder also has the release."""
     target = LocalTarget(host.workspace, host.deployment)
     assert {"broker", "pcs"} <= set(target.expected(1))
     wanted.keep_role(host.workspace, host_only=True)

@@ -1,4 +1,4 @@
-"""What the local target does without starting anything: checks, ports, the state of a roll-out, the difference."""
+"""The local target without starting processes: checks, ports, phases of a roll-out, and the difference."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> N
     assert not (tmp_path / "started").exists()
 
 
-def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_of_a_serving_replica_is_not_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     process = Process(
         role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
@@ -95,7 +95,7 @@ def test_an_address_is_shown_as_people_write_it(tmp_path: Path, listen: str, sho
 
 def test_a_replica_with_rest_has_two_ports_that_no_other_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = make_site(tmp_path / "site", server={"rest": True})
-    taken = {20_001}  # the port beside 20000
+    taken = {20_001}  # the port after 20000
     found = iter([20_000, 21_000, 21_001, 20_999, 21_002])
     monkeypatch.setattr(ports, "find_free", lambda: next(found))
     monkeypatch.setattr(ports, "is_free", lambda port: port not in taken)
@@ -104,7 +104,7 @@ def test_a_replica_with_rest_has_two_ports_that_no_other_has(tmp_path: Path, mon
 
 
 def test_nginx_forwards_rest_to_the_replicas_that_have_it(tmp_path: Path) -> None:
-    """A replica of a release without REST may run beside those with it."""
+    """A replica of a release without REST may run next to replicas with REST."""
     site = make_site(tmp_path / "site", server={"rest": True}, service={"rest_port": 9501})
     started = start_time(os.getpid()) or 0
     old, new = (
@@ -176,8 +176,8 @@ def test_a_roll_out_changes_all_phases_in_one_write(site: Site) -> None:
         assert found["replica-0"].release == "new-2"
 
 
-def test_what_a_failed_start_undoes_is_not_what_leaves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica that leaves may still have connections, and was there before under another name."""
+def test_undoing_a_failed_start_does_not_stop_leaving_replicas(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaving replica may still have connections. It ran before the command under a different name."""
     record = registry(site.workspace)
     for found in (replica(0, "new-2"), replica(0, "old-1", Phase.LEAVING), replica(1, "new-2", Phase.NEXT)):
         record.add(found)
@@ -209,7 +209,7 @@ def test_the_release_before_is_remembered(site: Site) -> None:
     # A roll-out to c-3 was killed before it wrote the record.
     target._registry.add(replica(0, "c-3"))
     assert (target.release(), target.previous_release()) == ("c-3", "a-1")
-    # Another user may have written the record: a name is never a path.
+    # A different user may have written the record, so a name is never a path.
     (site.workspace.host.run / "release").write_bytes(b"\xff\n../../../etc/x-9\nmore\n")
     assert target.previous_release() in {"x-9", "\ufffd"}
 
@@ -228,15 +228,15 @@ def test_the_difference_names_release_parts_and_ports(site: Site) -> None:
     lines = target.difference(bundle, 2).splitlines()
     assert {"-release: old-1", f"+release: {release.name}", "-replica-0: port 12000"} <= set(lines)
     assert f"+replica-0: port {free}" in lines
-    assert "+replica-1: a free port" in lines  # it is chosen when the enclave is built
+    assert "+replica-1: a free port" in lines  # the build chooses the port
     assert f"+nginx: port {site.deployment.service.port}" in lines
     assert any(line.startswith(f"+        server 127.0.0.1:{free} ") for line in lines)
     assert any(line.startswith("+        server 127.0.0.1:(a free port) ") for line in lines)
     assert not (site.workspace.host.run / "nginx").exists()
 
 
-def test_replicas_that_leave_have_the_time_of_their_own_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sealserve.toml may name a shorter age by now: the enclaves that leave were measured with theirs."""
+def test_leaving_replicas_drain_at_the_age_of_their_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter age in sealserve.toml does not apply to the leaving enclaves, whose age is measured."""
     ages = {0: 600, 1: None}
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
         record = registry(site.workspace)
@@ -280,8 +280,8 @@ def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None
         assert connection_age_of(other) is None
 
 
-def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(tmp_path: Path) -> None:
-    """Sealserve.toml may have another setting by now, which only the next release has."""
+def test_the_running_replicas_decide_whether_rest_is_an_endpoint(tmp_path: Path) -> None:
+    """A changed setting in sealserve.toml applies only to the next release."""
     for described in (True, False):
         site = make_site(tmp_path / f"site-{described}", server={"rest": described}, service={"rest_port": 9501})
         target = LocalTarget(site.workspace, site.deployment)
@@ -295,7 +295,7 @@ def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(tmp_path: Pat
 def test_an_enclave_that_is_to_be_built_has_the_port_for_rest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A release with REST is built with it, even if sealserve.toml says by now that the next one has none."""
+    """Enclaves of a release with REST are built with REST, even if sealserve.toml has turned REST off since."""
     site = make_site(tmp_path / "site", server={"rest": False})
     found = iter([20_000, 21_000, 21_001, 21_002])
     monkeypatch.setattr(ports, "find_free", lambda: next(found))
@@ -334,7 +334,7 @@ def refuse_rest(port: int, what: str, *_address: str) -> None:
 
 
 def test_only_the_supervisor_starts_a_replica_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two supervisors, one in the other, would each count failures of their own, and none would give up."""
+    """With two nested supervisors, each would count failures separately, and neither would stop trying."""
     release = site.build_release().folder
     target = LocalTarget(site.workspace, site.deployment)
     site.build_enclave(release, name="replica-0", port=12000)

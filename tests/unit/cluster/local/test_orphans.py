@@ -1,4 +1,4 @@
-"""Which processes `down` takes for leftovers of a workspace, and which it must not touch."""
+"""The processes that `down` treats as remains of a workspace, and those that it must not stop."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 class Named:
-    """Starts processes whose command line is whatever a test wants."""
+    """Starts processes with the command line that a test defines."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, arguments: list[str], *, leads_session: bool = True) -> int:
-        """Start a Python with this command line, which sleeps; return its process id."""
+        """Start a Python process with this command line, which sleeps. Return its process ID."""
         code = f"""
 import ctypes, os, sys
 if {leads_session}: os.setsid()
@@ -70,7 +70,7 @@ os.execv(sys.executable, {arguments!r})
     _stand_in = Path()
 
     def use(self, folder: Path) -> None:
-        """Let `python -m sealserve` and its supervisor sleep instead, by packages in ``folder``."""
+        """Make `python -m sealserve` and its supervisor sleep instead, with packages in ``folder``."""
         package = folder / "sealserve" / "cluster" / "local" / "supervision"
         package.mkdir(parents=True)
         for parent in (package, *package.parents):
@@ -81,7 +81,7 @@ os.execv(sys.executable, {arguments!r})
         self._stand_in = folder
 
     def end(self) -> None:
-        """End all of them."""
+        """Stop all processes."""
         for child in self._started:
             child.kill()
             child.communicate()
@@ -124,7 +124,7 @@ def test_a_part_of_another_workspace_is_not_ours(workspace: Workspace, tmp_path:
         assert role_of(command, workspace) is None
 
 
-def test_what_only_looks_like_a_part_is_not_ours(workspace: Workspace) -> None:
+def test_a_command_that_only_resembles_a_part_is_not_a_part(workspace: Workspace) -> None:
     directory = str(workspace.directory)
     broker = service_command(workspace, "broker")
     replica = commands(workspace)["replica-3"]
@@ -134,7 +134,7 @@ def test_what_only_looks_like_a_part_is_not_ours(workspace: Workspace) -> None:
         ["--directory", directory],
         ["vi", *broker[1:]],
         ["/usr/bin/tail", *broker],
-        [sys.executable, "/usr/bin/sealserve", *broker[4:]],  # what a person or systemd starts
+        [sys.executable, "/usr/bin/sealserve", *broker[4:]],  # started by a person or by systemd
         [sys.executable, "-P", "-m", "other", *broker[4:]],
         own_command(workspace, ["broker", "run"]),
         own_command(workspace, ["broker", "run", "--ready-file", "/tmp/ready"]),  # noqa: S108
@@ -202,13 +202,15 @@ def test_a_command_in_a_terminal_is_not_an_orphan(workspace: Workspace, named: N
     assert find_orphans(workspace, []) == []
 
 
-def test_another_user_is_not_ours(workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_is_not_an_orphan(
+    workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named.start(service_command(workspace, "broker"))
     monkeypatch.setattr("sealserve.cluster.local.orphans.user_of", lambda _: os.geteuid() + 1)
     assert find_orphans(workspace, []) == []
 
 
-def test_an_id_that_passed_on_while_it_was_looked_at_is_not_ours(
+def test_a_reused_process_id_is_not_an_orphan(
     workspace: Workspace, named: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named.start(service_command(workspace, "broker"))
@@ -217,7 +219,7 @@ def test_an_id_that_passed_on_while_it_was_looked_at_is_not_ours(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a PID namespace: run the tests as root")
-def test_a_container_with_the_same_path_is_not_ours(workspace: Workspace, named: Named) -> None:
+def test_a_process_in_a_container_is_not_an_orphan(workspace: Workspace, named: Named) -> None:
     line = service_command(workspace, "broker")
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "setsid", *line],

@@ -1,4 +1,4 @@
-"""The truth about processes of this machine, however they ended."""
+"""Status of processes of this machine, after different kinds of endings."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def test_a_part_that_was_killed_does_not_show_an_earlier_runs_error(
     assert "ended without logging an error" in ended.error
 
 
-def test_what_the_parent_has_seen_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
+def test_the_observation_of_the_parent_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
     process, moment = recorded(child, log), datetime(2026, 11, 28, 12, tzinfo=UTC)
     ending = Ending(text="ended by signal 9 (SIGKILL)", time=moment, restarts=2)
     again = process_status(process, ending)
@@ -115,7 +115,7 @@ def test_a_server_that_ends_in_the_handshake_does_not_answer() -> None:
         def end() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65_536)  # what the client begins with; what is not read would reset the connection
+                connection.recv(65_536)  # the client's first bytes; unread data would reset the connection
 
         server = threading.Thread(target=end)
         server.start()

@@ -49,7 +49,7 @@ def test_another_registry_finds_and_stops_it(tmp_path: Path) -> None:
     assert not (tmp_path / "run.json").exists()
 
 
-def test_what_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     process = Registry(tmp_path / "run.json").start("stubborn", STUBBORN, log=tmp_path / "log")
     assert wait_until(lambda: (tmp_path / "log").read_text() == "up\n", seconds=30)
     process.stop(grace=0.2)
@@ -65,7 +65,7 @@ def test_a_recycled_process_id_is_not_taken_for_it(tmp_path: Path) -> None:
     process.stop()
 
 
-def test_one_that_ends_before_it_is_ready_gives_its_last_error(tmp_path: Path) -> None:
+def test_the_error_for_a_process_that_ends_early_has_its_last_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('error[port.taken]: Port 1 is taken.'); print('bye')"]
     process = Registry(tmp_path / "run.json").start("broker", command, log=tmp_path / "log")
     with pytest.raises(ProcessEndedError, match=r"broker ended before it was ready: error\[port.taken\]") as caught:
@@ -73,7 +73,7 @@ def test_one_that_ends_before_it_is_ready_gives_its_last_error(tmp_path: Path) -
     assert caught.value.code == "process.ended"
 
 
-def test_one_that_is_never_ready(tmp_path: Path) -> None:
+def test_a_process_that_is_never_ready(tmp_path: Path) -> None:
     process = Registry(tmp_path / "run.json").start("sleeper", SLEEPER, log=tmp_path / "log")
     with raises(ClusterCode.PROCESS_NOT_READY, match="was not ready") as caught:
         wait_ready(process, lambda: False, seconds=0.1)
@@ -87,7 +87,7 @@ def test_last_error_of_no_log_and_an_empty_one(tmp_path: Path) -> None:
     assert last_error(tmp_path / "log") == "its log is empty."
 
 
-def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+def test_a_damaged_record_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     assert Registry(tmp_path / "run.json").all() == {}
 
@@ -147,7 +147,7 @@ def record(path: Path, **changes: object) -> Registry:
         [{"role": "x", "pid": 5, "started": 1, "port": None, "log": "", "boot": "", "release": "r" * 256}],
     ],
 )  # fmt: skip
-def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> None:
+def test_a_record_of_another_program_is_a_clear_error(tmp_path: Path, content: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps(content))
     with raises(ClusterCode.PROCESS_RECORD, match="is not a valid record of started processes") as caught:
         Registry(tmp_path / "run.json").all()
@@ -160,13 +160,13 @@ def test_roles_of_a_record(tmp_path: Path, role: str) -> None:
     assert list(record(tmp_path / "run.json", role=role).all()) == [role]
 
 
-def test_a_record_nested_without_end_is_no_record(tmp_path: Path) -> None:
+def test_a_deeply_nested_record_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[" * 100_000)
     assert Registry(tmp_path / "run.json").all() == {}
 
 
 @pytest.mark.timeout(20)
-def test_what_stands_in_the_place_of_record_lock_and_log_is_refused(tmp_path: Path) -> None:
+def test_links_and_pipes_in_place_of_record_lock_and_log_are_rejected(tmp_path: Path) -> None:
     registry, victim = Registry(tmp_path / "run.json"), tmp_path / "victim"
     victim.write_text("[]")
     for plant in (os.mkfifo, lambda path: path.symlink_to(victim)):

@@ -1,4 +1,4 @@
-"""The supervisor starts parts, and starts them again: with real processes that do nothing."""
+"""The supervisor starts and restarts parts. The tests use real processes that do nothing."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ from sealserve.process_signal import facts_of
 from sealserve.workspace import Workspace
 
 _SECONDS = 120
-"""After which something that should happen does not; no test waits for it otherwise."""
+"""Timeout in seconds for expected events. Tests do not wait for it otherwise."""
 _SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 _PROGRAM = (
     "import sys; from sealserve.cluster.local.supervision.supervisor import main; main(sys.argv[1:], first_pause=0.01)"
@@ -43,7 +43,7 @@ _PROGRAM = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A workspace whose supervisor runs, with pauses that a test can wait for."""
+    """A workspace with a running supervisor, whose pauses are short."""
 
     workspace: Workspace
     process: "subprocess.Popen[str]"
@@ -51,12 +51,12 @@ class Place:
 
     @property
     def record(self) -> Registry:
-        """The record of its processes."""
+        """The record of the workspace's processes."""
         return registry(self.workspace)
 
     @property
     def supervision(self) -> Supervision:
-        """The supervisor, as commands see it."""
+        """The client of the supervisor."""
         return Supervision(self.workspace.host.run)
 
     def start(self, role: str = "broker", command: list[str] = _SLEEP) -> Process:
@@ -68,12 +68,12 @@ class Place:
         return read_restarts(self.workspace, self.record.all()[role])
 
     def wait_for_another(self, before: Process) -> Process:
-        """Wait until a part has another process, and return it."""
+        """Wait until a part has a new process, and return it."""
         assert wait_until(lambda: self.record.all()[before.role] != before, seconds=_SECONDS), self.log.read_text()
         return self.record.all()[before.role]
 
     def wait_until_settled(self) -> None:
-        """Wait until the supervisor has handled what happened before: it starts another part again that ends now."""
+        """Wait until the supervisor has handled all earlier events: it restarts a different part that ends now."""
         marker = self.start("marker")
         os.kill(marker.pid, signal.SIGKILL)
         self.wait_for_another(marker)
@@ -134,7 +134,7 @@ def test_a_part_that_ends_by_itself_is_started_again(here: Place, tmp_path: Path
 
 
 def test_a_part_that_ends_at_once_is_given_up(here: Place) -> None:
-    with held(here.workspace, "up"):  # as commands do: a part may end before it is in the record
+    with held(here.workspace, "up"):  # as commands do, because a part may end before it is recorded
         here.start("broker", [sys.executable, "-c", "print('no')"])
 
     def given_up() -> bool:
@@ -200,7 +200,7 @@ def test_what_a_command_did_while_the_helper_waited_for_the_lock_counts(here: Pl
     assert restart.restart(here.workspace, before.pid, before.started + 1) is None
     here.record.remove("broker")
     assert restart.restart(here.workspace, before.pid, before.started) is None
-    # Without a supervisor, the helper ends with an error, and the part stays in the record.
+    # Without a supervisor, the restart program ends with an error, and the part stays in the record.
     here.record.add(before)
     with raises(ClusterCode.SUPERVISOR_NO_ANSWER, match="broker cannot be restarted") as caught:
         restart.restart(here.workspace, before.pid, before.started)
@@ -227,7 +227,7 @@ def test_a_hostile_record_starts_nothing(here: Place, content: str) -> None:
     assert read_restarts(here.workspace, process) is None
     os.kill(process.pid, signal.SIGKILL)
     assert wait_until(lambda: not process.is_alive(), seconds=_SECONDS)
-    assert here.supervision.is_there()  # it has handled the end, and goes on
+    assert here.supervision.is_there()  # it has handled the end, and continues
     assert not list(here.workspace.directory.rglob("planted"))
     path.unlink()
 
@@ -248,7 +248,7 @@ def send(here: Place, content: bytes) -> bytes:
         b'{"do": "again", "pid": []}', b'{"do": "adopt"}', b'{"do": "adopt", "pid": "../1", "started": 0, "role": 1}',
     ],
 )  # fmt: skip
-def test_a_request_that_is_none_changes_nothing(here: Place, content: bytes) -> None:
+def test_an_invalid_request_changes_nothing(here: Place, content: bytes) -> None:
     assert send(here, content) == b""
     assert here.supervision.is_there()
     assert "a request was dropped: " in here.log.read_text()
@@ -296,7 +296,7 @@ def test_the_next_supervisor_watches_what_an_earlier_one_started(here: Place) ->
     again = start_supervisor(here.workspace)
     try:
         here.record.adopt(second, _SLEEP)
-        here.record.adopt(second, _SLEEP)  # once is enough
+        here.record.adopt(second, _SLEEP)  # adopting it once is sufficient
         assert (told := here.restarts()) is not None
         assert told.restarts == 1
         os.kill(second.pid, signal.SIGKILL)
@@ -339,7 +339,7 @@ def test_it_ends_when_the_workspace_is_removed(here: Place) -> None:
     assert "the workspace was removed: the supervisor ends" in here.log.read_text()
 
 
-def test_another_boot_says_nothing(here: Place) -> None:
+def test_entries_of_another_boot_are_ignored(here: Place) -> None:
     process = here.start()
     assert here.restarts() is not None
     path = here.workspace.host.run / "restarts.json"
@@ -356,7 +356,7 @@ def test_it_imports_neither_pydantic_nor_numpy() -> None:
 
 
 class Refusal:
-    """A call that fails until the machine has again what it needs."""
+    """A call that fails until the machine has the resource again."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -369,7 +369,7 @@ class Refusal:
 
 @pytest.fixture
 def watching(tmp_path: Path) -> supervisor.Supervisor:
-    """A supervisor in this process, for what no process can be made to do."""
+    """A supervisor in this process, for situations that no real process can cause."""
     workspace = Workspace(tmp_path / "w")
     workspace.directory.mkdir()
     workspace.create()
@@ -403,7 +403,7 @@ def test_a_helper_that_cannot_be_watched_is_ended(
 ) -> None:
     monkeypatch.setattr(os, "pidfd_open", Refusal(errno.EMFILE))
     part = ended_part()
-    watching._help(part)  # a child that is left would be a warning, and so an error
+    watching._help(part)  # a child that is left would cause a warning, which is an error
     assert (part.helper, part.failures) == (None, 1)
 
 
@@ -424,7 +424,7 @@ def test_a_part_that_cannot_be_watched_does_not_run(
         assert watching._parts == {}
         before = watching._parts[1] = ended_part()
         assert watching._answer({"do": "again", "pid": 1}, [log.fileno()])["errno"] == errno.EMFILE
-    assert watching._parts == {1: before}  # the restart can be tried again
+    assert watching._parts == {1: before}  # the restart can be attempted again
     assert [facts_of(part.pid) for part in started] == [None, None]
 
 
@@ -454,11 +454,11 @@ def test_a_request_that_cannot_be_accepted_ends_nothing(
 def test_a_record_that_cannot_be_read_for_now_forgets_no_part(
     watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not watching._is_wanted(ended_part())  # there is no record
+    assert not watching._is_wanted(ended_part())  # the record does not exist
     monkeypatch.setattr(Path, "read_bytes", Refusal(errno.EMFILE))
     assert watching._is_wanted(ended_part())
     monkeypatch.setattr(restart_history, "boot_id", Refusal(errno.EMFILE))
-    watching._history.note(ended_part(), restart_history.RUNNING)  # what is written for a person matters less
+    watching._history.note(ended_part(), restart_history.RUNNING)  # a report that cannot be written is not an error
 
 
 def test_a_crash_does_not_apply_an_edit_of_the_settings(

@@ -1,4 +1,4 @@
-"""Reading, merging and following the logs of several parts, whatever the files hold."""
+"""Reading, merging and following the logs of several parts, with any file content."""
 
 import os
 import threading
@@ -163,7 +163,7 @@ def test_a_duration_longer_than_time_itself_means_everything() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "m", "10", "1m1h", "-5m", "2026-13-01", "\u0665m"])
-def test_what_since_does_not_mean(text: str) -> None:
+def test_invalid_values_of_since(text: str) -> None:
     with raises(ClusterCode.LOGS_INVALID_SINCE, match="expected a duration such as 10m") as caught:
         parse_since(text, now=NOW)
     assert caught.value.code == "logs.invalid-since"

@@ -1,4 +1,4 @@
-"""Which lines of a log are of the present run, and which of them is the error that counts."""
+"""Log lines of the current run, and the error among them that is reported."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_warning_is_not_an_error() -> None:
     assert last_error(of_run([*lines, "2026/11/28 12:00:02 [emerg] 7#7: bind() failed"], began)) is not None
 
 
-def test_what_a_program_prints_before_it_can_log_is_of_the_run(tmp_path: Path) -> None:
+def test_lines_before_the_first_log_line_belong_to_the_run(tmp_path: Path) -> None:
     log = tmp_path / "broker.log"
     log.write_text("Traceback (most recent call last):\nImportError: no module\n")
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""systemd units, as text and as systemd itself reads them."""
+"""systemd units, as text and as systemd parses them."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def rendered(directory: Path, service: Service, *, for_user_manager: bool = Fals
 
 @pytest.mark.parametrize("service", Service)
 @pytest.mark.parametrize("for_user_manager", [False, True])
-def test_a_unit_has_no_line_that_its_paths_made(service: Service, for_user_manager: bool) -> None:
+def test_a_path_cannot_add_a_line_to_a_unit(service: Service, for_user_manager: bool) -> None:
     plain = rendered(Path("/srv/model"), service, for_user_manager=for_user_manager).splitlines()
     assert plain[0] == MARKER
     for name in NAMES:
@@ -41,7 +41,7 @@ def test_a_unit_has_no_line_that_its_paths_made(service: Service, for_user_manag
         assert [line.partition("=")[0] for line in other] == [line.partition("=")[0] for line in plain]
 
 
-def test_what_the_units_say() -> None:
+def test_content_of_the_units() -> None:
     broker = rendered(Path("/srv/a b%"), Service.BROKER)
     command = f':"{sys.executable}" "-P" "-m" "sealserve" "broker" "run" "--directory" "/srv/a b%%"'
     assert f"\nExecStart={command}\n" in broker
@@ -55,7 +55,7 @@ def test_what_the_units_say() -> None:
     assert '"up" "--keep-release" "--role" "all" "--directory" "/srv/model"\n' in deployment
     assert "\nExecStop=:" in deployment
     assert "\nType=oneshot\nRemainAfterExit=yes\n" in deployment
-    # Simulated enclaves have mount namespaces of their own.
+    # Simulated enclaves have their own mount namespaces.
     assert "RestrictNamespaces" not in deployment
     assert "ProtectSystem" not in deployment
     mine = rendered(Path("/srv/model"), Service.BROKER, for_user_manager=True)
@@ -102,7 +102,7 @@ def test_names_differ_for_folders_of_the_same_name() -> None:
 def test_systemd_reads_the_units(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service, for_user_manager: bool
 ) -> None:
-    """systemd checks that the program exists, so a path that it reads differently is an error."""
+    """systemd checks that the program exists, so a path that it parses differently is an error."""
     units = tmp_path / "units"
     units.mkdir()
     written = []
