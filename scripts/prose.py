@@ -31,7 +31,7 @@ STYLE = ROOT / "scripts" / "prose_style" / "vale.ini"
 TOOLS = ROOT / "scripts" / "tools"
 VALE = ROOT / "build" / "tools" / "vale"
 MODULE = "github.com/errata-ai/vale/v3/cmd/vale"
-CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "src")
+CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "src", "scripts", "testbed", "bench")
 LEFT_OUT = ("docs/decisions",)
 """Records of decisions keep the words of their time. They are checked when they are named on the command line."""
 WRITTEN = re.compile(r"^<!-- Written by scripts/", re.MULTILINE)
@@ -63,7 +63,7 @@ TEXT_ARGUMENTS = frozenset({"help", "hint", "description", "remedy", "note", "me
 DIRECTIVE = re.compile(r"#\s*(?:noqa(?::[A-Z0-9, ]+)?|type:\s*ignore(?:\[[^]]*\])?|pragma:.*|fmt:.*|mypy:.*|!.*)\s*")
 SOURCE = re.compile(r"Sources?: ")
 """Begins a paragraph that names documents. It is not a sentence."""
-TABLE = re.compile(r"^\s*[=|+-]{3}|\w \| \w")
+TABLE = re.compile(r"^\s*\||^\s*[=+-]{3}|\S \| \S")
 """Matches a line of a table."""
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Notes|Warning|See Also):$")
 ENTRY = re.compile(r"\*{0,2}[`\w.]+(?:, [`*\w.]+)*(?: \([^)]*\))?:\s+")
