@@ -31,10 +31,13 @@ STYLE = ROOT / "scripts" / "prose_style" / "vale.ini"
 TOOLS = ROOT / "scripts" / "tools"
 VALE = ROOT / "build" / "tools" / "vale"
 MODULE = "github.com/errata-ai/vale/v3/cmd/vale"
-CHECKED = ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "src")
+CHECKED = (
+    *("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("docs", "src", "scripts", "testbed", "bench"),
+)
 LEFT_OUT = ("docs/decisions",)
 """Records of decisions keep the words of their time. They are checked when they are named on the command line."""
-WRITTEN = re.compile(r"^<!-- Written by scripts/", re.MULTILINE)
+WRITTEN = re.compile(r"^<!-- (?:Written|Generated) by scripts/", re.MULTILINE)
 """Marks a page that is generated. Its texts are checked in the source that they come from."""
 GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
 
@@ -63,7 +66,7 @@ TEXT_ARGUMENTS = frozenset({"help", "hint", "description", "remedy", "note", "me
 DIRECTIVE = re.compile(r"#\s*(?:noqa(?::[A-Z0-9, ]+)?|type:\s*ignore(?:\[[^]]*\])?|pragma:.*|fmt:.*|mypy:.*|!.*)\s*")
 SOURCE = re.compile(r"Sources?: ")
 """Begins a paragraph that names documents. It is not a sentence."""
-TABLE = re.compile(r"^\s*[=|+-]{3}|\w \| \w")
+TABLE = re.compile(r"^\s*\||^\s*[=+-]{3}|\S \| \S")
 """Matches a line of a table."""
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Notes|Warning|See Also):$")
 ENTRY = re.compile(r"\*{0,2}[`\w.]+(?:, [`*\w.]+)*(?: \([^)]*\))?:\s+")
@@ -178,7 +181,8 @@ def _files(paths: list[Path], *, explicit: bool) -> Iterator[Path]:
             if found.suffix not in {".md", ".py"} or GENERATED.search(found.name) or ".venv" in found.parts:
                 continue
             name = found.relative_to(ROOT).as_posix() if found.is_relative_to(ROOT) else ""
-            if explicit or not (name.startswith(LEFT_OUT) or WRITTEN.search(found.read_text("utf-8")[:2000])):
+            generated = found.suffix == ".md" and WRITTEN.search(found.read_text("utf-8")[:2000])
+            if explicit or not (generated or name.startswith(LEFT_OUT)):
                 yield found
 
 
