@@ -250,7 +250,7 @@ class Host:
             )
         code, message = found[-1]
         if code != _REFUSED_BY_BROKER:
-            return Refusal(code=code, message=message, by="the enclave")
+            return Refusal(code=code, message=message.replace(f"{release}/", ""), by="the enclave")
         with Owner.open(self._workspace).vault() as vault:
             row = admin.log(vault.database, last=1)[0].entry
         if row.decision != "refused":
@@ -285,10 +285,10 @@ def run(workspace: Workspace, walk: Walk, screen: Screen, *, tell: Tell) -> None
             )
         screen.step(
             number,
-            f"The host tries to {attempt.title}: refused, {refusal.code}",
+            f"The host tries to {attempt.title}: refused",
             attempt.explanation,
             ("refused by", refusal.by),
-            ("reason", refusal.message),
+            ("error", f"{refusal.code}: {refusal.message}"),
             mark=str(number),
         )
     screen.heading("", f"All {len(attempts)} attacks were refused.")

@@ -65,7 +65,7 @@ def demonstrate(
             walk.stop()
     screen.finish(workspace=str(workspace.root))
     if not context.as_json:
-        _say_what_next(workspace.directory, keep=keep and not attacks)
+        _show_next_steps(screen, workspace.directory, keep=keep and not attacks)
 
 
 def _say_what_stops(screen: Screen, directory: Path, left: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
     walk.prove(built)
 
 
-def _say_what_next(directory: Path, *, keep: bool) -> None:
+def _show_next_steps(screen: Screen, directory: Path, *, keep: bool) -> None:
     where = "" if directory == Path.cwd() else f" -C {shlex.quote(str(directory))}"
     if keep:
         heading = "The service is still running. Next:"
@@ -108,7 +108,4 @@ def _say_what_next(directory: Path, *, keep: bool) -> None:
             f"sealserve release show{where}": "show the files of the release",
             f"sealserve logs{where}": "show the logs of all parts",
         }
-    console.out.print(heading)
-    width = max(map(len, commands))
-    for command, purpose in commands.items():
-        console.out.print(f"  {command:<{width}}  {purpose}")
+    screen.pairs(heading, list(commands.items()))

@@ -153,7 +153,7 @@ def tell_front(screen: Screen, log: Path, service_name: str, *, connections: int
     screen.step(
         11,
         "NGINX forwards the connections, still encrypted",
-        "NGINX has no TLS key: it copies the encrypted bytes and distributes the connections among the replicas.",
+        "NGINX does not have a TLS key. It copies the encrypted bytes, and distributes connections among the replicas.",
         *((replica, f"{count} connections") for replica, count in sorted(shares.items())),
         seconds=0.0,
     )

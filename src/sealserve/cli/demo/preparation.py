@@ -17,7 +17,9 @@ from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT, SIMULATED_PCS_PORT
 from sealserve.terms import TlsMode
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
-HEADING = "Written by `sealserve demo`, which overwrites this file each time."
+MARK = "Written by `sealserve demo`"
+"""Text in the demo's ``sealserve.toml`` of every version. A demo replaces only a deployment with this text."""
+HEADING = f"{MARK}, which overwrites this file each time."
 EXAMPLE = "resnet50-v15-fp32"
 CACHE = "cache"
 REPLICAS = 2
@@ -66,7 +68,7 @@ def reset(directory: Path, *, on_running: Callable[[Sequence[str]], None] = lamb
     workspace = Workspace(directory.resolve())
     file = workspace.deployment_file
     if file.exists():
-        if HEADING not in file.read_text(encoding="utf-8", errors="replace"):
+        if MARK not in file.read_text(encoding="utf-8", errors="replace"):
             raise CliCode.DEMO_WORKSPACE_IN_USE.error(
                 f"The folder already contains another deployment: {file} was not written by `sealserve demo`.",
                 hint="Run the demo in another folder: `sealserve demo --directory DIR`.",

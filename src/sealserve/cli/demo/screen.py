@@ -63,7 +63,8 @@ class Screen:
             number: The step's number, from 1 to 12, or 0 for a step before or after the twelve.
             title: What happened.
             explanation: What the step means, and why it matters. It is printed between the title and the evidence.
-            evidence: Facts that prove the step. A text that begins with a space is printed as it is, without wrapping.
+            evidence: Facts that prove the step. A text that begins with a space is a row of a table: spaces are kept,
+                and only its last column is wrapped.
             seconds: Duration of the step. None means the time since the previous step.
             mark: Printed before the title in place of the number in a circle.
         """
@@ -78,12 +79,22 @@ class Screen:
             return
         shown = mark or (NUMBERS[number - 1] if number else "·")
         console.out.print("")
-        console.out.print(f"{shown}  {title}  ", end="", style="bold")
+        *first, last = _wrapped(title, f"{shown}  ") if console.out.is_terminal else [f"{shown}  {title}"]
+        for line in first:
+            console.out.print(line, style="bold")
+        console.out.print(f"{last}  ", end="", style="bold")
         console.out.print(f"{taken:.1f} s", style="dim")
         for line in _wrapped(explanation, INDENT) if explanation else ():
             console.out.print(line)
         for line in _aligned(evidence):
             console.out.print(line, style="dim")
+
+    def pairs(self, heading: str, pairs: Sequence[tuple[str, str]]) -> None:
+        """Print a heading and aligned pairs below it, such as commands and their purpose."""
+        if not self._as_json:
+            console.out.print(heading)
+            for line in _aligned(pairs, indent="  "):
+                console.out.print(line)
 
     def finish(self, **summary: object) -> None:
         """Print the document with all steps for JSON, or the total duration for people."""
@@ -96,14 +107,15 @@ class Screen:
             console.out.print(f"\nThe demo took {seconds:.0f} s.", style="dim")
 
 
-def _aligned(evidence: Sequence[Evidence]) -> Iterator[str]:
+def _aligned(evidence: Sequence[Evidence], indent: str = f"{INDENT}  ") -> Iterator[str]:
     """Yield the lines of a step's evidence: values in one column, a repeated label only once."""
     labels = [item[0] for item in evidence if not isinstance(item, str)]
     width = max(map(len, labels), default=0) + 2
-    indent, previous = INDENT + "  ", ""
+    previous = ""
     for item in evidence:
         if isinstance(item, str):
-            yield from [indent + item] if item.startswith(" ") else _wrapped(item, indent)
+            last_column = item.rindex("  ") + 2 if item.startswith(" ") else 0
+            yield from _wrapped(item[last_column:], indent + item[:last_column])
             continue
         label, value = item
         shown = "" if label == previous else label
@@ -112,9 +124,12 @@ def _aligned(evidence: Sequence[Evidence]) -> Iterator[str]:
 
 
 def _wrapped(text: str, begin: str) -> list[str]:
-    """Return a text in lines that fit: the first line after ``begin``, the other lines indented as far."""
+    """Return a text in lines that fit: the first line after ``begin``, the other lines indented as far.
+
+    A word that is too long, such as a path, is broken only on a terminal, so that a program can search for it.
+    """
     width = min(console.out.width, WIDEST) if console.out.is_terminal else WIDEST
     return textwrap.wrap(
         text, max(width, len(begin) + 20), initial_indent=begin, subsequent_indent=" " * len(begin),
-        break_long_words=False, break_on_hyphens=False,
+        break_long_words=console.out.is_terminal, break_on_hyphens=False,
     ) or [begin.rstrip()]  # fmt: skip

@@ -336,7 +336,7 @@ class Walk:
         Raises:
             VerificationError: `demo.exposed`: A secret was found.
         """
-        searching = "Searching the host's files and all logs for the model and the keys"
+        searching = "Searching the host's files for secrets"
 
         def show(done: int, of: int) -> None:
             self._tell(f"{searching}: {done / 1e6:.0f} of {of / 1e6:.0f} MB")

@@ -138,5 +138,7 @@ def test_a_refusal_for_the_wrong_reason_fails_the_demo(
     assert caught.value.message == (
         "The attack to do this was refused for the wrong reason: expected quote.debug, got broker.down."
     )
-    assert "1  The host tries to do that: refused, broker.down" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1  The host tries to do that: refused  " in out
+    assert "     error       broker.down: No broker.\n" in out
     assert told[-1] == "The host tries to do this"
