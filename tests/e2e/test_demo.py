@@ -114,7 +114,10 @@ def test_a_model_whose_answers_do_not_depend_on_its_input_is_refused(
 def test_a_model_that_does_not_exist(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
     error = refused("--model", demo.folder / "missing.pb")
     assert error["code"] == "model.missing"
-    assert error["message"] == f"There is no model at {demo.folder / 'missing.pb'}."
+    assert error["message"] == (
+        "The model missing does not exist: expected a frozen graph or SavedModel folder at "
+        f"{demo.folder / 'missing.pb'}."
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
     """Return lines that explain what a new release requires from users and hosts, besides the differences."""
     kinds = certificates.outgrown_authorities(workspace, described)
     lines = {
-        AuthorityKind.SERVICE: "service.name changed, so a new authority is created: send the new user/service-ca.pem to "
-        "the users.",
+        AuthorityKind.SERVICE: "service.name changed, so a new authority is created: send the new user/service-ca.pem "
+        "to the users.",
         AuthorityKind.USERS: "service.client_name changed, so a new authority is created: send the users their new "
         "certificates and keys.",
         AuthorityKind.BROKER: "The broker's name or address changed, so a new authority is created: replicas of older "

@@ -39,5 +39,5 @@ def restore(
     if not context.as_json:
         console.warn(
             f"The broker's database has the state of {restored.created:%Y-%m-%d %H:%M} UTC. Before you start the "
-            "broker, repeat each drain and revocation since that time. `sealserve broker releases` lists the active releases."
+            "broker, repeat each drain and revocation since that time. List the releases: `sealserve broker releases`."
         )

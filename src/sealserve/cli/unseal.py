@@ -54,5 +54,5 @@ def unseal(
     else:
         result.show(
             asdict(found),
-            f"Unsealed {found.size} bytes to {destination}. The sealed file is bound to the path {found.embedded_path}.",
+            f"Unsealed {found.size} bytes to {destination}. The input is bound to the path {found.embedded_path}.",
         )

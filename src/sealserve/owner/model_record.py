@@ -178,7 +178,7 @@ def digest_of(path: Path) -> str:
 
 
 def state_of(path: Path) -> str:
-    """Return a digest of the files' names, sizes and modification times. A copy with the same times has the same digest.
+    """Return a digest of the files' names, sizes and modification times. A copy with the same times is equal.
 
     A replaced file with the same size and time is not detected, so the digest is used only for display.
     """

@@ -170,9 +170,7 @@ def check(
             custom_operations=server is ServerKind.TENSORFLOW_SERVING,
         )
         for allowed in found.allowed:
-            tell(
-                f"dangerous: {model.name} version {model.version} contains {allowed}, which dangerous_operations allows"
-            )
+            tell(f"dangerous: {model.name} version {model.version}: {allowed} (allowed by dangerous_operations)")
         for sentence in found.warnings:
             tell(f"{model.name} version {model.version}: {sentence}")
         linted.append(found)

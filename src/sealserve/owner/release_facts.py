@@ -157,7 +157,7 @@ def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
 
 
 def _file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in a setting. A missing file is a fact too; building the release reports the error."""
+    """Return the SHA-256 of a file in a setting. A missing file is a fact too; `release build` reports the error."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
     except SealserveError:

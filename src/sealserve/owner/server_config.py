@@ -17,7 +17,7 @@ BATCHING_PARAMETERS: Final = "config/batching.config"
 MONITORING_CONFIG: Final = "config/monitoring.config"
 SESSION_CONFIG: Final = "config/session.config"
 SOFT_PLACEMENT: Final = b"allow_soft_placement: true\n"
-"""TensorFlow's ConfigProto as text. A model that was exported on a machine with a GPU can name the GPU in operations."""
+"""TensorFlow's ConfigProto as text. Operations of a model from a machine with a GPU can name the GPU."""
 
 
 def server_config_files(deployment: Deployment) -> dict[str, bytes]:

@@ -358,7 +358,7 @@ def _check_supported(deployment: Deployment) -> None:
         raise OwnerCode.USER_REVOCATION_UNSUPPORTED.error(
             "A user cannot be revoked with TensorFlow Serving's binary: it does not support certificate revocation, "
             "and would continue to accept the user.",
-            hint='Use server.kind = "embedded", or create a new users\' authority as described in docs/how-to/users.md.',
+            hint='Use server.kind = "embedded", or replace the users\' authority as described in docs/how-to/users.md.',
         )
 
 

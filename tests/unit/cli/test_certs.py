@@ -7,10 +7,12 @@ from tests.harness.workspaces import make_site
 
 
 def test_certificates_are_made_shown_and_renewed(cli: CommandLine) -> None:
-    assert cli.ok("certs", "show") == "No certificates yet: `sealserve certs two-way` makes them.\n"
+    assert cli.ok("certs", "show") == (
+        "The workspace has no certificates yet. Create them: `sealserve certs two-way`.\n"
+    )
     assert cli.json("certs", "show") == []
     lines = cli.ok("certs", "two-way").splitlines()
-    assert lines[0].split() == ["FOR", "NAMES", "ENDS", "DAYS", "LEFT"]
+    assert lines[0].split() == ["FOR", "NAMES", "EXPIRES", "(UTC)", "DAYS", "LEFT"]
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "broker authority", "service authority", "users authority", "broker", "user"
     ]  # fmt: skip

@@ -18,7 +18,7 @@ def test_a_table_on_a_pipe_has_a_line_each_however_long(capsys: pytest.CaptureFi
     assert lines == ["NAME    VALUE", f"a       {'x' * 300}", f"longer  [bold]{' ' * 294}  end"]
     assert "\x1b" not in "".join(lines)
     console.print_table(("NAME",), [])
-    assert capsys.readouterr().out == "Nothing here.\n"
+    assert capsys.readouterr().out == "No entries.\n"
 
 
 def test_fields_are_aligned_and_may_have_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,4 +82,4 @@ def test_the_help_leaves_out_what_tells_nothing(cli: CommandLine) -> None:
     shown = cli.bare("model", "show", "--help").out
     assert "[SAVEDMODEL]" in shown
     assert "[[SAVEDMODEL]]" not in shown
-    assert re.search(r"--json +Print JSON", shown), "a flag has no value, so no type is shown"
+    assert re.search(r"--json +Print the result as JSON", shown), "a flag has no value, so no type is shown"

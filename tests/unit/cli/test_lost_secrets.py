@@ -66,7 +66,7 @@ def test_up_replaces_no_authority(built: Site, cli: CommandLine, kind: str) -> N
     assert not (built.workspace.owner.authorities / kind).exists()
     result = cli("certs", "two-way")
     assert result.status == 0
-    assert f"warning: the {kind} authority was missing, and a new one takes its place" in result.err
+    assert f"warning: the {kind} authority is missing and is replaced by a new authority." in result.err
 
 
 def test_up_makes_no_other_vendor(built: Site, cli: CommandLine) -> None:

@@ -239,7 +239,7 @@ def test_a_source_that_changes_during_the_conversion(site: Site, monkeypatch: py
         return made
 
     monkeypatch.setattr(models, "import_model", exporting)
-    with raises(OwnerCode.MODEL_SOURCE_CHANGED, match="changed while half-plus-two was converted"):
+    with raises(OwnerCode.MODEL_SOURCE_CHANGED, match="half-plus-two changed during the conversion"):
         models.bring_in(site.workspace, site.deployment.model)
     assert not models.is_imported(site.workspace, site.deployment.model)
     assert model_record.find_record(site.workspace, site.deployment.model) is None

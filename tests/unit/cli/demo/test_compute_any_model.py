@@ -250,7 +250,7 @@ def test_one_given_input_is_compared_and_said_to_prove_less(save: Save) -> None:
     given = compute(folder, 4, ["x=[1.5]"])
     assert "all answers are the same" in said(given)
     assert wrong(given, 0, y=[3.1])
-    with pytest.raises(TensorInputError, match="with a name of the model's inputs"):
+    with pytest.raises(TensorInputError, match="with the name of one of the model's inputs"):
         compute(folder, 4, ["z=1"])
 
 
