@@ -120,7 +120,7 @@ class ClientBundle:
         version = document.get("version")
         if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
             raise ClientCode.BUNDLE_VERSION.error(
-                f"The client bundle {source} has a newer format: expected version {VERSION}, got {version}.",
+                f"{source} has a newer format of client bundles: expected version {VERSION}, got {version}.",
                 hint="Upgrade sealserve.",
             )
         if version != VERSION or isinstance(version, bool):

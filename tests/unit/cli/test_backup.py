@@ -24,7 +24,7 @@ def test_backup_and_restore(cli: CommandLine, site: Site, released: VerifiedRele
     )
     again = cli.bare("restore", tmp_path / "backup", "--master-key", key, *new)
     assert again.status == 2
-    assert "Restore into another folder, with --directory" in again.err
+    assert "Restore into another folder: --directory DIR." in again.err
     assert cli.bare("broker", "status", *new).status == 0
     missing = cli.bare("restore", tmp_path / "nothing", "--directory", tmp_path / "empty", "--json")
     assert missing.error["code"] == "input-file.missing"

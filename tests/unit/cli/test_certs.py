@@ -35,7 +35,9 @@ def test_a_second_time_is_refused(cli: CommandLine) -> None:
 def test_the_mode_must_be_the_deployments(cli: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = cli.error("certs", "one-way")
     assert error["code"] == "certs.tls-mode"
-    assert error["message"] == "sealserve.toml says service.tls = 'two-way', not 'one-way'."
+    assert error["message"] == (
+        "The certificates do not fit the deployment: expected service.tls = 'one-way' in sealserve.toml, got 'two-way'."
+    )
     one_way = CommandLine(capsys, make_site(tmp_path / "one-way", service={"tls": "one-way"}).directory)
     assert "user" not in [row["role"] for row in one_way.json("certs", "one-way")]
 
@@ -64,7 +66,7 @@ def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:
         (user / lost).unlink()
         error = cli.error("predict", "--timeout", "0.2")
         assert (error["code"], error["hint"]) == (
-            "certificate.missing", "Run `sealserve certs renew` to issue it again."
+            "certificate.missing", "Run `sealserve certs renew` to issue the certificate again."
         )  # fmt: skip
         cli.ok("certs", "renew")
         assert (user / lost).is_file()

@@ -87,7 +87,7 @@ def test_what_ran_before_goes_on(
     result = cli("up", "--replicas", "1")
     assert result.status == 130
     assert target.parts == ["broker", "replica-0"]
-    assert result.err.endswith(("Interrupted. Parts that ran before still run: `sealserve status` shows them.\n"))
+    assert result.err.endswith("Interrupted. Parts that ran before still run: `sealserve status` shows them.\n")
 
 
 def test_a_target_where_nothing_could_be_started_is_forgotten(
@@ -106,7 +106,7 @@ def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callab
     impatient(["broker", "nginx"])
     result = cli("down", "--yes")
     assert result.status == 130
-    assert result.err.endswith(("Interrupted. Parts that still run: broker, nginx. Stop them: `sealserve down`.\n"))
+    assert result.err.endswith("Interrupted. Parts that still run: broker, nginx. Stop them: `sealserve down`.\n")
 
 
 class Failing(Impatient):
@@ -140,7 +140,8 @@ def test_what_a_failed_start_left_is_stopped_again(cli: CommandLine, ready: Site
     assert result.status == 4
     assert failing.undone == ["broker", "replica-0"]
     assert (
-        "The command failed. Stopped the parts that had started: broker, replica-0. `sealserve logs` shows their logs.\n"
+        "The command failed. Stopped the parts that had started: broker, replica-0. `sealserve logs` shows their "
+        "logs.\n"
     ) in result.err
     assert result.err.endswith("error[process.ended]: replica-0 ended: error[test]\n  Its log: x\n")
     assert cli.error("up")["code"] == "process.ended"  # a program gets the error alone

@@ -28,13 +28,13 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
 
     assert (
         cli.ok("release", "verify")
-        == f"{fields['release']}: the owner's signature and all 5 files verify; it has no enclaves yet.\n"
+        == f"{fields['release']}: the owner's signature and all 5 files are valid; it does not contain enclaves yet.\n"
     )
     assert cli.json("release", "verify") == {
         "id": fields["id"], "folder": fields["folder"], "files": 5, "enclaves": []
     }  # fmt: skip
     cli.ok("enclave", "build")
-    assert cli.ok("release", "verify").endswith("all 5 files verify; its enclave verifies.\n")
+    assert cli.ok("release", "verify").endswith("all 5 files are valid; its enclave is valid.\n")
     cli.ok("enclave", "build", "--name", "replica-1")
     assert cli.ok("release", "verify").endswith("all 5 files verify; its 2 enclaves verify.\n")
     assert cli.json("release", "verify")["enclaves"] == ["replica-0", "replica-1"]
@@ -118,4 +118,4 @@ def test_names_that_fit_none_or_several(cli: CommandLine) -> None:
         cli.ok("release", "build")
     error = cli.error("release", "show", "")
     assert (error["code"], error["hint"]) == ("release.ambiguous", "Give the full name, or more of the id.")
-    assert "could be any of half-plus-two-" in error["message"]
+    assert "is ambiguous: it matches half-plus-two-" in error["message"]
