@@ -27,8 +27,8 @@ def backup(
 ) -> None:
     """Write the owner's workspace to one encrypted file, without the master key.
 
-    The backup can be opened only with the master key. Store a copy of owner/master.key apart from the backup. The
-    broker can run during the backup.
+    The backup can be opened only with the master key, or with the key management service in [keystore]. Store a copy
+    of owner/master.key apart from the backup. The broker can run during the backup.
     """
     from sealserve.owner import backup as backups  # noqa: PLC0415  # the help does not need the database
 

@@ -38,8 +38,8 @@ def enrol(
 ) -> None:
     """Enrol a platform, so that its enclaves can receive keys.
 
-    Releases for genuine SGX are released only to enrolled platforms. A valid quote proves that a processor is genuine,
-    but not that it is in a machine that you chose.
+    The broker releases the keys of SGX releases only to enrolled platforms. A valid quote proves that a processor is
+    genuine, but not that it is in a machine that you chose.
     """
     platform = kind or context.deployment.platform
     with Owner.open(context.workspace).database(create=True) as database:

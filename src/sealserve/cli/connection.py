@@ -40,11 +40,11 @@ ServerName = Annotated[
 ]
 ServiceCa = Annotated[
     Path | None,
-    typer.Option("--ca", help="CA certificate of the service (PEM)", show_default=".sealserve/user/service-ca.pem"),
+    typer.Option("--ca", help="CA certificate of the service (PEM)", show_default="user/service-ca.pem"),
 ]
 ClientCertificate = Annotated[
     Path | None,
-    typer.Option("--cert", help="Client certificate for two-way TLS (PEM)", show_default=".sealserve/user/client.pem"),
+    typer.Option("--cert", help="Client certificate for two-way TLS (PEM)", show_default="user/client.pem"),
 ]
 BundleFile = Annotated[
     Path | None,
@@ -59,9 +59,7 @@ Rest = Annotated[
 ]
 ClientKey = Annotated[
     Path | None,
-    typer.Option(
-        "--key", help="Private key of the client certificate (PEM)", show_default=".sealserve/user/client.key"
-    ),
+    typer.Option("--key", help="Private key of the client certificate (PEM)", show_default="user/client.key"),
 ]
 
 

@@ -59,7 +59,8 @@ def doctor(
         typer.Option("--target", "-t", help="The host to check: this machine, or the cluster of KUBECONFIG"),
     ] = Host.MACHINE,
     report: Annotated[
-        bool, typer.Option("--report", help="Print a report about this SGX host, to attach to a bug report")
+        bool,
+        typer.Option("--report", help="Print a report about this host, to send with the results of a trial on SGX"),
     ] = False,
 ) -> None:
     """Check whether this machine has what its part needs, and explain how to get the rest.

@@ -229,7 +229,7 @@ def build(
 ) -> None:
     """Build and sign an enclave in a release's `enclave/` folder.
 
-    The same input always gives the same MRENCLAVE. An enclave that is already in the folder is replaced.
+    The same input always gives the same MRENCLAVE. An enclave of the same name is replaced.
     """
     workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, release)

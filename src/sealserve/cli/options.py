@@ -37,6 +37,16 @@ ReleaseName = Annotated[
     typer.Argument(metavar="[RELEASE]", help="Name or folder of a release, or the beginning of its id",
                    show_default="the newest release", autocompletion=completion.releases),
 ]  # fmt: skip
+ServedRelease = Annotated[
+    str | None,
+    typer.Option(
+        "--release",
+        "-r",
+        help="Name or folder of the release to serve, or the beginning of its id",
+        show_default="the release that served last, or a new one",
+        autocompletion=completion.releases,
+    ),
+]
 Release = Annotated[
     str | None,
     typer.Option(

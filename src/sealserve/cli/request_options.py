@@ -37,7 +37,9 @@ Inputs = Annotated[
 ]
 Version = Annotated[
     int | None,
-    typer.Option(min=0, max=LARGEST_VERSION, help="Version of the model", show_default="the newest version"),
+    typer.Option(
+        min=0, max=LARGEST_VERSION, metavar="NUMBER", help="Version of the model", show_default="the newest version"
+    ),
 ]
 Label = Annotated[
     str | None,

@@ -202,7 +202,7 @@ def _from_file(name: str, source: Source, spec: TensorSpec) -> npt.NDArray[Any]:
     if source.suffix != ".json" and (picture := source.picture):
         raise ValueError(
             f"{source.name} is a {picture} picture, but the model expects {spec.dtype} of shape {_shape(spec)}. Decode "
-            "and scale the picture in the same way as for the model's training, and save it with numpy.save"
+            "and scale the picture as in the model's training, and save it with `numpy.save`"
         )
     return _converted(read_json(source.content), spec)
 
@@ -216,7 +216,7 @@ def _typed(array: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
     expected = np.sctypeDict.get(spec.dtype)
     if expected is not None and array.dtype.newbyteorder("=") != np.dtype(expected):
         raise ValueError(
-            f"the type of its array is wrong: expected {spec.dtype}, got {array.dtype} (convert it with numpy's astype)"
+            f"the type of its array is wrong: expected {spec.dtype}, got {array.dtype} (convert it with `astype`)"
         )
     return array
 

@@ -39,7 +39,7 @@ def up(
         int | None,
         typer.Option(min=1, show_default="as set by the last `scale`, else target.replicas", help="Number of replicas"),
     ] = None,
-    release: options.Release = None,
+    release: options.ServedRelease = None,
     role: Annotated[
         Machines | None,
         typer.Option(

@@ -206,7 +206,7 @@ class RestPredictor:
     def _fault(self, error: Exception) -> SealserveError:
         """Return the reason for a failed request."""
         fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
-        if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refused client sees the error only here
+        if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refusal appears only here
             fault = client_fault((error.reason or "").lower().replace("_", " "), self._credentials)
         return fault or UnreachableError(
             f"The connection to {self._endpoint} failed: {printable(str(error)) or type(error).__name__}.",

@@ -224,7 +224,7 @@ GOOD = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", bytes(
         (GOOD + b"more", "bytes, got 12"),
         (GOOD[:-1], "bytes, got 7"),
         (npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"cos\nsystem\n."), "allow_pickle=False"),
-        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", bytes(8)), "convert it with numpy's astype"),
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", bytes(8)), "convert it with `astype`"),
         (
             npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", bytes(4)),
             "expected float32, got",
