@@ -1,4 +1,4 @@
-"""`sealserve demo` in a process of its own, with a small model in place of the example."""
+"""`sealserve demo` in a separate process, with a small model instead of the example."""
 
 import json
 import re

@@ -196,7 +196,7 @@ def test_a_request_to_end_is_an_interruption(
 def test_what_outlives_its_terminal_on_purpose_goes_on(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: what is ignored at the start stays so."""
+    """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: such signals stay ignored."""
     monkeypatch.setattr("sealserve.workspace.find", lambda _: signal.raise_signal(number))
     with dispositions({number: signal.SIG_IGN}):
         assert cli("status").status != 130
@@ -205,7 +205,7 @@ def test_what_outlives_its_terminal_on_purpose_goes_on(
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     run = 'sealserve status --json >&3; echo "status $?"'
-    line = f"exec 3> >(true); wait $!; {run}; export PYTHONUNBUFFERED=1; {run}"  # nobody reads, for certain
+    line = f"exec 3> >(true); wait $!; {run}; export PYTHONUNBUFFERED=1; {run}"  # certainly without a reader
     result = shell(line, tmp_path, PYTHONUNBUFFERED="")
     assert (result.stdout, result.stderr) == ("status 0\nstatus 0\n", "")
 

@@ -18,7 +18,7 @@ from sealserve.owner import provisioning
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port on which another process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -26,7 +26,7 @@ def taken() -> Iterator[int]:
 
 
 NO_TIME = " " * 24
-"""What stands in front of a log line that has no time."""
+"""Text before a log line without a time."""
 
 
 def test_nothing_runs(cli: CommandLine) -> None:
@@ -100,7 +100,7 @@ def test_enclaves_for_sgx_do_not_run_here(capsys: pytest.CaptureFixture[str], tm
         error = cli.error(*verb) if verb != ["logs"] else {"code": cli(*verb).err.partition("[")[2].partition("]")[0]}
         assert error["code"] == "target.unsupported", verb
     assert "simulated enclaves only" in cli.error("up")["message"]
-    assert cli.ok("down") == "Nothing to stop.\n"  # stopping needs no target that can start
+    assert cli.ok("down") == "Nothing to stop.\n"  # stopping does not need a target that can start
 
 
 @pytest.mark.parametrize("section", ["service", "broker", "collateral"])

@@ -365,7 +365,7 @@ def test_an_enrolment_is_taken_back(cli: CommandLine) -> None:
     enrolled = cli.json("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
     error = cli.error("broker", "platform", "withdraw", "ab" * 16, "--kind", "sgx", "--yes")
     assert (error["code"], error["status"]) == ("broker.platform-not-enrolled", 2)
-    assert cli("broker", "platform", "withdraw", "ab" * 16).status == 1  # nobody answers
+    assert cli("broker", "platform", "withdraw", "ab" * 16).status == 1  # without an answer
     assert cli.json("broker", "platform", "withdraw", "ab" * 16, "--yes") == enrolled
     assert cli.json("broker", "platform", "list") == []
     last = cli.json("broker", "log")[-1]

@@ -143,7 +143,7 @@ def test_a_workspace_is_not_inside_its_model(bare: CommandLine) -> None:
 
 
 def on_a_terminal(folder: Path, *options: str, answers: str = "") -> tuple[int, str]:
-    """Run `init` on a terminal of its own; return its exit status and all that the terminal shows."""
+    """Run `init` on a separate terminal; return its exit status and the terminal's content."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""Inputs in files and whole requests, from people and from strangers: each is read right, or refused with one error."""
+"""Inputs in files and complete requests, also untrusted: each is read correctly, or refused with one error."""
 
 import io
 import json
@@ -206,7 +206,7 @@ def member(content: bytes, *, name: str = "image.npy", packing: int = zipfile.ZI
 
 
 def lying(archive: bytes, size: int) -> bytes:
-    """Let both headers of the only member announce another size."""
+    """Change the declared size in both headers of the only member."""
     at = archive.index(b"PK\x01\x02")
     changed = bytearray(archive)
     changed[22:26] = changed[at + 24 : at + 28] = struct.pack("<I", size)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a deployment is changed: the first one undoes what was begun, a second one does not cut that short."""
+"""Ctrl-C while a deployment is changed: the first one stops the started parts, and a second one waits for that."""
 
 import shutil
 import signal
@@ -34,7 +34,7 @@ class Impatient:
         signal.raise_signal(signal.SIGINT)
 
     def to_scale(self, _replicas: int) -> None:
-        """It needs no bundle."""
+        """A bundle is not needed."""
 
     def scale(self, replicas: int, _bundle: object) -> None:
         self.up(None, replicas)

@@ -54,7 +54,7 @@ def test_the_key_of_the_audit_log_is_not_replaced(built: Site, cli: CommandLine)
         assert "The key that signs the audit log is missing" in error["message"]
     assert not built.workspace.owner.audit_signing_key.exists()
     assert built.workspace.owner.audit_head.read_bytes() == kept
-    cli.ok("release", "build")  # a release needs no key of the audit log
+    cli.ok("release", "build")  # a release does not need the key of the audit log
 
 
 @pytest.mark.parametrize("kind", ["broker", "service", "users"])

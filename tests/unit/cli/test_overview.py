@@ -1,4 +1,4 @@
-"""How well a deployment is, by what was observed, and how that is shown."""
+"""The state of a deployment from its observed parts, and its output."""
 
 import json
 from dataclasses import replace

@@ -169,7 +169,7 @@ def test_the_same_inputs_many_times(served: Served) -> None:
 
 
 def test_what_a_model_takes_is_found_out(served: Served) -> None:
-    """The service is asked until it accepts what is generated; another refusal is told as it was first."""
+    """Requests are sent until the service accepts generated inputs. Otherwise the first refusal is reported."""
     served.behaviour.metadata = metadata(words=types.DT_STRING)
     assert served.cli.json("bench", "-n", "4")["answered"] == 4
     served.behaviour.abort = (grpc.StatusCode.INVALID_ARGUMENT, "no number")
@@ -427,7 +427,7 @@ def test_rest_must_be_on_or_have_an_address(served: Served) -> None:
     result = served.cli("predict", "--rest")
     assert result.status == 2
     assert result.err.startswith("error[client.rest-off]: The REST API cannot be used: expected server.rest = true in ")
-    # The address that is given is used, whatever sealserve.toml says: here it is the one of gRPC.
+    # A given address takes precedence over sealserve.toml: here it is the address of gRPC.
     result = served.cli("predict", "--rest", "--address", served.address)
     assert "error[client." in result.err
     assert "REST port" in result.err

@@ -163,7 +163,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, object]]:
 
 
 def dry_run(site: Site, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
-    """Do a dry run that must change neither the workspace nor the store; return what it printed."""
+    """Do a dry run that must change neither the workspace nor the store, and return its output."""
     folders = (site.directory, site.directory.parent / "store")
     before = list(map(state, folders))
     done = CommandLine(capsys, site.directory)("up", "--dry-run", *arguments)

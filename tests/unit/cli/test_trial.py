@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
-    """Let a program take the place of Python, which says what it runs and ends as ``program`` has it."""
+    """Replace Python by a program that prints what it runs and ends as ``program`` has it."""
     script = tmp_path / "python"
     head = "import json, sys; name = next(iter(json.load(sys.stdin)['requests']))"
     script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")

@@ -28,7 +28,7 @@ from sealserve.owner.owner import Owner
 
 
 class Rolling(local.LocalTarget):
-    """A local target that starts nothing, and remembers what it was told to serve."""
+    """A local target that starts nothing, and records the releases that it should serve."""
 
     served: Sequence[tuple[str, int]] = []
     before: Sequence[str] = []
@@ -404,7 +404,7 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     target.error = ProcessEndedError("replica-0 ended: error[test]")
     assert cli.error("up", "--yes")["code"] == "process.ended"
     states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
-    assert states[first] == "active"  # it goes on serving
+    assert states[first] == "active"  # it continues to serve
     (second,) = set(names(ready)) - {first}
     target.error = None
     cli.ok("up")  # without a question: the release that was confirmed exists

@@ -66,7 +66,7 @@ def listener(answer: bytes | None) -> Iterator[int]:
 
 @contextmanager
 def tls_server(folder: Path, material: Material, *, client_ca: bytes, newest: ssl.TLSVersion) -> Iterator[int]:
-    """Make one TLS handshake with OpenSSL, which says why it refuses a client, and offer HTTP/2."""
+    """Make one TLS handshake with OpenSSL, which reports why it refuses a client, and offer HTTP/2."""
     (folder / "chain").write_bytes(material.server.chain_pem)
     (folder / "key").write_bytes(material.server.key_pem.reveal())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -207,7 +207,7 @@ def test_a_server_without_http2(tmp_path: Path, material: Material) -> None:
 
 
 def strange_server(folder: Path, old: bytes, new: bytes) -> Path:
-    """Write a self-signed certificate of which some bytes were changed, and its key."""
+    """Write a self-signed certificate with some changed bytes, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])

@@ -50,7 +50,7 @@ METADATA = {
 
 @dataclass
 class Answers:
-    """What the server answers, and what it was asked."""
+    """The answers of the server, and the requests that it received."""
 
     status: int = 200
     body: bytes = b'{"outputs": [2.5, 3.0]}'
@@ -98,7 +98,7 @@ class Quiet(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that go away."""
+        """Do not log clients that close their connection."""
 
 
 @contextmanager

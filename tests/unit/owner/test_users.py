@@ -77,7 +77,7 @@ def test_revoking_reaches_every_certificate_that_was_issued(ready: Site) -> None
     for verb in (users.renew, users.revoke):
         with raises(OwnerCode.USER_UNKNOWN, match="An active user 'ann' does not exist; the active users are: .*bob"):
             verb(ready.workspace, ready.deployment, "ann", now=ready.now)
-    # The clock in an enclave is the host's, so what has expired stays on the list.
+    # The host controls the clock of an enclave, so expired certificates stay on the list.
     later = ready.now + timedelta(days=400)
     listed = certificates.fresh_ssl_config(ready.workspace, ready.deployment, now=later).revoked
     assert len(listed) == 2
@@ -97,7 +97,7 @@ def test_the_default_user_can_be_revoked_with_each_certificate_since_the_first(r
 
 
 def test_a_certificate_of_an_older_version_is_listed_and_revoked(ready: Site) -> None:
-    """Workspaces of earlier versions have no register."""
+    """Workspaces of earlier versions do not have a register."""
     (ready.workspace.owner.users / "register.json").unlink()
     assert [user.name for user in users.list_users(ready.workspace, now=ready.now)] == ["default"]
     users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)

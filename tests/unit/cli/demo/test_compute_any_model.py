@@ -131,7 +131,7 @@ def test_a_model_with_a_state(save: Save) -> None:
 
 
 def test_the_counter_of_tensorflow_serving(tmp_path: Path) -> None:
-    """A TF1 model without a default signature, one of whose signatures has no input."""
+    """A TF1 model without a default signature, with a signature that does not have inputs."""
     import tensorflow as tf  # noqa: PLC0415
 
     v1 = tf.compat.v1

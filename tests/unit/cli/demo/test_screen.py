@@ -39,7 +39,7 @@ def test_values_are_aligned_and_long_texts_are_wrapped(capsys: pytest.CaptureFix
 
 def test_steps_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(as_json=True)
-    screen.heading("nothing of it")
+    screen.heading("not in JSON")
     screen.step(3, "Step", "Why.", "evidence", ("label", "value"), seconds=0.12345)
     assert capsys.readouterr().out == ""
     screen.finish(workspace="/w")
