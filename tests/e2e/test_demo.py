@@ -1,4 +1,4 @@
-"""`sealserve demo` as a person runs it, with a tiny model of the person's own."""
+"""`sealserve demo` in a separate process, with a small model instead of the example."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from sealserve.cli.demo.screen import NUMBERS
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
 
 
-def test_the_twelve_steps_for_programs(demo: Demo) -> None:
+def test_the_twelve_steps_as_json(demo: Demo) -> None:
     ended = demo.run("--model", demo.model, "--json")
     assert (ended.status, ended.err) == (0, "")
     demo.nothing_left.check(wait=0)
@@ -29,22 +29,23 @@ def test_the_twelve_steps_for_programs(demo: Demo) -> None:
     assert all(step["seconds"] >= 0 for step in steps)
     evidence = {step["number"]: step["evidence"] for step in steps}
     assert "two-way TLS" in steps[[step["number"] for step in steps].index(9)]["title"]
-    assert evidence[12][0].startswith("50 of 50 equal TensorFlow's own")
-    by_replica = re.fullmatch(r"answers by replica: (\d+), (\d+)", evidence[12][1])
+    assert all(step["explanation"] for step in steps)
+    assert evidence[12][0].startswith("answers: 50 of 50 equal TensorFlow's own")
+    by_replica = re.fullmatch(r"per replica: (\d+), (\d+)", evidence[12][1])
     assert by_replica is not None
     assert sum(map(int, by_replica.groups())) == 50
     proof, stopped = steps[-2], steps[-1]
     assert proof["title"] == "The proof: the host saw ciphertext only"
     assert any(line.strip().endswith("tls/ssl.cfg") for line in proof["evidence"])
-    assert stopped["evidence"] == ["nginx, replica-0, replica-1, broker, platform, pcs"]
+    assert stopped["evidence"] == ["stopped: nginx, replica-0, replica-1, broker, platform, pcs"]
 
-    # The workspace is there to look around.
+    # The workspace stays and can be inspected.
     log = run("broker", "log", "--verify", "--json", "--directory", demo.workspace)
     assert [row["decision"] for row in json.loads(log.out)] == ["allowed", "allowed", "released", "released"]
     assert run("release", "verify", "--host", "--directory", demo.workspace).status == 0
 
 
-def test_the_twelve_steps_as_text_and_a_service_that_stays(demo: Demo) -> None:
+def test_the_twelve_steps_as_text_with_a_service_that_keeps_running(demo: Demo) -> None:
     graph = frozen_graph(demo.folder / "My Graph.pb")
     nodes = ("--inputs", "x", "--outputs", "y")
     ended = demo.run("--model", graph, *nodes, "--tls", "one-way", "--keep")
@@ -56,7 +57,7 @@ def test_the_twelve_steps_as_text_and_a_service_that_stays(demo: Demo) -> None:
     assert "A user connects with one-way TLS that ends inside the enclave" in ended.out
     assert "client certificate" not in ended.out
     assert "Everything is stopped" not in ended.out
-    assert "It runs: `sealserve predict -C " in ended.out
+    assert "The service is still running. Next:\n  sealserve predict -C " in ended.out
 
     here = ("--directory", demo.workspace, "--json")
     states = {part["role"]: part["state"] for part in run("status", *here).json["parts"]}
@@ -72,24 +73,26 @@ def test_the_twelve_steps_as_text_and_a_service_that_stays(demo: Demo) -> None:
 def test_seven_attacks_are_refused(demo: Demo) -> None:
     ended = demo.run("--attack", "--model", demo.model, tensorflow=False)
     assert (ended.status, ended.err) == (0, "")
-    lines = re.findall(r"^(\d)  The host tries to (.*): refused, (\S+)  [\d.]+ s$", ended.out, re.MULTILINE)
-    assert [(number, code) for number, _, code in lines] == [
-        ("1", "sealed-file.wrong-key"),  # the tiny model is a single node
-        ("2", "sealed-file.path-mismatch"),
-        ("3", "servable.file-missing"),
-        ("4", "policy.mr-enclave-unknown"),
-        ("5", "quote.debug"),
-        ("6", "policy.tcb-status"),
-        ("7", "collateral.signer-not-tcb-signing"),
+    titles = re.findall(r"^(\d)  The host tries to .*: refused  [\d.]+ s$", ended.out, re.MULTILINE)
+    assert titles == list("1234567")
+    assert re.findall(r"^     error       (\S+):", ended.out, re.MULTILINE) == [
+        "sealed-file.wrong-key",  # the tiny model is a single node
+        "sealed-file.path-mismatch",
+        "servable.file-missing",
+        "policy.mr-enclave-unknown",
+        "quote.debug",
+        "policy.tcb-status",
+        "collateral.signer-not-tcb-signing",
     ]
-    assert ended.out.count("    the broker: ") == 4
-    assert ended.out.count("    the enclave: ") == 3
+    assert ended.out.count("     refused by  the broker\n") == 4
+    assert ended.out.count("     refused by  the enclave\n") == 3
+    assert "All 7 attacks were refused.\n" in ended.out
     demo.nothing_left.check(wait=0)
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], demo: Demo) -> Callable[..., dict[str, Any]]:
-    """Run a demo that starts nothing; return its error."""
+    """Run a demo that fails before it starts anything, and return its error."""
     cli = CommandLine(capsys, demo.workspace)
 
     def run_demo(*arguments: str | Path) -> dict[str, Any]:
@@ -101,17 +104,20 @@ def refused(capsys: pytest.CaptureFixture[str], demo: Demo) -> Callable[..., dic
     return run_demo
 
 
-def test_a_model_whose_answers_do_not_depend_on_its_input_proves_nothing(
+def test_a_model_whose_answers_do_not_depend_on_its_input_is_refused(
     demo: Demo, refused: Callable[..., dict[str, Any]]
 ) -> None:
     error = refused("--model", saved_model(demo.folder / "constant", constant=True))
     assert error["code"] == "demo.not-comparable"
 
 
-def test_a_model_that_is_not_there(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
+def test_a_model_that_does_not_exist(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
     error = refused("--model", demo.folder / "missing.pb")
     assert error["code"] == "model.missing"
-    assert error["message"] == f"There is no model at {demo.folder / 'missing.pb'}."
+    assert error["message"] == (
+        "The model missing does not exist: expected a frozen graph or SavedModel folder at "
+        f"{demo.folder / 'missing.pb'}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,7 @@ def test_nodes_that_the_graph_does_not_have(
     assert list((demo.workspace / ".sealserve/owner/models").iterdir()) == []
 
 
-def test_somebodys_own_workspace_is_left_alone(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
+def test_the_workspace_of_another_deployment_is_not_changed(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
     make_site(demo.workspace, source=demo.model).certify()
     before = sorted(demo.workspace.rglob("*"))
     assert refused("--model", demo.model)["code"] == "demo.workspace-in-use"

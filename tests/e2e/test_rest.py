@@ -35,7 +35,7 @@ def with_rest(capture: pytest.CaptureFixture[str], *, tls: str = "two-way", **se
 
 
 def curl(here: Running, *arguments: str) -> str:
-    """Run `curl` as the documentation shows it, and return what it prints."""
+    """Run `curl` as the documentation shows it, and return its output."""
     user, found = here.site.workspace.user, endpoints_of(here.site.deployment)
     line = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "60"]
     line += ["--cacert", str(user.service_ca), "--connect-to", f"::{found.rest}"]
@@ -76,14 +76,14 @@ def test_users_ask_over_rest_with_the_certificate_that_grpc_asks_for(capsys: pyt
             pair = ["--cert", str(user.certificate), "--key", str(user.key)]
             got = curl(here, *pair, "--data", BODY.decode(), f"{url}/half-plus-two:predict")
             assert json.loads(got) == ANSWER
-        # NGINX logs connections of both ports, and nothing of what they carry.
+        # NGINX logs connections of both ports, but not their content.
         log = (here.site.workspace.host.logs / "nginx-access.log").read_text()
         assert f'"port":{service.rest_port},' in log
         assert "predict" not in log
 
 
 def attack(here: Running, place: tuple[str, int], context: ssl.SSLContext) -> None:
-    """Try what a stranger on the network can send to the port. No attempt gets an answer from a model."""
+    """Send requests to the port as an unauthenticated client on the network. No attempt gets an answer from a model."""
     # 1. Another server name, or none: NGINX closes the connection before TLS begins.
     for name in ("other.example.com", None):
         lax = user_context(here.site)
@@ -140,7 +140,7 @@ def test_kept_connections_lose_no_request_when_a_replica_leaves(capsys: pytest.C
 
 
 def most_threads(here: Running) -> int:
-    """Return how many threads the process with the most of them has, among those of the replicas."""
+    """Return the largest number of threads in any process of the replicas."""
     leaders = {part["pid"] for role, part in here.parts().items() if role.startswith("replica-")}
     texts = [Path(f"/proc/{pid}/status").read_text() for pid, found in running() if found.session in leaders]
     return max(int(text.partition("\nThreads:")[2].split()[0]) for text in texts)

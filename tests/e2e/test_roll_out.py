@@ -42,7 +42,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def under_load(here: Running) -> Iterator[list[LoadReport]]:
-    """Send requests without a pause as long as the block lasts; yield the reports, to which more are added."""
+    """Send requests without a pause during the block, and yield the growing list of reports."""
     workspace = here.site.workspace
     reach = access(workspace, deployments.read(workspace.deployment_file))
     reports: list[LoadReport] = []
@@ -131,7 +131,7 @@ def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> No
 def test_a_release_that_does_not_start_leaves_what_serves(here: Running) -> None:
     first, bad = served(here), build(here)
     before = processes(here)
-    # The broker knows the release, and refuses its key from now on.
+    # The release is registered, but the broker now refuses its key.
     for role, port in (("replica-0", 21001), ("replica-1", 21002)):
         here.ok("enclave", "build", "--name", role, "--port", str(port), "--release", bad)
     here.ok("broker", "allow", bad)
@@ -186,6 +186,6 @@ def test_an_interrupted_roll_out_is_undone(here: Running) -> None:
         os.kill(started.pid, signal.SIGINT)
         _, err = started.communicate(timeout=SECONDS)
     assert started.returncode == 130, err
-    assert "what ran before goes on" in err
+    assert "parts that ran before continue" in err
     assert processes(here) == before
     assert replicas(here, Phase.NEXT) == []

@@ -86,7 +86,7 @@ def test_no_secret_is_seen_from_the_first_verb_to_the_last(here: Running) -> Non
             assert search.search_bytes(content, Path(f"{part.command}/{name}")) is None
             assert not PRIVATE_KEY.search(content)
     verb("down", "--yes")
-    assert "Nothing runs" in here("status").out
+    assert "The deployment is not running" in here("status").out
 
     for name, result in outputs.items():
         content = f"{result.out}\n{result.err}".encode()

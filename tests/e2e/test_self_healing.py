@@ -1,4 +1,4 @@
-"""A deployment on this machine goes on when parts of it are killed: the supervisor starts them again."""
+"""A deployment on this machine survives the killing of its parts: the supervisor starts them again."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def test_each_part_that_is_killed_serves_again(here: Running) -> None:
     # The replicas were attested again, by the broker that was started again.
     log = here.json("broker", "log", "--last", "100")
     assert [row["decision"] for row in log].count("released") == 4
-    # Parts that were stopped on purpose stay down, whatever is started again afterwards.
+    # Parts that were stopped by a command stay down, even if other parts are started again.
     here.json("scale", "1")
     kill(here, "broker")
     assert set(here.states()) == {"supervisor", "pcs", "platform", "broker", "replica-0", "nginx"}

@@ -57,7 +57,7 @@ def test_each_part_that_is_killed_is_told(here: Running) -> None:
         part = {part["role"]: part for part in found.json["parts"]}[role]
         assert "port-taken" not in part["error"]
         assert part["uptime_seconds"] is None
-    assert "0 of 2 replicas serve." in found.json["problems"]
+    assert "Only 0 of 2 replicas are ready." in found.json["problems"]
     shown = here("status")
     assert shown.status == 6
     assert "port-taken" not in shown.out

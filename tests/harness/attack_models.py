@@ -221,7 +221,7 @@ def asset_in_the_collection_above_the_folder(tf: Any, around: Surroundings) -> P
 
 
 def assets_listed_twice(tf: Any, around: Surroundings) -> Parts:
-    """An asset in the collection, which is not fed since the meta graph has assets of its own."""
+    """An asset in the collection, which is not fed because the meta graph has its own assets."""
     table = _lines(tf)
     filename = tf.constant(str(around.secret), name="filename")
     other = tf.constant("", name="other")
@@ -306,7 +306,7 @@ def _path_variable(tf: Any, name: str) -> Any:
 
 
 def path_variable_with_another_value(tf: Any, around: Surroundings) -> Parts:
-    """A variable gets an asset's path, and then another one."""
+    """A variable gets the path of an asset, and then a different path."""
     table = _lines(tf)
     fed = tf.constant("", name="fed")
     variable = _path_variable(tf, "path")
@@ -623,7 +623,7 @@ def unwritten_rows(tf: Any, _around: Surroundings) -> Parts:
 
 
 def hidden_in_an_implementation(tf: Any, around: Surroundings) -> Parts:
-    """A function saves a file; another one that implements the same interface is called."""
+    """A function saves a file; the graph calls a different function with the same interface."""
 
     @tf.function(autograph=False, experimental_attributes={"api_implements": "plain"})  # type: ignore[untyped-decorator]
     def good(value: Any) -> Any:
@@ -644,7 +644,7 @@ def hidden_in_an_implementation(tf: Any, around: Surroundings) -> Parts:
 
 
 def hidden_in_a_gradient(tf: Any, _around: Surroundings) -> Parts:
-    """A function saves a file, as the gradient of another one."""
+    """A function saves a file, as the gradient of a different function."""
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def good(value: Any) -> Any:
@@ -799,7 +799,7 @@ ATTACKS = {
     "forged_handle": Attack(build=forged_handle, refused=("Const",)),
     "parsed_handle": Attack(build=parsed_handle, refused=("ParseTensor",)),
 }
-"""By name. Those that neither reveal nor write are refused for what they could do."""
+"""By name. Models that neither reveal nor write anything are refused for what their operations could do."""
 
 KEEPING = tuple(name for name in ATTACKS if name.startswith("kept_"))
 """Attacks whose second answer is the first request."""

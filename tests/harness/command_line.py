@@ -60,7 +60,7 @@ class CommandLine:
         return Result(status=status, out=captured.out, err=captured.err)
 
     def ok(self, *arguments: str | Path) -> str:
-        """Run a command that must succeed; return what it printed."""
+        """Run a command that must succeed, and return its output."""
         result = self(*arguments)
         assert result.status == 0, result
         return result.out

@@ -1,4 +1,4 @@
-"""`sealserve demo` in a process of its own, watched as a person would watch it."""
+"""Run `sealserve demo` in a separate process, and watch its output."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ from tests.harness.tiny_model import saved_model
 from sealserve.cluster.local.processes import wait_until
 
 SECONDS: Final = 240
-"""After which a demo counts as hanging."""
+"""Time after which a demo counts as hanging."""
 
-# TensorFlow takes seconds to import. Where it does not matter what the answers are compared with, numpy computes them.
+# Importing TensorFlow takes seconds. If a test does not need TensorFlow's answers, numpy computes them.
 WITHOUT_TENSORFLOW: Final = """
 import numpy as np
 from sealserve.cli import main
@@ -39,10 +39,10 @@ main()
 
 
 class Demo:
-    """A demonstration in a folder of its own. Leaving its context ends whatever still runs.
+    """A demo in a temporary folder. Leaving the context ends all processes that still run.
 
     Args:
-        folder: An empty folder, with a short path.
+        folder: An empty folder with a short path.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,12 +52,12 @@ class Demo:
         self.nothing_left = NothingLeft(folder)
 
     def run(self, *arguments: str | Path, tensorflow: bool = True) -> Ended:
-        """Run it to its end."""
+        """Run the demo until it ends."""
         with self.start(*arguments, tensorflow=tensorflow) as started:
             return started.end()
 
     def start(self, *arguments: str | Path, tensorflow: bool = False) -> "Started":
-        """Start it; by default without TensorFlow in the demo itself (the replicas have it)."""
+        """Start the demo, by default without TensorFlow in its own process (the replicas use it)."""
         line = command("demo", "--directory", self.workspace, *arguments)
         if not tensorflow:
             line = [sys.executable, "-c", WITHOUT_TENSORFLOW, *line[3:]]
@@ -65,7 +65,7 @@ class Demo:
 
 
 class Started:
-    """A demonstration that runs, in a session of its own, as a terminal would start it.
+    """A running demo, in a separate session, as a terminal would start it.
 
     Args:
         line: The command.
@@ -82,7 +82,7 @@ class Started:
             )  # fmt: skip
 
     def wait_for(self, beginning: str) -> None:
-        """Wait until a line is printed that begins so."""
+        """Wait until the demo prints a line that begins with ``beginning``."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.append(line)
@@ -91,23 +91,23 @@ class Started:
         raise AssertionError(f"no line began with {beginning!r}: {self.end()}")
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+        """Wait until a condition is true, or fail when the demo ends."""
         assert wait_until(lambda: condition() or self._process.poll() is not None, seconds=SECONDS)
         assert condition(), self.end()
 
     def has_started(self, role: str) -> bool:
-        """Return whether a part is in the record of what was started."""
+        """Return whether the record of started parts contains a part."""
         record = self._workspace / ".sealserve/host/run/local.json"
         with contextlib.suppress(FileNotFoundError):
             return f'"{role}"' in record.read_text()
         return False
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
-        """Send a signal: to the demo, or as a terminal does, to its whole group."""
+        """Send a signal to the demo, or to its whole process group, as a terminal does."""
         (os.killpg if group else os.kill)(self._process.pid, number)
 
     def end(self) -> Ended:
-        """Wait for the end; return all that was printed."""
+        """Wait until the demo ends, and return its output."""
         out, err = self._process.communicate(timeout=SECONDS)
         return Ended(status=self._process.returncode, out="".join(self._lines) + out, err=err)
 
@@ -124,6 +124,6 @@ class Started:
 
 @contextlib.contextmanager
 def demonstration() -> Iterator[Demo]:
-    """Yield a demonstration that was not started yet."""
+    """Yield a demo that was not started yet."""
     with short_folder() as folder:
         yield Demo(folder)

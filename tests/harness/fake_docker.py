@@ -1,4 +1,4 @@
-"""A stand-in for the program ``docker``: it answers as a test says, and remembers what it was asked."""
+"""A stand-in for the program ``docker``: it answers as configured by a test, and records its arguments."""
 
 import json
 import stat

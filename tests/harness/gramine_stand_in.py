@@ -1,6 +1,6 @@
 """Programs that take the options of Gramine's build tools and do what their documentation says, for tests without it.
 
-The measurement is another one than Gramine's: it is a digest of the manifest's bytes.
+The measurement differs from Gramine's: it is a digest of the manifest's bytes.
 
 Source: Gramine 1.9, ``python/gramine-manifest``, ``python/gramine-sgx-sign``, ``python/graminelibos/manifest.py``
 (defaults that Manifest fills in).

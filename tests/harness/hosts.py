@@ -69,7 +69,7 @@ def device_reads(of: Leaves) -> Callable[[int, int, int], bytes]:
     return lambda _file, _size, offset: struct.pack("<4I", *reader(of)(offset & 0xFFFFFFFF, offset >> 32))
 
 
-# /proc/cpuinfo in the form of Linux 5.15, its flags shortened to those that matter here.
+# /proc/cpuinfo in the form of Linux 5.15, with only the flags that matter here.
 ICE_LAKE_CPUINFO = """\
 processor\t: 0
 vendor_id\t: GenuineIntel
@@ -116,4 +116,4 @@ AZURE_FILES: Mapping[str, str | bytes] = {
     "/run/systemd/timesync/synchronized": b"",
     "/etc/sgx_default_qcnl.conf": '{"pccs_url": "https://global.acccache.azure.net/sgx/certification/v4/"}',
 }
-"""The files of an Azure DCsv3 machine that has what it needs, but for the devices, which only root can make."""
+"""The files of a complete Azure DCsv3 machine, except the devices, which only root can create."""

@@ -46,7 +46,7 @@ _PRIMES = (
 
 @functools.cache
 def signing_key(number: int = 0, *, exponent: int = 3) -> rsa.RSAPrivateKey:
-    """Return one of two keys: an owner's (0), or a stranger's (1)."""
+    """Return one of two keys: the owner's (0), or another person's (1)."""
     p, q = _PRIMES[number]
     d = pow(exponent, -1, math.lcm(p - 1, q - 1))
     numbers = rsa.RSAPrivateNumbers(

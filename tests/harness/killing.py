@@ -1,4 +1,4 @@
-"""Work in a process of its own that ends at a chosen file operation: killed, or interrupted as by Ctrl-C."""
+"""Run work in a separate process that ends at a chosen file operation: killed, or interrupted as by Ctrl-C."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ OPERATIONS = ("open", "os.", "shutil.", "sqlite3.")
 """What counts as a step: the audit events of Python whose names begin so."""
 
 CAN_FAIL = ("os.mkdir", "os.rename", "os.chmod")
-"""Those of them that a full disk, or a missing right, makes fail."""
+"""Operations that fail because of a full disk or a missing permission."""
 
 FAILED = 99
 UNREACHED = 98

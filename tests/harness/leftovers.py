@@ -24,7 +24,8 @@ class Found:
 def processes_of(folder: Path) -> list[Found]:
     """Return the processes that have to do with ``folder``: by their arguments, their directory or their open files.
 
-    Whatever sealserve starts in a workspace logs to a file in it. This process, and its parents, do not count.
+    Every process that sealserve starts in a workspace logs to a file in it. This process, and its parents, do not
+    count.
     """
     return [
         Found(pid=pid, command=_read(entry / "cmdline").replace("\0", " "))
@@ -55,7 +56,7 @@ def shared_memory() -> set[Path]:
 
 
 class NothingLeft:
-    """Remembers what there was before; says what was left over afterwards.
+    """Records the state before a test, and reports what is left over after it.
 
     Args:
         folder: Of the deployment.
@@ -66,7 +67,7 @@ class NothingLeft:
         self._memory = shared_memory()
 
     def check(self, *, wait: float = SECONDS) -> None:
-        """Check that nothing is left over; what is just ending may take a while on a busy machine.
+        """Check that nothing is left over. Processes that are ending may take some time on a busy machine.
 
         Args:
             wait: Seconds; 0 where a command promised that all has ended when it returns.

@@ -1,4 +1,4 @@
-"""The model server as a process of its own, what it serves, and TensorFlow Serving's own stubs to ask it with."""
+"""The model server in a separate process, its models, and TensorFlow Serving's stubs to call it."""
 
 import json
 import os
@@ -114,7 +114,7 @@ class Tls:
 
 
 class Process:
-    """A running server, and what it wrote so far."""
+    """A running server, and its output so far."""
 
     def __init__(self, flags: Sequence[str], program: Sequence[str] = SERVER) -> None:
         command = [sys.executable, "-I", *program, "--model_name=m", "--bind_address=127.0.0.1"]

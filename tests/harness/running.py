@@ -1,4 +1,4 @@
-"""Deployments that run: each with ports of its own, stopped at the end of a test whatever became of it."""
+"""Running deployments, each with its own ports. Each is stopped at the end of a test, also if the test fails."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run(*arguments: str | Path, directory: Path | None = None) -> Ended:
-    """Run a verb in a process of its own, to its end."""
+    """Run a verb in a separate process, and wait until it ends."""
     line = command(*arguments)
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=directory)
     return Ended(status=done.returncode, out=done.stdout, err=done.stderr)
@@ -66,11 +66,11 @@ class Running(CommandLine):
         self.nothing_left = NothingLeft(site.directory)
 
     def process(self, *arguments: str | Path) -> Ended:
-        """Run a verb on the deployment in a process of its own."""
+        """Run a verb on the deployment in a separate process."""
         return run(*arguments, "--directory", self.directory)
 
     def up(self, *arguments: str | Path) -> None:
-        """Start the deployment with a command of its own, as what it starts outlives it."""
+        """Start the deployment with a separate command, because the processes that it starts outlive it."""
         ended = self.process("up", *arguments)
         assert ended.status == 0, ended
 

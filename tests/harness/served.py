@@ -1,4 +1,4 @@
-"""A gRPC transport on a port of its own, and a channel to it.
+"""A gRPC transport on a separate port, and a channel to it.
 
 Tests that use the fixture `transport` run with each implementation.
 """

@@ -1,4 +1,4 @@
-"""Signals as a terminal's programs have them, whatever this process was started with.
+"""Signal dispositions of a terminal's programs, independent of this process's own dispositions.
 
 Under ``nohup``, or as a shell's background job, SIGINT and SIGHUP are ignored from the start. Children inherit that.
 """

@@ -18,19 +18,19 @@ GRACE_SECONDS: Final = 40
 
 
 class TerminalError(AssertionError):
-    """A command did not do what was expected in time."""
+    """A command did not behave as expected in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended, and what it printed on either stream."""
+    """Exit status of a command, and its output on both streams."""
 
     status: int
     lines: list[str]
 
 
 class Terminal:
-    """A shell in a session of its own. Leaving its context ends every process that was started in it.
+    """A shell in a separate session. Leaving its context ends every process that was started in it.
 
     Args:
         folder: Where it starts.
@@ -63,7 +63,7 @@ class Terminal:
         return Result(status, output.decode(errors="replace").splitlines())
 
     def start(self, command: str, ready: Callable[[list[str]], bool], *, timeout: float) -> None:
-        """Start a command that goes on running (it ends with ``&``), and wait until it is ready.
+        """Start a command that continues to run (it ends with ``&``), and wait until it is ready.
 
         Args:
             command: As it is typed.

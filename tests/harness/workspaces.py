@@ -39,7 +39,7 @@ class Site:
         return folders[0]
 
     def certify(self) -> None:
-        """Make the certificates."""
+        """Create the certificates."""
         certificates.create_certificates(self.workspace, self.deployment, now=self.now)
 
     def build_release(self) -> Release:

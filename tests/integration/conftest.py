@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Start servers, each on a port of its own, which end with the test."""
+    """Start servers, each on a separate port. They end with the test."""
     program = getattr(request, "param", SERVER)
     with ExitStack() as stack:
 

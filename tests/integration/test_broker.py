@@ -191,7 +191,7 @@ def _ask(
 ) -> bytes | None:
     """Do what Gramine's client does; return the key, or None when the broker closes without a byte."""
     with _session(world, server.address, pair, version) as tls:
-        for byte in request:  # each in a record of its own: boundaries do not matter
+        for byte in request:  # each in a separate record, because boundaries must not matter
             tls.send(bytes([byte]))
         client = ProvisioningClient()
         try:
@@ -213,7 +213,7 @@ def test_an_expected_enclave_gets_its_key(world: World, version: int) -> None:
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 def test_an_enclave_of_gramine_1_4_gets_its_key(world: World, version: int) -> None:
-    """Its library encodes the certificate in a way that only OpenSSL reads, and has the legacy extension alone."""
+    """Its library encodes the certificate in a form that only OpenSSL reads, with only the legacy extension."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     report = replace(REPORT, report_data=hashlib.sha256(public).digest() + bytes(32))

@@ -64,7 +64,7 @@ def test_from_up_to_down(here: Running) -> None:
     decisions = [(row["decision"], row["code"]) for row in here.json("broker", "log")]
     assert decisions == [("allowed", "ok")] * 2 + [("released", "ok")] * 2
 
-    # Fewer, and more: a third enclave has a measurement of its own.
+    # Scale down and up: a third enclave has a different measurement.
     scaled = here.json("scale", "1")
     assert {part["role"]: part["state"] for part in scaled["parts"]} == serving(1)
     assert predicted(here) == [2.5, 3.0, 4.5]
@@ -159,7 +159,7 @@ def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
     assert here.process(*run_by_hand).status == 3
     assert last_refusal(here) == "policy.release-revoked"
 
-    # The newer one has a key of its own.
+    # The newer release has its own key.
     here.up("--replicas", "1", "--yes")  # the one that served last has ended
     assert predicted(here) == [2.5, 3.0, 4.5]
     here.ok("down", "--yes")
@@ -176,7 +176,7 @@ def last_refusal(here: Running) -> str:
 def test_parts_that_end_are_told_and_started_again(here: Running) -> None:
     here.up("--replicas", "1")
 
-    # Without a broker no replica starts; the one that runs goes on.
+    # Without a broker, no replica starts; a running replica continues.
     here.kill("broker")
     error = here.error("scale", "2")
     assert (error["code"], error["status"]) == ("process.ended", 4)
@@ -184,7 +184,7 @@ def test_parts_that_end_are_told_and_started_again(here: Running) -> None:
     assert "replica-1.log" in error["hint"]
     assert predicted(here) == [2.5, 3.0, 4.5]
 
-    # NGINX, the platform and the PCS are gone as well: `up` starts what does not run.
+    # NGINX, the platform and the PCS are gone as well: `up` starts the missing parts.
     here.kill("nginx", "platform", "pcs")
     here.up("--replicas", "2")
     assert here.states() == serving(2)
@@ -201,7 +201,7 @@ def test_a_broker_whose_certificate_has_expired_does_not_start(here: Running) ->
     old.issue_server(names, addresses, now=past, days=3).write(
         certificate=owner.broker_tls / BROKER_CERTIFICATE, key=owner.broker_tls / BROKER_KEY
     )
-    error = here.error("up")  # nothing that goes on is started
+    error = here.error("up")  # running parts are not started again
     assert (error["code"], error["status"]) == ("process.ended", 4)
     assert error["message"].startswith("broker ended before it was ready: error[certificate.expired]: ")
     assert "certs renew" in here.ok("logs", "broker")

@@ -57,7 +57,7 @@ def test_the_page_does_what_it_says(page: Path) -> None:
 
 
 class Reader:
-    """Somebody who follows a page, in an empty folder.
+    """Executes the commands of a page in an empty folder.
 
     Args:
         page: The page.
@@ -73,7 +73,7 @@ class Reader:
         self._described = False
 
     def follow(self, block: Block) -> None:
-        """Type a block's commands, and compare what is seen with what the page shows."""
+        """Run a block's commands, and compare their output with the page."""
         if block.terminal not in self._terminals:
             opened = self._open.enter_context(Terminal(self._folder, _environment()))
             self._terminals[block.terminal] = opened

@@ -118,7 +118,7 @@ def _grpc_errors(channel: grpc.Channel) -> Iterator[Callable[[], object]]:
 
 
 def _talk(port: int, content: bytes, context: ssl.SSLContext | None = None) -> bytes:
-    """Send bytes, and return what comes back until the server has had enough."""
+    """Send bytes, and return the answer until the server closes the connection."""
     received = bytearray()
     with ExitStack() as stack, suppress(OSError):
         peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LONG))
@@ -241,7 +241,7 @@ def _wide(elements: int) -> bytes:
 
 
 def _grpc_slow_readers(stack: ExitStack, port: int) -> None:
-    """Ask for large answers on streams that have no window to read them with."""
+    """Request large answers on streams without a receive window."""
     message = _wide(LARGEST // 4 - 100)
     for _ in range(40):
         peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LONG))

@@ -41,7 +41,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 
 
 def _one_input(tf: Any) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Return declared shapes, and what is computed from an input that has them."""
+    """Return declared shapes, and operations on an input with these shapes."""
     nn, raw = tf.nn, tf.raw_ops
     rng = np.random.default_rng(0)
 

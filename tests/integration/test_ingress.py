@@ -69,7 +69,7 @@ def program() -> NginxProgram:
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Returns its inputs, and says who it is."""
+    """Returns its inputs and its name."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -85,7 +85,7 @@ def stored(site: Site) -> list[bytes]:
 
 
 def opens(site: Site, release: Release, cli: CommandLine) -> None:
-    """Check that a release's key is found: what it sealed is shown to its owner."""
+    """Check that the key of a release is found: it decrypts the release's files."""
     site.build_enclave(release.folder)
     assert cli.bare("broker", "allow", release.folder, "-C", site.directory).status == 0
     with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:

@@ -1,4 +1,4 @@
-"""Sealing more than 4 GiB, without the memory or the disk for it: holes are read, and what was written is made one."""
+"""Seal more than 4 GiB without the memory or disk space for it: input and output are sparse files."""
 
 import ctypes
 import hashlib

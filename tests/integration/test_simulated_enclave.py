@@ -1,4 +1,4 @@
-"""A simulated enclave from build to end, each launcher in a process of its own, against a small broker of the test's.
+"""A simulated enclave from build to end. Each launcher runs in a separate process, with the test's own small broker.
 
 The server inside is a few lines of Python: they show what it sees, and wait to be told to stop.
 """

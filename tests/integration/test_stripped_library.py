@@ -1,4 +1,4 @@
-"""The server's images strip TensorFlow's libraries: what is left loads, and computes the same bits."""
+"""The server's images strip TensorFlow's libraries: the stripped libraries load, and compute the same bits."""
 
 import os
 import shutil

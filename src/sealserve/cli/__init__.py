@@ -1,4 +1,4 @@
-"""The command line: one module for each verb, loaded when it is asked for."""
+"""The command line: one module for each verb, imported only when the verb is used."""
 
 import os
 import sys
@@ -7,16 +7,16 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, and turn what it raises into one message and an exit status.
+    """Run the command line, and convert each exception to one message and an exit status.
 
-    Exit status: 0 done; 1 an internal error; 2 bad usage or input; 3 something did not verify; 4 this machine or a
-    peer is not as needed; 130 interrupted.
+    Exit status: 0 success; 1 internal error; 2 invalid usage or input; 3 a verification failed; 4 this machine or a
+    peer does not have what is needed; 130 interrupted.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core would print each failed handshake
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # otherwise gRPC's core prints each failed handshake
     try:
         from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
 
         status = run(sys.argv[1:])
-    except KeyboardInterrupt:  # before the command line could take it
+    except KeyboardInterrupt:  # Ctrl-C before `run` handles it
         status = 130
     sys.exit(status)

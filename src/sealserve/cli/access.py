@@ -1,4 +1,4 @@
-"""How the workspace's user reaches the service."""
+"""Addresses and credentials with which the workspace's user reaches the service."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ from sealserve.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What a client needs: where to connect, whom to expect, and who it is.
+    """Everything that a client needs to connect: addresses, the service's name and CA, and the user's certificate.
 
     Args:
         target: ``host:port`` of gRPC.
         server_name: The name in the service's certificate.
-        ca: The service's authority, PEM.
+        ca: Certificate of the service's certificate authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
-        key: The user's key for two-way TLS, PEM, or None.
-        model: The model that is meant if none is named, or None.
-        rest: ``host:port`` of REST, or None if it is off or not known.
+        key: The user's private key for two-way TLS, PEM, or None.
+        model: The default model of a request, or None.
+        rest: ``host:port`` of REST, or None if REST is off or its address is unknown.
     """
 
     target: str
@@ -38,23 +38,23 @@ class Access:
 def access(
     workspace: Workspace, deployment: Deployment, *, ca: bytes | None = None, pair: CertifiedKey | None = None
 ) -> Access:
-    """Return what the workspace's ``user/`` folder and its deployment say.
+    """Return how to reach the service, from the deployment and the workspace's ``user/`` folder.
 
     Args:
-        workspace: The folder.
-        deployment: What it describes.
-        ca: An authority in place of the folder's, PEM.
-        pair: The user's certificate and key in place of the folder's.
+        workspace: The workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        ca: Certificate of an authority (PEM), used instead of the one in ``user/``.
+        pair: The user's certificate and key, used instead of the ones in ``user/``.
 
     Raises:
-        CertificateMissingError: There are no certificates yet.
+        CertificateMissingError: A certificate in ``user/`` does not exist yet.
     """
     user, service = workspace.user, deployment.service
     hint = missing_certificate_hint(workspace, AuthorityKind.USERS, service.tls)
     if ca is None:
         if not user.service_ca.is_file():
             raise CertificateMissingError(
-                f"There is no {user.service_ca}.",
+                f"The service's CA certificate does not exist: expected the file {user.service_ca}.",
                 hint=hint,
             )
         ca = read_regular(user.service_ca)

@@ -1,4 +1,4 @@
-"""The root command: which verbs there are, and how errors end."""
+"""The root command: the list of verbs, and the conversion of errors to exit statuses."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ from sealserve.cli.codes import CliCode
 from sealserve.errors import InputError, SealserveError
 
 INTERRUPTED = 130
-UNREAD = 0  # the reader of a pipe has gone away, with all that it wanted: `release show | head -1`
+UNREAD = 0  # the reader of the pipe has ended after it read what it needed: `release show | head -1`
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Verb(NamedTuple):
-    """A verb: the module that holds it, the heading that it is listed under, and the first paragraph of its help."""
+    """A verb: its module, the heading of its group in the help, and the first paragraph of its help."""
 
     module: str
     panel: str
@@ -36,80 +36,63 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "demo": Verb(
-        "demo", "Start here", "Run the twelve steps of confidential serving on this machine, with real parts."
+    "demo": Verb("demo", "Start here", "Run the twelve steps of confidential serving on this machine."),
+    "init": Verb("init", "Start here", "Write sealserve.toml for your model, and create the workspace."),
+    "doctor": Verb(
+        "doctor", "Start here", "Check whether this machine has what its part needs, and explain how to get the rest."
     ),
-    "init": Verb("init", "Start here", "Write sealserve.toml for a model of yours, and create the workspace."),
-    "doctor": Verb("doctor", "Start here", "Say what this machine lacks for its part, and how to get it."),
-    "cloud": Verb("cloud", "Start here", "Look at clouds that have SGX machines: sizes, images, addresses."),
-    "model": Verb("model", "Owner", "Fetch, convert and show models."),
-    "certs": Verb("certs", "Owner", "Make, show and renew certificates."),
+    "cloud": Verb("cloud", "Start here", "Show clouds with SGX machines: sizes, images, addresses, sources."),
+    "model": Verb("model", "Owner", "Fetch, convert, check and show models."),
+    "certs": Verb("certs", "Owner", "Create, show and renew certificates."),
     "user": Verb("user", "Owner", "Manage the users of the service: add, list, renew, revoke."),
-    "seal": Verb("seal", "Owner", "Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."),
-    "unseal": Verb("unseal", "Owner", "Unseal a file or a folder. A failure leaves no output."),
+    "seal": Verb("seal", "Owner", "Encrypt a file or a folder in the format of gramine-sgx-pf-crypt."),
+    "unseal": Verb("unseal", "Owner", "Decrypt a sealed file or folder. A failure leaves no output."),
     "inspect": Verb(
-        "inspect",
-        "Owner",
-        "Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written.",
+        "inspect", "Owner", "Show the header of a sealed file, and with --key-file its decrypted metadata."
     ),
-    "release": Verb("release", "Owner", "Build, ship, verify and list releases."),
+    "release": Verb("release", "Owner", "Build, ship, verify, compare and list releases."),
     "enclave": Verb("enclave", "Owner", "Build, show and run enclaves."),
-    "backup": Verb(
-        "backup",
-        "Owner",
-        "Write the owner's workspace to one sealed file, without the master key: keep a copy of that elsewhere.",
-    ),
+    "backup": Verb("backup", "Owner", "Write the owner's workspace to one encrypted file, without the master key."),
     "restore": Verb(
-        "restore",
-        "Owner",
-        "Bring the owner's workspace back from a backup, whole or not at all, into a folder that has none.",
+        "restore", "Owner", "Restore the owner's workspace from a backup, into a folder without a workspace."
     ),
-    "broker": Verb("broker", "Owner", "Run the broker, and say which releases get their key."),
+    "broker": Verb("broker", "Owner", "Run the broker, and manage which releases get their key."),
     "quote": Verb("quote", "Owner", "Show and verify SGX quotes."),
     "image": Verb("image", "Owner", "Build and push the container images."),
-    "up": Verb(
-        "up",
-        "Run it",
-        "Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, "
-        "after asking.",
-    ),
-    "status": Verb("status", "Run it", "Show the deployment and its parts. The exit status is 0 only if all is well."),
-    "logs": Verb("logs", "Run it", "Show the logs of all parts or of one part, ordered by time. Times are in UTC."),
-    "scale": Verb(
-        "scale", "Run it", "Start or stop replicas. Those that stop finish their requests first. `up` keeps the number."
-    ),
-    "down": Verb(
-        "down",
-        "Run it",
-        "Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs.",
-    ),
-    "service": Verb("service", "Run it", "Let systemd run the broker, or a deployment on this machine."),
+    "up": Verb("up", "Run it", "Start the deployment, or change it to match sealserve.toml."),
+    "status": Verb("status", "Run it", "Show the state of the deployment and its parts."),
+    "logs": Verb("logs", "Run it", "Show the logs of all parts or of one part, ordered by time (UTC)."),
+    "scale": Verb("scale", "Run it", "Start or stop replicas."),
+    "down": Verb("down", "Run it", "Stop everything that `up` started. Keys, releases and logs stay in the workspace."),
+    "service": Verb("service", "Run it", "Install systemd units for the broker, or for a deployment on this machine."),
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
-    "bench": Verb("bench", "User", "Send many requests, and show rate, latencies and how the replicas shared them."),
-    "client": Verb("client", "User", "Pack what a user needs to call the service into one file, and read such files."),
+    "bench": Verb("bench", "User", "Send many requests, and show the rate, the latencies and each replica's share."),
+    "client": Verb(
+        "client", "User", "Create and read client bundles: files with everything that a user needs to call the service."
+    ),
     "simulated": Verb(
         "simulated",
         "Without SGX",
-        "Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.",
+        "Run the stand-ins for SGX. Formats and signatures are genuine, but the host's root can read everything.",
     ),
 }
 
 
 class _UnreadError(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output has closed it."""
 
 
 class LazyGroup(TyperGroup):
-    """A group that imports a verb's module when the verb is asked for: `sealserve predict` loads no database."""
+    """A group that imports the module of a verb only to run that verb. `sealserve predict` thus loads no database."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = dict.fromkeys(VERBS, self)  # their names are what a misspelt one is compared with
+        self.commands = dict.fromkeys(VERBS, self)  # the names with which a misspelled verb is compared
         self._lists = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the verbs in the order in which people meet them."""
+        """Return the verbs in the order of the help: first steps first."""
         del ctx
         return list(VERBS)
 
@@ -127,12 +110,14 @@ class LazyGroup(TyperGroup):
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help, which lists the verbs: for that no verb's module is imported."""
+        """Write the help with the list of verbs. No verb's module is imported for this."""
+        for parameter in self.get_params(ctx):
+            help_texts.shorten(parameter)
         with self._listing():
             super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the verbs that begin like ``incomplete``; for that no verb's module is imported."""
+        """Return the verbs that begin with ``incomplete``. No verb's module is imported for this."""
         with self._listing():
             return super().shell_complete(ctx, incomplete)
 
@@ -148,7 +133,7 @@ class LazyGroup(TyperGroup):
         """Return the verb that the first argument names.
 
         Raises:
-            InputError: `usage.command`: There is no such verb; the hint names the one that was probably meant.
+            InputError: `usage.command`: The verb does not exist. The hint names a similar verb.
         """
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             raise usage_errors.unknown_command(args[0], ctx.command_path, list(VERBS))
@@ -156,7 +141,7 @@ class LazyGroup(TyperGroup):
         return found
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb. That nobody reads its output any more is ours to report, and not click's."""
+        """Run the verb, and report a broken pipe as sealserve's own error instead of click's."""
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -165,7 +150,7 @@ class LazyGroup(TyperGroup):
             if _is_unread():
                 raise _UnreadError from error
             raise CliCode.CONNECTION_LOST.error(
-                "A connection was lost: the other side closed it.", hint="Try again."
+                "A network connection failed: the other side closed it.", hint="Run the command again."
             ) from error
 
 
@@ -174,8 +159,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Serve TensorFlow models, sealed, from attested enclaves on machines that you do not trust.",
-    epilog="`sealserve demo` shows the whole way on this machine. Errors have stable codes; `--json` is for programs.",
+    help="Serve sealed TensorFlow models from attested enclaves, on machines that you do not trust.",
+    epilog="Run `sealserve demo` to see every step on this machine, and `sealserve VERB --help` for each verb. "
+    "Errors have stable codes. Most verbs have the option `--json` for use in programs.",
 )
 
 
@@ -188,7 +174,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit")
     ] = False,
 ) -> None:
     pass
@@ -198,7 +184,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line with ``arguments``; return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without our characters still gets the rest
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a replacement
     interruptions.deliver()
     passphrases.ask_at_terminal()
     console.show_errors_to_people()
@@ -210,12 +196,17 @@ def run(arguments: list[str]) -> int:
     except _UnreadError:
         _discard_output()
         return UNREAD
-    except OSError as error:  # nobody reads what we print, or there is no room for it
+    except OSError as error:  # the reader closed the pipe, or the disk is full
         unread = error.errno == errno.EPIPE and _is_unread()
         _discard_output()
         if unread:
             return UNREAD
-        console.print_error(CliCode.OUTPUT_UNWRITABLE.error(f"Standard output cannot be written: {error.strerror}."))
+        console.print_error(
+            CliCode.OUTPUT_UNWRITABLE.error(
+                f"Standard output cannot be written: {error.strerror}.",
+                hint="Check the file or device to which the output is redirected, and its free space.",
+            )
+        )
         return CliCode.OUTPUT_UNWRITABLE.family.exit_status
     return status
 
@@ -224,7 +215,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return _invoke(arguments)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Typer prints help, and click and Rich end so by themselves
+        if isinstance(end.__context__, BrokenPipeError):  # click and Rich exit this way if the reader is gone
             raise _UnreadError from end
         return end.code if isinstance(end.code, int) else 0
     except SealserveError as error:
@@ -243,14 +234,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run the command line; errors in how it is typed become our own."""
+    """Run the command line, and convert click's usage errors to sealserve's errors."""
     try:
         status = get_command(app).main(arguments, prog_name="sealserve", standalone_mode=False)
-    except NoArgsIsHelpError:  # a group without a command: its help was printed
+    except NoArgsIsHelpError:  # a group without a command: click has printed its help
         return InputError.exit_status
     except ClickException as error:
         raise usage_errors.explain(error) from error
-    except typer.Abort as end:  # a question that got no answer, or the answer "no"
+    except typer.Abort as end:  # a question without an answer, or with the answer "no"
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end
         console.say("Aborted.")
@@ -259,15 +250,18 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
-    """Report what no part of sealserve foresaw: the system's own word on a file, or nothing but the error's kind."""
+    """Report an unexpected exception: the system's message about a file, else only the type of the exception."""
     if isinstance(error, OSError) and error.filename is not None:
-        refused = CliCode.FILE_REFUSED.error(f"{error.strerror}: {os.fsdecode(error.filename)}.")
+        refused = CliCode.FILE_REFUSED.error(
+            f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.",
+            hint="Check that the path exists, and that your user may read and write it.",
+        )
         console.print_error(refused, as_json=as_json)
         return refused.exit_status
     console.print_error(
         SealserveError(
-            f"{type(error).__name__} (this is a bug).",
-            hint="Run it again with SEALSERVE_DEBUG=1 to see where, and report that.",
+            f"An unexpected error occurred: {type(error).__name__}. This is a bug in sealserve.",
+            hint="Run the command again with SEALSERVE_DEBUG=1, and report the traceback that it prints.",
         ),
         as_json=as_json,
     )
@@ -275,9 +269,9 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
 
 def _is_unread() -> bool:
-    """Return whether standard output is a pipe or a connection whose reader has gone away.
+    """Return whether standard output is a pipe or a connection whose reader has closed it.
 
-    A lost connection to a server is another matter, though the system reports it with the same error.
+    A lost connection to a server raises the same error, but is a different case.
     """
     poll = select.poll()
     try:
@@ -288,7 +282,7 @@ def _is_unread() -> bool:
 
 
 def _discard_output() -> None:
-    """Let what is buffered for standard output go nowhere, so that the interpreter's end says nothing of it."""
+    """Discard buffered output, so that the interpreter does not report an error for it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""``sealserve backup``: the owner's workspace in one sealed file."""
+"""``sealserve backup``: write the owner's workspace to one encrypted file."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,16 +16,19 @@ app = Verbs()
 @app.command()
 def backup(
     context: Context,
-    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file that appears.")],
-    without_models: Annotated[bool, typer.Option("--without-models", help="Leave the plaintext models out.")] = False,
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Backup file to create (mode 0600)")],
+    without_models: Annotated[
+        bool, typer.Option("--without-models", help="Do not include the plaintext models")
+    ] = False,
     without_releases: Annotated[
-        bool, typer.Option("--without-releases", help="Leave the releases out; their keys are in it all the same.")
+        bool, typer.Option("--without-releases", help="Do not include the releases; their keys are still included")
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """Write the owner's workspace to one sealed file, without the master key: keep a copy of that elsewhere.
+    """Write the owner's workspace to one encrypted file, without the master key.
 
-    The broker may run meanwhile.
+    The backup can be opened only with the master key, or with the key management service in [keystore]. Store a copy
+    of owner/master.key apart from the backup. The broker can run during the backup.
     """
     from sealserve.owner import backup as backups  # noqa: PLC0415  # the help does not need the database
 
@@ -42,7 +45,10 @@ def backup(
         )
     context.show(
         {"file": str(destination), "created": made.created.isoformat(), "files": made.files, "size": made.size},
-        f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.",
+        f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, encrypted.",
     )
     if workspace.owner.master_key.is_file():
-        context.say(f"It opens with {workspace.owner.master_key}, which is not in it: keep a copy apart from it.")
+        context.say(
+            f"The backup does not contain {workspace.owner.master_key}, but can be opened only with this key: store a "
+            "copy of the key apart from the backup."
+        )

@@ -1,4 +1,4 @@
-"""``sealserve bench``: many requests."""
+"""``sealserve bench``: send many requests and measure them."""
 
 from dataclasses import asdict
 from typing import Annotated, Final
@@ -34,15 +34,21 @@ _REQUESTS: Final = 100
 def bench(
     context: Context,
     requests: Annotated[
-        int | None, typer.Option("--requests", "-n", min=1, help="How many.", show_default="100")
+        int | None, typer.Option("--requests", "-n", min=1, help="Number of requests", show_default="100")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="For how long, in place of how many.")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="How many at a time.")] = 4,
-    connections: Annotated[int, typer.Option(min=1, help="Each stays on the replica that the proxy chose.")] = 4,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Duration in seconds, instead of a number of requests")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, help="Number of requests at the same time")
+    ] = 4,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Number of connections; each one stays on the replica that NGINX chose for it")
+    ] = 4,
     inputs: Inputs = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size of generated inputs.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Number of rows in generated inputs")] = 1,
     model: Model = None,
-    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
+    signature: Annotated[str, typer.Option(help="Name of the model's signature")] = DEFAULT_SIGNATURE,
     version: Version = None,
     label: Label = None,
     bundle: connection.BundleFile = None,
@@ -51,11 +57,19 @@ def bench(
     ca: connection.ServiceCa = None,
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
-    timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds for each request.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time of each request, in seconds")
+    ] = 60,
 ) -> None:
-    """Send many requests, and show rate, latencies and how the replicas shared them."""
+    """Send many requests, and show the rate, the latencies and each replica's share.
+
+    Without --input, the inputs are random. Example: `sealserve bench -n 1000 -c 8`.
+    """
     if requests is not None and seconds is not None:
-        raise TensorInputError("A load ends after so many requests or so many seconds: give one of the two.")
+        raise TensorInputError(
+            "The end of the load is ambiguous: expected either --requests or --seconds, got both.",
+            hint="Give one of the two options.",
+        )
     check_version_choice(version, label)
     if seconds is None:
         requests = requests or _REQUESTS
@@ -78,7 +92,7 @@ def bench(
             )
             return guess
 
-        # Where something about the inputs must be guessed, requests before the load find out what the model takes.
+        # If the signature leaves something open, requests before the load find inputs that the model accepts.
         possible = guesses(called) if given.generated else [Guess()]
         chosen = first_accepted(possible, attempt, REFUSED) if len(possible) > 1 else possible[0]
 
@@ -93,7 +107,7 @@ def bench(
     _show(context, report)
     if report.first_error is not None:
         if context.as_json:
-            raise typer.Exit(report.first_error.exit_status)  # one document: the report has the error
+            raise typer.Exit(report.first_error.exit_status)  # the report already contains the error
         raise report.first_error
 
 

@@ -28,25 +28,25 @@ from sealserve.owner.owner import Owner
 from sealserve.regular_file import read_regular
 
 _LOG = logging.getLogger(__name__)
-app = Verbs("Run the broker, and say which releases get their key.")
+app = Verbs("Run the broker, and manage which releases get their key.")
 
 app.add_typer(broker_platform.app, name="platform")
 
-RELEASE_HELP = "A release's name, or the beginning of its id."
+RELEASE_HELP = "Name of the release, or the beginning of its id"
 
 
 @app.command()
 def run(place: Place, ready_file: options.ReadyFile = None) -> None:
-    """Serve keys to attested enclaves until stopped."""
+    """Run the broker until it is stopped: verify enclaves, and release keys to them."""
     console.log_to_standard_error()
     workspace = place.workspace
     described = place.deployment
     workspace.create()
-    ensure_no_tickets(workspace.owner.root)  # may start this process again
+    ensure_no_tickets(workspace.owner.root)  # may restart this process
     forbid_inspection()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if (reason := lock_memory()) is not None:
-        _LOG.warning("the broker's memory may be swapped out, with the keys in it: %s", reason)
+        _LOG.warning("the system may swap out the broker's memory, which contains keys: %s", reason)
     with provisioning.open_broker(workspace, described) as server:
         server.serve_until_signalled(ready=lambda: console.mark_ready(ready_file))
 
@@ -58,14 +58,17 @@ def allow(
     name: options.ReleaseName = None,
     reactivate: Annotated[
         bool,
-        typer.Option("--reactivate", help="Make a draining release active again, with sealserve.toml's TCB policy."),
+        typer.Option(
+            "--reactivate", help="Make a draining release active again, with the TCB policy of sealserve.toml"
+        ),
     ] = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Let the enclaves that were built for a release have its key.
+    """Register the enclaves of a release with the broker, so that they can receive its key.
 
-    A release that the broker knows gets further enclaves; its state and its TCB policy stay as they are.
+    If the release is already registered, only its new enclaves are added. Its state and its TCB policy do not change. A
+    running broker uses the change immediately.
     """
     workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, name)
@@ -79,9 +82,14 @@ def allow(
 def drain(
     context: Context,
     name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
-    minutes: Annotated[int, typer.Option("--minutes", min=1, help="Restarts still get the key for so long.")] = 60,
+    minutes: Annotated[
+        int, typer.Option("--minutes", min=1, help="Minutes until the deadline; until then, restarts still get the key")
+    ] = 60,
 ) -> None:
-    """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
+    """Drain a release: after a deadline, the broker does not release its key.
+
+    The clock of this machine decides. Enclaves that already run continue until they are stopped.
+    """
     now = datetime.now(UTC)
     with Owner.open(context.workspace).database() as database:
         drained = admin.drain(database, name, deadline=now + timedelta(minutes=minutes), now=now)
@@ -94,9 +102,12 @@ def revoke(
     name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
     yes: options.Yes = False,
 ) -> None:
-    """End a release for good. Enclaves that run already go on until they are stopped."""
+    """Revoke a release permanently: the broker never releases its key again.
+
+    Enclaves that already run continue until they are stopped.
+    """
     owner = Owner.open(context.workspace)
-    console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
+    console.confirm(f"Revoke {name} permanently? The broker will never release its key again.", yes=yes)
     with owner.database() as database:
         revoked = admin.revoke(database, name, now=datetime.now(UTC))
     _show(context, revoked)
@@ -104,14 +115,14 @@ def revoke(
 
 @app.command("releases")
 def releases_(context: Context) -> None:
-    """List the releases that the broker knows, and their state."""
+    """List the releases that are registered with the broker, with their state."""
     with Owner.open(context.workspace).database() as database:
         rows = admin.every_release(database)
     table = Table(
         ("RELEASE", "STATE", "PLATFORM", "TCB", "ENCLAVES"),
         [(row.release.name, _state(row.release), row.release.platform, row.release.policy.tcb.name,
           ", ".join(item.label for item in row.enclaves)) for row in rows],
-        empty="No releases yet: `sealserve broker allow`.",
+        empty="No releases are registered. Register one: `sealserve broker allow`.",
     )  # fmt: skip
     context.show(encode(rows), table)
 
@@ -119,16 +130,27 @@ def releases_(context: Context) -> None:
 @app.command()
 def log(
     context: Context,
-    last: Annotated[int | None, typer.Option("--last", "-n", min=1, show_default="all", help="How many rows.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the whole chain and its signed heads first.")] = False,
+    last: Annotated[
+        int | None, typer.Option("--last", "-n", min=1, show_default="all", help="Number of newest rows to show")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify the hash chain of all rows and its signed heads first")
+    ] = False,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="HEADFILE", help="Verify with a head that was kept elsewhere too.")
+        Path | None,
+        typer.Option(
+            "--check", metavar="HEADFILE", help="Verify also against a signed head that you stored on another machine"
+        ),
     ] = None,
     sign: Annotated[
-        bool, typer.Option("--sign", help="Verify, then print a signed head as JSON: keep it on another machine.")
+        bool, typer.Option("--sign", help="Verify, and print a signed head as JSON, to store on another machine")
     ] = False,
 ) -> None:
-    """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
+    """Show the audit log: released keys, refused requests, and changes by the owner.
+
+    Each row contains the hash of the previous row, so a changed or deleted row is detected. A signed head on another
+    machine also detects that rows at the end were deleted.
+    """
     workspace = context.workspace
     kept = None if check is None else read_head(read_regular(check), name=str(check))
     if verify or sign or kept:
@@ -136,8 +158,8 @@ def log(
         console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
         if not any_kept and not sign:
             console.say(
-                "Warning: no signed head is kept outside the database, so deleted rows at the end cannot be noticed. "
-                "`sealserve broker log --sign` makes one: keep it on another machine."
+                "Warning: deleted rows at the end of the log cannot be detected, because no signed head is stored "
+                "outside the database. Run `sealserve broker log --sign`, and store its output on another machine."
             )
     if sign:
         console.print_json(encode(provisioning.sign_log(workspace, now=datetime.now(UTC))))
@@ -151,7 +173,7 @@ def log(
              (entry.mr_enclave or "")[:12], entry.tcb_status or "", entry.peer, entry.detail)
             for row in rows for entry in [row.entry]
         ],
-        empty="No decisions yet.",
+        empty="The audit log is empty.",
     )  # fmt: skip
     context.show(encode(rows), table)
 
@@ -159,31 +181,41 @@ def log(
 @app.command("rotate-master")
 def rotate_master(
     context: Context,
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Put it under a new passphrase.")] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Protect the new master key with a new passphrase")
+    ] = False,
     passphrase_file: Annotated[
         Path | None,
-        typer.Option("--passphrase-file", help="Read the new passphrase from this file (0600).", show_default="ask"),
+        typer.Option(
+            "--passphrase-file",
+            help="File with the new passphrase, at least 12 bytes (mode 0600)",
+            show_default="ask at the terminal",
+        ),
     ] = None,
-    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Let it need none.")] = False,
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Store the new master key without a passphrase")
+    ] = False,
 ) -> None:
-    """Encrypt the stored release keys under a fresh master key, or by the service that [keystore] names.
+    """Encrypt the stored release keys again: under a new master key, or by the service that [keystore] names.
 
-    A broker that runs has the old key in its memory: start it again.
+    A running broker still has the old key in memory: restart it afterwards. Replace your copies of the old master key.
+    Interrupting the rotation is safe: the next command that opens the keystore completes it.
     """
     if no_passphrase and (passphrase or passphrase_file is not None):
         raise CliCode.USAGE_ARGUMENTS.error(
-            "--no-passphrase excludes --passphrase and --passphrase-file.", hint="Give one of the three options."
+            "--no-passphrase cannot be used together with --passphrase or --passphrase-file.",
+            hint="Give only one of the three options.",
         )
     new = passphrases.new_source(passphrase_file) if passphrase or passphrase_file is not None else None
     rotated = master_key.rotate(context.workspace, new_passphrase=new, without_passphrase=no_passphrase)
-    how = " under a passphrase" if rotated.under_passphrase else ""
-    context.show(asdict(rotated), f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.")
-    context.say("Start a running broker again, and replace your copies of the old master key.")
+    how = ", which needs a passphrase" if rotated.under_passphrase else ""
+    context.show(asdict(rotated), f"{rotated.keys} release keys are now encrypted under {rotated.place}{how}.")
+    context.say("Next: restart a running broker, and replace your copies of the old master key.")
 
 
 @app.command()
 def status(context: Context) -> None:
-    """Show what the broker holds and has done."""
+    """Show how many keys, releases and decisions the broker's database contains."""
     with Owner.open(context.workspace).database() as database:
         found = admin.status(database)
     fields = {

@@ -1,6 +1,6 @@
-"""The JSON of ``sealserve broker``: the one place that turns the broker's values into text.
+"""The JSON output of ``sealserve broker``. Only this module converts the broker's values to JSON.
 
-The output is a stable interface, because scripts read it: times are ISO 8601, and bytes are hexadecimal.
+The output is a stable interface for scripts: times are ISO 8601, and bytes are hexadecimal.
 """
 
 from dataclasses import fields, is_dataclass
@@ -16,7 +16,7 @@ from sealserve.sgx.reference_values import ReferenceValues
 
 @singledispatch
 def encode(value: object) -> object:
-    """Return a value of the broker as JSON's types. A dataclass without its own encoder is shown by its fields."""
+    """Convert a value of the broker to JSON types. A dataclass without an encoder becomes an object of its fields."""
     if is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     return value

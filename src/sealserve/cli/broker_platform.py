@@ -1,4 +1,4 @@
-"""``sealserve broker platform``: which machines may have the keys of releases for enrolled platforms."""
+"""``sealserve broker platform``: the enrolled platforms, which are the machines that may receive keys in production."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,14 +14,18 @@ from sealserve.cli.verbs import Verbs
 from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
 
-app = Verbs("Say which machines are one's own.")
+app = Verbs("Manage enrolled platforms: the SGX machines that may receive keys.")
 
 
 PlatformId = Annotated[
-    str, typer.Argument(metavar="PLATFORM_ID", help="As `quote verify` and the audit log show it: 32 hex digits.")
+    str,
+    typer.Argument(
+        metavar="PLATFORM_ID", help="Platform id, 32 hex digits, as in `sealserve quote verify` and the audit log"
+    ),
 ]
 Kind = Annotated[
-    PlatformKind | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")
+    PlatformKind | None,
+    typer.Option("--kind", help="Kind of the platform", show_default="platform in sealserve.toml"),
 ]
 
 
@@ -29,10 +33,14 @@ Kind = Annotated[
 def enrol(
     context: Context,
     platform_id: PlatformId,
-    label: Annotated[str, typer.Option("--label", help="What people call the machine.")] = "",
+    label: Annotated[str, typer.Option("--label", help="Name of the machine for people, such as its rack")] = "",
     kind: Kind = None,
 ) -> None:
-    """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
+    """Enrol a platform, so that its enclaves can receive keys.
+
+    The broker releases the keys of SGX releases only to enrolled platforms. A valid quote proves that a processor is
+    genuine, but not that it is in a machine that you chose.
+    """
     platform = kind or context.deployment.platform
     with Owner.open(context.workspace).database(create=True) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
@@ -41,25 +49,28 @@ def enrol(
 
 @app.command()
 def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: options.Yes = False) -> None:
-    """Take back a machine's enrolment, when it is sold or stolen: it gets no more keys. What runs on it goes on."""
+    """Withdraw the enrolment of a platform, for example if the machine was sold or stolen.
+
+    The platform does not receive further keys. Enclaves that already run on it continue until they are stopped.
+    """
     platform = kind or context.deployment.platform
-    console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
+    console.confirm(f"Withdraw the platform {platform_id}? It will not receive further keys.", yes=yes)
     with Owner.open(context.workspace).database() as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
     context.show(
         encode(withdrawn),
-        f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys.",
+        f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it does not receive further keys.",
     )
 
 
 @app.command("list")
 def list_(context: Context) -> None:
-    """List the machines that are enrolled."""
+    """List the enrolled platforms."""
     with Owner.open(context.workspace).database() as database:
         rows = admin.every_platform(database)
     table = Table(
         ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
         [(row.platform_id, row.platform, f"{row.enrolled:%Y-%m-%d %H:%M:%S}", row.label) for row in rows],
-        empty="No platforms yet: `sealserve broker platform enrol`.",
+        empty="No platforms are enrolled. Enrol one: `sealserve broker platform enrol`.",
     )
     context.show(encode(rows), table)

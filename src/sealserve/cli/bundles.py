@@ -1,4 +1,4 @@
-"""The bundle that a verb hands to a target: prepared by the owner here, or as it was shipped to this host."""
+"""The bundle for a target: the owner prepares it on this machine, or it was shipped to this host."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,18 +13,18 @@ from sealserve.workspace import Workspace
 
 
 class Machines(StrEnum):
-    """Which machines this one is: the owner's and the host's at once, or the host's alone."""
+    """The roles of this machine: owner and host, or only host."""
 
     ALL = "all"
     HOST = "host"
 
     def releases(self, workspace: Workspace) -> Path:
-        """Return the folder in which this machine looks for releases."""
+        """Return the folder with this machine's releases: the owner's folder, or the host's on a host."""
         return (workspace.owner if self is Machines.ALL else workspace.host).releases
 
 
 def machines_of(workspace: Workspace, asked: Machines | None) -> Machines:
-    """Return which machines this one is: as asked, else as at the last `up`, else all."""
+    """Return the roles of this machine: as asked, else as at the last `up`, else owner and host."""
     return asked or (Machines.HOST if wanted.read(workspace).host_only else Machines.ALL)
 
 
@@ -37,15 +37,15 @@ def bundle_for(
     roll_back: bool = False,
     tell: console.Tell,
 ) -> Bundle:
-    """Return a release as a bundle for its destination; where this machine is the owner's, it is prepared first.
+    """Return a release as a bundle for its destination. On the owner's machine, the release is prepared first.
 
     Args:
-        workspace: The folder.
+        workspace: The workspace.
         release: The release's folder.
-        destination: Where it is to run.
-        machines: Which machines this one is.
-        roll_back: Whether the release is served once more, so that it may have to be made active again.
-        tell: Called with a few words before each step.
+        destination: Where the release will run.
+        machines: The roles of this machine.
+        roll_back: Whether this is a roll-back. A draining release is then made active again.
+        tell: Called with a short description before each step.
     """
     if machines is Machines.ALL:
         return preparation.prepare(workspace, release, destination, roll_back=roll_back, tell=tell, say=console.say)
@@ -53,7 +53,7 @@ def bundle_for(
 
 
 def received(workspace: Workspace, release: Path, destination: Destination) -> Bundle:
-    """Return a release as it was shipped to this host. It is verified if other machines are to fetch it."""
+    """Return the bundle of a release that was shipped to this host. It is verified if other machines will fetch it."""
     if not destination.on_this_machine:
         releases.verify(release, Owner.open(workspace).public_key())
     wanted = {place.name for place in destination.enclaves}

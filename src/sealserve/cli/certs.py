@@ -1,4 +1,4 @@
-"""``sealserve certs``: the certificates of the broker, the service's authority and the users."""
+"""``sealserve certs``: the certificate authorities, and the certificates of the broker and the users."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,30 +11,39 @@ from sealserve.owner import certificates
 from sealserve.owner.certificates import NamedCertificate
 from sealserve.terms import TlsMode
 
-app = Verbs("Make, show and renew certificates.")
+app = Verbs("Create, show and renew certificates.")
 
 
 @app.command("two-way")
 def two_way(context: Context) -> None:
-    """Make three authorities, the broker's certificate and a client certificate for the users."""
+    """Create three certificate authorities, the broker's certificate and a client certificate for users.
+
+    With two-way TLS, only users with a client certificate can call the service. Existing authorities are kept.
+    """
     _create(context, TlsMode.TWO_WAY)
 
 
 @app.command("one-way")
 def one_way(context: Context) -> None:
-    """Make the same, without a client certificate: anybody who reaches the service may use it."""
+    """Create three certificate authorities and the broker's certificate, without a client certificate.
+
+    With one-way TLS, everyone who can reach the service can use it. Existing authorities are kept.
+    """
     _create(context, TlsMode.ONE_WAY)
 
 
 @app.command()
 def renew(context: Context) -> None:
-    """Issue fresh certificates for broker and user. The service's come with each new release."""
+    """Issue new certificates for the broker and the default user.
+
+    The service's certificate is not included: each new release contains a new one.
+    """
     _show(context, certificates.renew_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
 
 
 @app.command()
 def show(context: Context) -> None:
-    """Show the workspace's certificates and when they end."""
+    """Show the workspace's certificates, and when they expire."""
     _show(context, certificates.show_certificates(context.workspace))
 
 
@@ -42,8 +51,9 @@ def _create(context: Context, mode: TlsMode) -> None:
     certificates.check_mode(context.deployment, mode)
     for kind in certificates.lost_authorities(context.workspace):
         console.warn(
-            f"the {kind} authority was missing, and a new one takes its place: what the former one signed is no longer "
-            "trusted. Build and start a new release, and bring the folder user/ to the users."
+            f"the {kind} authority is missing and is replaced by a new authority. Certificates that the former "
+            "authority signed are no longer trusted. Build and start a new release, and give the folder user/ to the "
+            "users."
         )
     _show(context, certificates.create_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
 
@@ -59,5 +69,5 @@ def _show(context: Context, found: Iterable[NamedCertificate]) -> None:
             "not_after": info.not_after.isoformat(), "fingerprint": info.fingerprint,
         })  # fmt: skip
         rows.append((row.role, ", ".join(names), f"{info.not_after:%Y-%m-%d}", (info.not_after - now).days))
-    empty = "No certificates yet: `sealserve certs two-way` makes them."
-    context.show(values, Table(("FOR", "NAMES", "ENDS", "DAYS LEFT"), rows, empty=empty))
+    empty = "The workspace has no certificates yet. Create them: `sealserve certs two-way`."
+    context.show(values, Table(("FOR", "NAMES", "EXPIRES (UTC)", "DAYS LEFT"), rows, empty=empty))

@@ -1,4 +1,4 @@
-"""The locks that verbs hold: one while they change a deployment, one while they make models and releases."""
+"""The locks of verbs: one lock while they change a deployment, one while they create models and releases."""
 
 from contextlib import AbstractContextManager
 
@@ -11,9 +11,9 @@ def changing(workspace: Workspace, verb: str, *, no_wait: bool) -> AbstractConte
     """Return a context manager that holds the deployment's lock.
 
     Args:
-        workspace: Whose deployment is changed.
-        verb: The verb, as a user types it.
-        no_wait: Whether a busy lock is an error at once.
+        workspace: The workspace of the deployment.
+        verb: The verb, as a user types it; other commands show it while they wait.
+        no_wait: Fail immediately if another command holds the lock.
 
     Raises:
         UnavailableError: `deployment.busy`: Another command holds the lock.
@@ -22,14 +22,15 @@ def changing(workspace: Workspace, verb: str, *, no_wait: bool) -> AbstractConte
 
 
 def owning(workspace: Workspace, verb: str, *, no_wait: bool) -> AbstractContextManager[None]:
-    """Return a context manager that holds the lock of the owner's models and releases. It is taken before `changing`.
+    """Return a context manager that holds the lock of the owner's models and releases.
 
-    Parts that end are started again while it is held, so it may be held for as long as a model takes to convert.
+    A verb that needs both locks takes this lock before `changing`. Supervision continues to restart parts while this
+    lock is held, so a verb may hold it as long as the conversion of a model takes.
 
     Args:
-        workspace: Whose models and releases are made.
-        verb: The verb, as a user types it.
-        no_wait: Whether a busy lock is an error at once.
+        workspace: The owner's workspace.
+        verb: The verb, as a user types it; other commands show it while they wait.
+        no_wait: Fail immediately if another command holds the lock.
 
     Raises:
         UnavailableError: `deployment.busy`: Another command holds the lock.

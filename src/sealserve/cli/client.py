@@ -1,4 +1,4 @@
-"""``sealserve client``: bundles, the files with which users call the service."""
+"""``sealserve client``: client bundles, the files with which users call the service."""
 
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -28,9 +28,11 @@ from sealserve.terms import TlsMode
 from sealserve.whole_folder import appearing
 from sealserve.workspace import Workspace
 
-app = Verbs("Pack what a user needs to call the service into one file, and read such files.")
+app = Verbs("Create and read client bundles: files with everything that a user needs to call the service.")
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The file that the owner of the service sent you.")]
+BundlePath = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Client bundle that the owner of the service sent you")
+]
 _FILES = ("service-ca.pem", "client.pem", "client.key")
 
 
@@ -38,28 +40,35 @@ _FILES = ("service-ca.pem", "client.pem", "client.key")
 def bundle(
     context: Context,
     user: Annotated[
-        str, typer.Option("--for", help="A user of `sealserve user list`.", autocompletion=completion.users)
+        str,
+        typer.Option("--for", help="Name of the user, as in `sealserve user list`", autocompletion=completion.users),
     ] = users.DEFAULT_USER,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.", show_default="NAME.json")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to create (mode 0600)", show_default="NAME.json"),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the user reaches gRPC.", show_default="that of sealserve.toml"),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address at which the user reaches gRPC",
+            show_default="the address in sealserve.toml",
+        ),
     ] = None,
     rest_address: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where the user reaches REST.",
-            show_default="the host of --address, with service.rest_port",
+            help="Address at which the user reaches REST",
+            show_default="host of --address with service.rest_port",
         ),
     ] = None,
     force: options.Force = False,
 ) -> None:
-    """Write a user's bundle: addresses, server name, CA, certificate, private key and models in one file.
+    """Write a client bundle: addresses, server name, CA, certificate, private key and models in one file.
 
-    The file has mode 0600 and holds the user's private key: send it over a channel that others cannot read.
+    With two-way TLS, the file contains the user's private key. Send it over a channel that others cannot read.
+    Example: `sealserve client bundle --for ann --address service.example.com:443`.
     """
     workspace, deployment = context.workspace, context.deployment
     two_way = deployment.service.tls is TlsMode.TWO_WAY
@@ -79,17 +88,24 @@ def bundle(
     write_file(path, made.render().reveal(), mode=PRIVATE, overwrite=force)
     for reached, given in ((made.grpc, address), (made.rest, rest_address or address)):
         if reached is not None and given is None and _is_loopback(reached):
-            console.warn(f"{reached} is an address of this machine only: give --address for a user elsewhere.")
+            console.warn(
+                f"{reached} can be reached only from this machine. For a user on another machine, give --address."
+            )
     context.show(
         {"file": str(path), **_public(made)},
-        f"Wrote {path} for {user}: it holds the user's private key." if pair else f"Wrote {path}. It holds no secret.",
+        f"Wrote {path} for {user}. It contains the user's private key."
+        if pair
+        else f"Wrote {path}. It contains no secret.",
         f"Next, on the user's machine: `sealserve predict --bundle {path.name}`.",
     )
 
 
 @app.command()
 def show(result: Output, path: BundlePath) -> None:
-    """Show what a bundle holds, without the private key. Compare the CA's fingerprint with the owner's."""
+    """Show the content of a client bundle, without the private key.
+
+    Ask the owner for the fingerprint of the CA over a trusted channel, and compare it with the one that is shown.
+    """
     found = ClientBundle.read(path)
     public = _public(found)
     rows = [
@@ -104,7 +120,7 @@ def show(result: Output, path: BundlePath) -> None:
             "REST": found.rest or "not offered",
             "server name": found.server_name,
             "CA fingerprint": public["ca_sha256"],
-            "certificate ends": public["not_after"] or "no certificate (one-way TLS)",
+            "certificate expires": public["not_after"] or "no certificate (one-way TLS)",
         },
         Table(("MODEL", "VERSION", "LABELS", "SIGNATURES"), rows, empty="The bundle lists no models."),
     )
@@ -114,13 +130,13 @@ def show(result: Output, path: BundlePath) -> None:
 def unpack(
     result: Output,
     path: BundlePath,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create")],
 ) -> None:
-    """Write the certificates and the key of a bundle as PEM files, for clients such as curl and grpcurl."""
+    """Write the certificates and the key of a client bundle as PEM files, for clients such as curl and grpcurl."""
     found = ClientBundle.read(path)
     ca, certificate, key = _FILES
     with appearing(output, mode=0o700) as folder:
-        # Only what was parsed: OpenSSL would also trust PEM blocks that the fingerprint does not cover.
+        # Write only the parsed certificate: OpenSSL would also trust PEM blocks that the fingerprint does not cover.
         write_file(folder / ca, parse_chain(found.ca)[0].public_bytes(Encoding.PEM))
         if found.certificate is not None and found.key is not None:
             write_file(folder / certificate, found.certificate)
@@ -138,7 +154,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _model(workspace: Workspace, model: ModelSection) -> BundledModel:
-    """Return what the workspace knows of a model: without its signatures if the model is not in the workspace."""
+    """Return a model's entry for the bundle. It has no signatures if the model is not in the workspace."""
     try:
         graph = describe(models.servable_folder(workspace, model), tags=model.tags).serving_graph
         signatures = {
@@ -162,7 +178,7 @@ def _signatures(model: BundledModel) -> str:
 
 
 def _public(found: ClientBundle) -> dict[str, Any]:
-    """Return a bundle without the private key."""
+    """Return the fields of a bundle for display: everything except the private key."""
     end = None if found.certificate is None else parse_chain(found.certificate)[0].not_valid_after_utc
     return {
         "user": found.user, "grpc": found.grpc, "rest": found.rest, "server_name": found.server_name,

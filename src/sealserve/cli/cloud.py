@@ -1,4 +1,4 @@
-"""``sealserve cloud``: what is known of clouds that have SGX machines, each fact with its source."""
+"""``sealserve cloud``: facts about clouds with SGX machines, each with its source."""
 
 import sys
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
 from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
 from sealserve.terms import Cloud
 
-app = Verbs("Look at clouds that have SGX machines: sizes, images, addresses.")
+app = Verbs("Show clouds with SGX machines: sizes, images, addresses, sources.")
 
-Name = Annotated[Cloud, typer.Argument(metavar="CLOUD", help="One of `sealserve cloud list`.")]
-Region = Annotated[str | None, typer.Option(help="The region, where the cloud has a service for each.")]
+Name = Annotated[Cloud, typer.Argument(metavar="CLOUD", help="Name of a cloud, as in `sealserve cloud list`")]
+Region = Annotated[
+    str | None, typer.Option(help="Region, for clouds whose certificate service has one address per region")
+]
 
 
 @app.command("list")
 def list_clouds(result: Output) -> None:
-    """List the clouds, and what has to be known of them today."""
+    """List the supported clouds, with the current state of each."""
     if result.as_json:
         result.show([{"cloud": preset.cloud, "title": preset.title, "state": preset.state.value}
                      for preset in PRESETS.values()])  # fmt: skip
@@ -35,7 +37,7 @@ def list_clouds(result: Output) -> None:
 
 @app.command()
 def show(result: Output, name: Name) -> None:
-    """Show what is known of a cloud, from where, and what nobody has verified."""
+    """Show the facts about a cloud, the source of each fact, and which facts are not verified."""
     preset = preset_of(name)
     if result.as_json:
         result.show({**asdict(preset), "ports": dict(PORTS), "guide": preset.guide})
@@ -55,7 +57,10 @@ def show(result: Output, name: Name) -> None:
 
 @app.command()
 def qcnl(name: Name, region: Region = None) -> None:
-    """Print /etc/sgx_default_qcnl.conf for a machine of a cloud: where aesmd gets the platform's certificates."""
+    """Print /etc/sgx_default_qcnl.conf for a machine of a cloud.
+
+    The file configures where the quoting service aesmd gets the platform's certificates.
+    """
     sys.stdout.write(quote_provider_settings(preset_of(name), region))
 
 
@@ -80,14 +85,14 @@ def _rows(preset: Preset) -> Iterator[tuple[str, str, Fact[Any] | None]]:
     yield "  EPC", f"{kubernetes.epc_resource.value}, in units of {kubernetes.epc_unit} B", kubernetes.epc_resource
     yield (
         "  device",
-        ", ".join(kubernetes.device_resources.value) or "no resource of its own",
+        ", ".join(kubernetes.device_resources.value) or "no separate resource",
         kubernetes.device_resources,
     )
-    yield "  storage", kubernetes.shared_storage_class.value or "no class by default", kubernetes.shared_storage_class
+    yield "  storage", kubernetes.shared_storage_class.value or "no default class", kubernetes.shared_storage_class
     annotations = ", ".join(f"{key}: {value}" for key, value in kubernetes.internal_load_balancer.value)
     yield "  inside", annotations, kubernetes.internal_load_balancer
     annotations = ", ".join(f"{key}: {value}" for key, value in kubernetes.proxy_protocol.value or ())
-    yield "  PROXY", annotations or "no annotation known", kubernetes.proxy_protocol
+    yield "  PROXY", annotations or "no known annotation", kubernetes.proxy_protocol
 
 
 def _footnotes(fact: Fact[Any]) -> Iterator[str]:

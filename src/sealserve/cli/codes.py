@@ -7,69 +7,69 @@ from sealserve.errors import ErrorCode, InputError, UnavailableError, Verificati
 
 
 class CliCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code explains the error."""
 
     CLIENT_OPTIONS = "client.options", InputError
-    """The options do not fit together."""
+    """The options of the command contradict each other, or one of two required options is missing."""
 
     CLIENT_REST_OFF = "client.rest-off", InputError
-    """The service has no REST API, or its address is not known."""
+    """The service does not offer the REST API, or the address of the REST API is unknown."""
 
     CONNECTION_LOST = "connection.lost", UnavailableError
-    """The other side of a connection closed it, and no other error says why."""
+    """The other side closed a network connection, and no other error explains why."""
 
     DEMO_EXPOSED = "demo.exposed", VerificationError
-    """Something secret is in a file of the host's, or in a log."""
+    """A file of the host, or a log, contains secret data."""
     DEMO_NOT_COMPARABLE = "demo.not-comparable", InputError
-    """The model's answers do not depend on its input enough to tell one from another."""
+    """The model returns the same answer to different inputs, so the demo cannot detect a wrong answer."""
     DEMO_NOT_REFUSED = "demo.not-refused", VerificationError
-    """Something that a hostile host tried was not refused, or not for the right reason."""
+    """An attack of the demo's hostile host was not refused, or was refused for the wrong reason."""
     DEMO_REPLICA_SILENT = "demo.replica-silent", VerificationError
-    """A replica answered no request."""
+    """A replica of the demo did not answer any request."""
     DEMO_WORKSPACE_IN_USE = "demo.workspace-in-use", InputError
-    """The folder holds a deployment that is not the demo's."""
+    """The folder contains a deployment that was not created by the demo."""
     DEMO_WRONG_ANSWER = "demo.wrong-answer", VerificationError
-    """An answer is not TensorFlow's for that input."""
+    """A served answer differs from TensorFlow's answer to the same input."""
 
     DEPLOYMENT_UNCONFIRMED = "deployment.unconfirmed", InputError
-    """`up` would serve a new release, and nobody can confirm that: there is no terminal, and no --yes."""
+    """`up` needs a confirmation to serve another release, but it has neither a terminal nor the option --yes."""
 
     DOCTOR_CLUSTER_IS_HOST = "doctor.cluster-is-host", InputError
-    """A cluster plays the host's part, and no other."""
+    """A Kubernetes cluster can only be the host. It is neither the owner nor a user, and has no report."""
 
     FILE_REFUSED = "file.refused", UnavailableError
-    """The system refuses to do something with a file, for a reason that no other error names."""
+    """The operating system refused an operation on a file, and no other error explains why."""
 
     INIT_FOLDER = "init.folder", InputError
-    """A workspace cannot be in that folder: the folder does not exist, or it belongs to the model."""
+    """The folder cannot contain a workspace: it does not exist, is not a folder, or belongs to the model."""
 
     INSPECT_KEY_NEEDED = "inspect.key-needed", InputError
-    """Something was asked for that only the key shows."""
+    """The requested check of a sealed file is possible only with its key."""
 
     MODEL_NOT_LOADABLE = "model.not-loadable", VerificationError
-    """The embedded server does not load the model."""
+    """The embedded server cannot load the model."""
 
     OUTPUT_UNWRITABLE = "output.unwritable", UnavailableError
-    """Standard output cannot be written."""
+    """Standard output cannot be written, for example because the disk is full."""
 
     PREDICT_OUTPUT = "predict.output", UnavailableError
-    """A model's output cannot be kept in a file of this format as it is."""
+    """The format of the output file cannot store a value of the model's output."""
     PREDICT_OUTPUT_FORMAT = "predict.output-format", InputError
-    """The name of the output file does not say which format it has."""
+    """The name of the output file does not end in a supported format, or the format cannot store several outputs."""
 
     RELEASE_NOT_COMPARABLE = "release.not-comparable", InputError
-    """A release has no record of what it was made from."""
+    """A release cannot be compared, because no record of its settings and models exists."""
 
     RENDER_REPLICA = "render.replica", InputError
-    """A replica's address is no HOST:PORT."""
+    """The address of a replica is not of the form HOST:PORT."""
 
     USAGE_ARGUMENTS = "usage.arguments", InputError
-    """The command line has arguments that the command does not take, or an option without its value."""
+    """The command line has unexpected arguments, options that exclude each other, or an option without its value."""
     USAGE_COMMAND = "usage.command", InputError
-    """There is no such command."""
+    """The command does not exist."""
     USAGE_MISSING = "usage.missing", InputError
     """A required option or argument is missing."""
     USAGE_OPTION = "usage.option", InputError
-    """The command has no such option."""
+    """The command does not have this option."""
     USAGE_VALUE = "usage.value", InputError
     """The value of an option or an argument is invalid."""

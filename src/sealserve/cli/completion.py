@@ -1,7 +1,7 @@
-"""Values that the shell completes: targets, releases, the parts of a deployment, users, models and labels.
+"""Shell completion of values: targets, releases, the parts of a deployment, users, models and labels.
 
-A completion reads names of files, `sealserve.toml` and the register of users, and never a key: it runs at each TAB, and
-it must neither fail nor print.
+A completion reads file names, `sealserve.toml` and the register of users, but never a key. It runs each time a person
+presses TAB, so it must neither fail nor print.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 _PARTS = ("broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "supervisor")
 _FAULTS = contextlib.suppress(SealserveError, OSError, ValueError)
-"""What the verb reports when it runs."""
+"""Errors that a completion ignores. The verb reports them when it runs."""
 
 
 def targets(incomplete: str) -> list[str]:
-    """Return the targets that begin like ``incomplete``."""
+    """Return the targets that begin with ``incomplete``."""
     return _beginning(incomplete, TargetKind)
 
 
 def releases(ctx: Any, incomplete: str) -> list[str]:
-    """Return the names of the releases that the owner or the host has, the newest first."""
+    """Return the names of the owner's and the host's releases, newest first."""
     workspace = _workspace(ctx)
     if workspace is None:
         return []
@@ -39,12 +39,12 @@ def releases(ctx: Any, incomplete: str) -> list[str]:
 
 
 def parts(ctx: Any, incomplete: str) -> list[str]:
-    """Return the parts of a deployment: those that every local one has, and the replicas that have logged."""
+    """Return the parts of a local deployment, and each replica that has a log file."""
     return _beginning(incomplete, dict.fromkeys((*_PARTS, *sorted(_logged(_workspace(ctx))))))
 
 
 def users(ctx: Any, incomplete: str) -> list[str]:
-    """Return the users of the register that are not revoked."""
+    """Return the users in the register who are not revoked."""
     from sealserve.owner import users as register  # noqa: PLC0415  # `--help` of many verbs loads this module
 
     workspace = _workspace(ctx)
@@ -79,7 +79,7 @@ def _logged(workspace: Workspace | None) -> Iterator[str]:
 
 
 def _workspace(ctx: Any) -> Workspace | None:
-    """Return the workspace of the folder that the command line names so far."""
+    """Return the workspace of the folder in the incomplete command line, or None."""
     with _FAULTS:
         return find(Path(ctx.params.get("directory") or Path()))
     return None

@@ -1,4 +1,4 @@
-"""The options of the verbs that reach the service, and the channels that they give."""
+"""Options of the verbs that call the service, and the connections that these options describe."""
 
 import contextlib
 import stat
@@ -23,28 +23,44 @@ from sealserve.regular_file import read_regular
 from sealserve.workspace import WorkspaceMissingError
 
 Target = Annotated[
-    str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
+    str | None,
+    typer.Option(
+        "--address",
+        "-a",
+        metavar="HOST:PORT",
+        help="Address of the service",
+        show_default="from --bundle or sealserve.toml",
+    ),
 ]
 ServerName = Annotated[
     str | None,
-    typer.Option("--server-name", help="The name in its certificate.", show_default="that of sealserve.toml"),
+    typer.Option(
+        "--server-name", help="Name in the service's certificate", show_default="service.name in sealserve.toml"
+    ),
 ]
 ServiceCa = Annotated[
-    Path | None, typer.Option("--ca", help="The service's authority.", show_default="user/service-ca.pem")
+    Path | None,
+    typer.Option("--ca", help="CA certificate of the service (PEM)", show_default="user/service-ca.pem"),
 ]
-ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way TLS.", show_default="user/client.pem")]
+ClientCertificate = Annotated[
+    Path | None,
+    typer.Option("--cert", help="Client certificate for two-way TLS (PEM)", show_default="user/client.pem"),
+]
 BundleFile = Annotated[
     Path | None,
     typer.Option(
         "--bundle",
-        help="The file that the owner of the service sent you: address, names, certificates and key.",
+        help="Client bundle from the owner of the service: addresses, names, certificates and key in one file",
         show_default="none",
     ),
 ]
 Rest = Annotated[
-    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
+    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; --address is then the address of REST")
 ]
-ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
+ClientKey = Annotated[
+    Path | None,
+    typer.Option("--key", help="Private key of the client certificate (PEM)", show_default="user/client.key"),
+]
 
 
 def find_access(
@@ -57,21 +73,25 @@ def find_access(
     key: Path | None,
     bundle: Path | None = None,
 ) -> Access:
-    """Return how to reach the service: what the options say, else what the bundle or the workspace says.
+    """Return how to reach the service. Options take precedence over the bundle and the workspace.
 
     Raises:
         InputError: `client.options`: The options contradict each other.
-        WorkspaceMissingError: The options do not say everything, and there is neither a bundle nor a workspace.
+        WorkspaceMissingError: The options are incomplete, and neither a bundle nor a workspace supplies the rest.
     """
     if bundle is not None:
         if any(option is not None for option in (server_name, ca, certificate, key)):
             raise CliCode.CLIENT_OPTIONS.error(
-                "--bundle was given with --server-name, --ca, --cert or --key: expected either.",
-                hint="Leave the others out: the bundle has the names and certificates.",
+                "--bundle cannot be used together with --server-name, --ca, --cert or --key.",
+                hint="Leave out the other options: the bundle contains the names and certificates.",
             )
         return _from_bundle(bundle, target)
     if (certificate is None) != (key is None):
-        raise CliCode.CLIENT_OPTIONS.error("Two-way TLS needs both --cert and --key.")
+        given, missing = ("--key", "--cert") if certificate is None else ("--cert", "--key")
+        raise CliCode.CLIENT_OPTIONS.error(
+            f"The client certificate is incomplete: expected --cert and --key, got only {given}.",
+            hint=f"Add {missing}, or leave out both options.",
+        )
     pair = None
     if certificate and key:
         pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
@@ -86,8 +106,8 @@ def find_access(
     except WorkspaceMissingError as error:
         raise WorkspaceMissingError(
             error.message,
-            hint="Give the file that the owner of the service sent you: --bundle FILE. Without such a file, give "
-            "--address, --server-name and --ca, and for two-way TLS --cert and --key.",
+            hint="Give the client bundle that the owner of the service sent you: --bundle FILE. Without a bundle, give "
+            "--address, --server-name and --ca, and for two-way TLS also --cert and --key.",
         ) from error
     reach = access(found, place.deployment, ca=authority, pair=pair)
     return replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
@@ -110,11 +130,11 @@ def _from_bundle(path: Path, target: str | None) -> Access:
 
 def _warn_if_exposed(path: Path) -> None:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        console.warn(f"{path} is not its owner's alone: chmod 600 {path}")
+        console.warn(f"{path} contains a private key, and other users can access it. Run `chmod 600 {path}`.")
 
 
 def channels(reach: Access, count: int, *, timeout: float) -> AbstractContextManager[list[ServiceChannel]]:
-    """Return a context manager of ``count`` connections; see `open_channels`."""
+    """Return a context manager that opens ``count`` connections; see `open_channels`."""
     return open_channels(
         count,
         reach.target,
@@ -128,17 +148,17 @@ def channels(reach: Access, count: int, *, timeout: float) -> AbstractContextMan
 
 @contextlib.contextmanager
 def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float) -> Iterator[Predictor | RestPredictor]:
-    """Open one connection, and yield the client that uses it.
+    """Open one connection, and yield a client that uses it.
 
     Args:
         reach: How to reach the service.
-        rest: Whether to use REST instead of gRPC.
+        rest: Use REST instead of gRPC.
         address: The address that the user gave, or None.
         timeout: Seconds to wait for the connection.
 
     Raises:
-        InputError: `client.rest-off`: REST is off, or its address is not known.
-        SealserveError: There is no connection.
+        InputError: `client.rest-off`: REST is off, or its address is unknown.
+        SealserveError: The connection failed.
     """
     if not rest:
         with channels(reach, 1, timeout=timeout) as opened:
@@ -147,7 +167,8 @@ def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float)
     target = address or reach.rest
     if target is None:
         raise CliCode.CLIENT_REST_OFF.error(
-            "The service has no REST API: expected server.rest = true in sealserve.toml, or an address.",
+            "The REST API cannot be used: expected server.rest = true in sealserve.toml, a bundle with a REST address, "
+            "or --address.",
             hint="Leave out --rest to use gRPC, or give the address of the REST API: --address HOST:PORT.",
         )
     with RestPredictor(

@@ -1,4 +1,4 @@
-"""What the command line prints: results on standard output (text, or JSON), messages and progress on standard error."""
+"""Output of the command line: results on standard output (text or JSON), messages and progress on standard error."""
 
 import contextlib
 import json
@@ -21,33 +21,33 @@ from sealserve.log_line import LogFormatter
 
 
 class Screen(Console):
-    """A terminal that shows text as it is: no markup and no emoji in it, and no control character reaches it.
+    """A terminal that shows text unchanged, without Rich markup and emoji, and with control characters replaced.
 
-    Names, logs and messages come from machines that are not trusted, and a terminal does what an escape sequence says.
+    Names, logs and messages can come from untrusted machines, and a terminal executes escape sequences in them.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich.console.Console.print` does, after a spinner on the same terminal is taken away."""
+        """Print as `rich.console.Console.print` does. A spinner on the same terminal is removed first."""
         progress = _progress.get() if self.is_terminal and not self.stderr else None
         if progress is not None:
-            progress.stop()  # rich keeps its line apart from what is printed on standard error only
+            progress.stop()  # rich separates its progress line only from output on standard error
         super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **options)
-        if progress is not None and str(options.get("end", "\n")).endswith("\n"):  # a line is whole
+        if progress is not None and str(options.get("end", "\n")).endswith("\n"):  # the line is complete
             progress.start()
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the root command that nobody reads what is printed; of messages, nobody needs to know."""
+        """Raise the error of a closed standard output, which the root command handles. Ignore it for messages."""
         if not self.stderr:
-            raise  # noqa: PLE0704  # rich calls this while it handles the exception
+            raise  # noqa: PLE0704  # rich calls this method while it handles the exception
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with a question mark in place of each control character but newlines and tabs.
+    """Return ``text`` with each control character, except newline and tab, replaced by a question mark.
 
-    Characters that change the direction of text count as well: they make a line look like another one.
+    Characters that change the direction of text are also replaced, because they can make a line look like other text.
     """
     return _CONTROL.sub("?", text)
 
@@ -55,7 +55,7 @@ def visible(text: str) -> str:
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
-"""The spinner or the bar that is shown on standard error."""
+"""The spinner or progress bar that is currently shown on standard error."""
 
 _logs: ContextVar[bool] = ContextVar("logs", default=False)
 """Whether standard error is the log of a service that runs in this process."""
@@ -65,14 +65,14 @@ err = Screen(stderr=True)
 
 
 def show_errors_to_people() -> None:
-    """Let errors look as a person reads them: no service runs in this process yet."""
+    """Print errors in the format for people. This is the default until `log_to_standard_error` is called."""
     _logs.set(False)
 
 
 def log_to_standard_error() -> None:
-    """Make standard error the log of a service: each line has its time, an error that ends the service as well.
+    """Use standard error as the log of a service: each line has a time, also the error that ends the service.
 
-    On a terminal, errors look as usual: a person reads them there.
+    On a terminal, errors are printed in the format for people.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter())
@@ -81,11 +81,11 @@ def log_to_standard_error() -> None:
 
 
 Tell = Callable[[str], None]
-"""Called with a few words at the start of each piece of work."""
+"""A function that is called with a short description at the start of each task."""
 
 
 def quietly(_text: str) -> None:
-    """Tell nobody."""
+    """Ignore a description of a task."""
 
 
 def print_json(value: Any) -> None:
@@ -93,8 +93,8 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "Nothing here.") -> None:
-    """Print rows under a heading, a line each however long, or ``empty`` when there are none."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "No entries.") -> None:
+    """Print a heading and the rows below it, each in one line of any length. Without rows, print ``empty``."""
     if not rows:
         out.print(empty)
         return
@@ -106,7 +106,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """Print names and values, aligned."""
+    """Print names and values in two aligned columns."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
         lines = str(value).splitlines() or [""]
@@ -117,7 +117,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def print_error(error: SealserveError, *, as_json: bool = False) -> None:
-    """Print an error once: its code, what went wrong, what to do next."""
+    """Print an error: its code, its message and its hint. As JSON, it goes to standard output."""
     if as_json:
         sys.stdout.write(json.dumps({"error": describe_error(error)}, ensure_ascii=False) + "\n")
         return
@@ -134,27 +134,27 @@ def print_error(error: SealserveError, *, as_json: bool = False) -> None:
 
 
 def describe_error(error: SealserveError) -> dict[str, str | None]:
-    """Return an error as JSON has it."""
+    """Return an error as a JSON object: code, message, hint."""
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def say(message: str) -> None:
-    """Tell the person something beside the result (on standard error)."""
+    """Print a message for people on standard error, separate from the result."""
     err.print(message)
 
 
 def warn(message: str) -> None:
-    """Tell the person something that they should not miss."""
+    """Print a warning for people on standard error."""
     err.print("warning", end="", style="bold yellow")
     err.print(": ", end="")
     err.print(message)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is removed.
+    """Ask for confirmation before something is removed.
 
     Raises:
-        typer.Abort: The answer is no, or nobody can answer.
+        typer.Abort: The answer is no, or standard input has ended.
     """
     if yes:
         return
@@ -162,13 +162,13 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def mark_ready(ready_file: Path | None) -> None:
-    """Write the file that tells a supervisor that this process answers: its process id."""
+    """Write this process's id to a file, which a supervisor reads to detect that the process is ready."""
     if ready_file is not None:
         write_file(ready_file, f"{os.getpid()}\n".encode())
 
 
 def size_of(source: Path) -> int:
-    """Return the size of a file, or of all files below a folder, in bytes: for `bytes_progress`."""
+    """Return the size of a file, or of all files below a folder, in bytes, as the total of `bytes_progress`."""
     if source.is_dir():
         return sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     return source.stat().st_size if source.is_file() else 0
@@ -176,7 +176,15 @@ def size_of(source: Path) -> int:
 
 @contextlib.contextmanager
 def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar for work that is counted in bytes; yields the function to call with each number of bytes done."""
+    """Show a progress bar in bytes.
+
+    Args:
+        description: Text before the bar.
+        total: Expected number of bytes; 0 if it is unknown.
+
+    Yields:
+        A function to call with each number of further bytes.
+    """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with _shown(Progress(*columns, console=err, transient=True, disable=not err.is_terminal)) as progress:
         task = progress.add_task(visible(description), total=total or None)
@@ -185,7 +193,7 @@ def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], Non
 
 @contextlib.contextmanager
 def _shown(progress: Progress) -> Iterator[Progress]:
-    """Show a spinner or a bar, which what is printed meanwhile on standard output takes away for a moment."""
+    """Show a spinner or a progress bar. Output on standard output hides it for a moment."""
     token = _progress.set(None if progress.disable else progress)
     try:
         with progress:
@@ -196,7 +204,7 @@ def _shown(progress: Progress) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def spinner(description: str) -> Iterator[Callable[[str], None]]:
-    """Show that work goes on; yields the function that changes the description."""
+    """Show a spinner with a description; yields a function that changes the description."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with _shown(Progress(*columns, console=err, transient=True, disable=not err.is_terminal)) as progress:
         task = progress.add_task(visible(description), total=None)
@@ -205,9 +213,9 @@ def spinner(description: str) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep what TensorFlow's native code writes to standard error off the screen; our own messages still get there.
+    """Hide what TensorFlow's native code writes to standard error. sealserve's own messages are still printed.
 
-    SEALSERVE_DEBUG lets everything through.
+    With SEALSERVE_DEBUG set, nothing is hidden.
     """
     if os.environ.get("SEALSERVE_DEBUG"):
         yield

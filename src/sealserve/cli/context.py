@@ -1,4 +1,4 @@
-"""The context of a verb: the workspace, what ``sealserve.toml`` describes, and where the result goes."""
+"""The context of a verb: the workspace, the deployment in ``sealserve.toml``, and the output format."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from sealserve.workspace import Workspace
 
 @dataclass(frozen=True)
 class Place(Options):
-    """The folder that a verb works on."""
+    """Option for the folder of the deployment."""
 
     directory: Annotated[
         Path,
@@ -24,23 +24,23 @@ class Place(Options):
             "--directory",
             "-C",
             envvar="SEALSERVE_DIRECTORY",
-            help="The folder that holds sealserve.toml.",
-            show_default=".",
+            help="Folder with sealserve.toml, or a folder below it",
+            show_default="current folder",
         ),
     ] = Path()
 
     @cached_property
     def workspace(self) -> Workspace:
-        """The workspace of the folder, or of the nearest folder above it.
+        """The workspace of the folder, or of the nearest parent folder that has one.
 
         Raises:
-            WorkspaceMissingError: There is none.
+            WorkspaceMissingError: Neither the folder nor a parent folder has a workspace.
         """
         return workspace.find(self.directory)
 
     @cached_property
     def deployment(self) -> Deployment:
-        """What ``sealserve.toml`` describes.
+        """The deployment that ``sealserve.toml`` describes.
 
         Raises:
             SealserveError: The file is not valid.
@@ -50,4 +50,4 @@ class Place(Options):
 
 @dataclass(frozen=True)
 class Context(Output, Place):
-    """The folder that a verb works on, and where its result goes."""
+    """Options of most verbs: the folder of the deployment, and the output format."""

@@ -1,4 +1,4 @@
-"""Converting models again whose sources changed: what `model convert` and `release build` share."""
+"""Convert models again after their sources changed. `model convert` and `release build` use this module."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,24 +9,24 @@ from sealserve.workspace import Workspace
 
 
 def convert_again(workspace: Workspace, described: Deployment, *, say: Callable[[str], None]) -> Sequence[ModelSection]:
-    """Replace the copies of the models whose sources or settings changed; return these models.
+    """Convert the models again whose sources or settings changed, and return these models.
 
-    A copy whose origin is unknown stays, since a person may have put it there.
+    A copy of unknown origin is not replaced, because a person may have put it there.
 
     Args:
-        workspace: The owner's.
-        described: What it describes.
-        say: Called with a sentence about each model that was converted again, or could not be compared.
+        workspace: The owner's workspace.
+        described: The deployment that ``sealserve.toml`` describes.
+        say: Called with a sentence about each model that was converted again or could not be compared.
     """
     changed = models.stale(workspace, described.models)
     for model in changed:
         with console.quiet_libraries(), console.spinner(f"Converting {model.name}") as tell:
             models.bring_in_again(workspace, model, progress=tell)
-        say(f"{model.path} changed: {model.name}, version {model.version}, was converted again.")
+        say(f"Converted {model.name}, version {model.version}, again, because {model.path} or its settings changed.")
     for model in models.unknown(workspace, described.models):
         folder = models.planned_folder(workspace, model)
         say(
-            f"{folder} cannot be compared with {model.path}: no record says how it was made. To convert the model "
-            "again, remove that folder."
+            f"{folder} cannot be compared with {model.path}, because no record of its conversion exists. To convert "
+            f"the model again, remove the folder {folder}."
         )
     return changed

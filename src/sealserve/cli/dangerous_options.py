@@ -1,4 +1,4 @@
-"""The options ``--dangerous-NAME``, one for each class of what makes a manifest insecure."""
+"""The options ``--dangerous-NAME``: each allows one class of insecure settings in a manifest."""
 
 import inspect
 from collections.abc import Callable
@@ -14,7 +14,7 @@ PARAMETER = "dangerous"
 
 
 def dangerous_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb these options; it takes the classes that were allowed as its parameter ``dangerous``."""
+    """Decorate a verb with these options. The verb receives the allowed classes in its parameter ``dangerous``."""
 
     @wraps(verb)
     def with_options(**given: Any) -> None:
@@ -32,7 +32,11 @@ def dangerous_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(danger: Danger) -> inspect.Parameter:
-    option = typer.Option(f"--dangerous-{danger}", help=f"Allow {danger.meaning}.", rich_help_panel="Dangerous")
+    option = typer.Option(
+        f"--dangerous-{danger}",
+        help=f"Allow {danger.meaning}",
+        rich_help_panel="Dangerous options: each one weakens the protection of the enclave",
+    )
     return inspect.Parameter(
         _name(danger), inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
     )

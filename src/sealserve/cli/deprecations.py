@@ -1,4 +1,4 @@
-"""Warnings about deprecated keys, printed as the command line prints its own warnings."""
+"""Print warnings about deprecated keys like all other warnings of the command line."""
 
 import contextlib
 import warnings
@@ -11,7 +11,7 @@ from sealserve.deprecation import DeprecatedKeyWarning
 
 @contextlib.contextmanager
 def shown_once() -> Iterator[None]:
-    """Print each such warning once, although a command may read a file more than once."""
+    """Print each warning about a deprecated key once, even if a command reads the file several times."""
     with warnings.catch_warnings():
         warnings.simplefilter("once", DeprecatedKeyWarning)
         show = warnings.showwarning

@@ -1,4 +1,4 @@
-"""``sealserve doctor``: what this machine lacks for its part."""
+"""``sealserve doctor``: check whether this machine has what its part needs."""
 
 import contextlib
 import sys
@@ -35,7 +35,7 @@ MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.
 
 
 class Host(StrEnum):
-    """What plays the host's part."""
+    """What the host is: a machine, or a Kubernetes cluster."""
 
     MACHINE = "machine"
     KUBERNETES = "kubernetes"
@@ -44,29 +44,35 @@ class Host(StrEnum):
 @app.command()
 def doctor(
     context: Context,
-    machine: Annotated[Machine | None, typer.Argument(help="Whose part to look at.", show_default="all")] = None,
-    platform: Annotated[
-        PlatformKind | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
+    machine: Annotated[
+        Machine | None, typer.Argument(help="Part of this machine to check", show_default="all parts")
     ] = None,
-    production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
+    platform: Annotated[
+        PlatformKind | None,
+        typer.Option(help="Platform that will run the enclaves", show_default="platform in sealserve.toml"),
+    ] = None,
+    production: Annotated[
+        bool, typer.Option("--production", help="Fail also on settings that weaken the protection")
+    ] = False,
     target: Annotated[
         Host,
-        typer.Option("--target", "-t", help="What the host is: this machine, or the cluster of KUBECONFIG."),
+        typer.Option("--target", "-t", help="The host to check: this machine, or the cluster of KUBECONFIG"),
     ] = Host.MACHINE,
     report: Annotated[
-        bool, typer.Option("--report", help="Print what to send when a host of real enclaves is tried out.")
+        bool,
+        typer.Option("--report", help="Print a report about this host, to send with the results of a trial on SGX"),
     ] = False,
 ) -> None:
-    """Say what this machine lacks for its part, and how to get it.
+    """Check whether this machine has what its part needs, and explain how to get the rest.
 
-    With `--target kubernetes` the host is a cluster. Its API, clocks, rights, device plugin, EPC and storage are looked
-    at, and a pod runs for some seconds to find the broker.
+    The exit status is 4 if something is missing. With `--target kubernetes`, the host is a cluster. The checks then
+    cover its API, clocks, permissions, device plugin, EPC and storage. A pod runs for some seconds to reach the broker.
     """
     if target is Host.KUBERNETES:
         if report or machine not in {None, Machine.HOST}:
             raise CliCode.DOCTOR_CLUSTER_IS_HOST.error(
-                f"A cluster {'has no report' if report else f'does not play the part {machine}'}.",
-                hint="`sealserve doctor host --target kubernetes`.",
+                f"A Kubernetes cluster can only be checked as the host: got {'--report' if report else machine}.",
+                hint="Run `sealserve doctor host --target kubernetes`.",
             )
         _conclude(context, _examine_cluster(context, platform, production=production))
         return
@@ -90,7 +96,7 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
     here, described = context.workspace, context.deployment
     if platform is not None:
         described = described.model_copy(update={"platform": platform})
-    with console.spinner("Looking at the cluster") as tell:
+    with console.spinner("Checking the cluster") as tell:
         try:
             client = ClusterClient()
         except SealserveError as error:
@@ -98,7 +104,7 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
         findings = []
         for finding in preconditions.examine_cluster(_context(here, described), client):
             findings.append(finding)
-            tell(f"Looked at the {finding.name}")
+            tell(f"Checking the cluster: {finding.name} done")
     return [
         *findings,
         *examine((), here, described, platform=described.platform, host=HostFacts(), production=production),
@@ -106,7 +112,7 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
 
 
 def _context(here: Workspace, described: Deployment) -> RenderContext:
-    """Return what would be deployed: the newest release, if there is one for pods."""
+    """Return the context of the newest release that pods can run, or a provisional context without a release."""
     for folder in (here.owner.releases, here.host.releases):
         with contextlib.suppress(SealserveError, OSError):
             release = releases.newest(folder)
@@ -125,8 +131,11 @@ def _conclude(context: Context, findings: list[Finding], *, presets: bool = Fals
     missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
     if missing:
         if context.as_json:
-            raise typer.Exit(DoctorCode.NOT_READY.family.exit_status)  # one document: the findings tell what is missing
-        raise DoctorCode.NOT_READY.error(f"Missing: {', '.join(missing)}.")
+            raise typer.Exit(DoctorCode.NOT_READY.family.exit_status)  # the findings already list what is missing
+        raise DoctorCode.NOT_READY.error(
+            f"This machine does not have what its part needs. Missing: {', '.join(missing)}.",
+            hint="Follow the instructions below each missing item.",
+        )
 
 
 def _report(context: Context, described: Deployment | None) -> None:

@@ -12,11 +12,14 @@ app = Verbs()
 
 @app.command()
 def down(context: Context, yes: options.Yes = False, no_wait: options.NoWait = False) -> None:
-    """Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs."""
+    """Stop everything that `up` started. Keys, releases and logs stay in the workspace.
+
+    The command stops the deployment on every target: this machine, Docker and Kubernetes.
+    """
     workspace = context.workspace
     if running := targets.running(workspace):
         console.confirm(f"Stop {', '.join(running)}?", yes=yes)
-    # The question is asked without the lock: nobody waits for a person.
+    # Ask without the lock, so that no other command waits for the answer.
     with changing(workspace, "down", no_wait=no_wait), console.spinner("Stopping") as tell, stopping(workspace):
         stopped = targets.stop_all(workspace, tell=tell)
-    context.show({"stopped": stopped}, f"Stopped {', '.join(stopped)}." if stopped else "Nothing runs.")
+    context.show({"stopped": stopped}, f"Stopped {', '.join(stopped)}." if stopped else "Nothing to stop.")

@@ -1,4 +1,4 @@
-"""``sealserve enclave``: manifest, measurement, signature; and running an enclave on the host."""
+"""``sealserve enclave``: build an enclave (manifest, measurement, signature), and run it on the host."""
 
 import os
 import sys
@@ -40,15 +40,19 @@ from sealserve.terms import ServerKind
 
 app = Verbs("Build, show and run enclaves.")
 
-EnclaveName = Annotated[str, typer.Option("--name", "-n", help="The enclave's name; each replica here has its own.")]
-Port = Annotated[int, typer.Option(min=1, max=LARGEST_PORT, help="Where its server listens. It is measured.")]
+EnclaveName = Annotated[
+    str, typer.Option("--name", "-n", help="Name of the enclave; each replica of a machine has its own enclave")
+]
+Port = Annotated[
+    int, typer.Option(min=1, max=LARGEST_PORT, help="TCP port of the model server; it is part of the measurement")
+]
 InventoryFile = Annotated[
     Path | None,
     typer.Option(
         "--inventory",
         "-i",
-        help="What the enclave will trust where it runs, as `enclave inventory` wrote it.",
-        show_default="sealserve's modules here",
+        help="Inventory of the files that the enclave trusts on its host, from `sealserve enclave inventory`",
+        show_default="sealserve's modules on this machine",
     ),
 ]
 
@@ -56,24 +60,30 @@ InventoryFile = Annotated[
 @app.command()
 def inventory(
     result: Output,
-    server: Annotated[ServerKind, typer.Option(help="Which model server.")] = ServerKind.EMBEDDED,
+    server: Annotated[ServerKind, typer.Option(help="Model server of the enclave")] = ServerKind.EMBEDDED,
     root: Annotated[
-        Path, typer.Option(help="The folder with an image's files.", show_default="this machine's files")
+        Path, typer.Option(help="Folder with the files of an image", show_default="this machine's files")
     ] = Path("/"),
     program: Annotated[
         str | None,
         typer.Option(
-            help="Inside the root: the server's binary, or the Python of its virtual environment.",
-            show_default="this one's, or where the images have it",
+            help="Path, inside the root, of the server's binary or of the Python of its virtual environment",
+            show_default="this Python, or its path in the images",
         ),
     ] = None,
-    gramine: Annotated[str, typer.Option(help="Inside the root: Gramine's folder.")] = GRAMINE_FOLDER,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the inventory here.")] = None,
+    gramine: Annotated[str, typer.Option(help="Path of Gramine's folder inside the root")] = GRAMINE_FOLDER,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to create for the inventory", show_default="none: only a summary"),
+    ] = None,
     force: options.Force = False,
 ) -> None:
-    """List what an enclave will trust, with digests, so that a machine without these files can measure it."""
+    """List the files that an enclave will trust, with their SHA-256.
+
+    With the inventory, a machine without these files can measure and sign the enclave.
+    """
     if output is not None and output.exists() and not force:
-        raise OutputExistsError(f"{output} exists already.", hint="Give another output, or --force to replace it.")
+        raise OutputExistsError(f"{output} already exists.", hint="Give another output, or --force to replace it.")
     image = ImageRoot(root.absolute())
     here = sys.executable if server is ServerKind.EMBEDDED and image.is_this_machine else PROGRAMS[server]
     with console.bytes_progress("Measuring", 0) as progress:
@@ -94,16 +104,19 @@ def inventory(
         return
     _say_what_is_missing(taken)
     if output is None:
-        console.say("Nothing was written: give --output FILE, and FILE to `sealserve enclave build --inventory`.")
+        console.say(
+            "The inventory was not written. To use it, run the command with --output FILE, then `sealserve enclave "
+            "build --inventory FILE`."
+        )
 
 
 def _say_what_is_missing(taken: Inventory) -> None:
     if taken.gramine is None:
-        console.say("There is no Gramine: this inventory serves simulated enclaves only.")
+        console.say("Gramine was not found, so this inventory can be used only for simulated enclaves.")
     if taken.uncompiled:
         console.say(
-            f"{taken.uncompiled} modules have no bytecode that can be measured, and start slowly on SGX: "
-            "`python -m compileall -f --invalidation-mode unchecked-hash` makes it."
+            f"{taken.uncompiled} modules do not have bytecode that can be measured, so the enclave starts slowly on "
+            "SGX. Create the bytecode: `python -m compileall -f --invalidation-mode unchecked-hash`."
         )
 
 
@@ -114,9 +127,11 @@ def manifest(
     port: Port = 8510,
     release: options.Release = None,
     inventory_file: InventoryFile = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say how its size and threads come about.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Explain the enclave's size and number of threads instead")
+    ] = False,
 ) -> None:
-    """Print the manifest that `enclave build` would sign."""
+    """Print the manifest that `sealserve enclave build` would sign."""
     workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
@@ -133,28 +148,31 @@ def manifest(
 
 
 def _explain(context: Context, size: EnclaveSize, threads: Threads) -> None:
-    pools = f"pools of {threads.tensorflow} and {threads.inter_op}, {threads.requests} for requests"
-    pools += f", {threads.rest} for REST" if threads.rest else ""
-    pools += f", {threads.unbounded} without a flag"
+    pools = f"TensorFlow's pools {threads.tensorflow} + {threads.inter_op}, requests {threads.requests}"
+    pools += f", REST {threads.rest}" if threads.rest else ""
+    pools += f", threads without a flag {threads.unbounded}"
     rows = [(item.what, f"{item.size / MEBIBYTE:.0f} MiB", item.why) for item in size.items]
     rows.append(("sum", f"{size.needed / MEBIBYTE:.0f} MiB", ""))
     rows.append(("sgx.enclave_size", f"{size.size / MEBIBYTE:.0f} MiB", size.rule))
-    rows.append(("sgx.max_threads", str(threads.all), f"{pools}, {GRAMINE_THREADS} of Gramine"))
+    rows.append(("sgx.max_threads", str(threads.all), f"{pools}, Gramine {GRAMINE_THREADS}"))
     value = {**asdict(size), "needed": size.needed, "threads": {**asdict(threads), "all": threads.all}}
     context.show(value, Table(("WHAT", "SIZE", "WHY"), rows))
     if size.size < size.needed and not context.as_json:
-        console.warn("enclave.size is below the sum: the server may run out of memory.")
+        console.warn("enclave.size is smaller than the sum above: the server may run out of memory.")
 
 
 @app.command("lint")
 @dangerous_options
 def lint_manifest(
     result: Output,
-    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or NAME.manifest.")],
+    file: Annotated[Path, typer.Argument(help="Manifest file: NAME.manifest.sgx or NAME.manifest")],
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Check a manifest as `enclave build --manifest` does: print each insecure or unknown setting with its line."""
+    """Check a manifest, and print each insecure or unknown setting with its line.
+
+    `sealserve enclave build --manifest` applies the same checks.
+    """
     raw = _read_manifest(file)
     refuse_template(raw, name=str(file))
     findings = examine(raw, name=str(file)).findings
@@ -183,24 +201,36 @@ def build(
     release: options.Release = None,
     inventory_file: InventoryFile = None,
     signing_key: Annotated[
-        Path | None, typer.Option(help="The enclave signing key (PEM).", show_default="the workspace's")
+        Path | None, typer.Option(help="Key that signs the enclave (PEM)", show_default="the workspace's key")
     ] = None,
     new_signing_key: Annotated[
         bool,
-        typer.Option("--new-signing-key", help="Make a new key that signs enclaves, if the former one was moved away."),
+        typer.Option(
+            "--new-signing-key", help="Create a new key that signs enclaves, if the former key is not in its place"
+        ),
     ] = False,
     libpal: Annotated[
         Path | None,
-        typer.Option(help="For SGX: the libpal.so that is loaded where it runs.", show_default="that of Gramine here"),
+        typer.Option(
+            help="The libpal.so of Gramine on the SGX host; it is part of the measurement",
+            show_default="this machine's Gramine",
+        ),
     ] = None,
     manifest_file: Annotated[
         Path | None,
-        typer.Option("--manifest", help="Your own, begun with `enclave manifest`.", show_default="the one it prints"),
+        typer.Option(
+            "--manifest",
+            help="Your own manifest, based on the output of `sealserve enclave manifest`",
+            show_default="the output of that command",
+        ),
     ] = None,
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Write and sign an enclave into a release's `enclave/` folder. The same input gives the same MRENCLAVE."""
+    """Build and sign an enclave in a release's `enclave/` folder.
+
+    The same input always gives the same MRENCLAVE. An enclave of the same name is replaced.
+    """
     workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
@@ -229,16 +259,16 @@ def build(
         "manifest": str(built.manifest),
     }
     context.show(fields, fields)
-    context.say("Next: `sealserve broker allow`, then `sealserve release pack`.")
+    context.say("Next: `sealserve broker allow` to register the enclave, then `sealserve release pack`.")
 
 
 @app.command()
 def show(
     context: Context,
     release: options.Release = None,
-    host: Annotated[bool, typer.Option("--host", help="Look among the releases of the host.")] = False,
+    host: Annotated[bool, typer.Option("--host", help="Use the host's releases instead of the owner's")] = False,
 ) -> None:
-    """Show a release's enclaves: measurement, signer, port."""
+    """Show the enclaves of a release: MRENCLAVE, MRSIGNER, port and debug mode."""
     workspace = context.workspace
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     rows = []
@@ -251,7 +281,7 @@ def show(
             "mr_signer": loaded.sigstruct.mr_signer.hex(),
             "debug": loaded.sigstruct.attributes.debug,
         })  # fmt: skip
-    empty = f"{folder.name} has no enclaves yet: `sealserve enclave build`."
+    empty = f"{folder.name} does not contain enclaves yet. Build one: `sealserve enclave build`."
     columns = ("ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG")
     context.show(rows, Table(columns, [tuple(row.values()) for row in rows], empty=empty))
 
@@ -259,19 +289,25 @@ def show(
 @app.command()
 def remove(
     context: Context,
-    name: Annotated[str, typer.Option("--name", "-n", help="The enclave's name.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="Name of the enclave")],
     release: options.Release = None,
 ) -> None:
-    """Remove an enclave from a release, and sign the index of the others anew."""
+    """Remove an enclave from a release, and sign the index of the remaining enclaves again.
+
+    If the enclave was registered with the broker, it can still receive the key of this release.
+    """
     workspace = context.workspace
     folder = releases.find(workspace.owner.releases, release)
     enclaves.remove(workspace, folder, name=name)
-    context.show({"enclave": name, "release": folder.name}, f"{folder.name}: the enclave {name} is removed.")
-    context.say("If `sealserve broker allow` registered it, the broker still gives it the key of this release.")
+    context.show({"enclave": name, "release": folder.name}, f"Removed the enclave {name} from {folder.name}.")
+    context.say(
+        f"If {name} was registered with the broker, it can still receive the key of this release. To prevent that, run "
+        f"`sealserve broker revoke {folder.name}`."
+    )
 
 
 class Runner(StrEnum):
-    """What an enclave runs on."""
+    """The runtime that runs an enclave."""
 
     AUTO = "auto"
     SGX = "sgx"
@@ -287,17 +323,27 @@ def run(
     release: options.Release = None,
     platform: Annotated[
         Runner,
-        typer.Option(help="What it runs on; gramine-direct is Gramine without SGX.", show_default="as it was built"),
+        typer.Option(
+            help="Runtime of the enclave; gramine-direct is Gramine without SGX, for tests",
+            show_default="as the enclave was built",
+        ),
     ] = Runner.AUTO,
     attempts: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum number of starts.", show_default="on SGX no limit, simulated 1"),
+        typer.Option(min=1, help="Maximum number of start attempts", show_default="no limit on SGX, 1 if simulated"),
     ] = None,
-    socket: Annotated[Path | None, typer.Option("--quoting-socket", show_default="the simulated platform's")] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            "--quoting-socket",
+            help="Unix socket of the simulated quoting service",
+            show_default="the simulated platform's socket",
+        ),
+    ] = None,
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
+    """Run an enclave on the host: attest to the broker, decrypt the release, and serve until stopped."""
     console.log_to_standard_error()
     workspace = place.workspace
     folder = releases.find(workspace.host.releases, release)
@@ -309,7 +355,7 @@ def run(
     manifest = load_enclave(folder, name, dangerous=dangerous).manifest
     if Runner.SIMULATED in {platform, manifest.loader.env["SEALSERVE_PLATFORM"]} and platform is not Runner.SGX:
         starts, serves = attempts or 1, None
-        if starts > 1:  # a manifest of the owner's own making may lack the port, and needs none for one start
+        if starts > 1:  # only here: the port may be missing in a manifest that the owner wrote
             serves = partial(ports.is_listening, port_of(manifest), session=os.getsid(0))
         runtime = load_simulator().enclave(quoting_socket=quoting, attempts=starts, serves=serves)
     else:

@@ -1,4 +1,4 @@
-"""The owner's steps that `up` and `render` take before there is anything to start."""
+"""The owner's steps that `up` and `render` carry out before a deployment can start."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -12,13 +12,13 @@ from sealserve.workspace import Workspace
 def take_first_steps(
     workspace: Workspace, described: Deployment, *, rebuild: bool = False, tell: console.Tell = console.quietly
 ) -> None:
-    """Do the owner's first steps that were not done yet: models, certificates, a release.
+    """Carry out the owner's steps that are still missing: models, certificates, a release.
 
     Args:
-        workspace: The owner's.
-        described: What it describes.
-        rebuild: Whether a new release is wanted although there is one.
-        tell: Called with each step.
+        workspace: The owner's workspace.
+        described: The deployment that ``sealserve.toml`` describes.
+        rebuild: Build a new release even if one exists.
+        tell: Called with the description of each step before it starts.
     """
     for step in missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn, rebuild=rebuild):
         tell(step.text)

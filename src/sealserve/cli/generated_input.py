@@ -1,7 +1,7 @@
-"""Inputs that are generated where a person gives none: they fit a signature's types and shapes.
+"""Generate inputs that fit the types and shapes of a signature, if the user does not give any.
 
-A signature leaves much open: the size of a picture, the length of a text, and for a string even whether it is a text, a
-number, a picture or a serialised ``tf.Example``. So there are several guesses, the likeliest first.
+A signature leaves many things open: the size of a picture, the length of a text. A string can be a text, a number, a
+picture or a serialized ``tf.Example``. The module therefore makes several guesses, the most likely guess first.
 """
 
 import importlib
@@ -42,13 +42,13 @@ _PICTURE_NAME: Final = re.compile(r"image|img|picture|photo|jpe?g|png|(^|_)bytes
 
 
 class TensorInputError(InputError):
-    """An input on the command line cannot be used, or an input is needed that nobody gave."""
+    """An input on the command line is invalid, or a required input is missing."""
 
     code = "predict.input"
 
 
 class Text(StrEnum):
-    """What a generated string is."""
+    """Kind of content of a generated string."""
 
     WORDS = "words"
     NUMBER = "a number as text"
@@ -58,14 +58,14 @@ class Text(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """What is assumed where a signature leaves something open.
+    """Assumptions about everything that a signature leaves open.
 
     Args:
-        size: The size of a dimension other than the batch.
-        picture: The height and width of a picture.
-        text: What strings are; None to tell by the name of the input and the method of the signature.
-        words: The words of texts.
-        features: What a ``tf.Example`` has: each function returns the values of a feature.
+        size: Size of each open dimension except the batch.
+        picture: Height and width of a picture, in pixels.
+        text: Kind of strings. None means that the input's name and the signature's method decide.
+        words: The words of generated texts.
+        features: The features of a ``tf.Example``: each function returns the values of a feature.
     """
 
     size: int = 16
@@ -76,11 +76,11 @@ class Guess:
 
 
 def guesses(signature: Signature, first: Guess | None = None) -> list[Guess]:
-    """Return the guesses for a signature's inputs, the likeliest first.
+    """Return the guesses for a signature's inputs, the most likely guess first.
 
     Args:
-        signature: Of the model.
-        first: What is known of the model, for example its words.
+        signature: The model's signature.
+        first: First guess, for example with the words that the model knows. None means the default guess.
     """
     start = first or Guess()
     found = [start]
@@ -96,12 +96,12 @@ def guesses(signature: Signature, first: Guess | None = None) -> list[Guess]:
 def first_accepted(
     found: Sequence[Guess], attempt: Callable[[Guess], _Result], refused: tuple[type[Exception], ...]
 ) -> _Result:
-    """Return what ``attempt`` returns for the first guess that it accepts.
+    """Try guesses until one is accepted, and return its result.
 
     Args:
         found: At least one guess.
-        attempt: Tries a guess.
-        refused: What it raises where the guess does not fit. If no guess fits, the first refusal is raised.
+        attempt: Tries a guess, and returns the result.
+        refused: Exceptions that mean that the guess does not fit. If no guess fits, the first exception is raised.
     """
     refusal: Exception | None = None
     for guess in found:
@@ -132,30 +132,31 @@ def random_array(
     """Return an array that fits ``spec``: floats from 0 to 1, integers 0 and 1, or strings.
 
     Args:
-        spec: Type and shape.
-        generator: Where the values come from.
-        batch: The first dimension, where ``spec`` leaves it open.
-        name: The name of the input.
-        method: The method of the signature.
-        guess: What is assumed for everything else that is open.
+        spec: Type and shape of the input.
+        generator: Source of the random values.
+        batch: Size of the first dimension, if ``spec`` leaves it open.
+        name: Name of the input.
+        method: Method of the signature.
+        guess: Assumptions about everything else that ``spec`` leaves open.
 
     Raises:
-        TensorInputError: Its type or shape leaves too much open, or it fits no request.
+        TensorInputError: No random value exists for this type or shape, or the array is too large for a request.
     """
     assumed = guess or Guess()
     is_text = spec.dtype == "string"
     shape = (batch,) if spec.shape is None and is_text else _shape(spec, batch, assumed)
     kind = None if is_text else _kind(spec)
     if shape is None or (kind is None and not is_text):
-        where = f" (the input {printable(repr(name), 60)})" if name else ""
+        where = f" for the input {printable(repr(name), 60)}" if name else ""
         raise TensorInputError(
-            f"No random value fits {printable(spec.dtype)} of shape {printable(str(spec.shape))}{where}.",
+            f"A random value cannot be generated{where}: its type is {printable(spec.dtype)}, its shape "
+            f"{printable(str(spec.shape))}.",
             hint=f"Give a value: --input {printable(name, 60) or 'NAME'}=VALUE.",
         )
-    if math.prod(shape) * (kind.itemsize if kind is not None else 8) > MAX_BYTES:  # before memory is taken
+    if math.prod(shape) * (kind.itemsize if kind is not None else 8) > MAX_BYTES:  # before memory is allocated
         raise TensorInputError(
-            f"A random {spec.dtype} of shape {printable(str(tuple(shape)))} fits no request, which holds {MAX_BYTES} "
-            "bytes.",
+            f"A random {spec.dtype} of shape {printable(str(tuple(shape)))} is too large: expected at most {MAX_BYTES} "
+            "bytes in a request.",
             hint="Give a smaller --batch.",
         )
     if kind is None:
@@ -169,7 +170,7 @@ def random_array(
 
 
 def _kind(spec: TensorSpec) -> np.dtype[Any] | None:
-    if spec.dtype == "bfloat16":  # numpy lacks it; ml_dtypes comes with TensorFlow
+    if spec.dtype == "bfloat16":  # numpy does not have this type; ml_dtypes is installed with TensorFlow
         try:
             known: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
         except ImportError:
@@ -209,9 +210,9 @@ def _string(text: Text, generator: np.random.Generator, guess: Guess) -> bytes:
 
 
 def _png(generator: np.random.Generator) -> bytes:
-    """Return a picture of random colours. Source: PNG (W3C, third edition), 5.2, 11.2 and 12."""
+    """Return a PNG picture of random colors. Source: PNG (W3C, third edition), 5.2, 11.2 and 12."""
     pixels = generator.integers(0, 256, (_PICTURE_SIZE, _PICTURE_SIZE * 3), np.uint8)
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # filter 0: as it is
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # filter type 0: none
     header = struct.pack(">IIBBBBB", _PICTURE_SIZE, _PICTURE_SIZE, 8, 2, 0, 0, 0)  # 8 bits, RGB
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,6 +1,6 @@
-"""Help texts are shown as they are written: with their brackets, and in lines as wide as the terminal.
+"""Show help texts as they are written: with their brackets, and wrapped at the width of the terminal.
 
-Typer takes a help text for Rich markup, in which ``[keystore]`` is a style. It also keeps the line breaks of a
+Typer interprets a help text as Rich markup, in which ``[keystore]`` is a style. It also keeps the line breaks of a
 docstring, which are in the middle of sentences.
 """
 
@@ -14,7 +14,7 @@ _DONE: Final = "sealserve_literal"
 
 
 def make_literal(command: Any) -> None:
-    """Let the help of a command (click's), of its options and of the commands below it be shown as it is written."""
+    """Escape the help texts of a click command, of its options and of its subcommands."""
     if getattr(command, _DONE, False):
         return
     setattr(command, _DONE, True)
@@ -22,23 +22,23 @@ def make_literal(command: Any) -> None:
     command.short_help = literal(command.short_help)
     command.epilog = literal(command.epilog)
     for parameter in command.params:
-        _shorten(parameter)
+        shorten(parameter)
         if getattr(parameter, "help", None):
             parameter.help = literal(parameter.help)
     for inner in getattr(command, "commands", {}).values():
         make_literal(inner)
 
 
-def _shorten(parameter: Any) -> None:
-    """Leave out what tells a reader nothing: that a flag is a ``<bool>``, and a second pair of brackets."""
+def shorten(parameter: Any) -> None:
+    """Remove noise from the help of a click parameter: the type ``<bool>`` of a flag, and a second pair of brackets."""
     if getattr(parameter, "is_flag", False):
         parameter.metavar = ""
     elif parameter.param_type_name == "argument" and parameter.metavar:
-        parameter.metavar = parameter.metavar.strip("[]")  # the usage line has brackets of its own
+        parameter.metavar = parameter.metavar.strip("[]")  # click adds brackets in the usage line
 
 
 def literal(text: str | None) -> str | None:
-    """Return a text that is shown as it is, each paragraph in one line."""
+    """Return a text with its Rich markup escaped, and each paragraph in one line."""
     if text is None:
         return None
     paragraphs = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text.strip()))

@@ -26,10 +26,13 @@ from sealserve.terms import PlatformKind
 
 app = Verbs("Build and push the container images.")
 
-Names = Annotated[list[ImageName] | None, typer.Argument(help="Which.", show_default="those that the deployment needs")]
+Names = Annotated[
+    list[ImageName] | None,
+    typer.Argument(help="Names of the images", show_default="all images that the deployment needs"),
+]
 OfPlatform = Annotated[
     PlatformKind | None,
-    typer.Option("--platform", help="What runs the enclaves.", show_default="that of sealserve.toml"),
+    typer.Option("--platform", help="Platform that runs the enclaves", show_default="platform in sealserve.toml"),
 ]
 
 
@@ -38,22 +41,26 @@ def build(
     context: Context,
     names: Names = None,
     platform: OfPlatform = None,
-    base: Annotated[str, typer.Option(help="The image with Debian 12 that ours are built on.")] = DEBIAN,
-    gramine: Annotated[str, typer.Option(help="The image with Gramine that server-gramine is built on.")] = GRAMINE,
+    base: Annotated[str, typer.Option(help="Base image with Debian 12")] = DEBIAN,
+    gramine: Annotated[str, typer.Option(help="Base image with Gramine, for the image server-gramine")] = GRAMINE,
     tensorflow_serving: Annotated[
-        str, typer.Option(help="Where server-gramine's tensorflow_model_server is from (server.kind).")
+        str,
+        typer.Option(
+            help="Image with tensorflow_model_server, for server-gramine with server.kind = tensorflow-serving"
+        ),
     ] = TENSORFLOW_SERVING,
     wheels: Annotated[
-        Path | None, typer.Option(help="A folder for the locked Python wheels.", show_default=".sealserve/wheels")
+        Path | None, typer.Option(help="Folder for the locked Python wheels", show_default=".sealserve/wheels")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="The engine's network for the build.", show_default="its default")
+        str | None, typer.Option(help="Network of the container engine for the build", show_default="engine's default")
     ] = None,
 ) -> None:
-    """Build images, each with its bill of materials and, for a server, the inventory that enclaves are measured with.
+    """Build the container images, with a bill of materials (SBOM) for each.
 
-    An image holds no secret and no key. During the build only the distribution's packages come from a network; the
-    Python packages are fetched before it, each checked against its locked hash.
+    For an image with a model server, the command also writes the inventory that enclaves are measured with. An image
+    does not contain secrets or keys. The Python packages are fetched before the build, and each is checked against its
+    locked hash. During the build, only the distribution's packages come from the network.
     """
     workspace, described = context.workspace, context.deployment
     workspace.create()
@@ -79,7 +86,10 @@ def build(
 
 @app.command()
 def push(context: Context, names: Names = None, platform: OfPlatform = None) -> None:
-    """Push images to the registry that images.prefix names (`docker login` first), and note their digests."""
+    """Push the images to the registry in images.prefix, and record their digests.
+
+    Log in first: `docker login`.
+    """
     workspace, described = context.workspace, context.deployment
     workspace.create()
     engine = Engine()

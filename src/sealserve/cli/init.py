@@ -1,4 +1,4 @@
-"""``sealserve init``: ``sealserve.toml`` for a model, and the workspace."""
+"""``sealserve init``: write ``sealserve.toml`` for a model, and create the workspace."""
 
 import difflib
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _Kind = TypeVar("_Kind", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """What the person chose, by options or by answers; None stands for the default of sealserve.toml."""
+    """The user's choices, from options or answers. None means the default of ``sealserve.toml``."""
 
     model: Source
     target: terms.TargetKind | None
@@ -47,50 +47,52 @@ def init(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Your SavedModel folder or frozen graph (.pb).", show_default="the model in this folder, or an example"
+            help="Your model: a SavedModel folder or a frozen graph (.pb)",
+            show_default="the model in this folder, or an example",
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The name that clients use to request the model.", show_default="from the model's file"),
+        typer.Option(help="Name with which clients request the model", show_default="from the model's file name"),
     ] = None,
     target: Annotated[
         terms.TargetKind | None,
         typer.Option(
-            "--target", "-t", help="Where the deployment runs.", show_default="local, or docker with --preset"
+            "--target", "-t", help="Target that runs the deployment", show_default="local, or docker with --preset"
         ),
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, help="Number of enclaves that serve.", show_default="2")
+        int | None, typer.Option(min=1, help="Number of replicas (enclaves that serve)", show_default="2")
     ] = None,
     tls: Annotated[
         terms.TlsMode | None,
-        typer.Option(help="two-way: users need a client certificate; one-way: they do not.", show_default="two-way"),
+        typer.Option(help="two-way: users need a client certificate; one-way: they do not", show_default="two-way"),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(help="The IP address where clients connect; :: is every address.", show_default="127.0.0.1"),
+        typer.Option(help="IP address on which the service listens; :: means all addresses", show_default="127.0.0.1"),
     ] = None,
     platform: Annotated[
         terms.PlatformKind | None,
-        typer.Option(help="What runs the enclaves.", show_default="simulated, or sgx with --preset"),
+        typer.Option(help="Platform that runs the enclaves", show_default="simulated, or sgx with --preset"),
     ] = None,
     preset: Annotated[
-        terms.Cloud | None, typer.Option(help="Settings for a cloud's SGX machines.", show_default="none")
+        terms.Cloud | None, typer.Option(help="Settings for the SGX machines of a cloud", show_default="none")
     ] = None,
     broker: Annotated[
         str | None,
-        typer.Option(help="The name or address at which enclaves reach your broker.", show_default="127.0.0.1"),
+        typer.Option(help="DNS name or IP address at which enclaves reach your broker", show_default="127.0.0.1"),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Write every setting, not only the common ones.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Write every setting instead of only the common ones")] = False,
     force: options.Force = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; use the defaults.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Use the defaults without asking")] = False,
 ) -> None:
-    """Write sealserve.toml for a model of yours, and create the workspace.
+    """Write sealserve.toml for your model, and create the workspace.
 
-    On a terminal, `init` asks for the model, the target, the replicas and the TLS mode unless options give them.
+    On a terminal, `init` asks for the model, the target, the number of replicas and the TLS mode. It does not ask for a
+    value that an option gives. Example: `sealserve init --model my-model --replicas 3`.
     """
-    # 1. Refuse a folder that cannot hold a workspace, before any question is asked.
+    # 1. Reject a folder that cannot contain a workspace, before any question is asked.
     workspace = Workspace(_existing_folder(context.directory))
     if workspace.deployment_file.exists() and not force:
         raise OutputExistsError(f"{workspace.deployment_file} already exists.", hint="Edit it, or use --force.")
@@ -102,7 +104,8 @@ def init(
     )  # fmt: skip
     if workspace.directory.is_relative_to((workspace.directory / choices.model.path).resolve()):
         raise CliCode.INIT_FOLDER.error(
-            f"The workspace would be inside the model {choices.model.path}.", hint="Run `init` in another folder."
+            f"The workspace cannot be created: its folder is inside the model {choices.model.path}.",
+            hint="Run `sealserve init` in another folder.",
         )
     # 3. Describe the deployment, and validate the description before anything is written.
     settings = _with(
@@ -121,15 +124,15 @@ def init(
     try:
         content = text.encode()
     except UnicodeEncodeError as error:  # sealserve.toml is UTF-8, and a path on Linux may be any bytes
-        message = f"The path {str(choices.model.path)!r} is not valid UTF-8, so sealserve.toml cannot name it."
+        message = f"sealserve.toml cannot contain the model's path: {str(choices.model.path)!r} is not valid UTF-8."
         raise DeploymentCode.INVALID_VALUE.error(message, hint="Rename the model's file or folder.") from error
     described = deployment.parse(text)
     # 4. Write the file, and create the owner's signing keys where they do not exist.
     write_file(workspace.deployment_file, content, overwrite=force)
-    from sealserve.owner.owner import Owner  # noqa: PLC0415  # it imports the database, and the help needs none
+    from sealserve.owner.owner import Owner  # noqa: PLC0415  # it imports the database, which the help does not need
 
     if workspace.owner.root.exists():
-        workspace.create()  # the keys in it stay; the step that needs a missing key creates it, or reports it as lost
+        workspace.create()  # existing keys stay; a later step creates a missing key, or reports it as lost
     else:
         Owner.create(workspace)
     # 5. Report the result and the next step.
@@ -138,12 +141,15 @@ def init(
     context.show(_as_json(workspace, described, following), f"Wrote {workspace.deployment_file}.")
     if choices.model.other_versions:
         others = ", ".join(map(str, choices.model.other_versions))
-        context.say(f"Version {choices.model.version} of the model is served. Versions not served: {others}.")
+        context.say(f"The service will serve version {choices.model.version} of the model, but not: {others}.")
     if preset is not None:
         known = preset_of(preset)
         context.say(f"{known.title}: {known.state.value}")
     if described.platform is terms.PlatformKind.SGX and broker is None:
-        context.say(f"broker.address is {described.broker.address}: set it to a name that the host reaches (--broker).")
+        context.say(
+            f"broker.address is {described.broker.address}. Set it to a name or address at which the host reaches the "
+            "broker (--broker)."
+        )
     context.say(f"Next: {', then '.join(f'`{step}`' for step in following)}.")
 
 
@@ -151,7 +157,7 @@ def _existing_folder(directory: Path) -> Path:
     if not directory.is_dir():
         what = "is not a folder" if directory.exists() else "does not exist"
         raise CliCode.INIT_FOLDER.error(
-            f"{directory} {what}: expected the folder for the workspace.", hint=f"Create it first: `mkdir {directory}`."
+            f"The workspace cannot be created: {directory} {what}.", hint=f"Create the folder: `mkdir {directory}`."
         )
     return directory.resolve()
 
@@ -185,7 +191,7 @@ def _chosen(
 
 
 def _source(folder: Path, path: Path) -> Source:
-    """Return the model that a path means; what is relative stays relative, to ``folder``."""
+    """Return the model at a path. A relative path is resolved against ``folder`` and stays relative."""
     found = find_source(folder / path)
     relative = not path.is_absolute() and found.path.is_relative_to(folder)
     return Source(
@@ -201,7 +207,7 @@ def _answered_source(folder: Path, answer: str) -> Source:
 
 
 def _default_source(folder: Path) -> Source:
-    """Return the only model in the folder, or the example that can be created there."""
+    """Return the model in the folder if it is the only one, else the example, which the user can create there."""
     there = candidates(folder)
     return _source(folder, there[0].relative_to(folder)) if len(there) == 1 else Source(path=EXAMPLE_MODEL)
 
@@ -212,17 +218,17 @@ def _one_of(kind: type[_Kind], answer: str) -> _Kind:
     except ValueError:
         close = difflib.get_close_matches(answer.lower(), list(kind), n=1)
         hint = f"Did you mean {close[0]}?" if close else None
-        raise InputError(f"Expected {' or '.join(kind)}, got {answer!r}.", hint=hint) from None
+        raise InputError(f"The answer is invalid: expected {' or '.join(kind)}, got {answer!r}.", hint=hint) from None
 
 
 def _positive(answer: str) -> int:
     if not (answer.isascii() and answer.isdecimal() and 0 < len(answer) < 10 and int(answer)):  # noqa: PLR2004
-        raise InputError(f"Expected a number of at least 1, got {answer!r}.")
+        raise InputError(f"The answer is invalid: expected a number of at least 1, got {answer!r}.")
     return int(answer)
 
 
 def _with(defaults: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
-    """Return the settings with the choices that were made; tables are merged."""
+    """Return the default settings with the user's choices. Tables are merged; None means no choice."""
     settings = dict(defaults)
     for key, value in chosen.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Files with inputs: ``.npy``, ``.npz``, JSON, or bytes that a model takes as one string.
+"""Read files with inputs: ``.npy``, ``.npz``, JSON, or bytes that a model receives as one string.
 
-The files may come from anyone. Each reader checks sizes before it takes memory, and nothing is unpickled.
+The files are not trusted. Each reader checks sizes before it allocates memory, and nothing is unpickled.
 """
 
 import io
@@ -23,9 +23,9 @@ from sealserve.regular_file import InputFileSizeError, open_regular
 
 STANDARD_INPUT: Final = "-"
 LARGEST_JSON: Final = 64 * 2**20
-"""Bytes of JSON: parsed, it takes about ten times as much memory."""
+"""Maximum size of a JSON document in bytes. Parsed, it needs about ten times as much memory."""
 LARGEST_ARCHIVE: Final = 2**30
-"""Bytes that the arrays of a ``.npz`` file may take. Deflate packs up to a thousand times as many."""
+"""Maximum size of all arrays of a ``.npz`` file in bytes. Deflate can compress by a factor of up to a thousand."""
 MOST_MEMBERS: Final = 1000
 
 NPY: Final = b"\x93NUMPY"
@@ -37,12 +37,12 @@ _PICTURES: Final = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a file or standard input holds.
+    """The content of a file or of standard input.
 
     Args:
-        name: What to call it in errors.
-        suffix: The end of its name in lower case, such as ``.npy``; empty for standard input.
-        content: Its bytes.
+        name: Name in error messages.
+        suffix: Suffix of the file name in lower case, such as ``.npy``; empty for standard input.
+        content: The bytes.
     """
 
     name: str
@@ -59,8 +59,8 @@ def read_source(name: str) -> Source:
     """Read a file, or standard input if ``name`` is ``-``.
 
     Raises:
-        InputFileError: It is missing, not a regular file, or cannot be read.
-        InputFileSizeError: It has more bytes than a request holds.
+        InputFileError: The file is missing, not a regular file, or cannot be read.
+        InputFileSizeError: The file is larger than a request can be.
     """
     if name == STANDARD_INPUT:
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -77,11 +77,11 @@ def read_json(content: bytes | str) -> Any:
     """Return the value of a JSON document.
 
     Raises:
-        ValueError: It is not JSON, it is too large, or an object has a key twice.
-        RecursionError: It is nested too deeply.
+        ValueError: The content is not JSON, is too large, or has an object with a repeated key.
+        RecursionError: The document is nested too deeply.
     """
     if len(content) > LARGEST_JSON:
-        raise ValueError(f"JSON of more than {LARGEST_JSON} bytes: give a .npy or .npz file")
+        raise ValueError(f"JSON can have at most {LARGEST_JSON} bytes, so give a .npy or .npz file instead")
     try:
         return json.loads(content, object_pairs_hook=_unique)
     except RecursionError:
@@ -96,7 +96,7 @@ def read_npy(content: bytes) -> npt.NDArray[Any]:
     Source: NEP 1, https://numpy.org/neps/nep-0001-npy-format.html.
 
     Raises:
-        ValueError, TypeError, ArithmeticError: It is not a whole array of plain values.
+        ValueError, TypeError, ArithmeticError: The file is damaged or does not contain an array of plain values.
     """
     stream = io.BytesIO(content)
     if not content.startswith(NPY):
@@ -105,15 +105,15 @@ def read_npy(content: bytes) -> npt.NDArray[Any]:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-    except (TokenError, SyntaxError, LookupError, AttributeError) as error:  # numpy reads a header as Python's source
+    except (TokenError, SyntaxError, LookupError, AttributeError) as error:  # numpy parses the header as Python source
         raise ValueError("its header is damaged") from error
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not unpickled (allow_pickle=False)")
+        raise ValueError("it contains Python objects, which sealserve does not unpickle (allow_pickle=False)")
     expected, got = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
     if expected != got or min(shape, default=0) < 0:
-        raise ValueError(f"its header announces {dtype} of shape {shape}, {expected} bytes; it has {got}")
-    if not dtype.itemsize and all(shape):  # any number of them fits into a small file
-        raise ValueError(f"its header announces {dtype} of shape {shape}: elements without a byte")
+        raise ValueError(f"its header declares {dtype} of shape {shape}: expected {expected} bytes, got {got}")
+    if not dtype.itemsize and all(shape):  # a small file could declare any number of empty elements
+        raise ValueError(f"its header declares {dtype} of shape {shape}, whose elements are empty")
     return np.ndarray(shape, dtype, content, stream.tell(), order="F" if fortran else "C")
 
 
@@ -121,7 +121,7 @@ def read_npz(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a ``.npz`` file by name.
 
     Raises:
-        ValueError, TypeError, ArithmeticError: It is not an archive of whole arrays, or its arrays are too large.
+        ValueError, TypeError, ArithmeticError: The file is damaged, is not an archive of arrays, or is too large.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     try:
@@ -129,18 +129,18 @@ def read_npz(content: bytes) -> dict[str, npt.NDArray[Any]]:
             members = archive.infolist()
             if len(members) > MOST_MEMBERS or sum(member.file_size for member in members) > LARGEST_ARCHIVE:
                 raise ValueError(
-                    f"it has more than {MOST_MEMBERS} arrays, or more than {LARGEST_ARCHIVE} bytes of them"
+                    f"it has more than {MOST_MEMBERS} arrays, or its arrays have more than {LARGEST_ARCHIVE} bytes"
                 )
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name in arrays or name == member.filename:
-                    raise ValueError("it has an array twice, or a member that is not an array")
+                    raise ValueError("it has two arrays of the same name, or a member that is not an array")
                 if member.flag_bits & _ENCRYPTED or member.compress_type not in _PACKINGS:
-                    raise ValueError("its arrays are encrypted, or compressed in another way than numpy does")
+                    raise ValueError("its arrays are encrypted, or use a compression method that numpy does not use")
                 with archive.open(member) as stream:
                     unpacked = stream.read(member.file_size)
                 if len(unpacked) != member.file_size:
-                    raise ValueError("an array is shorter than the archive announces")
+                    raise ValueError("an array is shorter than the archive declares")
                 arrays[name] = read_npy(unpacked)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError("it is not a .npz file, or it is damaged") from error
@@ -149,12 +149,12 @@ def read_npz(content: bytes) -> dict[str, npt.NDArray[Any]]:
 
 def _check_size(name: str, size: int) -> None:
     if size > MAX_BYTES:
-        reason = f"it has more than {MAX_BYTES} bytes, which no request holds"
+        reason = f"it has {size} bytes, and a request can have at most {MAX_BYTES}"
         raise InputFileSizeError(f"{name} cannot be sent: {reason}.", reason=reason)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object has a key twice")
+        raise ValueError("an object has a repeated key")
     return found

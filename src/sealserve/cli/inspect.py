@@ -1,4 +1,4 @@
-"""``sealserve inspect``: what everybody can read in a sealed file, and what its key shows."""
+"""``sealserve inspect``: show the public header of a sealed file, and with its key the decrypted metadata."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +19,26 @@ app = Verbs()
 @app.command()
 def inspect(
     result: Output,
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="A sealed file.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Sealed file")],
     key_file: Annotated[
-        Path | None, typer.Option("--key-file", "-w", help="Show what this key opens, too.", show_default="none")
+        Path | None,
+        typer.Option(
+            "--key-file", "-w", help="Wrap key (16 raw bytes); decrypt and show the metadata too", show_default="none"
+        ),
     ] = None,
     path: Annotated[
-        str | None, typer.Option(help="The path that it must be bound to.", show_default="any; the one found is shown")
+        str | None,
+        typer.Option(help="Path to which the file must be bound", show_default="any path; the output shows it"),
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="With the key: verify every node.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify every node of the file (needs --key-file)")] = False,
 ) -> None:
-    """Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written."""
+    """Show the header of a sealed file, and with --key-file its decrypted metadata.
+
+    Without a key, nothing that is shown is authenticated. The command never writes plaintext.
+    """
     if key_file is None and (verify or path is not None):
         raise CliCode.INSPECT_KEY_NEEDED.error(
-            f"{source} cannot be verified without its key.",
+            f"{source} cannot be verified: --verify and --path need the key of the file.",
             hint="Give the key with --key-file.",
         )
     header = inspect_file(source)
@@ -61,4 +68,4 @@ def _shown(opened: SealedContent) -> dict[str, object]:
         "content": f"{opened.size} bytes in {opened.data_nodes} data nodes under {opened.mht_nodes} MHT nodes",
         "verified": "every node" if opened.complete else "node 0 (--verify: every node)",
     }
-    return fields | ({"trailing": f"{opened.trailing} bytes of no meaning"} if opened.trailing else {})
+    return fields | ({"trailing": f"{opened.trailing} unused bytes after the end"} if opened.trailing else {})

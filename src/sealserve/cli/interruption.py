@@ -1,4 +1,4 @@
-"""What an error or Ctrl-C leaves of a deployment that a verb was changing: nothing half-started, and one message."""
+"""Clean up after an error or Ctrl-C while a verb changes a deployment: stop what it started, and print one message."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from sealserve.workspace import Workspace
 def starting(
     workspace: Workspace, kind: str | None = None, *, tell: console.Tell, for_programs: bool = False
 ) -> Iterator[None]:
-    """Stop what the block started if it is interrupted or fails; later interruptions wait until that is done.
+    """Stop the parts that the block started, if the block is interrupted or fails.
 
-    What ran before goes on: users are served by it.
+    Parts that ran before continue to serve users. A further Ctrl-C takes effect only after the clean-up.
 
     Args:
-        workspace: Whose deployment it is.
-        kind: The target that the deployment now runs on; it is forgotten again if nothing was started there.
-        tell: Called with each step of the undoing.
-        for_programs: Whether a program reads along: after an error it gets the error alone.
+        workspace: The workspace of the deployment.
+        kind: The target of the deployment. It is recorded, and the record is removed if nothing was started there.
+        tell: Called with a description of each step of the clean-up.
+        for_programs: Whether the output is JSON. After an error, only the error is then printed.
 
     Raises:
         InputError: `target.busy`: The deployment runs on another target.
@@ -37,17 +37,20 @@ def starting(
             yield
         except KeyboardInterrupt:
             if before:
-                console.say("Interrupted: what ran before goes on. `sealserve status` shows what there is.")
+                console.say("Interrupted. Parts that ran before still run: `sealserve status` shows them.")
             elif stopped := targets.stop_all(workspace, tell=tell):
-                console.say(f"Interrupted: stopped {', '.join(stopped)} again.")
+                console.say(f"Interrupted. Stopped the parts that had started: {', '.join(stopped)}.")
             else:
-                console.say("Interrupted: nothing was started.")
+                console.say("Interrupted. No part had started.")
             raise
-        except Exception:  # of whatever kind: a full disk, or an error of TensorFlow's
-            with contextlib.suppress(SealserveError):  # where it answers no more, it keeps what was started there
+        except Exception:  # any kind, such as a full disk or an error of TensorFlow
+            with contextlib.suppress(SealserveError):  # a target that does not answer keeps what was started there
                 undone = targets.undo(workspace, before, tell=tell) if before is not None else ()
                 if undone and not for_programs:
-                    console.say(f"It failed: stopped {', '.join(undone)} again. `sealserve logs` shows their logs.")
+                    console.say(
+                        f"The command failed. Stopped the parts that had started: {', '.join(undone)}. `sealserve "
+                        "logs` shows their logs."
+                    )
                 if claimed_before is None and (before is None or not targets.running(workspace)):
                     targets.forget(workspace)
             raise
@@ -55,13 +58,13 @@ def starting(
 
 @contextlib.contextmanager
 def stopping(workspace: Workspace) -> Iterator[None]:
-    """Say on interruption what still runs; later interruptions wait until that is said."""
+    """Report which parts still run if the block is interrupted. A further Ctrl-C takes effect only after this."""
     with interrupted_once():
         try:
             yield
         except KeyboardInterrupt:
             if left := targets.running(workspace):
-                console.say(f"Interrupted: {', '.join(left)} still there. `sealserve down` stops the rest.")
+                console.say(f"Interrupted. Parts that still run: {', '.join(left)}. Stop them: `sealserve down`.")
             else:
-                console.say("Interrupted: nothing runs any more.")
+                console.say("Interrupted. All parts have stopped.")
             raise

@@ -1,6 +1,7 @@
-"""A view of a deployment while it starts or changes: its parts, and what is being done.
+"""A live view of a deployment while it starts or changes: its parts, and the current step.
 
-On a terminal it is a table that follows the target's status; elsewhere each new step is one line on standard error.
+On a terminal, the view is a table that follows the target's status. Otherwise each new step is printed as one line on
+standard error.
 """
 
 import contextlib
@@ -36,12 +37,12 @@ _STYLES: Final = {
 def live_view(
     description: str, open_watched: Callable[[], Target], *, for_programs: bool = False
 ) -> Iterator[console.Tell]:
-    """Show a target while work on it goes on; yields the function to call with each step's description.
+    """Show a target while it changes; yields a function to call with the description of each step.
 
     Args:
-        description: The first step.
-        open_watched: Opens the target once more: it is asked for its status from another thread.
-        for_programs: Whether a program reads along: it gets no lines.
+        description: Description of the first step.
+        open_watched: Opens the target a second time. Another thread polls the status of this second target.
+        for_programs: Whether the output is JSON. Steps are then not printed, except on a terminal.
     """
     if not console.err.is_terminal:
         yield console.quietly if for_programs else _Lines()
@@ -52,7 +53,7 @@ def live_view(
     def poll() -> None:
         watched: Target | None = None
         while not done.wait(_POLL_SECONDS):
-            with contextlib.suppress(SealserveError, OSError):  # whoever works on it says what is wrong
+            with contextlib.suppress(SealserveError, OSError):  # the main thread reports errors of the target
                 watched = watched or open_watched()
                 view.parts = watched.status()
 
@@ -66,7 +67,7 @@ def live_view(
 
 
 class _Lines:
-    """Tells each step once."""
+    """Prints each step once, on standard error."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -102,5 +103,5 @@ def _table(parts: Sequence[PartStatus]) -> Table:
 
 
 def _words(part: PartStatus) -> str:
-    """Return why a part is not further, or else more about it."""
+    """Return the error of a part that is not well, else its detail."""
     return part.detail if part.is_well else part.error or part.detail

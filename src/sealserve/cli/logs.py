@@ -1,4 +1,4 @@
-"""``sealserve logs``: what the parts of the deployment log."""
+"""``sealserve logs``: show the logs of the deployment's parts."""
 
 import json
 import sys
@@ -29,25 +29,37 @@ def logs(
     part: Annotated[
         str | None,
         typer.Argument(
-            help="broker, nginx, replica-0, platform, pcs", show_default="all", autocompletion=completion.parts
+            help="Part of the deployment: broker, nginx, replica-0, platform, pcs, ...",
+            show_default="all parts",
+            autocompletion=completion.parts,
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until stopped.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue to print new lines until stopped")] = False,
     tail: Annotated[
         int | None,
         typer.Option(
-            "--tail", "--last", "-n", min=0, help="Number of lines of each log.", show_default="20, with --since all"
+            "--tail",
+            "--last",
+            "-n",
+            min=0,
+            help="Number of last lines of each log",
+            show_default="20, or all lines with --since",
         ),
     ] = None,
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Only lines since then: 10m, 1h30m, 2d, or 2026-01-31T12:00:00Z.", show_default="none"
+            metavar="TIME",
+            help="Show only lines since this time or duration: 10m, 1h30m, 2d, 2026-01-31T12:00:00Z",
+            show_default="no limit",
         ),
     ] = None,
     target: options.Target = None,
 ) -> None:
-    """Show the logs of all parts or of one part, ordered by time. Times are in UTC."""
+    """Show the logs of all parts or of one part, ordered by time (UTC).
+
+    Example: `sealserve logs replica-0 --since 10m --follow`.
+    """
     start = None if since is None else parse_since(since, now=datetime.now(UTC))
     last = _LINES if tail is None and start is None else tail
     selection = LogSelection(last=last, since=start, follow=follow)
@@ -66,7 +78,7 @@ def _show(line: LogLine, width: int) -> None:
 
 
 def _show_json(line: LogLine, _width: int) -> None:
-    """Print a line as one JSON object. Every character outside of ASCII is escaped: a terminal obeys some of them."""
+    """Print a line as one JSON object. Non-ASCII characters are escaped, because some of them control a terminal."""
     value = {
         "time": None if line.time is None else format_time(line.time),
         "part": line.part, "instance": line.instance, "level": line.level, "text": line.text,

@@ -1,4 +1,4 @@
-"""``sealserve model``: fetch, convert and show models, or make one to try with."""
+"""``sealserve model``: fetch, convert, check and show models, or create an example."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,35 +22,36 @@ from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
 from sealserve.owner import models
 
-Tags = Annotated[str, typer.Option(help="Tags of the graph that is served, separated by commas.")]
+Tags = Annotated[str, typer.Option(help="Tags of the graph in the SavedModel, separated by commas")]
 
-app = Verbs("Fetch, convert and show models.")
+app = Verbs("Fetch, convert, check and show models.")
 
 
 @app.command()
 def fetch(
-    url: Annotated[str, typer.Argument(help="An https address.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the file appears.")],
-    sha256: Annotated[str, typer.Option(help="The expected SHA-256, in hexadecimal.")],
+    url: Annotated[str, typer.Argument(help="HTTPS address of the file")],
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File to create")],
+    sha256: Annotated[str, typer.Option(help="Expected SHA-256 of the file, 64 hex digits")],
 ) -> None:
-    """Download a model, and keep it only if its SHA-256 is the expected one."""
+    """Download a model file, and keep it only if its SHA-256 is as expected."""
     with console.spinner(f"Fetching {destination.name}") as describe_progress:
 
         def tell(size: int, total: int | None) -> None:
             describe_progress(f"Fetching {destination.name}: {size / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB")
 
         fetched = fetch_file(url, destination, sha256=sha256, progress=tell)
-    state = "downloaded" if fetched.downloaded else "there already"
-    console.out.print(f"{fetched.path}: {fetched.size} bytes, {state}, SHA-256 as expected.")
+    state = "downloaded" if fetched.downloaded else "already present"
+    console.out.print(f"{fetched.path}: {state}, {fetched.size} bytes, SHA-256 as expected.")
 
 
 @app.command("make-example")
 def make_example(
     destination: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="A file NAME.pb for ResNet50, or a folder for half-plus-two.")
+        Path,
+        typer.Argument(metavar="OUTPUT", help="File NAME.pb to create for ResNet50, or folder for half-plus-two"),
     ],
-    seed: Annotated[int, typer.Option(help="Random seed for ResNet50's weights.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed for the weights of ResNet50")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file")] = False,
 ) -> None:
     """Create an example: ResNet50 v1.5 (random weights, frozen graph), or half-plus-two (a small SavedModel)."""
     if destination.suffix != ".pb":
@@ -59,9 +60,9 @@ def make_example(
         console.out.print(f"Wrote the SavedModel {destination}: y = x / 2 + 2.")
         return
     if destination.exists() and not force:
-        raise OutputExistsError(f"{destination} already exists.", hint="Give another output, or --force.")
-    with console.quiet_libraries(), console.spinner("Making ResNet50 v1.5") as tell:
-        build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Making ResNet50 v1.5: {text}"))
+        raise OutputExistsError(f"{destination} already exists.", hint="Give another output, or --force to replace it.")
+    with console.quiet_libraries(), console.spinner("Creating ResNet50 v1.5") as tell:
+        build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Creating ResNet50 v1.5: {text}"))
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.0f} MB, weights from seed {seed}).")
 
 
@@ -72,12 +73,15 @@ def convert(
         bool,
         typer.Option(
             "--keep-frozen",
-            help="Leave large constants in the graph: by default they become variables, to save memory.",
+            help="Keep large constants of a frozen graph; by default they become variables, which saves memory",
         ),
     ] = False,
     no_wait: options.NoWait = False,
 ) -> None:
-    """Bring the models of sealserve.toml into the workspace as SavedModels. A model whose source changed is updated."""
+    """Convert the models of sealserve.toml to SavedModels in the workspace.
+
+    A model that was already converted is converted again only if its source or its settings changed.
+    """
     with owning(context.workspace, "model convert", no_wait=no_wait):
         _convert(context, keep_frozen=keep_frozen)
 
@@ -100,11 +104,17 @@ def _convert(context: Context, *, keep_frozen: bool) -> None:
 def show(
     context: Context,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+        Path | None,
+        typer.Argument(
+            metavar="[SAVEDMODEL]", help="Folder of a SavedModel", show_default="all models of the workspace"
+        ),
     ] = None,
     tags: Tags = "serve",
 ) -> None:
-    """Show the signatures of SavedModels. Needs no TensorFlow."""
+    """Show the signatures of SavedModels: names, types and shapes of inputs and outputs.
+
+    The command does not load TensorFlow.
+    """
     if folder is None:
         described = context.deployment
         folders = [models.servable_folder(context.workspace, model) for model in described.models]
@@ -118,41 +128,60 @@ def show(
 def lint_(
     context: Context,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+        Path | None,
+        typer.Argument(
+            metavar="[SAVEDMODEL]", help="Folder of a SavedModel", show_default="all models of the workspace"
+        ),
     ] = None,
     tags: Tags = "serve",
 ) -> None:
-    """Refuse a model that could reach out of the enclave, or keep one client's data for another."""
+    """Check models for operations that are refused in an enclave.
+
+    Such an operation could read or write files, use the network, or leak one client's data to another client.
+    """
     linted = _linted(context, folder, tags)
     if context.as_json:
         context.show([asdict(found) for found in linted])
         return
     for found in linted:
         allowed = ", ".join(operation.operation for operation in found.allowed)
-        console.out.print(f"{found.folder}: no refused operation{f'; allowed: {allowed}' if allowed else ''}.")
+        permitted = f". Allowed by dangerous_operations: {allowed}" if allowed else ""
+        console.out.print(f"{found.folder}: no refused operations{permitted}.")
         if found.unused:
-            console.say(f"dangerous_operations also names what is not there: {', '.join(found.unused)}.")
+            console.say(
+                f"dangerous_operations lists operations that the model does not contain: {', '.join(found.unused)}."
+            )
 
 
 @app.command("test")
 def try_signatures(
     context: Context,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+        Path | None,
+        typer.Argument(
+            metavar="[SAVEDMODEL]", help="Folder of a SavedModel", show_default="all models of the workspace"
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="NAME=@file.npy, NAME=JSON.", show_default="generated"),
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="Input: NAME=@FILE (.npy, .npz, .json), NAME=JSON, or NAME=random; repeat for each input",
+            show_default="generated values",
+        ),
     ] = None,
     signature: Annotated[
-        str | None, typer.Option("--signature", help="The signature to run.", show_default="all")
+        str | None, typer.Option("--signature", help="Name of the signature to run", show_default="all signatures")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of generated inputs.")] = 1,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a signature may take.")] = 60.0,
+    batch: Annotated[int, typer.Option(min=1, help="Number of rows in generated inputs")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Maximum time for each signature, in seconds")] = 60.0,
     tags: Tags = "serve",
 ) -> None:
-    """Run each signature once, as the embedded server would, before the model is sealed."""
-    folders = [found.folder for found in _linted(context, folder, tags)]  # a model that runs here can read keys
+    """Run each signature of a model once, as the embedded server would, before the model is sealed."""
+    # Check the models first: a model with dangerous operations could read keys on this machine.
+    folders = [found.folder for found in _linted(context, folder, tags)]
     served = SERVE_TAGS if folder is None else _tags(tags)
     choice = Choice(inputs=inputs or (), signature=signature, batch=batch, timeout=timeout, tags=served)
     with console.spinner("Loading the model") as tell:
@@ -167,17 +196,17 @@ def try_signatures(
     skipped = [outcome for _, outcome in outcomes if outcome.skipped is not None]
     if failed:
         console.say(
-            f"{len(failed)} of {len(outcomes)} signatures failed. Give them other inputs with --input, or export the "
-            "model again and run `sealserve model convert`."
+            f"{len(failed)} of {len(outcomes)} signatures failed. Give other inputs with --input, or export the model "
+            "again and run `sealserve model convert`."
         )
         raise typer.Exit(VerificationError.exit_status)
     if skipped:
-        console.say("Signatures that were skipped need inputs: give them with --input.")
+        console.say("Some signatures were skipped, because they need inputs: give inputs with --input.")
         raise typer.Exit(InputError.exit_status)
 
 
 def _linted(context: Context, folder: Path | None, tags: str) -> tuple[LintedModel, ...]:
-    """Lint a SavedModel, or those of the workspace, which have the one tag ``serve``."""
+    """Check a SavedModel, or without a folder all models of the workspace, which have the tag ``serve``."""
     if folder is None:
         described = context.deployment
         return models.check(context.workspace, described.models, server=described.server.kind, warn=console.warn)

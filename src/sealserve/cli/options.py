@@ -1,4 +1,4 @@
-"""Options that mean the same in every verb that has them."""
+"""Options that several verbs share, with the same meaning in each verb."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,39 +7,53 @@ import typer
 
 from sealserve.cli import completion
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Fail at once if another command is changing the deployment.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")]
+NoWait = Annotated[
+    bool,
+    typer.Option("--no-wait", help="Fail immediately if another command is changing the deployment; default: wait"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output")]
 
 Target = Annotated[
     str | None,
     typer.Option(
         "--target",
         "-t",
-        help="local, docker, kubernetes",
-        show_default="the one in use, else that of sealserve.toml",
+        help="Target of the deployment: local, docker or kubernetes",
+        show_default="the target in use, else target.kind",
         autocompletion=completion.targets,
     ),
 ]
 
 ReadyFile = Annotated[
-    Path | None, typer.Option("--ready-file", help="Write this file when it answers.", show_default="none")
+    Path | None,
+    typer.Option("--ready-file", help="File to write when the service is ready", show_default="none"),
 ]
 
-KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="The wrap key: a raw file of 16 bytes.")]
+KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="File with the wrap key, 16 raw bytes")]
 
 ReleaseName = Annotated[
     str | None,
-    typer.Argument(metavar="[RELEASE]", help="A folder, or a release's name or the beginning of its id.",
-                   show_default="the newest", autocompletion=completion.releases),
+    typer.Argument(metavar="[RELEASE]", help="Name or folder of a release, or the beginning of its id",
+                   show_default="the newest release", autocompletion=completion.releases),
 ]  # fmt: skip
+ServedRelease = Annotated[
+    str | None,
+    typer.Option(
+        "--release",
+        "-r",
+        help="Name or folder of the release to serve, or the beginning of its id",
+        show_default="the release that served last, or a new one",
+        autocompletion=completion.releases,
+    ),
+]
 Release = Annotated[
     str | None,
     typer.Option(
         "--release",
         "-r",
-        help="A release's name or folder.",
-        show_default="the newest",
+        help="Name or folder of a release, or the beginning of its id",
+        show_default="the newest release",
         autocompletion=completion.releases,
     ),
 ]

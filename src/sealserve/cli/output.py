@@ -12,17 +12,17 @@ from sealserve.cli.verbs import Options
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A result as rows under a heading.
+    """A result as a table.
 
     Args:
-        columns: The heading.
+        columns: The headings of the columns.
         rows: One sequence of cells for each row.
-        empty: What is printed instead if there are no rows.
+        empty: Text to print if the table does not have rows.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
-    empty: str = "Nothing here."
+    empty: str = "No entries."
 
 
 Text = str | Mapping[str, object] | Table
@@ -31,16 +31,18 @@ Text = str | Mapping[str, object] | Table
 
 @dataclass(frozen=True)
 class Output(Options):
-    """Where the result of a verb goes."""
+    """Option for the output format of a verb's result."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for use in programs")] = False
 
     def show(self, value: Any, *text: Text) -> None:
-        """Print a result: ``value`` for programs, or each part of ``text`` for people."""
+        """Print a result: ``value`` as JSON with --json, else each part of ``text`` for people."""
         if self.as_json:
             console.print_json(value)
             return
-        for part in text:
+        for previous, part in zip((None, *text), text, strict=False):
+            if isinstance(part, Table) and previous is not None and not isinstance(previous, str | Table):
+                console.out.print("")  # separate a table from the fields above it
             if isinstance(part, str):
                 console.out.print(part)
             elif isinstance(part, Table):
@@ -49,6 +51,6 @@ class Output(Options):
                 console.print_fields(part)
 
     def say(self, message: str) -> None:
-        """Tell a person something beside the result (on standard error); programs do not get it."""
+        """Print a message for people on standard error. With --json, nothing is printed."""
         if not self.as_json:
             console.say(message)

@@ -1,4 +1,4 @@
-"""The state of a deployment: what its target tells of the parts, and what the workspace tells of the whole."""
+"""The state of a deployment: the parts from its target, combined with the facts in the workspace."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ _SCHEMES: Final = {"grpc": "grpcs", "rest": "https"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """What a deployment should be.
+    """The desired state of a deployment.
 
     Args:
-        desired: How many replicas there should be.
-        expected: The roles of the parts that there should be; empty if the deployment was not started.
-        drift: What differs from ``sealserve.toml``; None if that is not known here.
-        unapplied: The number of replicas that `up` would start, if it is another one than was started last.
+        desired: Desired number of replicas.
+        expected: Roles of the expected parts; empty if the deployment was not started.
+        drift: Differences between the running release and ``sealserve.toml``. None if this machine cannot compare them.
+        unapplied: Number of replicas that `up` would start, if it differs from the number that was started last.
     """
 
     desired: int
@@ -56,29 +56,29 @@ class Described:
 
 
 def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: str) -> StatusDocument:
-    """Return the state of a deployment now.
+    """Return the current state of a deployment.
 
     Args:
-        workspace: Whose deployment it is.
-        deployment: What ``sealserve.toml`` describes.
-        target: Where it runs.
+        workspace: The workspace of the deployment.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        target: The target that runs the deployment.
         kind: The target's name.
     """
     now = datetime.now(UTC)
-    # 1. Ask the target for what runs, and compare it with what should run.
+    # 1. Get the running parts from the target, and compare them with the expected parts.
     found = target.status()
     started = bool(found) or targets.in_use(workspace) == kind
     count = wanted.started(workspace, deployment)
     expected = target.expected(count) if started else ()
     parts = with_missing(found, expected)
-    # 2. Find the release that is served, in the owner's folder or in the host's.
+    # 2. Find the folder of the served release: the owner's folder or the host's folder.
     release = _release_of(parts)
     folder = _folder(workspace, release)
-    # 3. Find out when certificates end. A replica's own answer is better than what the release's date tells.
+    # 3. Collect the expiry dates of certificates. A date that a replica reports is better than one from the release.
     ends = dict(certificate_ends(workspace, folder))
     if presented := [part.certificate_end for part in parts if part.certificate_end is not None]:
         ends[expiry.SERVICE] = min(presented)
-    # 4. Compare what runs with what is described.
+    # 4. Compare the running release with sealserve.toml.
     drift = _drift(workspace, deployment, folder)
     desired = sum(role.startswith(REPLICA) for role in expected)
     asked = wanted.replicas(workspace, deployment).count
@@ -107,17 +107,17 @@ def document(
     models: Sequence[Served],
     endpoints: Sequence[Endpoint],
 ) -> StatusDocument:
-    """Return the document of what was observed; this decides how well the deployment is.
+    """Return the status document of an observed deployment. This function decides whether the deployment is well.
 
     Args:
-        parts: The parts that there are, and those that are missing.
-        described: What the deployment should be.
-        ends: When certificates end, by what they are for.
-        now: The time of the observation.
+        parts: The existing and the missing parts.
+        described: The desired state.
+        ends: Expiry times of certificates, by their purpose.
+        now: Time of the observation.
         target: The target's name.
-        release: The release that replicas serve.
-        models: The models in it.
-        endpoints: Where users reach the service.
+        release: Name of the release that replicas serve.
+        models: The models in this release.
+        endpoints: Addresses at which users reach the service.
     """
     replicas = [part for part in parts if part.role.startswith(REPLICA)]
     ready = sum(part.state is State.SERVING and part.is_well for part in replicas)
@@ -126,18 +126,19 @@ def document(
     over = [end for end in expiry.endings(ends) if end.is_over(now)]
     problems += [end.warning(now) for end in over]
     if not parts:
-        problems.append("Nothing runs: `sealserve up` starts it.")
+        problems.append("The deployment is not running. Start it: `sealserve up`.")
     elif ready < described.desired:
-        problems.insert(0, f"{ready} of {described.desired} replicas serve.")
+        problems.insert(0, f"Only {ready} of {described.desired} replicas are ready.")
     serves = ready > 0 and (not fronts or any(part.is_well for part in fronts))
     state = Standing.WELL if serves and not problems else Standing.DEGRADED if serves else Standing.DOWN
     warnings = [end.warning(now) for end in expiry.endings(ends) if end.is_near(now) and end not in over]
     if described.drift:
         keys = ", ".join(difference.key for difference in described.drift)
-        warnings.append(f"sealserve.toml differs from the release that runs: {keys}. `sealserve up` applies it.")
+        warnings.append(f"sealserve.toml differs from the running release: {keys}. Apply it: `sealserve up`.")
     if described.unapplied is not None:
         warnings.append(
-            f"{described.unapplied} replicas are described, another number was started: `sealserve up` applies it."
+            f"target.replicas is now {described.unapplied}, which differs from the number of started replicas. Apply "
+            "it: `sealserve up`."
         )
     return StatusDocument(
         time=now,
@@ -159,7 +160,7 @@ def document(
 
 
 def _problem(part: PartStatus) -> str:
-    """Return a sentence on a part that is not well. Its last error, which is the reason, stays with the part."""
+    """Return a sentence about a part that is not well. The reason is the last error in the part's own row."""
     return f"{part.role} {_PHRASES.get(part.state, f'is {part.health}')}."
 
 
@@ -186,15 +187,15 @@ def _row(part: PartStatus, now: datetime) -> Part:
 
 
 def _drift(workspace: Workspace, deployment: Deployment, release: Path | None) -> Sequence[Difference] | None:
-    """Return what differs between a release and ``sealserve.toml``, or None if that is not known here.
+    """Return the differences between a release and ``sealserve.toml``, or None if they cannot be compared here.
 
-    Only the owner's machine has the record of what a release was made from.
+    Only the owner's machine has the record of the settings and models from which a release was built.
     """
     if release is None or release.parent != workspace.owner.releases:
         return None
     try:
         found = drift_of(workspace, deployment, release, quick=True)
-    except (SealserveError, OSError):  # status reports on what runs, even if a record is damaged or a file vanishes
+    except (SealserveError, OSError):  # `status` must work even if a record is damaged or a file disappears
         return None
     if not found.comparable:
         return None
@@ -202,12 +203,12 @@ def _drift(workspace: Workspace, deployment: Deployment, release: Path | None) -
 
 
 def _release_of(parts: Sequence[PartStatus]) -> str | None:
-    """Return the release that the first replica serves; during a roll-out, others serve another one."""
+    """Return the release that the first replica serves. During a roll-out, other replicas serve another release."""
     return next((part.release for part in parts if part.release), None)
 
 
 def _folder(workspace: Workspace, release: str | None) -> Path | None:
-    """Return the folder of a release. Its name comes from a target, which may be the host's: it is never a path."""
+    """Return the folder of a release, or None. The name comes from a target, so a name that is a path is rejected."""
     if release is None or Path(release).name != release:
         return None
     folders = (workspace.owner.releases / release, workspace.host.releases / release)

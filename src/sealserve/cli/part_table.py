@@ -1,4 +1,4 @@
-"""The state of a deployment, as `status` and the verbs that change a deployment show it in the end."""
+"""Show the state of a deployment, in `status` and at the end of each verb that changes a deployment."""
 
 from typing import Final
 
@@ -11,16 +11,16 @@ from sealserve.cluster import targets
 from sealserve.cluster.target import Target
 
 _UNLIMITED: Final = 10**6
-"""The width of what is no terminal: a program reads whole lines."""
+"""Width of an output that is not a terminal: lines are not wrapped, because a program reads complete lines."""
 
 
 def show_deployment(context: Context, target: Target, kind: str | None = None) -> StatusDocument:
     """Print the state of a deployment, and return it.
 
     Args:
-        context: The workspace, and where the result goes.
-        target: Where the deployment runs.
-        kind: The target's name; None as in `targets.open_target`.
+        context: The workspace and the output format.
+        target: The target that runs the deployment.
+        kind: The target's name. None means the target in use, else the target in ``sealserve.toml``.
     """
     chosen = kind or targets.in_use(context.workspace) or context.deployment.target.kind
     document = observe(context.workspace, context.deployment, target, chosen)
@@ -33,5 +33,5 @@ def show_deployment(context: Context, target: Target, kind: str | None = None) -
 
 
 def width() -> int:
-    """Return the width that text may have on standard output."""
+    """Return the maximum width of a line on standard output, in columns."""
     return console.out.width if console.out.is_terminal else _UNLIMITED

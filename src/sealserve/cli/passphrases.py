@@ -1,4 +1,4 @@
-"""Passphrases, asked at the terminal: never shown, never on the command line."""
+"""Ask for passphrases at the terminal. A passphrase is never shown, and never part of the command line."""
 
 import sys
 from pathlib import Path
@@ -11,13 +11,13 @@ from sealserve.secret import SecretBytes
 
 
 def ask_at_terminal() -> None:
-    """Let what needs the master key's passphrase ask for it, if there is somebody to ask."""
+    """Ask for the master key's passphrase when it is needed, if standard input is a terminal."""
     if sys.stdin.isatty():
         ASK_PASSPHRASE.set(lambda: _ask("Passphrase of the master key", again=False))
 
 
 def new_source(path: Path | None) -> Passphrase:
-    """Return what gives a new passphrase: the file, or the person at the terminal, who types it twice."""
+    """Return the source of a new passphrase: the file, or a prompt at the terminal that asks for it twice."""
     if path is not None:
         return lambda: read_private(path, what="passphrase", limit=LONGEST_PASSPHRASE)
     if not sys.stdin.isatty():

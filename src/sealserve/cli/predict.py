@@ -1,4 +1,4 @@
-"""``sealserve predict``: one request."""
+"""``sealserve predict``: send one request."""
 
 import base64
 import json
@@ -42,14 +42,18 @@ def predict(
     context: Context,
     inputs: Inputs = None,
     model: Model = None,
-    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
+    signature: Annotated[str, typer.Option(help="Name of the model's signature")] = DEFAULT_SIGNATURE,
     version: Version = None,
     label: Label = None,
-    batch: Annotated[int, typer.Option(min=1, help="Of random inputs.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Number of rows in random inputs")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for random inputs")] = 0,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the outputs to a .npz file, or a single output to a .npy file."),
+        typer.Option(
+            metavar="FILE",
+            help="File to create for the outputs: .npz, or .npy for a single output",
+            show_default="none: print the outputs",
+        ),
     ] = None,
     bundle: connection.BundleFile = None,
     target: connection.Target = None,
@@ -58,15 +62,19 @@ def predict(
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
     rest: connection.Rest = False,
-    timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time to wait, in seconds")] = 60,
     force: options.Force = False,
 ) -> None:
-    """Send one request to the service, over TLS that ends inside the enclave."""
+    """Send one request to the service, over TLS that ends inside the enclave.
+
+    Without --input, all inputs are random. Examples: `sealserve predict --input 'x=[1, 2]'`, `sealserve predict
+    --bundle ann.json --input image=@cat.npy`.
+    """
     check_version_choice(version, label)
     if save is not None:
         check_format(save)
         if save.exists() and not force:
-            raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
+            raise OutputExistsError(f"{save} already exists.", hint="Give another output, or --force to replace it.")
     reach = connection.find_access(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
@@ -103,13 +111,13 @@ def predict(
     sent = ""
     if given.generated:
         names = "input" if len(given.generated) == len(called.inputs) else ", ".join(given.generated)
-        sent = f", {printable(names)}: random, seed {seed}"
+        sent = f", random {printable(names)} (seed {seed})"
     console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
 
 
 def _jsonable(value: Any) -> Any:
-    """Return nested lists with their strings as JSON has them: text, or ``{"b64": ...}`` as TensorFlow Serving does."""
+    """Convert strings in nested lists to JSON: text, or ``{"b64": ...}`` for other bytes, like TensorFlow Serving."""
     if isinstance(value, list):
         return [_jsonable(item) for item in value]
     if not isinstance(value, bytes):
@@ -128,7 +136,7 @@ def _print_outputs(outputs: Mapping[str, npt.NDArray[Any]]) -> None:
         if value.dtype.kind in "fiu" and value.ndim > 1 and value.shape[-1] > SHOWN:
             for row in value.reshape(-1, value.shape[-1])[:SHOWN]:
                 best = np.argsort(row)[::-1][:SHOWN]
-                form = ".4g" if value.dtype.kind == "f" else ""  # an integer may be an identifier
+                form = ".4g" if value.dtype.kind == "f" else ""  # show all digits of an integer: it may be an id
                 console.out.print("  largest: " + ", ".join(f"[{index}] {row[index]:{form}}" for index in best))
         else:
             console.out.print("  " + _text(value))
@@ -142,7 +150,7 @@ def _text(value: npt.NDArray[Any]) -> str:
 
 
 def _shown_string(value: bytes) -> str:
-    """Return a string as JSON has it, or the first bytes of one that is not text."""
+    """Return a text as a JSON string, or the length and first bytes of a string that is not text."""
     try:
         return json.dumps(value.decode(), ensure_ascii=False)
     except UnicodeDecodeError:

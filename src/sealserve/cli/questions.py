@@ -1,4 +1,4 @@
-"""Questions that a verb asks a person at a terminal."""
+"""Questions of a verb to a person at a terminal."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _Answer = TypeVar("_Answer")
 
 
 def can_ask() -> bool:
-    """Return whether a person sees the questions and can answer them."""
+    """Return whether standard input and standard error are terminals, so that a person can answer questions."""
     return sys.stdin.isatty() and console.err.is_terminal
 
 
@@ -23,7 +23,7 @@ def ask(question: str, default: str, read: Callable[[str], _Answer]) -> _Answer:
     Args:
         question: The question, without a question mark.
         default: The answer if the person only presses Enter.
-        read: Returns what an answer means. Its `SealserveError` is shown, and the question is asked again.
+        read: Parses an answer. If it raises a `SealserveError`, the error is shown and the question is asked again.
 
     Raises:
         typer.Abort: The person interrupted the question.

@@ -1,4 +1,4 @@
-"""``sealserve quote``: look at a quote, and verify it with its collateral."""
+"""``sealserve quote``: show a quote, and verify it with its collateral."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +17,12 @@ from sealserve.sgx.trust_anchor import TrustAnchor
 
 app = Verbs("Show and verify SGX quotes.")
 
-QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote, as an attester sends it.")]
+QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="File with the raw (binary) quote")]
 
 
 @app.command()
 def show(result: Output, path: QuoteFile) -> None:
-    """Show what a quote says. Nothing of it is verified."""
+    """Show the fields of a quote. Nothing is verified."""
     _show(result, _fields(Quote.parse(read_regular(path))))
 
 
@@ -31,15 +31,24 @@ def verify(
     result: Output,
     path: QuoteFile,
     collateral: Annotated[
-        Path | None, typer.Option(help="A JSON file with the collateral.", show_default="fetched from --pcs")
+        Path | None, typer.Option(help="JSON file with the collateral", show_default="fetched from --pcs")
     ] = None,
-    pcs: Annotated[str, typer.Option(help="Where collateral comes from.")] = INTEL_PCS,
-    at: Annotated[datetime | None, typer.Option(help="At which time (UTC).", show_default="now")] = None,
+    pcs: Annotated[str, typer.Option(help="Address of the service that supplies collateral (PCS or PCCS)")] = INTEL_PCS,
+    at: Annotated[
+        datetime | None, typer.Option(help="Time (UTC) for which validity is checked", show_default="now")
+    ] = None,
     simulated_root: Annotated[
-        Path | None, typer.Option(help="A simulated vendor's root (DER), for simulated quotes only.")
+        Path | None,
+        typer.Option(
+            help="Root certificate of a simulated vendor (DER), for simulated quotes only",
+            show_default="Intel's root certificate",
+        ),
     ] = None,
 ) -> None:
-    """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
+    """Verify the signatures of a quote up to Intel's root certificate, and show the TCB status of its platform.
+
+    The command accepts every TCB status. Whether a status is good enough is decided by the TCB policy of a release.
+    """
     anchor = (
         TrustAnchor(root_der=read_regular(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
     )

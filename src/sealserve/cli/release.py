@@ -1,4 +1,4 @@
-"""``sealserve release``: build, ship, verify and list releases."""
+"""``sealserve release``: build, ship, verify, compare and list releases."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +21,13 @@ from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundl
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
-app = Verbs("Build, ship, verify and list releases.")
+app = Verbs("Build, ship, verify, compare and list releases.")
 
 OwnerKey = Annotated[
     Path | None,
-    typer.Option("--owner-key", help="The owner's public key, PEM.", show_default=".sealserve/host/owner.pub"),
+    typer.Option("--owner-key", help="Public key of the owner (PEM)", show_default=".sealserve/host/owner.pub"),
 ]
-OnHost = Annotated[bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")]
+OnHost = Annotated[bool, typer.Option("--host", help="Use the host's releases instead of the owner's")]
 
 
 @app.command()
@@ -35,13 +35,15 @@ def build(
     context: Context,
     new_signing_key: Annotated[
         bool,
-        typer.Option("--new-signing-key", help="Make a new key that signs releases, if the former one was moved away."),
+        typer.Option(
+            "--new-signing-key", help="Create a new key that signs releases, if the former key is not in its place"
+        ),
     ] = False,
     no_wait: options.NoWait = False,
 ) -> None:
-    """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release.
+    """Build a release: seal the models and a new TLS certificate under a new key.
 
-    A model whose source changed since it was converted is converted again first.
+    A model whose source changed since its conversion is converted again first. An older release is never replaced.
     """
     with owning(context.workspace, "release build", no_wait=no_wait):
         _build(context, replace_lost_key=new_signing_key)
@@ -66,7 +68,9 @@ def _build(context: Context, *, replace_lost_key: bool) -> None:
     )
     here = context.deployment.platform is PlatformKind.SIMULATED
     elsewhere = "`sealserve enclave build`"
-    context.say(f"Next: `sealserve up`; for a host elsewhere, {elsewhere}." if here else f"Next: {elsewhere}.")
+    context.say(
+        f"Next: `sealserve up`, or {elsewhere} if the host is another machine." if here else f"Next: {elsewhere}."
+    )
 
 
 @app.command()
@@ -76,7 +80,10 @@ def verify(
     owner_key: OwnerKey = None,
     host: OnHost = False,
 ) -> None:
-    """Check the signature and every file's size and digest, and the enclaves that were built. Needs no secret."""
+    """Verify a release: the owner's signature, the size and SHA-256 of each file, and the enclaves.
+
+    The command does not need any secret, so a host can run it.
+    """
     if owner_key is not None and name is not None and Path(name).is_dir():
         verified = releases.verify(Path(name), read_owner_key(owner_key))
     else:
@@ -86,13 +93,13 @@ def verify(
     count = len(verified.index.files)
     context.show(
         {"id": verified.id, "folder": str(verified.folder), "files": count, "enclaves": verified.enclaves},
-        f"{verified.folder.name}: the owner's signature and all {count} files verify; {_enclaves(verified)}.",
+        f"{verified.folder.name}: the owner's signature and all {count} files are valid; {_enclaves(verified)}.",
     )
 
 
 @app.command()
 def show(context: Context, name: options.ReleaseName = None, host: OnHost = False) -> None:
-    """Show what a release's public index says."""
+    """Verify a release, and show its public index: models, files, sizes and digests."""
     workspace = context.workspace
     folder = releases.find((workspace.host if host else workspace.owner).releases, name)
     verified = releases.verify(folder, Owner.open(workspace).public_key())
@@ -112,14 +119,17 @@ def show(context: Context, name: options.ReleaseName = None, host: OnHost = Fals
 
 @app.command("list")
 def list_(context: Context, host: OnHost = False) -> None:
-    """List the releases, oldest first. One that does not verify is listed with its fault, and the status tells."""
+    """List the releases, oldest first.
+
+    A release that does not verify is listed with its error code. The exit status is then not 0.
+    """
     workspace = context.workspace
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
     faults = [row for row in rows if isinstance(row, FaultyRelease)]
     table = Table(
         ("RELEASE", "CREATED (UTC)", "SERVABLES", "PLATFORM", "SIZE"),
         [_listed_cells(row) for row in rows],
-        empty="No releases yet: `sealserve release build` makes one.",
+        empty="The workspace does not contain releases yet. Build one: `sealserve release build`.",
     )
     context.show([_listed_fields(row) for row in rows], table)
     if not context.as_json:
@@ -151,11 +161,11 @@ def _listed_cells(row: ListedRelease | FaultyRelease) -> tuple[str, ...]:
 @app.command()
 def pack(
     context: Context,
-    destination: Annotated[Path, typer.Argument(metavar="TAR", help="The tar file that appears.")],
+    destination: Annotated[Path, typer.Argument(metavar="TAR", help="Tar file to create")],
     name: options.ReleaseName = None,
     force: options.Force = False,
 ) -> None:
-    """Verify a release with its enclaves, and write it to one tar file, for the journey to the host."""
+    """Verify a release with its enclaves, and write it to one tar file for the host."""
     workspace = context.workspace
     folder = releases.find(workspace.owner.releases, name)
     with console.spinner(f"Packing {folder.name}"):
@@ -163,17 +173,25 @@ def pack(
     size = destination.stat().st_size
     context.show(
         {"file": str(destination), "folder": str(folder), "size": size},
-        f"Wrote {destination} ({size / 1e6:.1f} MB): nothing in it is secret.",
+        f"Wrote {destination} ({size / 1e6:.1f} MB). It contains no plaintext and no key.",
     )
 
 
 @app.command()
 def fetch(
     place: Place,
-    address: Annotated[str, typer.Argument(metavar="URL", help="https://.../RELEASE.tar, or a pre-signed address.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="Address of the packed release: https://.../RELEASE.tar, or a pre-signed URL"
+        ),
+    ],
     owner_key: OwnerKey = None,
 ) -> None:
-    """Fetch a packed release from a web server or an S3-compatible store, and verify it; what is there stays."""
+    """Fetch a packed release from a web server or an S3-compatible store to the host, and verify it.
+
+    A release that the host already has is verified, but not fetched again.
+    """
     workspace = place.workspace
     with console.spinner("Fetching the release"):
         verified = release_store.fetch(workspace, address, _key(owner_key, workspace))
@@ -183,16 +201,16 @@ def fetch(
 @app.command()
 def unpack(
     context: Context,
-    source: Annotated[Path, typer.Argument(metavar="TAR", help="What `release pack` wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="TAR", help="Tar file from `sealserve release pack`")],
     owner_key: OwnerKey = None,
 ) -> None:
-    """Unpack a release among those of the host, and verify it."""
+    """Unpack a release into the host's folder, and verify it."""
     workspace = context.workspace
     with console.spinner(f"Unpacking {source.name}"):
         verified = releases.unpack(workspace, source, _key(owner_key, workspace))
     context.show(
         {"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves},
-        f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}.",
+        f"{verified.folder.name}: unpacked to {verified.folder.parent} and verified; {_enclaves(verified)}.",
     )
 
 
@@ -206,6 +224,6 @@ def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:
 
 def _enclaves(verified: VerifiedBundle) -> str:
     if not verified.enclaves:
-        return "it has no enclaves yet"
+        return "it does not contain enclaves yet"
     count = len(verified.enclaves)
-    return "its enclave verifies" if count == 1 else f"its {count} enclaves verify"
+    return "its enclave is valid" if count == 1 else f"its {count} enclaves are valid"

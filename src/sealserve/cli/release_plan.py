@@ -1,4 +1,4 @@
-"""Which release `up` serves, and what a person reads and confirms before a new one is built."""
+"""The release that `up` serves, and the questions that a person confirms before a new release is built."""
 
 import sys
 from collections.abc import Sequence
@@ -30,15 +30,16 @@ def choose(
 ) -> Choice:
     """Return the release that `up` serves. Nothing is changed.
 
-    A named release, and one on a machine that is only the host, is served as it is.
+    A release that the user names is served without changes. The same applies to every release on a machine that is only
+    the host.
 
     Args:
         workspace: The workspace.
-        described: What it describes.
-        machines: Which machines this one is.
+        described: The deployment that ``sealserve.toml`` describes.
+        machines: The roles of this machine.
         named: The release that the user names, or None.
         now: The time on the owner's clock, or None for a dry run.
-        as_it_is: Whether the release that served last is to be served, whatever differs and was built since.
+        as_it_is: Serve the release that served last, even if ``sealserve.toml`` differs or a newer release exists.
     """
     parent = machines.releases(workspace)
     last = wanted.read(workspace)
@@ -65,10 +66,10 @@ def choose(
 
 
 def differences(drift: Drift) -> Sequence[str]:
-    """Return the lines that say how a release differs from what is described."""
+    """Return lines that list the differences between a release and ``sealserve.toml``."""
     if not drift.comparable:
         why = f"{drift.release} was built by an earlier version, so it cannot be compared with sealserve.toml."
-        return (f"{why} `sealserve release build` builds a new release.",)
+        return (f"{why} To build a new release, run `sealserve release build`.",)
     if not drift.differences:
         return ()
     return (
@@ -78,37 +79,42 @@ def differences(drift: Drift) -> Sequence[str]:
 
 
 def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
-    """Return the lines that say what a new release means for users, besides what differs."""
+    """Return lines that explain what a new release requires from users and hosts, besides the differences."""
     kinds = certificates.outgrown_authorities(workspace, described)
     lines = {
-        AuthorityKind.SERVICE: "A new authority signs for service.name: send users the new user/service-ca.pem.",
-        AuthorityKind.USERS: "A new authority signs for service.client_name: send users their new certificate and key.",
-        AuthorityKind.BROKER: "A new authority signs for the broker's names: replicas of older releases cannot be "
-        "started again.",
+        AuthorityKind.SERVICE: "service.name changed, so a new authority is created: send the new user/service-ca.pem "
+        "to the users.",
+        AuthorityKind.USERS: "service.client_name changed, so a new authority is created: send the users their new "
+        "certificates and keys.",
+        AuthorityKind.BROKER: "The broker's name or address changed, so a new authority is created: replicas of older "
+        "releases cannot start again.",
     }
     return [lines[kind] for kind in kinds]
 
 
 def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
-    """Show how the present release differs from what is described; return what to ask before another one is served.
+    """Show the differences between the present release and ``sealserve.toml``, and return the question to ask.
 
     Args:
-        context: Where to show it. A program gets no question.
+        context: The output. In JSON mode, no question is asked.
         choice: The release that `up` serves.
-        yes: Whether the user agreed on the command line.
+        yes: Whether the user confirmed on the command line.
 
     Returns:
-        The question, or None if there is none.
+        The question to ask before another release is served, or None if no confirmation is needed.
 
     Raises:
-        InputError: `deployment.unconfirmed`: Nobody can answer.
+        InputError: `deployment.unconfirmed`: A confirmation is needed, and standard input is not a terminal.
     """
     if (drift := choice.drift) is None:
         return None
     for line in differences(drift):
         context.say(line)
     if choice.instead_of is not None and (yes or _can_ask(context)):
-        console.warn(f"{choice.instead_of}, which served last, has ended: {drift.release} is the newest one.")
+        console.warn(
+            f"The release {choice.instead_of}, which served last, has ended: its key is no longer released. The newest "
+            f"release is {drift.release}."
+        )
     if not choice.builds and choice.instead_of is not None:
         return None if yes else _replacement(context, drift.release, ended=choice.instead_of)
     if not choice.builds:
@@ -120,37 +126,38 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
         return None
     if not _can_ask(context):
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
-            f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
-            "nobody can confirm that here.",
-            hint=f"Run `sealserve up --yes` to build it and roll to it, or `sealserve up --release {drift.release}` to "
-            "serve the present release as it is.",
+            f"A new release needs a confirmation, but standard input is not a terminal: sealserve.toml differs from "
+            f"the release {drift.release} in {drift.keys}.",
+            hint=f"Run `sealserve up --yes` to build and roll out a new release, or `sealserve up --release "
+            f"{drift.release}` to serve the present release unchanged.",
         )
-    return "Build a new release and roll to it?"
+    return "Build a new release and roll it out?"
 
 
 def _say_what_stays(context: Context, choice: Choice, drift: Drift) -> None:
-    """Say why a release is served again although it differs from what is described."""
+    """Explain why a release is served again although it differs from ``sealserve.toml``."""
     if not drift.differences:
         return
     if choice.as_it_is:
         console.warn(
-            f"sealserve.toml differs from {drift.release}, which is served as it is. To serve what sealserve.toml "
-            "describes, run `sealserve up` without --keep-release."
+            f"sealserve.toml differs from {drift.release}, which is served unchanged because of --keep-release. To "
+            "apply sealserve.toml, run `sealserve up` without this option."
         )
     else:
         context.say(
-            f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
-            "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
+            f"sealserve.toml did not change since {drift.release} was started, so this release is served again. To "
+            "apply sealserve.toml, run `sealserve release build`, then `sealserve up`."
         )
 
 
 def _replacement(context: Context, release: str, *, ended: str) -> str:
-    """Return what to ask before a release takes the place of one that has ended."""
+    """Return the question to ask before a release replaces a release that has ended."""
     if not _can_ask(context):
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
-            f"{ended}, which served last, has ended, and nobody can confirm here that {release} is served instead.",
-            hint=f"Run `sealserve up --release {release}` to serve that one. Unless {ended} was revoked, `sealserve "
-            f"broker allow --reactivate {ended}` lets `sealserve up` serve it again.",
+            f"Serving {release} needs a confirmation, but standard input is not a terminal: the release {ended}, which "
+            "served last, has ended.",
+            hint=f"Run `sealserve up --release {release}` to serve this release. To serve {ended} again, unless it was "
+            f"revoked, run `sealserve broker allow --reactivate {ended}`, then `sealserve up`.",
         )
     return f"Serve {release} instead?"
 
@@ -160,5 +167,5 @@ def _can_ask(context: Context) -> bool:
 
 
 def newest_name(parent: Path) -> str | None:
-    """Return the name of the newest release in a folder, or None if there is none."""
+    """Return the name of the newest release in a folder, or None if the folder does not contain a release."""
     return releases.newest(parent).name if releases.any_in(parent) else None

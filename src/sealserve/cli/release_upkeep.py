@@ -21,15 +21,15 @@ from sealserve.workspace import Workspace
 
 def prune(
     context: Context,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest releases are kept in any case.")] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest releases that are always kept")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing")] = False,
     yes: options.Yes = False,
     no_wait: options.NoWait = False,
 ) -> None:
-    """Remove releases that nothing needs: their copies at the owner, at the host and in the store's folder.
+    """Remove releases that are no longer needed: the owner's copy, the host's copy and the packed file in the store.
 
-    A release is kept if it serves, if `up --rollback` returns to it, or if the broker still releases its key.
-    `sealserve broker revoke` ends a release at the broker. The broker's records and the release's key stay.
+    A release is kept if it serves, if `sealserve up --rollback` would serve it, or if the broker still releases its
+    key. To end a release at the broker, run `sealserve broker revoke`. The broker's records and the release's key stay.
     """
     found = _plan(context, keep)
     going = [release for release in found if release.kept is None]
@@ -37,7 +37,7 @@ def prune(
         console.confirm(f"Remove {', '.join(item.name for item in going)} ({_megabytes(going)})?", yes=yes)
         verb = "release prune"
         with owning(context.workspace, verb, no_wait=no_wait), changing(context.workspace, verb, no_wait=no_wait):
-            # Only what was shown is removed, and only if nothing needs it by now.
+            # Plan again under the lock, and remove only releases that were shown and are still not needed.
             asked = {release.name for release in going}
             going = [item for item in _plan(context, keep) if item.kept is None and item.name in asked]
             pruning.remove(context.workspace, context.deployment, going)
@@ -45,14 +45,18 @@ def prune(
     rows = [(item.name, _state(item, removed, dry_run=dry_run), f"{item.size / 1e6:.1f} MB") for item in found]
     context.show(
         [{**_fields(item), "removed": item.name in removed and not dry_run} for item in found],
-        Table(("RELEASE", "STATE", "SIZE"), rows, empty="No releases yet: `sealserve release build` makes one."),
+        Table(
+            ("RELEASE", "STATE", "SIZE"),
+            rows,
+            empty="The workspace does not contain releases yet. Build one: `sealserve release build`.",
+        ),
     )
 
 
 def diff(
     context: Context,
-    first: Annotated[str, typer.Argument(metavar="A", help="A release's name, or the beginning of its id.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The release to compare it with.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="Name of a release, or the beginning of its id")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Release to compare with A")],
 ) -> None:
     """Show the settings and models that differ between two releases."""
     workspace = context.workspace
@@ -60,7 +64,10 @@ def diff(
     found = drift.compare(_facts(workspace, before), _facts(workspace, after))
     context.show(
         {"a": before.name, "b": after.name, "differences": [_difference(item) for item in found]},
-        *([str(item) for item in found] or [f"{before.name} and {after.name} are made from the same."]),
+        *(
+            [str(item) for item in found]
+            or [f"{before.name} and {after.name} were built from the same settings and models."]
+        ),
     )
 
 
@@ -68,9 +75,9 @@ def _facts(workspace: Workspace, release: Path) -> Mapping[str, str]:
     facts = drift.released_facts(workspace, release)
     if facts is None:
         raise CliCode.RELEASE_NOT_COMPARABLE.error(
-            f"{release.name} has no record of what it was made from: an earlier version, or another workspace, built "
-            "it.",
-            hint="`sealserve release show` lists its files.",
+            f"The release {release.name} cannot be compared: no record of its settings and models exists, because an "
+            "earlier version or another workspace built it.",
+            hint=f"List its files instead: `sealserve release show {release.name}`.",
         )
     return facts
 
@@ -87,7 +94,7 @@ def _plan(context: Context, keep: int) -> Sequence[Prunable]:
 def _state(item: Prunable, removed: set[str], *, dry_run: bool) -> str:
     if item.name in removed:
         return "would be removed" if dry_run else "removed"
-    return f"kept: {item.kept or 'needed meanwhile'}"
+    return f"kept: {item.kept or 'needed since it was listed'}"
 
 
 def _fields(item: Prunable) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``sealserve render``: the files that a target would apply."""
+"""``sealserve render``: write the files that a target would apply."""
 
 import shlex
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ app = Verbs("Write the files that a target would apply.")
 
 
 class Form(StrEnum):
-    """As what the Kubernetes objects are written."""
+    """The form in which the Kubernetes objects are written."""
 
     KUSTOMIZATION = "kustomization"
     HELM = "helm"
@@ -47,16 +47,24 @@ def _group() -> None:
 def nginx(
     place: Place,
     replicas: Annotated[
-        list[str], typer.Option("--replica", metavar="HOST:PORT", help="Where a replica listens for gRPC.")
+        list[str],
+        typer.Option(
+            "--replica",
+            metavar="HOST:PORT",
+            help="Address of a replica's gRPC port; repeat the option for each replica",
+        ),
     ],
 ) -> None:
-    """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
+    """Print an NGINX configuration for the replicas, and the command that starts NGINX with it.
+
+    NGINX selects the service by the TLS server name, and forwards the connections without decrypting them.
+    """
     workspace = place.workspace
     service = place.deployment.service
     program = find_nginx()
     workspace.create()
     upstreams = [_upstream(text) for text in replicas]
-    # Replicas listen for REST beside their gRPC port, if it was on when their enclaves were built.
+    # A replica's REST port follows from its gRPC port. It is open if REST was on when the enclave was built.
     rest = [Upstream(upstream.host, rest_port_beside(upstream.port)) for upstream in upstreams]
     config = NginxConfig(
         listen=service.listen,
@@ -70,29 +78,35 @@ def nginx(
         user=worker_user(),
     )
     console.out.print(render(config), end="")
-    console.say(f"Next: write it to {config.config_file}, and run `{shlex.join(program.command(config))}`.")
+    console.say(
+        f"Next: write the configuration to {config.config_file}, and run `{shlex.join(program.command(config))}`."
+    )
 
 
 @app.command()
 def kubernetes(
     place: Place,
     release: options.Release = None,
-    host: Annotated[
-        bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")
-    ] = False,
-    replicas: Annotated[int | None, typer.Option(min=1, show_default="target.replicas")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for the files.", show_default="standard output")
+    host: Annotated[bool, typer.Option("--host", help="Use the host's releases instead of the owner's")] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Number of replicas", show_default="target.replicas")
     ] = None,
-    form: Annotated[Form, typer.Option("--as", help="What the folder becomes.")] = Form.KUSTOMIZATION,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to create for the files", show_default="standard output"),
+    ] = None,
+    form: Annotated[Form, typer.Option("--as", help="Form of the folder of --output")] = Form.KUSTOMIZATION,
     force: options.Force = False,
 ) -> None:
-    """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
+    """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart.
+
+    The objects do not contain secrets.
+    """
     workspace = place.workspace
     described = place.deployment
     check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
-    if not host:  # pods verify with this key: it is the owner's, whatever is in the host's folder
+    if not host:  # pods verify the release with this key, so it must be the owner's current public key
         workspace.create()
         Owner.open(workspace).publish_key()
     bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
@@ -113,7 +127,9 @@ def kubernetes(
 
 def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None:
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise OutputExistsError(f"{output} has files already.", hint="Give another folder, or --force to replace them.")
+        raise OutputExistsError(
+            f"{output} already contains files.", hint="Give another folder, or --force to replace the files."
+        )
     for name, text in written.items():
         path = output / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,17 +139,23 @@ def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None
 @app.command()
 def monitoring(
     place: Place,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create for the files")],
     force: options.Force = False,
 ) -> None:
-    """Write alert rules, what to scrape, and a dashboard, for a Prometheus and a Grafana without operators."""
+    """Write Prometheus alert rules, a scrape configuration and a Grafana dashboard.
+
+    The files are for a Prometheus and a Grafana that run without Kubernetes operators.
+    """
     described = place.deployment
     written = prometheus_files(described)
     _write(output, written, overwrite=force)
     if described.broker.metrics_port is None:
-        console.say("The broker has no metrics: set broker.metrics_port, and start it again.")
+        console.say("The broker's metrics are off: set broker.metrics_port, and restart the broker.")
     if described.server.metrics_port is None:
-        console.say("Replicas have no metrics: set server.metrics_port, and build a release (it is measured).")
+        console.say(
+            "The replicas' metrics are off: set server.metrics_port, and build a new release, because the port is part "
+            "of the measurement."
+        )
     console.say(
         f"Wrote {len(written)} files to {output}. Next: `promtool check config --syntax-only {output}/prometheus.yaml`."
     )
@@ -144,18 +166,24 @@ def docker(
     place: Place,
     release: options.Release = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="Number of replicas")
     ] = None,
-    role: Annotated[Machines, typer.Option("--role", help="host: the broker is elsewhere.")] = Machines.ALL,
+    role: Annotated[
+        Machines,
+        typer.Option("--role", help="Roles of this machine. all: owner and host; host: the broker runs elsewhere"),
+    ] = Machines.ALL,
     gramine_direct: Annotated[
-        bool, typer.Option("--gramine-direct", help="Admit the system call that gramine-direct needs.")
+        bool, typer.Option("--gramine-direct", help="Allow the system call that gramine-direct needs")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write it here.", show_default="standard output")
+        Path | None, typer.Option("--output", "-o", help="File to create", show_default="standard output")
     ] = None,
     force: options.Force = False,
 ) -> None:
-    """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
+    """Print a compose.yaml that starts the same containers as `sealserve up --target docker`.
+
+    Models, certificates and a release are created first if they do not exist.
+    """
     workspace = place.workspace
     described = place.deployment
     count = replicas or described.target.replicas
@@ -177,5 +205,8 @@ def docker(
 def _upstream(text: str) -> Upstream:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
-        raise CliCode.RENDER_REPLICA.error(f"{text!r} is no HOST:PORT.")
+        raise CliCode.RENDER_REPLICA.error(
+            f"The address of a replica is invalid: expected HOST:PORT, got {text!r}.",
+            hint="Example: --replica 127.0.0.1:8510",
+        )
     return Upstream(host.strip("[]"), int(port))

@@ -1,4 +1,4 @@
-"""A whole request as JSON, in the two forms of TensorFlow Serving's REST API.
+"""A complete request as JSON, in the two forms of TensorFlow Serving's REST API.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest, "Specifying input tensors in row format" and "in column
 format".
@@ -16,22 +16,22 @@ _SIGNATURE: Final = "signature_name"
 
 
 def columns_of(body: object, signature: Signature, signature_name: str) -> dict[str, Any]:
-    """Return the value of each input, in JSON.
+    """Return the value of each input of a request, as parsed JSON.
 
     Args:
         body: ``{"instances": [...]}`` or ``{"inputs": ...}``, with or without ``"signature_name"``.
-        signature: What the model takes.
-        signature_name: The name of the signature that is called.
+        signature: The signature that is called.
+        signature_name: Name of this signature.
 
     Raises:
-        ValueError: It has another form, names an input that the signature does not have, or has rows that differ.
+        ValueError: The body has another form, names an unknown input, or has rows with different inputs.
     """
     if not isinstance(body, dict) or len(body.keys() & {ROWS, COLUMNS}) != 1 or body.keys() - {
         ROWS, COLUMNS, _SIGNATURE
     }:  # fmt: skip
         raise ValueError(f'expected an object with either "{ROWS}" or "{COLUMNS}", and no other key')
     if (named := body.get(_SIGNATURE, signature_name)) != signature_name:
-        raise ValueError(f"it is for the signature {printable(repr(named), 60)}, not {signature_name!r}")
+        raise ValueError(f"its signature_name is wrong: expected {signature_name!r}, got {printable(repr(named), 60)}")
     if ROWS in body:
         return _rows(body[ROWS], signature)
     value = body[COLUMNS]
@@ -53,9 +53,9 @@ def _rows(rows: object, signature: Signature) -> dict[str, Any]:
 
 
 def _is_by_name(row: object, signature: Signature) -> bool:
-    """Return whether a row has a value for each input by name. If not, it is the value of the only input.
+    """Return whether a row is an object of inputs by name. Otherwise the row is the value of the only input.
 
-    An object without the name of an input is a ``tf.Example``, if the only input is a string.
+    If the only input is a string, an object that does not contain an input's name is a ``tf.Example``.
     """
     if not isinstance(row, dict) or bytes_from_json(row) is not None:
         return False
@@ -67,7 +67,7 @@ def _known(values: dict[str, Any], signature: Signature, where: str) -> dict[str
     unknown = [name for name in values if name not in signature.inputs]
     if unknown:
         raise ValueError(
-            f"{where} has an input {printable(repr(unknown[0]), 60)}; the signature's are "
+            f"{where} has the unknown input {printable(repr(unknown[0]), 60)}; the inputs of the signature are "
             f"{printable(', '.join(signature.inputs)) or 'none'}"
         )
     return values
@@ -75,5 +75,7 @@ def _known(values: dict[str, Any], signature: Signature, where: str) -> dict[str
 
 def _only(signature: Signature) -> str:
     if len(signature.inputs) != 1:
-        raise ValueError(f"the signature has several inputs ({printable(', '.join(signature.inputs))}): name each")
+        raise ValueError(
+            f"the signature has several inputs ({printable(', '.join(signature.inputs))}), so each value needs a name"
+        )
     return next(iter(signature.inputs))

@@ -1,4 +1,4 @@
-"""What `predict` and `bench` have in common: the options that describe a request, and what they must name."""
+"""Options that describe a request, shared by `predict` and `bench`, and the checks of these options."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -15,7 +15,13 @@ from sealserve.terms import LARGEST_VERSION
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="The servable.", show_default="model.name", autocompletion=completion.models),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of the model",
+        show_default="model.name, or the bundle's only model",
+        autocompletion=completion.models,
+    ),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -23,49 +29,59 @@ Inputs = Annotated[
         "--input",
         "-i",
         metavar="NAME=VALUE",
-        help="An input: @FILE (.npy, .npz, .json; any file for a string input), JSON, text, or random; repeat it for"
-        ' each input. Or a whole request: @FILE, @- for standard input, or {"instances": [...]}',
+        help="Input. VALUE is @FILE (.npy, .npz, .json; any file for a string input), JSON, text, or random; repeat "
+        "the option for each input. Instead of NAME=VALUE, a complete request: @FILE, @- for standard input, or "
+        '{"instances": [...]}',
         show_default="random values for all inputs",
     ),
 ]
 Version = Annotated[
     int | None,
-    typer.Option(min=0, max=LARGEST_VERSION, help="The version of the model.", show_default="the newest"),
+    typer.Option(
+        min=0, max=LARGEST_VERSION, metavar="NUMBER", help="Version of the model", show_default="the newest version"
+    ),
 ]
 Label = Annotated[
     str | None,
-    typer.Option(help="The label of the version, in place of --version.", show_default="none",
+    typer.Option(help="Label of the version, such as stable, instead of --version", show_default="none",
                  autocompletion=completion.labels),
 ]  # fmt: skip
 REFUSED: Final = (RequestRefusedError, ServiceFailedError)
-"""What the service answers to a generated input that does not fit the model."""
-LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
+"""Errors of the service if a generated input does not fit the model."""
+LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC treats much longer timeouts as already expired
 
 
 def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -> Signature:
     """Return the signature ``name`` of a model.
 
     Raises:
-        TensorInputError: It has none of that name.
+        TensorInputError: The model does not have this signature.
     """
     if name not in signatures:
         known = printable(", ".join(signatures)) or "none"
         raise TensorInputError(
-            f"{printable(model)} has no signature {printable(repr(name), 80)}; it has {known}.",
-            hint="Choose one with --signature.",
+            f"The signature {printable(repr(name), 80)} does not exist in the model {printable(model)}; its signatures "
+            f"are {known}.",
+            hint="Choose a signature with --signature.",
         )
     return signatures[name]
 
 
 def find_model(model: str | None, reach: Access) -> str:
-    """Return the servable's name: what the option says, else what the deployment or the bundle says.
+    """Return the model's name from the option, else from the deployment or the bundle.
 
     Raises:
-        TensorInputError: Neither says one, or it is none.
+        TensorInputError: No model is named, or the name is invalid.
     """
     name = model or reach.model
     if name is None:
-        raise TensorInputError("Which model?", hint="Name it with --model.")
-    if not name.isprintable():  # control characters, and bytes that are no UTF-8
-        raise TensorInputError(f"{printable(name)} is no name of a model.", hint="Name it with --model.")
+        raise TensorInputError(
+            "The model is not specified: expected --model, or a deployment or bundle with exactly one model.",
+            hint="Name the model with --model.",
+        )
+    if not name.isprintable():  # control characters, and bytes that are not UTF-8
+        raise TensorInputError(
+            f"The name of the model is invalid: expected printable characters, got {printable(name)}.",
+            hint="Name the model with --model.",
+        )
     return name

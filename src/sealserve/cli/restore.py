@@ -1,4 +1,4 @@
-"""``sealserve restore``: the owner's workspace from a backup."""
+"""``sealserve restore``: restore the owner's workspace from a backup."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +16,16 @@ app = Verbs()
 @app.command()
 def restore(
     context: Context,
-    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `sealserve backup` wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="File from `sealserve backup`")],
     master_key: Annotated[
         Path | None,
-        typer.Option("--master-key", help="Your copy of owner/master.key.", show_default="the service in [keystore]"),
+        typer.Option("--master-key", help="Your copy of owner/master.key", show_default="the service in [keystore]"),
     ] = None,
 ) -> None:
-    """Bring the owner's workspace back from a backup, whole or not at all, into a folder that has none."""
+    """Restore the owner's workspace from a backup, into a folder without a workspace.
+
+    If the restore fails, the folder is not changed.
+    """
     from sealserve.owner.restore import restore as restore_workspace  # noqa: PLC0415  # the help needs no database
 
     workspace = Workspace(context.directory.resolve())
@@ -35,6 +38,6 @@ def restore(
     )  # fmt: skip
     if not context.as_json:
         console.warn(
-            f"The broker's database is that of {restored.created:%Y-%m-%d %H:%M} UTC. Before it runs again, drain and "
-            "revoke what you have drained and revoked since: `sealserve broker releases` lists what is active."
+            f"The broker's database has the state of {restored.created:%Y-%m-%d %H:%M} UTC. Before you start the "
+            "broker, repeat each drain and revocation since that time. List the releases: `sealserve broker releases`."
         )

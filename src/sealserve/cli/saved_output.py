@@ -1,4 +1,4 @@
-"""A model's outputs in a file: several as ``.npz``, a single one as ``.npy``."""
+"""Write a model's outputs to a file: ``.npz``, or ``.npy`` for a single output."""
 
 import zipfile
 from collections.abc import Mapping
@@ -16,40 +16,43 @@ _SEVERAL: Final = ".npz"
 
 
 def check_format(path: Path, *, outputs: int | None = None) -> None:
-    """Check that the name of a file says which format the outputs are to have, and that the format has room for them.
+    """Check that the file's suffix names a format, and that the format can store the outputs.
 
     Args:
         path: The file.
-        outputs: How many outputs there are; None if that is not known.
+        outputs: Number of outputs, or None if it is unknown.
 
     Raises:
-        InputError: `predict.output-format`: The name ends neither in ``.npz`` nor ``.npy``, or ``.npy`` is not for
-            exactly one output.
+        InputError: `predict.output-format`: The suffix is neither ``.npz`` nor ``.npy``, or it is ``.npy`` and the
+            model does not have exactly one output.
     """
     if outputs not in {None, 1} and path.suffix.lower() == _ONE:
         raise CliCode.PREDICT_OUTPUT_FORMAT.error(
-            f"{path} cannot hold {outputs} outputs.", hint=f"Save them to {path.with_suffix(_SEVERAL)}."
+            f"{path} cannot store the outputs: expected one output for {_ONE}, got {outputs}.",
+            hint=f"Save the outputs to {path.with_suffix(_SEVERAL)}.",
         )
     if path.suffix.lower() not in {_ONE, _SEVERAL}:
         raise CliCode.PREDICT_OUTPUT_FORMAT.error(
-            f"{path} does not end in {_SEVERAL} or {_ONE}.",
-            hint=f"Name the file {path.name}{_SEVERAL}, or use --json for another program.",
+            f"The format of the output file is unknown: expected a name that ends in {_SEVERAL} or {_ONE}, got {path}.",
+            hint=f"Name the file {path.name}{_SEVERAL}, or use --json to read the outputs in another program.",
         )
 
 
 def write_outputs(outputs: Mapping[str, npt.NDArray[Any]], stream: BinaryIO, *, path: Path) -> None:
-    """Write the outputs in the format that the file's name says.
+    """Write the outputs in the format of the file's suffix.
 
-    `numpy.savez` would take an output ``file`` for its own argument, and pickle strings.
+    `numpy.savez` is not used, because it would interpret an output named ``file`` as its own argument, and would pickle
+    strings.
 
     Args:
         outputs: The outputs by name.
         stream: The open file.
-        path: Its name.
+        path: Path of the file.
 
     Raises:
-        InputError: `predict.output-format`: There is not exactly one output for a ``.npy`` file.
-        UnavailableError: `predict.output`: A string ends in a zero byte: numpy pads strings with them.
+        InputError: `predict.output-format`: The file is ``.npy``, and the number of outputs is not one.
+        UnavailableError: `predict.output`: A string ends in a zero byte, which numpy cannot store: it pads strings with
+            zero bytes.
     """
     arrays = {name: _storable(name, value) for name, value in outputs.items()}
     if path.suffix.lower() == _ONE:
@@ -68,7 +71,8 @@ def _storable(name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array = value.astype("S")
     if (array != value).any():
         raise CliCode.PREDICT_OUTPUT.error(
-            f"The output {printable(name)!r} cannot be saved: a string in it ends in a zero byte.",
-            hint="Print it with --json instead.",
+            f"The output {printable(name)!r} cannot be saved: a string in it ends in a zero byte, which numpy's format "
+            "cannot store.",
+            hint="Print the outputs with --json instead.",
         )
     return array

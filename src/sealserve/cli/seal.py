@@ -1,4 +1,4 @@
-"""``sealserve seal``: plaintext files to Gramine encrypted files."""
+"""``sealserve seal``: encrypt files in Gramine's format for encrypted files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,19 +24,27 @@ app = Verbs()
 @app.command()
 def seal(
     result: Output,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file, or a folder with all its files.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the sealed file or folder appears.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="File, or folder with all files below it")],
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Sealed file or folder to create")],
     key_file: options.KeyFile,
-    new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file first.")] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Create the key file with a random key first")] = False,
     path: Annotated[
-        str | None, typer.Option(help="The path to bind it to.", show_default="the normalised OUTPUT")
+        str | None,
+        typer.Option(
+            help="Path to which the file is bound; it can be opened only under this path",
+            show_default="OUTPUT, normalized",
+        ),
     ] = None,
     file_format: Annotated[
-        FormatVersion, typer.Option("--format", help="Every Gramine reads 1.0; 1.9 and later read 2.0 too.")
+        FormatVersion,
+        typer.Option("--format", help="Format version. 1.0: every version of Gramine; 2.0: Gramine 1.9 and later"),
     ] = FormatVersion.V1_0,
     force: options.Force = False,
 ) -> None:
-    """Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."""
+    """Encrypt a file or a folder in the format of gramine-sgx-pf-crypt.
+
+    Gramine and gramine-sgx-pf-crypt can open the files, and `sealserve unseal` can open theirs.
+    """
     embedded = path if path is not None else normalise(str(destination))
     with (
         _wrap_key(key_file, new=new_key) as key,
@@ -70,7 +78,7 @@ def seal(
 
 @contextlib.contextmanager
 def _wrap_key(path: Path, *, new: bool) -> Iterator[SecretBytes]:
-    """Yield the key, and wipe it at the end. A new one that sealed nothing leaves no file."""
+    """Yield the key, and wipe it at the end. If sealing fails, the file of a new key is removed."""
     with create_wrap_key(path) if new else read_wrap_key(path) as key:
         try:
             yield key

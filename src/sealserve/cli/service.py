@@ -13,17 +13,18 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.systemd.installation import Systemd, system_manager, user_manager
 from sealserve.cluster.systemd.units import Service, Unit, render_unit, unit_name
 
-app = Verbs("Let systemd run the broker, or a deployment on this machine.")
+app = Verbs("Install systemd units for the broker, or for a deployment on this machine.")
 
 _What = Annotated[
     Service,
     typer.Argument(
         metavar="SERVICE",
-        help="broker: the owner's broker alone. deployment: all of a deployment on the local target.",
+        help="broker: only the owner's broker; deployment: all parts of a deployment on the local target",
     ),
 ]
 _ForUser = Annotated[
-    bool, typer.Option("--user", help="Use this user's service manager instead of the machine's, which needs root.")
+    bool,
+    typer.Option("--user", help="Use the service manager of this user instead of the machine's, which needs root"),
 ]
 
 
@@ -37,50 +38,52 @@ def install(
         typer.Option(
             "--role",
             show_default="as at the last `up`, else all",
-            help="Of a deployment: as for `sealserve up --role`.",
+            help="Roles of this machine for a deployment, as for `sealserve up --role`",
         ),
     ] = None,
-    only_print: Annotated[bool, typer.Option("--print", help="Print the unit, and change nothing.")] = False,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the unit, and change nothing")] = False,
 ) -> None:
-    """Write a systemd unit and enable it, so that the service starts with the machine.
+    """Write and enable a systemd unit, so that the service starts when the machine starts.
 
-    The unit contains no secret. It is not started now.
+    The unit does not contain secrets. The command does not start the service.
     """
     machines = machines_of(context.workspace, role)
     unit = _unit(context, service, machines, for_user=for_user)
     if only_print:
         context.show({"name": unit.name, "unit": unit.content}, unit.content.rstrip("\n"))
         return
-    context.workspace.create()  # the broker's unit may write to this folder only, so the folder must exist
+    context.workspace.create()  # the broker's unit may write only to this folder, so the folder must exist
     path = _manager(for_user=for_user).install(unit)
     systemctl = "systemctl --user" if for_user else "systemctl"
     context.show(
         {"name": unit.name, "file": str(path)},
         f"Installed {path}.",
-        f"Next: stop what runs with `sealserve down`, then `{systemctl} start {unit.name}`.",
+        f"Next: stop running parts with `sealserve down`, then start the service: `{systemctl} start {unit.name}`.",
     )
     if for_user:
-        context.say("`loginctl enable-linger` lets it run while you are not logged in.")
+        context.say("To keep the service running while you are not logged in, run `loginctl enable-linger`.")
 
 
 @app.command()
 def uninstall(context: Context, service: _What, for_user: _ForUser = False, yes: options.Yes = False) -> None:
-    """Stop a service that systemd runs, and remove its unit."""
+    """Stop the service, and remove its systemd unit."""
     name = unit_name(service, context.workspace)
     console.confirm(f"Stop and remove {name}?", yes=yes)
     with console.spinner("Stopping") as tell:
         tell(name)
         path = _manager(for_user=for_user).uninstall(name)
-    context.show({"name": name, "removed": path is not None}, f"Removed {path}." if path else f"{name} is not there.")
+    context.show(
+        {"name": name, "removed": path is not None}, f"Removed {path}." if path else f"{name} is not installed."
+    )
 
 
 def _unit(context: Context, service: Service, machines: Machines, *, for_user: bool) -> Unit:
     described = context.deployment
     if service is Service.DEPLOYMENT and described.target.kind != "local":
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"A deployment on the target {described.target.kind} needs no unit: {described.target.kind} itself "
-            "starts it with the machine.",
-            hint="Install the unit of the broker: `sealserve service install broker`.",
+            f"A systemd unit for the deployment needs the target local, got {described.target.kind}: "
+            f"{described.target.kind} itself starts the deployment with the machine.",
+            hint="Install the unit of the broker instead: `sealserve service install broker`.",
         )
     return render_unit(
         service,
@@ -93,7 +96,7 @@ def _unit(context: Context, service: Service, machines: Machines, *, for_user: b
 
 
 def _owner(context: Context) -> str | None:
-    """Return the account that the workspace's folder belongs to; None for root."""
+    """Return the account that owns the workspace's folder, or None for root."""
     uid = context.workspace.directory.stat().st_uid
     if uid == 0:
         return None

@@ -1,4 +1,4 @@
-"""``sealserve simulated``: what stands in for the processor's vendor and for the platform on a machine without SGX."""
+"""``sealserve simulated``: the stand-ins for the processor's vendor and the platform, on a machine without SGX."""
 
 import contextlib
 import logging
@@ -18,26 +18,35 @@ from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
 
 _LOG: Final = logging.getLogger(__name__)
 
-app = Verbs("Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.")
+app = Verbs("Run the stand-ins for SGX. Formats and signatures are genuine, but the host's root can read everything.")
 
 
 @app.command()
 def pcs(
     place: Place,
     port: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_PORT, show_default="that of broker.collateral_url, or 8081")
+        int | None,
+        typer.Option(
+            min=0,
+            max=LARGEST_PORT,
+            help="TCP port; 0 means a free port",
+            show_default="of broker.collateral_url, or 8081",
+        ),
     ] = None,
-    listen: Annotated[str, typer.Option(help="The address it listens on.")] = "127.0.0.1",
+    listen: Annotated[str, typer.Option(help="IP address to listen on")] = "127.0.0.1",
     ready_file: options.ReadyFile = None,
 ) -> None:
-    """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
+    """Run a simulated PCS (the vendor's certificate service) until stopped.
+
+    It serves the simulated vendor's certificates, TCB info and revocation lists over HTTP.
+    """
     console.log_to_standard_error()
     vendor = simulation.open_vendor(place.workspace, now=datetime.now(UTC))
     configured = urlsplit(pcs_url(place.deployment)).port or SIMULATED_PCS_PORT
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
-    _LOG.info("the simulated PCS answers at %s", server.url)
+    _LOG.info("the simulated PCS listens at %s", server.url)
     console.mark_ready(ready_file)
-    with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
+    with contextlib.suppress(KeyboardInterrupt):  # an interruption is the normal end: exit status 0
         try:
             server.serve_forever()
         finally:
@@ -48,11 +57,11 @@ def pcs(
 def platform(
     place: Place,
     create_only: Annotated[
-        bool, typer.Option("--create-only", help="Create the platform for a host elsewhere, and do not start it.")
+        bool, typer.Option("--create-only", help="Create the platform for another host, but do not run it")
     ] = False,
     ready_file: options.ReadyFile = None,
 ) -> None:
-    """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
+    """Run a simulated SGX platform until stopped: it signs quotes for the enclaves of this host, at a Unix socket."""
     console.log_to_standard_error()
     workspace = place.workspace
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
@@ -60,9 +69,9 @@ def platform(
         console.out.print(f"The simulated platform {here.platform_id} is in {workspace.host.platform}.")
         return
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
-    _LOG.info("the simulated platform %s makes quotes at %s", here.platform_id, simulation.quoting_socket(workspace))
+    _LOG.info("the simulated platform %s signs quotes at %s", here.platform_id, simulation.quoting_socket(workspace))
     console.mark_ready(ready_file)
-    with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
+    with contextlib.suppress(KeyboardInterrupt):  # an interruption is the normal end: exit status 0
         try:
             server.serve_forever()
         finally:

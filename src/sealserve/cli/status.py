@@ -1,4 +1,4 @@
-"""``sealserve status``: whether the deployment does what it should."""
+"""``sealserve status``: show the state of the deployment and its parts."""
 
 import json
 import sys
@@ -26,12 +26,15 @@ app = Verbs()
 def status(
     context: Context,
     target: options.Target = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until stopped.")] = False,
-    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update the output continuously until stopped")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two updates with --watch")
+    ] = 2.0,
 ) -> None:
-    """Show the deployment and its parts. The exit status is 0 only if all is well.
+    """Show the state of the deployment and its parts.
 
-    5: the service answers, and something is wrong. 6: the service does not answer.
+    Exit status: 0 if everything is well, 5 if the service answers but something is wrong, 6 if the service does not
+    answer.
     """
     opened = targets.open_target(context.workspace, context.deployment, target)
     if not watch:
@@ -53,7 +56,8 @@ def status(
             console.out.print("")
             sys.stdout.flush()
             time.sleep(interval)
-    # The terminal's second screen is drawn at once each time, and the first one is as before in the end.
+    # Use the terminal's alternate screen: each update replaces it completely, and the main screen is restored at the
+    # end.
     with Live(console=console.out, screen=True, auto_refresh=False, redirect_stdout=False) as live:
         while True:
             shown = [Text(console.visible(line.text), style=line.style) for line in lines(look(), width())]

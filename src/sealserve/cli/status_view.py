@@ -1,4 +1,4 @@
-"""The state of a deployment as text: facts about the whole, then a row for each part, for terminals of any width."""
+"""The state of a deployment as text for terminals of any width: general facts, then a row for each part."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ _PROTOCOLS: Final = {"grpc": "gRPC", "rest": "REST"}
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of text, and its style (of rich's); an empty style is the terminal's own."""
+    """A line of text, and its rich style. An empty style means the terminal's default."""
 
     text: str
     style: str = ""
@@ -36,8 +36,8 @@ def lines(document: StatusDocument, width: int) -> Iterator[Line]:
     """Yield the lines of a document.
 
     Args:
-        document: What was observed.
-        width: The width of the terminal. Columns that do not fit are left out, and long texts are wrapped.
+        document: The state of the deployment.
+        width: Width of the terminal in columns. Table columns that do not fit are left out; long texts are wrapped.
     """
     yield Line(f"State      {document.state}", _STANDING[document.state])
     for name, value in _facts(document):
@@ -52,7 +52,7 @@ def lines(document: StatusDocument, width: int) -> Iterator[Line]:
 
 
 def age(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago a time was, in words; empty if it is unknown."""
+    """Return the age of a time as text, such as ``3 min ago``; empty if the time is unknown."""
     if moment is None:
         return ""
     seconds = max(0, int((now - moment).total_seconds()))
@@ -63,7 +63,7 @@ def age(moment: datetime | None, now: datetime) -> str:
 
 
 def duration(seconds: int | None) -> str:
-    """Return a duration in its two largest units, as ``3h12m``."""
+    """Return a duration in its two largest units, such as ``3h12m``."""
     if seconds is None:
         return _UNKNOWN
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
@@ -78,7 +78,7 @@ def _facts(document: StatusDocument) -> Iterator[tuple[str, str]]:
     if not document.parts:
         return
     yield "Target", document.target
-    yield "Release", document.release or "none is served"
+    yield "Release", document.release or "none"
     for model in document.models:
         named = {version: [label for label, of in model.labels.items() if of == version] for version in model.versions}
         versions = ", ".join(f"{version} ({', '.join(names)})" if names else str(version)
@@ -94,14 +94,14 @@ def _facts(document: StatusDocument) -> Iterator[tuple[str, str]]:
         yield "Drift", "; ".join(differences) or "none"
     if document.certificates:
         first = document.certificates[0]
-        yield "Expires", f"next: {first.certificate}, on {first.ends:%Y-%m-%d} ({first.days_left} days)"
+        yield "Expires", f"{first.certificate} certificate first, on {first.ends:%Y-%m-%d} ({first.days_left} days)"
 
 
 def _table(parts: Sequence[Part], now: datetime, width: int) -> Iterator[Line]:
     headings = ["PART", "STATE", "HEALTH", "UPTIME", "RESTARTS", "CONNECTIONS", "REQUESTS", "INSTANCE"]
     rows = [_cells(part) for part in parts]
     widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
-    # Leave out columns, the last one first, until a row fits.
+    # Leave out columns from the right until a row fits.
     count = len(headings)
     while count > 2 and sum(widths[:count]) + len(_GAP) * (count - 1) > width:  # noqa: PLR2004  # a part and its state
         count -= 1
@@ -142,7 +142,7 @@ def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _wrapped(begin: str, text: str, width: int, style: str = "") -> Iterator[Line]:
-    """Yield a text in lines that fit, the first one after ``begin``, the others indented by as much."""
+    """Yield a text in lines that fit: the first line after ``begin``, the other lines indented as far."""
     room = max(10, width - len(begin))
     pieces = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
     for number, piece in enumerate(pieces):

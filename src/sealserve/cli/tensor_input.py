@@ -1,16 +1,16 @@
-"""Inputs as they are written on the command line, one by one or as a whole request.
+"""Parse inputs from the command line: single inputs, or a complete request.
 
-One by one, ``NAME=VALUE``:
+Single inputs have the form ``NAME=VALUE``:
 
 - ``NAME=@FILE``: an array (``.npy``, ``.npz``) or a value (``.json``). For a string input, any other file is one
   string: ``image_bytes=@photo.jpg``. ``@-`` is standard input.
-- ``NAME=JSON``. Bytes that are not text are ``{"b64": "..."}``. A serialised ``tf.Example`` is an object with its
+- ``NAME=JSON``. Bytes that are not text are ``{"b64": "..."}``. A serialized ``tf.Example`` is an object with its
   features: ``NAME=[{"age": 41, "city": "Rome"}]``.
 - ``NAME=TEXT`` for a string input, unless the text begins with ``[``, ``{``, ``"`` or ``@``.
 - ``NAME=random``.
 
-As a whole: ``{"instances": [...]}`` or ``{"inputs": ...}``, ``@FILE`` with either of them, or ``@FILE.npz`` with an
-array for each input.
+A complete request is ``{"instances": [...]}`` or ``{"inputs": ...}``, ``@FILE`` with one of these objects, or
+``@FILE.npz`` with an array for each input.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ _UNREADABLE: Final = (InputFileError, OSError, ValueError, TypeError, Arithmetic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """The inputs that were given, and the names of those that are to be generated.
+    """The inputs that the user gave, and the names of the inputs to generate.
 
     Args:
-        signature: What the model takes.
-        arrays: The inputs that were given.
-        generated: The inputs that `complete` makes.
+        signature: The signature that is called.
+        arrays: The given inputs.
+        generated: Names of the inputs that `complete` generates.
     """
 
     signature: Signature
@@ -51,15 +51,15 @@ class Given:
     generated: tuple[str, ...]
 
     def complete(self, *, batch: int, seed: int, guess: Guess | None = None) -> Arrays:
-        """Return the given arrays, and random ones for the other inputs.
+        """Return the given arrays, and random arrays for the inputs to generate.
 
         Args:
-            batch: The first dimension of generated inputs, where the model leaves it open.
-            seed: Of generated inputs.
-            guess: What is assumed for generated inputs, where the signature leaves something open.
+            batch: Size of the first dimension of generated inputs, if the model leaves it open.
+            seed: Random seed of generated inputs.
+            guess: Assumptions about everything else that the signature leaves open.
 
         Raises:
-            TensorInputError: An input has a type or a shape for which there is no random value.
+            TensorInputError: No random value can be generated for the type or shape of an input.
         """
         generator = np.random.default_rng(seed)
         made = dict(self.arrays)
@@ -73,19 +73,22 @@ def read_inputs(texts: Sequence[str], signature: Signature, *, signature_name: s
     """Read the inputs of a request. Each file, and standard input, is read once.
 
     Args:
-        texts: ``NAME=VALUE`` for each input, or one whole request. Without any, every input is generated. An input with
+        texts: ``NAME=VALUE`` for each input, or one complete request. If empty, every input is generated. An input with
             a default value can be left out.
-        signature: What the model takes.
-        signature_name: Its name: a whole request may name it.
+        signature: The signature that is called.
+        signature_name: Name of this signature. A complete request may contain it.
 
     Raises:
-        TensorInputError: No such input, an input that is missing, or a value that cannot be read.
+        TensorInputError: An input is unknown or missing, or a value cannot be read.
     """
     if not texts:
         return Given(signature=signature, arrays={}, generated=tuple(signature.inputs))
     if any(_is_whole(text, signature) for text in texts):
         if len(texts) > 1:
-            raise TensorInputError("A whole request was given together with other inputs: expected it alone.")
+            raise TensorInputError(
+                "A complete request was given together with other inputs: expected either.",
+                hint="Give only the complete request, or NAME=VALUE for each input.",
+            )
         arrays = _whole(texts[0], signature, signature_name)
         _check_complete(arrays, signature)
         return Given(signature=signature, arrays=arrays, generated=())
@@ -108,14 +111,17 @@ def _named(texts: Sequence[str], signature: Signature) -> Mapping[str, str]:
         name, separator, value = text.partition("=")
         if not separator or name not in signature.inputs:
             raise TensorInputError(
-                f"{printable(repr(text), 60)} is not NAME=VALUE with a name of the model's inputs "
-                f"({_names(signature)})."
+                f"An input is invalid: expected NAME=VALUE with the name of one of the model's inputs "
+                f"({_names(signature)}), got {printable(repr(text), 60)}.",
+                hint="Show the inputs of the model: `sealserve model show`, or `sealserve client show BUNDLE`.",
             )
         if name in given:
-            raise TensorInputError(f"The input {name!r} is given twice.")
+            raise TensorInputError(f"The input {name!r} was given twice.", hint="Give each input only once.")
         given[name] = value
     if list(given.values()).count(_FILE + STANDARD_INPUT) > 1:
-        raise TensorInputError("Several inputs are to be read from standard input (@-): expected one.")
+        raise TensorInputError(
+            "Several inputs use standard input (@-): expected at most one.", hint="Read the other inputs from files."
+        )
     return given
 
 
@@ -123,9 +129,9 @@ def _check_complete(given: Mapping[str, object], signature: Signature) -> None:
     missing = [name for name in signature.inputs if name not in given and name not in signature.optional]
     if missing:
         raise TensorInputError(
-            f"{printable(', '.join(missing))} {'is' if len(missing) == 1 else 'are'} missing: "
-            f"this signature takes the inputs {_names(signature)}.",
-            hint=f"Give a value for each input. Write --input {printable(missing[0], 60)}={RANDOM} for a random value.",
+            f"Inputs are missing: the signature needs {_names(signature)}, but no value was given for "
+            f"{printable(', '.join(missing))}.",
+            hint=f"Give a value for each input. For a random value, use --input {printable(missing[0], 60)}={RANDOM}.",
         )
 
 
@@ -134,14 +140,14 @@ def _names(signature: Signature) -> str:
 
 
 def _whole(text: str, signature: Signature, signature_name: str) -> Arrays:
-    """Return the arrays of a whole request."""
+    """Return the arrays of a complete request."""
     try:
         if text.startswith(_FILE):
             source = read_source(text.removeprefix(_FILE))
             if source.suffix == ".npz" or source.content.startswith(NPZ):
                 return _archive(source, signature)
             if source.suffix == ".npy" or source.content.startswith(NPY):
-                raise ValueError("it holds one array: write NAME=@FILE")
+                raise ValueError("it contains one array without the name of an input: write NAME=@FILE")
             body = read_json(source.content)
         else:
             body = read_json(text)
@@ -149,7 +155,7 @@ def _whole(text: str, signature: Signature, signature_name: str) -> Arrays:
     except _UNREADABLE as error:
         raise TensorInputError(
             f"The request {printable(text, 60)} cannot be read: {_reason(error)}.",
-            hint='Give {"instances": [...]} or {"inputs": ...}, a file with it, or a .npz file.',
+            hint='Give {"instances": [...]} or {"inputs": ...}, a file with one of them, or a .npz file.',
         ) from error
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, value in columns.items():
@@ -161,7 +167,10 @@ def _whole(text: str, signature: Signature, signature_name: str) -> Arrays:
 def _archive(source: Source, signature: Signature) -> Arrays:
     arrays = read_npz(source.content)
     if unknown := arrays.keys() - signature.inputs.keys():
-        raise ValueError(f"it has an array {printable(repr(min(unknown)), 60)}; the inputs are {_names(signature)}")
+        raise ValueError(
+            f"it has the array {printable(repr(min(unknown)), 60)}, which is not an input of the signature "
+            f"({_names(signature)})"
+        )
     return {name: _typed(array, signature.inputs[name]) for name, array in arrays.items()}
 
 
@@ -176,12 +185,15 @@ def _array(name: str, value: str, spec: TensorSpec) -> npt.NDArray[Any]:
 
 
 def _from_file(name: str, source: Source, spec: TensorSpec) -> npt.NDArray[Any]:
-    """Return what a file holds for an input: for a string input, the suffix decides; for others the content too."""
+    """Return a file's content as an array for an input.
+
+    For a string input, only the suffix decides how the file is read. For other inputs, the content decides as well.
+    """
     is_text = spec.dtype == "string"
     if source.suffix == ".npz" or (not is_text and source.suffix != ".npy" and source.content.startswith(NPZ)):
         arrays = read_npz(source.content)
         if name not in arrays and len(arrays) != 1:
-            raise ValueError(f"the file has {len(arrays)} arrays, and none of them is called {name}")
+            raise ValueError(f"the file has {len(arrays)} arrays, but no array with the name {name}")
         return _typed(arrays[name] if name in arrays else next(iter(arrays.values())), spec)
     if source.suffix == ".npy" or (not is_text and source.content.startswith(NPY)):
         return _typed(read_npy(source.content), spec)
@@ -189,66 +201,68 @@ def _from_file(name: str, source: Source, spec: TensorSpec) -> npt.NDArray[Any]:
         return _one_string(source.content, spec)
     if source.suffix != ".json" and (picture := source.picture):
         raise ValueError(
-            f"{source.name} is a {picture} picture, and the model takes {spec.dtype} of shape {_shape(spec)}: decode "
-            "and scale it as the model was trained, and save it with numpy.save"
+            f"{source.name} is a {picture} picture, but the model expects {spec.dtype} of shape {_shape(spec)}. Decode "
+            "and scale the picture as in the model's training, and save it with `numpy.save`"
         )
     return _converted(read_json(source.content), spec)
 
 
 def _typed(array: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
-    """Return an array of a file. Its type must be the model's: no value becomes another one in silence."""
+    """Return an array of a file if its type is the model's type. Values are never converted silently."""
     if spec.dtype == "string":
         if array.dtype.kind not in "SU":
-            raise ValueError(f"the file holds {array.dtype}, and the model takes strings")
+            raise ValueError(f"the type of its array is wrong: expected strings, got {array.dtype}")
         return array
     expected = np.sctypeDict.get(spec.dtype)
     if expected is not None and array.dtype.newbyteorder("=") != np.dtype(expected):
-        raise ValueError(f"the file holds {array.dtype}, and the model takes {spec.dtype}: convert it with astype")
+        raise ValueError(
+            f"the type of its array is wrong: expected {spec.dtype}, got {array.dtype} (convert it with `astype`)"
+        )
     return array
 
 
 def _converted(value: object, spec: TensorSpec) -> npt.NDArray[Any]:
-    """Return JSON as an array of the model's type; no value becomes another one in silence.
+    """Return a JSON value as an array of the model's type. Values are never changed silently.
 
     Raises:
-        ValueError, TypeError, ArithmeticError: It is none.
+        ValueError, TypeError, ArithmeticError: The value cannot be represented in the model's type.
     """
     if spec.dtype == "string" and not isinstance(value, list):
         return _one_string(_string(value), spec)
     given = np.asarray(value, dtype=object)
-    if any(isinstance(item, list) for item in given.flat):  # numpy keeps lists of different lengths as objects
+    if any(isinstance(item, list) for item in given.flat):  # numpy stores lists of different lengths as objects
         raise ValueError("its lists have different lengths")
     if spec.dtype == "string":
-        # Not numpy's own strings: they hold ASCII only, or lose zeros at their end.
+        # Do not use numpy's string types: they store only ASCII, or lose zero bytes at the end.
         strings = np.empty(given.size, dtype=object)
         strings[:] = [_string(item) for item in given.ravel()]
         return strings.reshape(given.shape)
     kind = np.dtype(spec.dtype)
     with np.errstate(over="raise"):
         array = np.asarray(value, dtype=kind)
-    if not all(isinstance(item, int | float) for item in given.ravel()):  # null would become NaN, "1" a number
-        raise ValueError(f"the model takes {kind}")
+    if not all(isinstance(item, int | float) for item in given.ravel()):  # null would become NaN, and "1" a number
+        raise ValueError(f"it contains values that are not numbers: expected {kind}")
     if kind.kind in "biu" and (array != given).any():
-        raise ValueError(f"it has values that are no {kind}")
+        raise ValueError(f"it contains values that the type {kind} cannot represent")
     return array
 
 
 def _string(item: object) -> bytes:
-    """Return the bytes of a string in JSON: a text, ``{"b64": "..."}``, or the features of a ``tf.Example``."""
+    """Return the bytes of a JSON value: a text, ``{"b64": "..."}``, or the features of a ``tf.Example``."""
     if isinstance(item, str):
         return item.encode()
     if (found := bytes_from_json(item)) is not None:
         return found
     if isinstance(item, dict):
         return from_json(item)
-    raise ValueError('the model takes strings (bytes are written {"b64": "..."})')
+    raise ValueError('it contains values that are not strings (write bytes as {"b64": "..."})')
 
 
 def _one_string(content: bytes, spec: TensorSpec) -> npt.NDArray[Any]:
-    """Return one string as the smallest array that the model takes: usually a batch of one."""
+    """Return one string as the smallest array that the model accepts, usually a batch of one row."""
     shape = (None,) if spec.shape is None else spec.shape
     if any(size not in {None, 1} for size in shape):
-        raise ValueError(f"the model takes strings of shape {_shape(spec)}, not one string")
+        raise ValueError(f"the shape is wrong: expected strings of shape {_shape(spec)}, got one string")
     array = np.empty((1,) * len(shape), dtype=object)
     array[...] = content
     return array
@@ -262,7 +276,7 @@ def _shape(spec: TensorSpec) -> str:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Explain an error of reading the value of an input."""
+    """Convert an error while reading an input's value to a `TensorInputError`."""
     try:
         yield
     except _UNREADABLE as error:

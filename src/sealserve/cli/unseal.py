@@ -1,4 +1,4 @@
-"""``sealserve unseal``: Gramine encrypted files to plaintext."""
+"""``sealserve unseal``: decrypt files in Gramine's format for encrypted files."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +19,22 @@ app = Verbs()
 @app.command()
 def unseal(
     result: Output,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A sealed file, or a folder of them.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the plaintext appears (0600).")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Sealed file, or folder of sealed files")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="Plaintext file or folder to create (files have mode 0600)")
+    ],
     key_file: options.KeyFile,
     path: Annotated[
         str | None,
-        typer.Option(help="The path that it must be bound to.", show_default="any; the one found is shown"),
+        typer.Option(help="Path to which the file must be bound", show_default="any path; the output shows it"),
     ] = None,
     allow_trailing: Annotated[
-        bool, typer.Option("--allow-trailing", help="Accept old nodes behind the end: some tools leave them.")
+        bool,
+        typer.Option("--allow-trailing", help="Accept unused data after the end of the file, which some tools leave"),
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """Unseal a file or a folder. A failure leaves no output."""
+    """Decrypt a sealed file or folder. A failure leaves no output."""
     with read_wrap_key(key_file) as key, console.bytes_progress("Unsealing", console.size_of(source)) as progress:
         if source.is_dir():
             entries = unseal_tree(
@@ -50,5 +53,6 @@ def unseal(
         )
     else:
         result.show(
-            asdict(found), f"Unsealed {found.size} bytes to {destination}; bound to the path {found.embedded_path}."
+            asdict(found),
+            f"Unsealed {found.size} bytes to {destination}. The input is bound to the path {found.embedded_path}.",
         )

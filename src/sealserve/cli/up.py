@@ -1,4 +1,4 @@
-"""``sealserve up``: start the deployment, or make what runs match what is described."""
+"""``sealserve up``: start the deployment, or change it to match ``sealserve.toml``."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,36 +38,41 @@ def up(
     target: options.Target = None,
     replicas: Annotated[
         int | None,
-        typer.Option(min=1, show_default="as scaled last, else target.replicas", help="How many enclaves serve."),
+        typer.Option(min=1, show_default="as set by the last `scale`, else target.replicas", help="Number of replicas"),
     ] = None,
-    release: options.Release = None,
+    release: options.ServedRelease = None,
     role: Annotated[
         Machines | None,
         typer.Option(
             "--role",
             show_default="as at the last `up`, else all",
-            help="all: this machine is the owner's and the host's; host: the broker is elsewhere.",
+            help="Roles of this machine. all: owner and host; host: the broker runs elsewhere",
         ),
     ] = None,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Roll back to the release that served before")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
+        bool, typer.Option("--dry-run", help="Print the steps and differences, and change nothing")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Serve a new release without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Build and serve a new release without asking for confirmation")
+    ] = False,
     keep_release: Annotated[
         bool,
-        typer.Option("--keep-release", help="Serve the release that served last, even if sealserve.toml differs."),
+        typer.Option("--keep-release", help="Serve the release that served last, even if sealserve.toml differs"),
     ] = False,
     no_wait: options.NoWait = False,
 ) -> None:
-    """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.
+    """Start the deployment, or change it to match sealserve.toml.
 
-    Everything that does not exist yet is created first: models, certificates, a release. Without --release, the
-    release that served last is compared with sealserve.toml and with the models' sources.
+    Models, certificates and a release are created first if they do not exist.
+
+    Without --release, `up` compares the release that served last with sealserve.toml and with the models' sources. A
+    change to a model, or to a setting that is sealed or measured, needs a new release. `up` then shows the differences
+    and asks before it builds and rolls out the new release.
     """
     machines = machines_of(context.workspace, role)
     if role is None and machines is Machines.HOST:
-        context.say("This machine is only the host, as at the last `up`. `--role all` changes that.")
+        context.say("This machine is used only as the host, as at the last `up`. To change this, use `--role all`.")
     for setting in dangerous_settings(context.deployment):
         console.warn(str(setting))
     asked = _Asked(
@@ -89,23 +94,23 @@ def up(
             if question is None:
                 _run(context, asked, choice)
                 return
-        # The question is asked without the locks: meanwhile parts that end are started again, and nobody waits for a
-        # person. If something else is to be done after the answer, that is asked again.
+        # Ask without the locks, so that supervision can restart parts and other commands do not wait for the answer. If
+        # the choice is different after the answer, the loop asks again.
         typer.confirm(question, abort=True, err=True)
         confirmed = choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What the user asks for.
+    """The options of `up`.
 
     Args:
-        kind: The target.
-        replicas: How many enclaves are to serve, or None for what `wanted` tells.
+        kind: The target's name.
+        replicas: Number of replicas, or None for the recorded number.
         release: The release that the user names, or None.
-        machines: Which machines this one is.
-        rollback: Whether the release before is to be served.
-        keep_release: Whether the release that served last is to be served as it is.
+        machines: The roles of this machine.
+        rollback: Roll back to the release that served before.
+        keep_release: Serve the release that served last without changes.
     """
 
     kind: str
@@ -117,9 +122,9 @@ class _Asked:
 
 
 def _prepared(context: Context, asked: _Asked) -> Choice:
-    """Return which release is to be served. A new one is built only after the difference was shown and confirmed."""
+    """Return the release to serve. A new release is built only later, after the user has confirmed the differences."""
     workspace = context.workspace
-    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
+    workspace.create()  # creates folders that were removed, such as the host's folder
     Owner.open(workspace).publish_key()
     opened = targets.open_target(workspace, context.deployment, asked.kind)
     return _choose(context, asked, opened, now=datetime.now(UTC))
@@ -129,7 +134,7 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     """Start or change the deployment, under its lock."""
     workspace, described, machines = context.workspace, context.deployment, asked.machines
     owner_here = machines is Machines.ALL
-    # 1. Read how many replicas are to serve.
+    # 1. Determine the number of replicas.
     count = _replicas(context, asked)
     wanted.keep_role(workspace, host_only=not owner_here)
 
@@ -139,7 +144,7 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     with live_view("Starting", watched, for_programs=context.as_json) as tell:
         opened = targets.open_target(workspace, described, asked.kind, tell=tell)
         with starting(workspace, asked.kind, tell=tell, for_programs=context.as_json):
-            # 2. The owner makes what is missing or changed: models, certificates, a release.
+            # 2. The owner creates missing or changed models, certificates and a release.
             if owner_here:
                 take_first_steps(workspace, described, rebuild=choice.drift is not None and choice.builds, tell=tell)
             folder = choice.release
@@ -147,27 +152,31 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
                 folder = releases.newest(machines.releases(workspace))
             if accepted := users.revoked_since(workspace, folder):
                 names = ", ".join(accepted)
-                console.warn(f"{folder.name} was built before these users were revoked, and accepts them: {names}.")
-            # 3. The target refuses what it could not start, before anything is built for it.
+                console.warn(
+                    f"{folder.name} was built before these users were revoked, so it still accepts them: {names}. Run "
+                    "`sealserve release build`, then `sealserve up`."
+                )
+            # 3. The target rejects a release that it cannot start, before anything is built for it.
             opened.check(folder, broker_here=owner_here)
             # 4. The owner prepares the release for the target.
             destination = opened.destination(folder.name, count)
             bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
             if choice.description is not None:
                 kept_description.keep(workspace, folder.name, choice.description)
-            # 5. Keep what is asked for before the target changes: an `up` that is killed while it rolls was meant.
+            # 5. Record the request before the target changes: it stays valid if this process is killed during roll-out.
             before = wanted.read(workspace)
             built = release_plan.newest_name(machines.releases(workspace))
-            newest = before.newest if choice.as_it_is else built  # `up` still means one that was built since
+            # With --keep-release, a release that was built since is still the default of the next `up`.
+            newest = before.newest if choice.as_it_is else built
             wanted.keep_release(workspace, folder.name, newest=newest)
             if asked.replicas is not None:
                 wanted.keep_replicas(workspace, described, count)
-            # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
+            # 6. The target starts the release, with only the host's files, and rolls over from the serving release.
             with wanted.starting(
                 workspace, count, before=before, stays=lambda _: targets.may_serve(workspace, asked.kind, folder.name)
             ):
                 replaced = set(opened.up(bundle, count))
-    # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
+    # 7. The owner drains the releases that were replaced, including the release that served before a `down`.
     if before.release is not None:
         replaced.add(before.release)
     if owner_here:
@@ -176,7 +185,7 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
 
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
-    """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
+    """Return the release to serve: the previous release for a roll-back, else the named or the described release."""
     named = opened.previous_release() if asked.rollback else asked.release
     return release_plan.choose(
         context.workspace, context.deployment, asked.machines, named, now=now, as_it_is=asked.keep_release
@@ -184,12 +193,12 @@ def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | 
 
 
 def _replicas(context: Context, asked: _Asked) -> int:
-    """Return how many replicas are to serve, and say so where it is not what sealserve.toml says, or was kept.
+    """Return the number of replicas, and report it if it is not the number in ``sealserve.toml``.
 
-    What changes the deployment asks this under its lock: a `scale` may just have set another number.
+    A caller that changes the deployment calls this under its lock, because a `scale` may set another number.
 
     Raises:
-        InputError: `target.unsupported`: The target cannot run so many.
+        InputError: `target.unsupported`: The target cannot run this number of replicas.
     """
     count = asked.replicas if asked.replicas is not None else _kept_replicas(context)
     targets.check_replicas(context.workspace, context.deployment, asked.kind, count)
@@ -200,14 +209,19 @@ def _kept_replicas(context: Context) -> int:
     found = wanted.replicas(context.workspace, context.deployment)
     described = context.deployment.target.replicas
     if found.kept:
-        context.say(f"Replicas: {found.count}, as scaled last (target.replicas is {described}).")
+        context.say(f"Replicas: {found.count}, as set by the last `scale` (target.replicas is {described}).")
     elif found.replaced is not None:
-        context.say(f"Replicas: {described}, since target.replicas was changed after the scaling to {found.replaced}.")
+        context.say(
+            f"Replicas: {described}, because target.replicas was changed after `scale` had set {found.replaced}."
+        )
     return found.count
 
 
 def _foresee(context: Context, asked: _Asked) -> None:
-    """Print what `up` would do, and change nothing. The owner's steps go to standard error, the differences do not."""
+    """Print what `up` would do, and change nothing.
+
+    The owner's steps are printed on standard error, and the differences on standard output.
+    """
     count = _replicas(context, asked)
     opened = targets.open_target(context.workspace, context.deployment, asked.kind)
     choice = _choose(context, asked, opened, now=None)
@@ -219,17 +233,17 @@ def _foresee(context: Context, asked: _Asked) -> None:
     for line in release_plan.differences(choice.drift) if choice.drift is not None else ():
         console.out.print(line)
     for step in steps:
-        console.say(f"Not done in a dry run: {step}.")
+        console.say(f"Step that `up` would do: {step}.")
     if changes is None:
-        console.say("What runs can be compared with what is described after these steps.")
+        console.say("The changes to running parts can be shown only after these steps.")
     else:
-        console.out.print(changes or "Nothing would change.\n", end="")
+        console.out.print(changes or "No running part would change.\n", end="")
 
 
 def _foreseen(
     context: Context, asked: _Asked, count: int, choice: Choice, opened: Target
 ) -> tuple[Sequence[str], Bundle | None]:
-    """Return the owner's steps, and the bundle that they would lead to, or None if that is unknown before them."""
+    """Return the owner's steps and the resulting bundle. The bundle is None if it is unknown before these steps."""
     workspace, described, owner_here = context.workspace, context.deployment, asked.machines is Machines.ALL
     steps: Sequence[str] = ()
     if owner_here:
@@ -258,15 +272,15 @@ def _foreseen_fields(choice: Choice, steps: Sequence[str], changes: str | None) 
 
 
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
-    """Let the releases end that ``by`` has replaced, and warn if it ends itself."""
+    """Drain the releases that ``by`` has replaced, and warn if ``by`` itself is draining."""
     for retired in provisioning.retire(workspace, described, replaced, by=by, now=datetime.now(UTC)):
         deadline = retired.deadline.isoformat() if retired.deadline else "it is revoked"
         console.say(
             f"{retired.name} is draining: restarts and a roll-back get its key until {deadline}. "
-            f"`sealserve broker revoke {retired.name}` ends it at once."
+            f"To end it immediately, run `sealserve broker revoke {retired.name}`."
         )
     if (until := provisioning.draining_until(workspace, by)) is not None:
         console.warn(
-            f"{by.name} is draining: none of its replicas starts after {until.isoformat()}. "
-            f"`sealserve broker allow --reactivate {by.name}` makes it active again."
+            f"{by.name} is draining: its replicas cannot start after {until.isoformat()}. "
+            f"To make it active again, run `sealserve broker allow --reactivate {by.name}`."
         )

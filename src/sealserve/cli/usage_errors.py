@@ -1,6 +1,6 @@
-"""Errors in how a command is typed: an unknown command or option, a missing argument, a value of the wrong type.
+"""Usage errors: an unknown command or option, a missing argument, a value of the wrong type.
 
-Typer prints these errors in a box, without a code and without JSON. Here they become errors like all others.
+Typer prints these errors in a box, without a code and without JSON. This module converts them to sealserve's errors.
 """
 
 import difflib
@@ -45,19 +45,19 @@ ALIASES: Final[Mapping[str, str]] = {
     "uninstall": "down",
     "version": "--version",
 }
-"""What people type who know similar tools, and our command for it."""
+"""Commands of similar tools, and the corresponding command of sealserve."""
 
 
 _NO_SUCH_COMMAND: Final = re.compile(r"No such command '(?P<name>.*?)'\.", re.DOTALL)
 
 
 def explain(error: ClickException) -> SealserveError:
-    """Return our own error for one of click's."""
+    """Convert an error of click to an error of sealserve."""
     context = getattr(error, "ctx", None)
-    if context is None:  # click does not tell the command of an option without its value
-        return CliCode.USAGE_ARGUMENTS.error(error.message, hint="Add --help to see how to use the command.")
+    if context is None:  # for an option without its value, click does not report the command
+        return CliCode.USAGE_ARGUMENTS.error(error.message, hint="Add --help to show the options of the command.")
     command = context.command_path
-    help_hint = f"Run `{command} --help` to see how to use it."
+    help_hint = f"Run `{command} --help` to show its options and arguments."
     if isinstance(error, NoSuchOption):
         known = {name.lstrip("-"): name for item in context.command.get_params(context) for name in item.opts}
         close = difflib.get_close_matches(error.option_name.lstrip("-"), known, n=1)
@@ -79,9 +79,9 @@ def unknown_command(name: str, group: str, known: list[str]) -> SealserveError:
     """Return the error for a command that does not exist.
 
     Args:
-        name: What was typed.
-        group: The command before it, such as "sealserve certs".
-        known: The commands that exist there.
+        name: The command as typed.
+        group: The words before it, such as "sealserve certs".
+        known: The existing commands of this group.
     """
     hint = f"Run `{group} --help` to list the commands."
     if group == "sealserve" and name in ALIASES:
@@ -92,7 +92,7 @@ def unknown_command(name: str, group: str, known: list[str]) -> SealserveError:
 
 
 def _name(parameter: Any) -> str:
-    """Return an option as it is typed, or an argument as the help writes it."""
+    """Return the name of an option as the user types it, or of an argument as the help shows it."""
     if parameter is None:
         return ""
     if parameter.param_type_name == "option":
@@ -101,7 +101,7 @@ def _name(parameter: Any) -> str:
 
 
 def _wrong_value(error: ClickException) -> tuple[str, str | None]:
-    """Return what is wrong with a value, and a hint. The cause of Typer's error is pydantic's."""
+    """Return a description of an invalid value, and a hint. The cause of Typer's error can be an error of pydantic."""
     from pydantic import ValidationError  # noqa: PLC0415  # most commands end without such an error
 
     from sealserve.deployment import value_faults  # noqa: PLC0415

@@ -19,57 +19,59 @@ from sealserve.workspace import Workspace
 
 app = Verbs("Manage the users of the service: add, list, renew, revoke.")
 
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", autocompletion=completion.users)]
-Days = Annotated[int, typer.Option(min=1, max=3650, help="Days for which the certificate is valid.")]
+NewName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the new user: 1 to 63 lower-case letters, digits and hyphens")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user", autocompletion=completion.users)]
+Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate in days")]
 
 
 @app.command()
 def add(context: Context, name: NewName, days: Days = LEAF_DAYS) -> None:
-    """Issue a certificate for a new user. The service accepts it at once; a new release is not needed."""
+    """Issue a certificate for a new user. The service accepts it immediately, without a new release."""
     user = users.add(context.workspace, context.deployment, name, now=datetime.now(UTC), days=days)
     context.show(_json(user), _issued(user), f"Next: `sealserve client bundle --for {name}`.")
 
 
 @app.command()
 def renew(context: Context, name: Name, days: Days = LEAF_DAYS) -> None:
-    """Issue a fresh certificate and key for a user. The former certificate stays valid until it ends."""
+    """Issue a new certificate and key for a user. The former certificate stays valid until it expires."""
     user = users.renew(context.workspace, context.deployment, name, now=datetime.now(UTC), days=days)
     context.show(_json(user), _issued(user), f"Next: `sealserve client bundle --for {name}`.")
 
 
 @app.command()
 def revoke(context: Context, name: Name, yes: options.Yes = False) -> None:
-    """Revoke all certificates of a user. The revocation takes effect with the next release."""
+    """Revoke all certificates of a user. The revocation takes effect only with the next release."""
     console.confirm(f"Revoke all certificates of {name}?", yes=yes)
     user = users.revoke(context.workspace, context.deployment, name, now=datetime.now(UTC))
     context.show(
         _json(user),
-        f"{name} is revoked in the workspace. Running replicas still accept {name}.",
-        "Next: `sealserve release build` and `sealserve up`. Then `sealserve broker revoke` the releases before it,",
-        "so that no enclave can start one of them again.",
+        f"Revoked all certificates of {name} in the workspace. Running replicas still accept {name}.",
+        "Next: `sealserve release build`, then `sealserve up`. Then revoke the older releases with `sealserve broker",
+        "revoke`, so that an enclave cannot serve them again.",
     )
 
 
 @app.command("list")
 def list_(context: Context) -> None:
-    """List the users, with the end of each certificate. A former release may still accept a revoked user."""
+    """List the users, with the expiry of their certificates, and the releases that still accept a revoked user."""
     now = datetime.now(UTC)
     found = users.list_users(context.workspace, now=now)
     rows = [
         (user.name, user.state, f"{user.not_after:%Y-%m-%d}", "" if user.revoked else (user.not_after - now).days)
         for user in found
     ]
-    empty = "No users yet: `sealserve certs two-way`, then `sealserve user add NAME`."
-    text: list[Any] = [Table(("USER", "STATE", "ENDS (UTC)", "DAYS LEFT"), rows, empty=empty)]
+    empty = "The service does not have users yet. Run `sealserve certs two-way`, then `sealserve user add NAME`."
+    text: list[Any] = [Table(("USER", "STATE", "EXPIRES (UTC)", "DAYS LEFT"), rows, empty=empty)]
     newest, serving = _newest(context.workspace), _serving(context.workspace)
     folders = [folder for folder in (newest, serving) if folder is not None]
     accepted = {folder.name: users.revoked_since(context.workspace, folder) for folder in folders}
     for release, names in accepted.items():
         if names:
             text.append(
-                f"The release {release} was built before {', '.join(names)} {'was' if len(names) == 1 else 'were'} "
-                "revoked, and accepts them: run `sealserve release build` and `sealserve up`."
+                f"The release {release} still accepts {', '.join(names)}, because it was built before the revocation. "
+                "Run `sealserve release build`, then `sealserve up`."
             )
     context.show(
         {
@@ -86,7 +88,7 @@ def _newest(workspace: Workspace) -> Path | None:
 
 
 def _serving(workspace: Workspace) -> Path | None:
-    """Return the folder of the release that `up` started last, which a roll-back may have made an older one."""
+    """Return the folder of the release that `up` started last. After a roll-back, it is not the newest release."""
     release = wanted.read(workspace).release
     if release is None:
         return None

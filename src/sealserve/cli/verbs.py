@@ -1,4 +1,4 @@
-"""How the functions of a verb's module become commands: `Verbs` registers them, and expands their shared options."""
+"""Register the functions of a verb's module as commands, and expand their shared options."""
 
 import inspect
 from collections.abc import Callable
@@ -13,16 +13,16 @@ _Verb = TypeVar("_Verb", bound=Callable[..., None])
 
 @dataclass(frozen=True)
 class Options:
-    """Options that several verbs have, as one parameter of each: every field of a subclass becomes an option."""
+    """Base class of options that several verbs share. Each field of a subclass becomes an option of the verb."""
 
 
 class Verbs(typer.Typer):
-    """The commands of a verb's module.
+    """The commands in the module of a verb.
 
-    A function takes the options that it shares with others as one parameter, whose type is a subclass of `Options`.
+    A command receives shared options as one parameter, whose type is a subclass of `Options`.
 
     Args:
-        text: The help of a group of commands; None for a module with one command.
+        text: Help of a group of commands; None for a module with one command.
     """
 
     def __init__(self, text: str | None = None) -> None:
@@ -40,7 +40,7 @@ class Verbs(typer.Typer):
 
 
 def _expanded(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return ``verb`` with the fields of its `Options` in the place of that parameter, after its own parameters."""
+    """Return ``verb`` with each `Options` parameter replaced by its fields, which follow the verb's own parameters."""
     own = dict(inspect.signature(verb).parameters)
     shared = {name: item.annotation for name, item in own.items() if _is_shared(item.annotation)}
     expanded = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own.values() if item.name not in shared]

@@ -1,11 +1,11 @@
-"""The public Python API of sealserve: connect to a service, ask for predictions, and measure load.
+"""The public Python API of sealserve: connect to a service, request predictions, and measure load.
 
 The names in `__all__` are the public API. They change only with a new minor version, and CHANGELOG.md names each
 change. All other modules of sealserve are internal. The client does not import TensorFlow, and a client in another
 language can take its place: the service speaks TensorFlow Serving's gRPC API.
 
 Example:
-    The owner of the service gives a bundle to each user (``sealserve client bundle --for NAME``)::
+    The owner of the service gives each user a client bundle (``sealserve client bundle --for NAME``)::
 
         import numpy as np
 
@@ -17,7 +17,7 @@ Example:
             print(prediction.version, prediction["y"])
 
 Example:
-    Without a bundle, the same from files. With one-way TLS, leave ``certificate`` and ``key`` out::
+    The same request without a bundle, with separate files. For one-way TLS, leave out ``certificate`` and ``key``::
 
         from pathlib import Path
 
@@ -39,8 +39,8 @@ Example:
             prediction = predictor.predict("half_plus_two", {"x": np.array([1.0, 2.0], np.float32)})
             print(prediction.version, prediction["y"])
 
-Errors are subclasses of `SealserveError`. Their ``code`` and their family (`InputError`, `VerificationError`,
-`UnavailableError`) are stable, and so are the classes that are listed here; messages may change.
+Errors are subclasses of `SealserveError`. Their ``code``, their family (`InputError`, `VerificationError`,
+`UnavailableError`) and the error classes in `__all__` are stable. Messages may change.
 """
 
 from sealserve.client.bundle import BundledModel, ClientBundle

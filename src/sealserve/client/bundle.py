@@ -1,7 +1,7 @@
 """The client bundle: one file with everything that a user needs to call a service.
 
-The file is one JSON document, so that reading it cannot write or open other files. ``docs/reference/client-bundle.md``
-describes each field. The bundle holds the user's private key.
+The file is one JSON document, so reading it cannot write or open other files. ``docs/reference/client-bundle.md``
+describes each field. With two-way TLS, the bundle contains the user's private key.
 """
 
 import json
@@ -29,13 +29,13 @@ _LARGEST_VERSION: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundledModel:
-    """A model of a bundle, as the owner knew it when the bundle was made.
+    """A model in a client bundle, in the state of the time when the bundle was created.
 
     Attributes:
-        name: The servable's name.
-        version: Its version.
-        labels: The labels of this version.
-        signatures: Its signatures by name; empty if they were not known.
+        name: Name of the model.
+        version: Version of the model.
+        labels: Labels of this version.
+        signatures: Signatures by name; empty if they were unknown.
     """
 
     name: str
@@ -44,7 +44,7 @@ class BundledModel:
     signatures: Mapping[str, Signature] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return the model as the bundle's file has it."""
+        """Return the model as a JSON object for the bundle's file."""
         signatures = {name: asdict(signature) for name, signature in self.signatures.items()}
         for signature in signatures.values():
             signature["optional"] = sorted(signature["optional"])
@@ -56,17 +56,17 @@ class ClientBundle:
     """Everything that a user needs to call a service.
 
     Attributes:
-        user: The user's name, as the owner calls it.
-        grpc: Where the service answers gRPC, ``host:port``.
-        rest: Where it answers REST, ``host:port``, or None if it does not.
+        user: The user's name.
+        grpc: Address of the gRPC API, ``host:port``.
+        rest: Address of the REST API, ``host:port``, or None if the service does not offer REST.
         server_name: The name in the service's certificate.
-        ca: The certificate of the authority that signs the service's certificates, PEM; exactly one.
+        ca: Exactly one certificate: of the authority that signs the service's certificates, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's private key for two-way TLS, PEM, or None.
         models: The served models.
 
     Raises:
-        InputError: `client.bundle-invalid`: A name or an address is not one, or ``ca`` has several certificates.
+        InputError: `client.bundle-invalid`: A name or an address is invalid, or ``ca`` contains several certificates.
         SealserveError: As `Credentials`.
     """
 
@@ -82,7 +82,7 @@ class ClientBundle:
     def __post_init__(self) -> None:
         for text in (self.user, *(name for model in self.models for name in (model.name, *model.labels))):
             if not 0 < len(text) <= _LONGEST_NAME or not text.isprintable():
-                _reject(f"{printable(repr(text), 80)} is not a name")
+                _reject(f"{printable(repr(text), 80)} is not a valid name")
         for address in (self.grpc, self.rest):
             if address is not None:
                 try:
@@ -90,42 +90,43 @@ class ClientBundle:
                 except InputError as error:
                     _reject(f"{printable(repr(address), 80)} is not an address of the form host:port", error)
         Credentials(server_name=self.server_name, ca=self.ca, certificate=self.certificate, key=self.key)
-        if (count := len(parse_chain(self.ca))) != 1:  # users compare the fingerprint of one
-            _reject(f"its ca holds {count} certificates, not one")
+        if (count := len(parse_chain(self.ca))) != 1:  # users compare the fingerprint of a single certificate
+            _reject(f'its "ca" is wrong: expected one certificate, got {count}')
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return the bundle in the file ``path``.
 
         Raises:
-            InputFileError: There is no such file, it is not a regular file, or it has more than 4 MiB.
+            InputFileError: The file does not exist, is not a regular file, or is larger than 4 MiB.
             SealserveError: As `parse`.
         """
         return cls.parse(read_regular(path), source=str(path))
 
     @classmethod
     def parse(cls, content: bytes, *, source: str = "the bundle") -> Self:
-        """Return the bundle that ``content`` holds.
+        """Parse the content of a bundle's file.
 
         Args:
             content: The file's bytes.
-            source: What to call it in errors. No error repeats anything of a key.
+            source: Name of the bundle in error messages. An error never contains a part of the key.
 
         Raises:
             InputError: `client.bundle-invalid`: It is not a bundle, or a field is missing, unknown, repeated or wrong.
-            InputError: `client.bundle-version`: A newer version of sealserve wrote it.
-            SealserveError: Its certificates or its key cannot be used, or they do not belong together.
+            InputError: `client.bundle-version`: A newer version of sealserve wrote the bundle.
+            SealserveError: The certificates or the key cannot be used, or do not belong together.
         """
         document = _document(content, source)
         version = document.get("version")
         if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
             raise ClientCode.BUNDLE_VERSION.error(
-                f"{source} has version {version} of the format: expected {VERSION}.", hint="Upgrade sealserve."
+                f"{source} has a newer format of client bundles: expected version {VERSION}, got {version}.",
+                hint="Upgrade sealserve.",
             )
         if version != VERSION or isinstance(version, bool):
-            _reject(f"its version is not {VERSION}", source=source)
+            _reject(f'its "version" is not {VERSION}', source=source)
         if unknown := document.keys() - _FIELDS:
-            _reject(f"it has a field {printable(repr(min(unknown)), 80)}, which is not known", source=source)
+            _reject(f"it has the unknown field {printable(repr(min(unknown)), 80)}", source=source)
         try:
             key = _text(document, "private_key", optional=True)
             certificate = _text(document, "certificate", optional=True)
@@ -144,7 +145,7 @@ class ClientBundle:
             _reject(reason, error, source=source)
 
     def render(self) -> SecretBytes:
-        """Return the content of the file."""
+        """Return the content of the bundle's file."""
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -161,7 +162,7 @@ class ClientBundle:
 
     @property
     def model(self) -> str | None:
-        """The name of the only model, or None if there are several or none."""
+        """Name of the model, or None unless the bundle contains exactly one model."""
         names = {model.name for model in self.models}
         return names.pop() if len(names) == 1 else None
 
@@ -172,12 +173,12 @@ def _document(content: bytes, source: str) -> dict[str, Any]:
     fault = "it is not JSON in UTF-8"
     try:
         document = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # not chained: a JSON error holds the document, and so the key
+    except (ValueError, RecursionError):  # not chained, because a JSON error contains the document with the key
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         if document is not None:
             fault = f'its "format" is not "{FORMAT}"'
-        _reject(f"{fault}, or it has a field twice", source=source)
+        _reject(f"{fault}, or a field is repeated", source=source)
     return document
 
 
@@ -205,7 +206,7 @@ def _required(document: Mapping[str, Any], name: str) -> str:
 
 def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError("a list is expected for models, labels and shapes")  # noqa: TRY004  # as for other faults
+        raise ValueError("models, labels and shapes must be lists")  # noqa: TRY004  # as for other faults
     return value
 
 
@@ -219,7 +220,7 @@ def _model(value: object) -> BundledModel:
     model = _object(value)
     version = model.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= _LARGEST_VERSION:
-        raise ValueError("the version of a model is not a number of 63 bits")
+        raise ValueError("the version of a model is not an integer from 0 to 2^63-1")
     labels = tuple(_list(model.get("labels", [])))
     if not all(isinstance(label, str) for label in labels):
         raise ValueError("a label of a model is not a text")
@@ -250,12 +251,12 @@ def _tensor(value: dict[str, Any]) -> TensorSpec:
         return TensorSpec(_required(value, "dtype"), None)
     sizes = _list(shape)
     if not all(size is None or (type(size) is int and 0 <= size <= _LARGEST_VERSION) for size in sizes):
-        raise ValueError("the shape of a tensor has something else than sizes")
+        raise ValueError("the shape of a tensor contains values that are not sizes")
     return TensorSpec(_required(value, "dtype"), tuple(sizes))
 
 
 def _reject(reason: str, cause: Exception | None = None, *, source: str = "the bundle") -> NoReturn:
     raise ClientCode.BUNDLE_INVALID.error(
-        f"{source} is not a usable client bundle: {reason}.",
-        hint="Ask the owner of the service for a new one: `sealserve client bundle`.",
+        f"{source} is not a valid client bundle: {reason}.",
+        hint="Ask the owner of the service for a new bundle. The owner creates it with `sealserve client bundle`.",
     ) from cause

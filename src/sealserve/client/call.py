@@ -1,4 +1,4 @@
-"""One remote call: what is sent, what comes back beside the reply, and what its failures mean."""
+"""One remote call: the request, the reply with its metadata, and the conversion of failures to errors."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Reply = TypeVar("Reply", bound=Message)
 
 _ATTEMPTS = 5
 _PAUSE = 0.02
-"""Seconds before the first repetition; twice as long before each further one."""
+"""Seconds before the first retry, doubled before each further retry."""
 _NO_CONNECTION = "failed to connect to all addresses"
 _CALLERS_FAULT = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -31,24 +31,26 @@ _CALLERS_FAULT = (
 
 
 _CERTIFICATE_HINT = (
-    "Use a client certificate that the service accepts: --bundle, or --cert and --key. Ask the owner for a new one."
+    "Use a client certificate that the service accepts: --bundle, or --cert and --key. Ask the owner of the service "
+    "for a new certificate."
 )
-_ANY_HINT = "See what the message says, and change the request."
+_ANY_HINT = "Change the request according to the message."
 _REFUSAL_HINTS = {
     grpc.StatusCode.INVALID_ARGUMENT: "Compare the names, types and shapes of the inputs with the model's signature.",
     grpc.StatusCode.NOT_FOUND: "Check the name of the model, and its version or label.",
     grpc.StatusCode.FAILED_PRECONDITION: (
-        "Check the name of the signature. If it is right, the model cannot run it as it was saved: ask its owner."
+        "Check the name of the signature. If it is right, the saved model cannot run this signature: ask its owner."
     ),
-    grpc.StatusCode.OUT_OF_RANGE: "Check the values of the inputs: one is outside the range that the model takes.",
+    grpc.StatusCode.OUT_OF_RANGE: "Check the values of the inputs: a value is outside the range of the model.",
     grpc.StatusCode.UNIMPLEMENTED: (
-        "Check the address: the server there does not have this method, or the model an operation that this needs."
+        "Check the address: the server does not support this method, or the model needs an operation that it does not "
+        "support."
     ),
     grpc.StatusCode.PERMISSION_DENIED: _CERTIFICATE_HINT,
     grpc.StatusCode.UNAUTHENTICATED: _CERTIFICATE_HINT,
 }
 _FAILURE_HINTS = {
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "Send fewer requests at once, or smaller ones.",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "Send fewer requests at the same time, or smaller requests.",
     grpc.StatusCode.ABORTED: "Check the shapes of the inputs, and send the request again.",
 }
 
@@ -60,13 +62,13 @@ class DeadlineError(UnavailableError):
 
 
 class RequestRefusedError(InputError):
-    """The service refused a request: a model it does not serve, an input that does not fit."""
+    """The service refused a request, for example because of an unknown model or an input of the wrong shape."""
 
     code = "client.refused"
 
 
 class ServiceFailedError(UnavailableError):
-    """The service failed on a request that may be right."""
+    """The service failed to process a request. The request itself may be valid."""
 
     code = "client.service-failed"
 
@@ -77,29 +79,33 @@ class Method(Generic[Reply]):
 
     Args:
         path: ``/package.Service/Method``.
-        reply_type: The message that it returns.
+        reply_type: The type of the reply message.
     """
 
     path: str
     reply_type: type[Reply]
 
     def call(self, channel: ServiceChannel, request: Message, timeout: float) -> tuple[Reply, str | None]:
-        """Call the method, and return its reply and the instance that answered, where the server tells.
+        """Call the method, and return its reply and the instance that answered.
 
-        A call that the server never began is sent again, a few times within ``timeout``: on a new connection, and so,
-        behind a load balancer, to a replica that does not drain. A call that the server may have begun is not.
+        A call that the server certainly never started is retried, up to 5 attempts within ``timeout``. A retry uses a
+        new connection. Behind a load balancer, it therefore reaches a replica that is not draining. A call that the
+        server may have started is not retried.
 
         Args:
             channel: The connection to use.
-            request: What to send.
-            timeout: Seconds to wait.
+            request: The request message.
+            timeout: Seconds to wait, including retries.
+
+        Returns:
+            The reply, and the name of the server process, or None if the server does not report it.
 
         Raises:
-            DeadlineError: No reply within ``timeout``.
-            UnreachableError: No connection, or it was lost, or the server is not ready.
-            TlsError: A new connection was needed, and TLS refused it.
-            RequestRefusedError: The server's status says that the request is wrong.
-            ServiceFailedError: The server's status says anything else.
+            DeadlineError: The server did not answer within ``timeout``.
+            UnreachableError: The connection failed or was lost, or the server is not ready.
+            TlsError: A new connection was needed, and TLS failed.
+            RequestRefusedError: The server's status means that the request is wrong.
+            ServiceFailedError: The server returned any other error status.
         """
         stub: grpc.UnaryUnaryMultiCallable[Message, Reply] = channel.grpc.unary_unary(
             self.path,
@@ -110,10 +116,10 @@ class Method(Generic[Reply]):
         for attempt in range(1, _ATTEMPTS + 1):
             left = max(deadline - time.monotonic(), 0.0)
             try:
-                # A repeated call waits for the new connection, where the first one would fail at once.
+                # A retry waits for the new connection. The first attempt fails immediately without a connection.
                 reply, call = stub.with_call(request, timeout=left, wait_for_ready=attempt > 1)
             except grpc.RpcError as failure:
-                error: Any = failure  # it is a grpc.Call as well, which its types do not say
+                error: Any = failure  # it is also a grpc.Call, which the type annotations do not express
                 unanswered = attempt > 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 fault = channel.find_fault() if _has_no_connection(error) or unanswered else None
                 if attempt < _ATTEMPTS and fault is None and _was_never_begun(error):
@@ -127,17 +133,17 @@ class Method(Generic[Reply]):
 
 
 def _has_no_connection(error: Any) -> bool:
-    """Whether gRPC had no connection to send the call over."""
+    """Return whether gRPC could not send the call, because it did not have a connection."""
     return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NO_CONNECTION)
 
 
 def _was_never_begun(error: Any) -> bool:
-    """Whether a failed call certainly never reached the server's code.
+    """Return whether a failed call certainly never reached the server's code.
 
-    Either there was no connection, or the server was shutting down when the call arrived: gRPC's core then answers with
-    CANCELLED, its default text and no metadata, without the server's code. sealserve's model server adds metadata to
-    each of its own answers, and gRPC ends calls that have begun with UNAVAILABLE ("Cancelling all calls"). A call that
-    the server's GOAWAY excludes is sent again by gRPC itself.
+    This is the case without a connection, or if the server was shutting down when the call arrived. In the second case,
+    gRPC's core answers with CANCELLED, its default text and no metadata. sealserve's model server adds metadata to each
+    of its own answers. gRPC ends calls that have started with UNAVAILABLE ("Cancelling all calls"). A call that the
+    server's GOAWAY excludes is retried by gRPC itself.
 
     Source: grpc/grpc 1.85, ``src/core/server/server.cc`` (``CallData::KillZombie``, ``Server::CancelAllCalls``).
     """
@@ -151,17 +157,17 @@ def _explained(error: Any, channel: ServiceChannel, timeout: float) -> Sealserve
     status, details = error.code(), printable(error.details() or "no details").rstrip(".")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(
-            f"No answer from {channel.endpoint} within {timeout:.3g} s.",
-            hint="Give it more time, or fewer requests at once.",
+            f"The service at {channel.endpoint} did not answer within {timeout:.3g} s.",
+            hint="Use a longer timeout, or send fewer requests at the same time.",
         )
     if status is grpc.StatusCode.UNAVAILABLE:
         return UnreachableError(
-            f"The service at {channel.endpoint} is not available: {details}.", hint="Try again, with a new connection."
+            f"The service at {channel.endpoint} is not available: {details}.", hint="Try again with a new connection."
         )
     if _was_never_begun(error):
         return UnreachableError(
-            f"The service at {channel.endpoint} ended before it began with the request.",
-            hint="Try again, with a new connection.",
+            f"The service at {channel.endpoint} stopped before it started to process the request.",
+            hint="Try again with a new connection.",
         )
     name = status.name
     if status in _CALLERS_FAULT:
@@ -171,5 +177,5 @@ def _explained(error: Any, channel: ServiceChannel, timeout: float) -> Sealserve
         )
     return ServiceFailedError(
         f"The service at {channel.endpoint} failed ({name}): {details}.",
-        hint=_FAILURE_HINTS.get(status, "See the model server's log: `sealserve logs` on its machine."),
+        hint=_FAILURE_HINTS.get(status, "Read the model server's log: `sealserve logs` on its machine."),
     )

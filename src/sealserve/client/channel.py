@@ -17,11 +17,11 @@ from sealserve.secret import SecretBytes
 
 _DIAGNOSIS_SECONDS = 3.0
 _OPTIONS: dict[str, Any] = {
-    # Channels to one address share connections otherwise, and all requests would reach a single replica.
+    # Otherwise channels to the same address share a connection, and all requests would reach a single replica.
     "grpc.use_local_subchannel_pool": 1,
     "grpc.max_send_message_length": -1,
     "grpc.max_receive_message_length": -1,
-    # A proxy in the environment is meant for the web; ask for it with an option of your own.
+    # Ignore a proxy in the environment, which is meant for web traffic. A caller can enable it with an option.
     "grpc.enable_http_proxy": 0,
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 2000,
@@ -30,12 +30,14 @@ _OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ServiceChannel:
-    """A connection to one replica, whichever the proxy chose. Close it, or use it in a ``with`` statement.
+    """A connection to one replica, which NGINX or another load balancer chose.
+
+    Close the channel, or use it in a ``with`` statement.
 
     Attributes:
-        grpc: gRPC's own channel.
-        endpoint: The address that it connects to.
-        credentials: Whom it expects there, and who we are.
+        grpc: The gRPC channel.
+        endpoint: The address of the service.
+        credentials: The service's expected name and CA, and the client's certificate.
     """
 
     grpc: grpc.Channel
@@ -43,11 +45,11 @@ class ServiceChannel:
     credentials: Credentials
 
     def find_fault(self) -> SealserveError | None:
-        """Return why a new connection to this address does not come about, or None where it does."""
+        """Return the reason why a new connection to this address fails, or None if it succeeds."""
         return find_fault(self.endpoint, self.credentials, timeout=_DIAGNOSIS_SECONDS)
 
     def close(self) -> None:
-        """Close the connection; requests under way are cancelled."""
+        """Close the connection. Requests in progress are canceled."""
         self.grpc.close()
 
     def __enter__(self) -> Self:
@@ -67,33 +69,34 @@ def open_channel(
     options: Sequence[tuple[str, Any]] = (),
     timeout: float = 10.0,
 ) -> ServiceChannel:
-    """Connect to the service. Each call makes a connection of its own.
+    """Connect to the service. Each call opens a separate connection.
 
-    A service that is not up yet is tried again until ``timeout``; what TLS refuses fails at once.
+    If the service does not answer yet, the connection is retried until ``timeout``. A TLS error is raised immediately.
 
     Args:
-        target: Where to connect to, ``host:port``.
-        server_name: The service's name: sent as SNI, and required in its certificate, whatever ``target`` says.
+        target: Address of the service, ``host:port``.
+        server_name: The service's name. It is sent as SNI and must be in the service's certificate, even if ``target``
+            is another name or an IP address.
         ca: The certificate of the authority that signs the service's certificates, PEM.
         certificate: The client's certificate chain for two-way TLS, PEM.
         key: The client's private key for two-way TLS, PEM.
-        options: gRPC channel options, added to ours or in place of them.
+        options: gRPC channel options. They are added to the default options, or replace them.
         timeout: Seconds to wait for the connection.
 
     Raises:
-        InputError: `client.target`: ``target`` is no address.
+        InputError: `client.target`: ``target`` is not a valid address.
         `client.credentials`, `certificate.unreadable`, `certificate.unsupported`, `certificate.key-unreadable`,
             KeyMismatchError: As `Credentials`.
-        VerificationError: `certificate.expired`: The client's certificate is outside its dates.
-        CertificateNotYetValidError: The client's certificate is outside its dates.
-        TlsError: The two sides do not agree on TLS; the subclass says why.
-        UnreachableError: There was no connection within ``timeout``.
+        VerificationError: `certificate.expired`: The client's certificate has expired.
+        CertificateNotYetValidError: The client's certificate is not valid yet.
+        TlsError: The TLS handshake failed. The subclass names the reason.
+        UnreachableError: No connection was established within ``timeout``.
     """
     endpoint = parse_endpoint(target)
     credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
     now = datetime.now(UTC)
     credentials.check_dates(now)
-    # The authority is also the name that TLS sends and checks: so it goes to an address, and stays the service's name.
+    # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
     settings = _OPTIONS | {"grpc.default_authority": server_name} | dict(options)
     channel = ServiceChannel(
         grpc.secure_channel(
@@ -123,9 +126,10 @@ def open_channels(
     key: SecretBytes | None = None,
     timeout: float = 10.0,
 ) -> Iterator[list[ServiceChannel]]:
-    """Open ``count`` connections, each to the replica that the proxy chooses, and close them in the end.
+    """Open ``count`` connections, and close them when the context ends.
 
-    The other arguments, and the errors, are those of `open_channel`.
+    The load balancer chooses a replica for each connection. The other arguments and the errors are as for
+    `open_channel`.
     """
     with contextlib.ExitStack() as stack:
         yield [
@@ -158,5 +162,6 @@ def _wait(channel: ServiceChannel, timeout: float) -> None:
         channel.grpc.unsubscribe(notify)
     fault = fault or channel.find_fault()
     raise fault or UnreachableError(
-        f"No connection to {channel.endpoint} within {timeout:.3g} s.", hint="Try again, with more time."
+        f"No connection to {channel.endpoint} was established within {timeout:.3g} s.",
+        hint="Check that the service is running, or try again with a longer timeout.",
     )

@@ -1,7 +1,7 @@
-"""Why a connection does not come about: one TLS handshake of our own, made only after gRPC's has failed.
+"""Find the reason for a failed connection, with a separate TLS handshake after gRPC's handshake has failed.
 
-gRPC says "Socket closed" where a server wants a client certificate, and "unavailable" for most else. This handshake
-decides nothing: no request travels over it, and gRPC's own verification stands whatever is found here.
+gRPC reports only "Socket closed" if a server requires a client certificate, and "unavailable" for most other errors.
+The separate handshake is only a diagnosis: no request is sent over it, and it never overrides gRPC's own verification.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _OUTSIDE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_E
 
 
 class UnreachableError(UnavailableError):
-    """The service does not answer at that address."""
+    """The service does not answer at the address."""
 
     code = "client.unreachable"
 
@@ -43,13 +43,13 @@ class ServiceNameError(TlsError):
 
 
 class ServiceCertificateExpiredError(TlsError):
-    """The service's certificate, or one of its issuers', is outside its dates."""
+    """The service's certificate, or the certificate of one of its issuers, has expired or is not valid yet."""
 
     code = "client.tls-expired"
 
 
 class CertificateRequiredError(TlsError):
-    """The service wants a client certificate, and none was given."""
+    """The service requires a client certificate, but none was given."""
 
     code = "client.tls-certificate-required"
 
@@ -66,13 +66,13 @@ class _ClosedError(Exception):
 
 @dataclass(slots=True)
 class _Handshake:
-    """What became of a handshake.
+    """The result of a handshake.
 
     Attributes:
-        verification: OpenSSL's complaints about the service's chain: (error number, certificate), in its order.
-        leaf: The service's certificate, if it came so far.
-        protocol: The protocol that ALPN chose, if any.
-        ended: How it failed, as OpenSSL says it, or "" where the peer closed the connection, or None: it did not.
+        verification: OpenSSL's verification errors for the service's chain, in order: error number and certificate.
+        leaf: The service's certificate, or None if the handshake failed before it was received.
+        protocol: The protocol that ALPN selected; empty if none.
+        ended: OpenSSL's reason for a failure, "" if the peer closed the connection, or None if the handshake succeeded.
     """
 
     verification: list[tuple[int, x509.Certificate]] = field(default_factory=list)
@@ -84,28 +84,31 @@ class _Handshake:
 def find_fault(
     endpoint: Endpoint, credentials: Credentials, *, timeout: float, protocol: bytes = HTTP2
 ) -> SealserveError | None:
-    """Connect to ``endpoint`` as gRPC or REST would, and return what is wrong, or None where all is well by now.
+    """Connect to ``endpoint`` like gRPC or REST, and return the fault, or None if the connection works now.
 
     Args:
-        endpoint: Where to connect to.
-        credentials: Whom to expect there, and who we are.
-        timeout: Seconds for all of it.
-        protocol: The protocol that the service should choose, by its name for ALPN.
+        endpoint: The address of the service.
+        credentials: The service's expected name and CA, and the client's certificate.
+        timeout: Total time in seconds.
+        protocol: The expected protocol, by its ALPN name.
     """
     deadline = time.monotonic() + timeout
     try:
         stream = socket.create_connection((endpoint.host, endpoint.port), timeout=timeout)
     except socket.gaierror as error:
         return UnreachableError(
-            f"The name {endpoint.host} has no address: {error.strerror}.", hint="Check the name and this machine's DNS."
+            f"The name {endpoint.host} cannot be resolved: {error.strerror}.",
+            hint="Check the name, and the DNS settings of this machine.",
         )
     except TimeoutError:
         return UnreachableError(
-            f"No answer from {endpoint} within {timeout:.3g} s.", hint="Check the address, and firewalls on the way."
+            f"Connecting to {endpoint} failed: no answer within {timeout:.3g} s.",
+            hint="Check the address, and firewalls between this machine and the service.",
         )
     except OSError as error:
         return UnreachableError(
-            f"Cannot connect to {endpoint}: {error.strerror}.", hint="Check the address, and that the service is up."
+            f"Connecting to {endpoint} failed: {error.strerror}.",
+            hint="Check the address, and that the service is running.",
         )
     with stream:
         return _examine(stream, endpoint, credentials, protocol, timeout=timeout, deadline=deadline)
@@ -124,17 +127,18 @@ def _examine(
         outcome = _shake_hands(stream, credentials, protocol, deadline)
     except TimeoutError:
         return UnreachableError(
-            f"{endpoint} accepts connections, but did not answer within {timeout:.3g} s.",
-            hint="Check that it is a TLS port, and that the service is up.",
+            f"{endpoint} accepts connections, but its TLS did not answer within {timeout:.3g} s.",
+            hint="Check that it is a TLS port, and that the service is running.",
         )
     except OSError as error:
         return UnreachableError(
-            f"The connection to {endpoint} broke: {error.strerror}.", hint="Check the network on the way."
+            f"The connection to {endpoint} failed: {error.strerror}.",
+            hint="Check the network between this machine and the service.",
         )
-    except (ValueError, x509.InvalidVersion):  # OpenSSL reads certificates that nobody should make
+    except (ValueError, x509.InvalidVersion):  # OpenSSL accepts some malformed certificates
         return ServiceUntrustedError(
-            f"The certificate shown for {credentials.server_name} is malformed.",
-            hint="Check the address: something else than the service answered.",
+            f"The certificate presented for {credentials.server_name} is malformed.",
+            hint="Check the address: another server than the service answered.",
         )
     return _judge(outcome, endpoint, credentials, protocol)
 
@@ -148,10 +152,11 @@ def _shake_hands(stream: socket.socket, credentials: Credentials, protocol: byte
     try:
         _drive(connection, stream, deadline, connection.do_handshake)
         outcome.protocol = connection.get_alpn_proto_negotiated()
-        # With TLS 1.3 the service looks at our certificate after our handshake is done; an HTTP/2 server speaks first.
+        # With TLS 1.3, the service checks the client certificate after the client's handshake is done. Wait for data:
+        # an HTTP/2 server always sends first.
         if outcome.protocol == HTTP2:
             _drive(connection, stream, deadline, lambda: connection.read(1))
-        elif protocol == HTTP1:  # such a server speaks first only to refuse us
+        elif protocol == HTTP1:  # an HTTP/1.1 server sends first only to reject the client
             with contextlib.suppress(TimeoutError):
                 refusal = min(deadline, time.monotonic() + _REFUSAL_SECONDS)
                 _drive(connection, stream, refusal, lambda: connection.read(1))
@@ -170,7 +175,7 @@ def _context(credentials: Credentials, outcome: _Handshake) -> SSL.Context:
     for authority in x509.load_pem_x509_certificates(credentials.ca):
         if (store := context.get_cert_store()) is not None:
             store.add_cert(crypto.X509.from_cryptography(authority))
-            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # as gRPC: an intermediate authority is enough
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # like gRPC, trust an intermediate authority
 
     def note(_: SSL.Connection, certificate: crypto.X509, number: int, __: int, accepted: int) -> bool:
         if not accepted:
@@ -187,7 +192,7 @@ def _context(credentials: Credentials, outcome: _Handshake) -> SSL.Context:
 
 
 def _drive(connection: SSL.Connection, stream: socket.socket, deadline: float, step: Callable[[], object]) -> None:
-    """Repeat ``step`` until it is done, carrying bytes between OpenSSL's buffers and the socket."""
+    """Repeat ``step`` until it completes, and copy bytes between OpenSSL's buffers and the socket."""
     while True:
         try:
             step()
@@ -216,27 +221,27 @@ def _left(deadline: float) -> float:
 
 
 def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials, protocol: bytes) -> SealserveError | None:
-    # 1. Did the service show a certificate?
+    # 1. Did the service present a certificate?
     if outcome.leaf is None:
         if not outcome.ended:
             return UnreachableError(
                 f"{endpoint} closed the connection without a TLS answer for {credentials.server_name}.",
-                hint="Either it serves no such name (NGINX refuses names that it does not know), or no replica is up.",
+                hint="Check the service's name, because NGINX rejects unknown names, and that a replica is running.",
             )
         return TlsError(
-            f"{endpoint} does not speak TLS as expected: {outcome.ended}.", hint="Check the address and the port."
+            f"The TLS handshake with {endpoint} failed: {outcome.ended}.", hint="Check the address and the port."
         )
-    # 2. Is it from the authority, and valid now? 3. Is it for the name?
+    # 2. Did the authority sign the certificate, and is it valid now? 3. Is the certificate for the service's name?
     if fault := _chain_fault(outcome, credentials) or _name_fault(outcome.leaf, credentials):
         return fault
-    # 4. Does the service accept the client? A gRPC service closes the connection of a client that speaks HTTP/1.1.
+    # 4. Does the service accept the client? A gRPC service closes the connection of an HTTP/1.1 client.
     silent = protocol == HTTP1 and not outcome.protocol and not outcome.ended
     if outcome.ended is not None and not silent:
         return client_fault(outcome.ended, credentials)
-    # 5. Is it a gRPC service, or a REST one?
+    # 5. Does the service use the expected protocol, gRPC or REST?
     if outcome.protocol != protocol:
         name, api = ("HTTP/2", "gRPC") if protocol == HTTP2 else ("HTTP/1.1", "REST")
-        return TlsError(f"{endpoint} speaks TLS, but no {name}.", hint=f"Check that it is the service's {api} port.")
+        return TlsError(f"{endpoint} supports TLS, but not {name}.", hint=f"Check that it is the service's {api} port.")
     return None
 
 
@@ -246,16 +251,17 @@ def _chain_fault(outcome: _Handshake, credentials: Credentials) -> SealserveErro
         if number not in _OUTSIDE_DATES:
             authority = x509.load_pem_x509_certificate(credentials.ca).subject.rfc4514_string()
             return ServiceUntrustedError(
-                f"The certificate shown for {name} ({describe(certificate)}) does not verify against the authority "
+                f"The certificate presented for {name} ({describe(certificate)}) was not issued by the authority "
                 f"{printable(authority)} (X.509 verification error {number}).",
-                hint="Use the CA certificate of this service's owner; if it is the one, something else answered.",
+                hint="Use the CA certificate from the owner of this service. If you already do, check the address: "
+                "another server answered.",
             )
     for _, certificate in outcome.verification:
         first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return ServiceCertificateExpiredError(
-            f"The service's certificate ({describe(certificate)}) is valid from {first:%Y-%m-%d %H:%M} to "
-            f"{last:%Y-%m-%d %H:%M} UTC; it is {datetime.now(UTC):%Y-%m-%d %H:%M} UTC now.",
-            hint="The service's owner renews it with a new release; check this machine's clock, too.",
+            f"The service's certificate ({describe(certificate)}) is not valid now: it is valid from "
+            f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and it is {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+            hint="Check the clock of this machine. The owner of the service renews the certificate with a new release.",
         )
     return None
 
@@ -271,26 +277,27 @@ def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveEr
     if wanted in found or f"*.{wanted.partition('.')[2]}" in found:
         return None
     return ServiceNameError(
-        f"The service's certificate is for {printable(', '.join(found)) or 'no name'}, not for {wanted}.",
-        hint="Give the service's name as its owner wrote it in sealserve.toml.",
+        f"The service's certificate is for another name: expected {wanted}, got "
+        f"{printable(', '.join(found)) or 'no name'}.",
+        hint="Give the service's name from its owner's sealserve.toml (service.name).",
     )
 
 
 def client_fault(ended: str, credentials: Credentials) -> SealserveError:
-    """Return the error of a service that ended the handshake because of the client's certificate.
+    """Return the error for a handshake that the service ended because of the client's certificate.
 
     Args:
-        ended: How it ended, as the TLS library says it; empty if the service closed the connection.
-        credentials: Who we are.
+        ended: The TLS library's reason; empty if the service closed the connection.
+        credentials: The client's credentials.
     """
     chain = credentials.chain()
     if not chain:
         return CertificateRequiredError(
-            f"{credentials.server_name} wants a client certificate (two-way TLS), and none was given.",
+            f"{credentials.server_name} requires a client certificate (two-way TLS), but none was given.",
             hint="Give the client certificate and its key.",
         )
-    how = ended or "it closed the connection without a word"  # as gRPC's servers do
+    how = ended or "it closed the connection without a TLS alert"  # gRPC servers do this
     return CertificateRefusedError(
         f"{credentials.server_name} refused the client certificate ({describe(chain[0])}): {how}.",
-        hint="Use a certificate that the service's owner issued for its users.",
+        hint="Use a certificate that the owner of the service issued for you.",
     )

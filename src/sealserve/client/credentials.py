@@ -1,4 +1,4 @@
-"""Who the client talks to and who it is: an address, a service name, a certificate authority, a client certificate."""
+"""Addresses and credentials of a connection: service name, certificate authority, client certificate."""
 
 import ipaddress
 import logging
@@ -26,14 +26,14 @@ from sealserve.tcp_ports import LARGEST_PORT
 
 logger = logging.getLogger(__name__)
 
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; Python's resolver takes no longer one
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; also the limit of Python's resolver
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _CLIENT_CERTIFICATE = "The client certificate"
 _AUTHORITY = "The CA certificate"
 
 
 class TlsError(VerificationError):
-    """The two sides do not agree on a TLS connection."""
+    """The TLS handshake between client and service failed."""
 
     code = "client.tls"
 
@@ -50,10 +50,10 @@ class Endpoint:
 
 
 def parse_endpoint(target: str) -> Endpoint:
-    """Return the address that ``target`` names: ``host:port``, ``192.0.2.1:port`` or ``[2001:db8::1]:port``.
+    """Parse an address: ``host:port``, ``192.0.2.1:port`` or ``[2001:db8::1]:port``.
 
     Raises:
-        InputError: `client.target`: It is none of these.
+        InputError: `client.target`: The text does not have one of these forms.
     """
     host, separator, port = target.rpartition(":")
     if separator and port.isascii() and port.isdecimal() and 0 < int(port) <= LARGEST_PORT:
@@ -65,28 +65,29 @@ def parse_endpoint(target: str) -> Endpoint:
         elif _HOST.fullmatch(host):
             return Endpoint(host, int(port))
     raise ClientCode.TARGET.error(
-        f"{target!r} is not an address of the form host:port.",
+        f"The address is invalid: expected HOST:PORT, got {target!r}.",
         hint="Examples: 127.0.0.1:8500, service.example.com:443, [::1]:8500.",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What TLS needs on the client's side.
+    """The TLS credentials on the client's side.
 
     Args:
-        server_name: The name that must be in the service's certificate; it is also sent as SNI, whatever the address.
-        ca: The certificate of the authority that signs the service's certificates, PEM; the system's are not used.
+        server_name: The name that must be in the service's certificate. It is also sent as SNI.
+        ca: The certificate of the authority that signs the service's certificates, PEM. The system's certificate
+            authorities are not used.
         certificate: With two-way TLS, the client's certificate and its chain, PEM.
         key: With two-way TLS, the client's private key, PEM without a passphrase.
 
     Raises:
-        InputError: `client.credentials`: The name is none, one of certificate and key is missing, or the key is of no
-            usable kind.
-        InputError: `certificate.unreadable`, `certificate.key-unreadable`: Something of it is no PEM.
+        InputError: `client.credentials`: The name is invalid, only one of certificate and key is given, or the kind of
+            the key is not supported.
+        InputError: `certificate.unreadable`, `certificate.key-unreadable`: A certificate or the key is not valid PEM.
         InputError: `certificate.key-unreadable`, `certificate.unsupported`: A TLS library does not support the kind of
             a key.
-        KeyMismatchError: The key is not the certificate's.
+        KeyMismatchError: The key does not belong to the certificate.
     """
 
     server_name: str
@@ -96,12 +97,16 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.server_name):
-            raise ClientCode.CREDENTIALS.error(f"{self.server_name!r} is not a service name.", hint="Give a DNS name.")
+            raise ClientCode.CREDENTIALS.error(
+                f"The service name is invalid: expected a DNS name, got {self.server_name!r}.",
+                hint="Give the service's name from its owner's sealserve.toml (service.name).",
+            )
         check_issuers(parse_chain(self.ca, source=_AUTHORITY), source=_AUTHORITY)
         if (self.certificate is None) != (self.key is None):
             given, absent = ("key", "certificate") if self.certificate is None else ("certificate", "key")
             raise ClientCode.CREDENTIALS.error(
-                f"A client {given} was given without its {absent}.", hint="Give both, or neither."
+                f"The client's credentials are incomplete: got a {given}, but not its {absent}.",
+                hint="Give both the certificate and the key, or neither.",
             )
         if self.certificate is not None and self.key is not None:
             check_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
@@ -110,38 +115,38 @@ class Credentials:
             check_issuers(self.chain()[1:], source=_CLIENT_CERTIFICATE)
 
     def chain(self) -> tuple[x509.Certificate, ...]:
-        """Return the client's certificate and its issuers; nothing with one-way TLS."""
+        """Return the client's certificate and its issuers; empty with one-way TLS."""
         return () if self.certificate is None else parse_chain(self.certificate, source=_CLIENT_CERTIFICATE)
 
     def private_key(self) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
         """Return the client's private key.
 
         Raises:
-            InputError: `client.credentials`: It is none that gRPC's TLS can use.
+            InputError: `client.credentials`: gRPC's TLS does not support the kind of the key.
         """
         key = None if self.key is None else load_pem_private_key(self.key.reveal(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise ClientCode.CREDENTIALS.error(
-                "The client key is neither an elliptic-curve nor an RSA key.",
-                hint="Use the key file that `sealserve certs` wrote.",
+                "The client's private key is of an unsupported kind: expected an elliptic-curve or RSA key.",
+                hint="Use the key from the client bundle, or the file that `sealserve certs` wrote.",
             )
         return key
 
     def check_dates(self, now: datetime) -> None:
-        """Check that the client's certificate, if there is one, is valid at ``now``.
+        """Check that the client's certificate, if one was given, is valid at ``now``.
 
-        Another certificate of its chain that is outside its dates is logged: the service may not need it.
+        Other certificates of the chain that are not valid are only logged, because the service may not need them.
 
         Raises:
-            VerificationError: `certificate.expired`: It is not, or no issuer of it in the chain is.
-            CertificateNotYetValidError: It is not, or no issuer of it in the chain is.
+            VerificationError: `certificate.expired`: The certificate, or every issuer of it in the chain, has expired.
+            CertificateNotYetValidError: The certificate, or every issuer of it in the chain, is not valid yet.
         """
         if self.certificate is not None:
             for outside in check_chain(self.certificate, now, source=_CLIENT_CERTIFICATE):
-                logger.warning("the client's chain has a certificate that is not valid now: %s", outside)
+                logger.warning("a certificate in the client's chain is not valid now: %s", outside)
 
     def for_grpc(self, now: datetime) -> grpc.ChannelCredentials:
-        """Return gRPC's form of the credentials, with the certificates in the order in which each peer finds a path."""
+        """Return the credentials for gRPC, with certificates in an order in which every TLS library finds a path."""
         return grpc.ssl_channel_credentials(
             ordered_authorities(self.ca, now),
             None if self.key is None else self.key.reveal(),
@@ -150,18 +155,22 @@ class Credentials:
 
 
 def describe(certificate: x509.Certificate) -> str:
-    """Return who a certificate is for and who issued it, for a message."""
+    """Return subject and issuer of a certificate, for a message."""
     try:
         subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except ValueError:  # a stranger's may be malformed
-        return "of names that cannot be read"
+    except ValueError:  # the certificate of an unknown server may be malformed
+        return "with unreadable names"
     return f"{printable(subject)}, issued by {printable(issuer)}"
 
 
 def printable(text: str, limit: int = 300) -> str:
-    """Return text that a peer wrote, fit for a message: one line, no control characters, not too long.
+    """Return a peer's text in a form that is safe in a message.
 
-    A line break, with the spaces around it, becomes one space.
+    The result is one line without control characters. A line break, with the spaces around it, becomes one space.
+
+    Args:
+        text: The text.
+        limit: Maximum number of characters. A longer text is cut, and ends in ``...``.
     """
     line = " ".join(filter(None, (part.strip() for part in text.splitlines())))
     clean = "".join(character if character.isprintable() else "?" for character in line)

@@ -1,4 +1,4 @@
-"""A ``tf.Example``, serialised without TensorFlow: features by name, each a list of bytes, floats or integers.
+"""Serialize a ``tf.Example`` without TensorFlow: features by name, each a list of bytes, floats or integers.
 
 Source: tensorflow/core/example/example.proto and feature.proto, TensorFlow 2.21.
 """
@@ -11,15 +11,15 @@ from typing import Final, TypeAlias
 
 Values: TypeAlias = Sequence[bytes] | Sequence[float] | Sequence[int]
 
-_BYTES_LIST: Final = 1  # the fields of Feature
+_BYTES_LIST: Final = 1  # field numbers of Feature
 _FLOAT_LIST: Final = 2
 _INT64_LIST: Final = 3
-_LENGTH_DELIMITED: Final = 2  # the wire type
+_LENGTH_DELIMITED: Final = 2  # protobuf's wire type
 _BYTE: Final = 0x7F
 
 
 def serialize(features: Mapping[str, Values]) -> bytes:
-    """Return a serialised ``tf.Example``.
+    """Return a serialized ``tf.Example``.
 
     Args:
         features: The values of each feature. All values of a feature have the same type: `bytes`, `float`, or `int`.
@@ -31,7 +31,7 @@ def serialize(features: Mapping[str, Values]) -> bytes:
 
 
 def from_json(value: Mapping[str, object]) -> bytes:
-    """Return a serialised ``tf.Example`` from JSON, in the form of TensorFlow Serving's REST interface.
+    """Return a serialized ``tf.Example`` from JSON, in the form of TensorFlow Serving's REST API.
 
     A feature is a number, a text, ``{"b64": "..."}`` for bytes, or a list of these.
 
@@ -42,20 +42,20 @@ def from_json(value: Mapping[str, object]) -> bytes:
 
 
 def bytes_from_json(value: object) -> bytes | None:
-    """Return the bytes that ``{"b64": "..."}`` stands for, or None if ``value`` is something else.
+    """Return the bytes of ``{"b64": "..."}``, or None if ``value`` has another form.
 
     Raises:
-        TypeError: It is not a text.
-        ValueError: The text is not base64.
+        TypeError: The value of ``b64`` is not a text.
+        ValueError: The text is not valid base64.
     """
     if not isinstance(value, dict) or set(value) != {"b64"}:
         return None
     if not isinstance(value["b64"], str):
-        raise TypeError('"b64" takes a text')
+        raise TypeError('the value of "b64" must be a text')
     try:
         return base64.b64decode(value["b64"], validate=True)
     except binascii.Error as error:
-        raise ValueError(f'the text of "b64" is not base64: {error}') from error
+        raise ValueError(f'the text of "b64" is not valid base64: {error}') from error
 
 
 def _values(name: str, item: object) -> Values:
@@ -66,14 +66,14 @@ def _values(name: str, item: object) -> Values:
     if len(numbers) == len(items):
         whole = [value for value in numbers if isinstance(value, int)]
         return whole if len(whole) == len(numbers) else [float(value) for value in numbers]
-    raise ValueError(f'the feature {name!r} takes numbers, texts or {{"b64": "..."}}, all of one type')
+    raise ValueError(f'the feature {name!r} must contain numbers, texts or {{"b64": "..."}}, all of one type')
 
 
 def _bytes(name: str, value: object) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if (found := bytes_from_json(value)) is None:
-        raise ValueError(f'the feature {name!r} takes numbers, texts or {{"b64": "..."}}')
+        raise ValueError(f'the feature {name!r} must contain numbers, texts or {{"b64": "..."}}')
     return found
 
 

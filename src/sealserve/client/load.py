@@ -1,4 +1,4 @@
-"""A load generator: many requests, a bounded number at a time, and what came of them."""
+"""A load generator: send many requests with limited concurrency, and measure the answers."""
 
 import itertools
 import math
@@ -32,7 +32,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long the answered requests took, in seconds: encoding, both ways through the network, the model, decoding."""
+    """Latency of the answered requests in seconds: encoding, network in both directions, model, decoding.
+
+    Attributes:
+        mean: Mean.
+        p50: 50th percentile.
+        p90: 90th percentile.
+        p99: 99th percentile.
+        maximum: Maximum.
+    """
 
     mean: float
     p50: float
@@ -43,17 +51,17 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
-        requests: How many were sent.
-        answered: How many of them were answered.
-        errors: How often each error code came instead.
-        first_error: The first of these errors, for its message.
-        seconds: From the first request to the last answer.
-        latency: Of the answered requests; None if there was none.
-        channels: How many requests each channel answered.
-        instances: How many each server process answered, where the server names itself.
+        requests: Number of requests that were sent.
+        answered: Number of requests that were answered.
+        errors: Number of failed requests by error code.
+        first_error: The first error, or None.
+        seconds: Time from the first request to the last answer.
+        latency: Latency of the answered requests, or None without answers.
+        channels: Number of answers for each channel.
+        instances: Number of answers for each server process that reports its name.
     """
 
     requests: int
@@ -103,26 +111,27 @@ def run_load(
     timeout: float = DEFAULT_TIMEOUT,
     on_answer: Callable[[int, Prediction], None] | None = None,
 ) -> LoadReport:
-    """Send requests, ``concurrency`` at a time, over the channels in turn: so many, or for so long.
+    """Send a number of requests, or send requests for some time, over the channels in turn.
 
-    A failed request is counted, and the load goes on. It is not sent again, unless the server never began with it, as
-    `Method.call` says. Ctrl-C closes the channels.
+    A failed request is counted, and the load continues. A request is retried only if the server never started to
+    process it; see `Method.call`. Ctrl-C closes the channels.
 
     Args:
-        channels: Open channels; request ``i`` goes over channel ``i % len(channels)``.
-        make_request: Makes request ``i``; called from many threads, before that request's clock starts.
-        requests: How many to send; None for as many as ``seconds`` allow.
-        seconds: For how long to send; None for as long as ``requests`` take.
-        concurrency: How many threads send them.
+        channels: Open channels. Request ``i`` uses channel ``i % len(channels)``.
+        make_request: Returns request ``i``. It is called from several threads, before the request's time starts.
+        requests: Number of requests; None means that only ``seconds`` limits the load.
+        seconds: Duration of the load; None means that only ``requests`` limits the load.
+        concurrency: Number of requests at the same time, each in its own thread.
         timeout: Seconds to wait for each answer.
-        on_answer: Gets each answer with its request's number, in a worker's thread, after its clock stopped.
+        on_answer: Called with the request's number and the answer, in the request's thread, after its time has stopped.
 
     Raises:
-        Exception: Whatever ``make_request`` or ``on_answer`` raises; it ends the load.
+        ValueError: The load is not limited, or a number is smaller than 1.
+        Exception: An exception of ``make_request`` or ``on_answer``, which ends the load.
     """
     most = sys.maxsize if requests is None else requests
     if most < 1 or concurrency < 1 or (requests is None and seconds is None):
-        raise ValueError("a load has an end, and at least one request and one thread")
+        raise ValueError("a load needs a limit (requests or seconds), at least one request and at least one thread")
     predictor = Predictor(channels)
     numbers = itertools.count()  # its next() is atomic
     tally = _Tally()
@@ -157,11 +166,11 @@ def run_load(
             done, _ = wait(workers, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
             stop.set()
-            for channel in channels:  # what is under way would be waited for, up to its time limit
+            for channel in channels:  # cancel requests in progress, which would otherwise run until their timeout
                 channel.close()
             raise
         finally:
-            stop.set()  # when one raised, the others finish what they are at
+            stop.set()  # after an exception, the other threads finish their current request
     took = time.monotonic() - started
     for worker in done:
         worker.result()

@@ -1,4 +1,4 @@
-"""Ask the service: predictions, a model's signatures, the state of its versions."""
+"""Call the service over gRPC: predictions, a model's signatures, the state of its versions."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,15 +36,15 @@ _STATUS = Method("/tensorflow.serving.ModelService/GetModelStatus", GetModelStat
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction(Mapping[str, Array]):
-    """A model's answer: its outputs by name, and who gave it.
+    """A model's answer. It is a mapping of the output arrays by name.
 
     Attributes:
         outputs: The output arrays by name.
-        model: The servable's name, as the server reports it.
-        version: Its version, or None where the server does not report one.
+        model: The model's name, as reported by the server.
+        version: The model's version, or None if the server does not report it.
         signature: The signature that was run.
-        instance: The server process that answered, where it names itself.
-        channel: The index of the channel that was used.
+        instance: Name of the server process that answered, or None if the server does not report it.
+        channel: Index of the channel that was used.
     """
 
     outputs: Mapping[str, Array]
@@ -69,8 +69,8 @@ class TensorSpec:
     """An input or output of a signature.
 
     Attributes:
-        dtype: The element type, as numpy names it, or ``string``.
-        shape: The size of each dimension, None where it is open; None in its place where even the rank is.
+        dtype: The element type: numpy's name, or ``string``.
+        shape: The size of each dimension, or None for a dimension of any size. If the rank is open, ``shape`` is None.
     """
 
     dtype: str
@@ -79,13 +79,13 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature of a model: what it takes and what it gives, by name.
+    """A signature of a model: its inputs and outputs.
 
     Attributes:
         method: TensorFlow Serving's method, such as ``tensorflow/serving/predict``.
-        inputs: The inputs.
-        outputs: The outputs.
-        optional: The names of the inputs that have a default value, so that a request may leave them out.
+        inputs: The inputs by name.
+        outputs: The outputs by name.
+        optional: Names of the inputs with a default value, which a request may leave out.
     """
 
     method: str
@@ -96,7 +96,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a served model looks like from outside."""
+    """Name, version and signatures of a served model."""
 
     model: str
     version: int
@@ -104,7 +104,7 @@ class ModelMetadata:
 
 
 class VersionState(StrEnum):
-    """Where a version of a servable stands in its life."""
+    """State of a version of a model in its life cycle."""
 
     UNKNOWN = "unknown"
     START = "start"
@@ -116,13 +116,13 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """The state of one version of a servable.
+    """The state of one version of a model.
 
     Attributes:
         version: The version.
-        state: Where it stands.
-        error_code: 0, or the number of the status (as in gRPC) with which loading failed.
-        error_message: What the server says of that.
+        state: The state.
+        error_code: 0, or the gRPC status code with which loading failed.
+        error_message: The server's message about this failure.
     """
 
     version: int
@@ -132,7 +132,7 @@ class VersionStatus:
 
 
 class Predictor:
-    """A client of the service, over one channel or several that take turns. Safe to use from many threads.
+    """A client of the service that uses one or several channels in turn. It is thread-safe.
 
     Args:
         channels: Open channels. The predictor does not close them.
@@ -146,7 +146,7 @@ class Predictor:
 
     @property
     def channels(self) -> tuple[ServiceChannel, ...]:
-        """The channels, in the order of their turns."""
+        """The channels, in the order of their use."""
         return self._channels
 
     def predict(
@@ -164,20 +164,20 @@ class Predictor:
         """Run a model.
 
         Args:
-            model: The servable's name.
-            inputs: The arrays to send, by the signature's input names; types must be the signature's.
-            signature: Which of the model's signatures to run.
-            version: Which version to run; None for the newest.
-            label: The label of the version to run, such as ``stable``; in place of ``version``.
-            outputs: The outputs to return; none means all.
+            model: Name of the model.
+            inputs: The arrays to send, by input name. Their types must match the signature.
+            signature: Name of the signature to run.
+            version: Version of the model; None means the newest version.
+            label: Label of the version, such as ``stable``, instead of ``version``.
+            outputs: Names of the outputs to return; empty means all.
             timeout: Seconds to wait.
-            channel: The index of the channel to use; None for the next in turn.
+            channel: Index of the channel to use; None means the next channel in turn.
 
         Raises:
-            InputError: `client.version-choice`: Both ``version`` and ``label``.
-            InputError: `client.tensor-too-large`: An input cannot be sent.
-            TensorTypeError: An input cannot be sent.
-            UnavailableError: `client.tensor-malformed`: An output contradicts itself.
+            InputError: `client.version-choice`: Both ``version`` and ``label`` were given.
+            InputError: `client.tensor-too-large`: An input is too large for a request.
+            TensorTypeError: The type of an input cannot be sent.
+            UnavailableError: `client.tensor-malformed`: An output in the reply is invalid.
             SealserveError: The call failed; see `Method.call`.
         """
         request = PredictRequest(
@@ -208,14 +208,14 @@ class Predictor:
         """Return the signatures of a served model.
 
         Args:
-            model: The servable's name.
-            version: Which version; None for the newest.
-            label: The label of the version; in place of ``version``.
+            model: Name of the model.
+            version: Version of the model; None means the newest version.
+            label: Label of the version, instead of ``version``.
             timeout: Seconds to wait.
 
         Raises:
-            InputError: `client.version-choice`: Both ``version`` and ``label``.
-            UnavailableError: `client.metadata-missing`: The reply has no signatures.
+            InputError: `client.version-choice`: Both ``version`` and ``label`` were given.
+            UnavailableError: `client.metadata-missing`: The reply does not contain readable signatures.
             SealserveError: The call failed; see `Method.call`.
         """
         request = GetModelMetadataRequest(
@@ -226,8 +226,8 @@ class Predictor:
         signatures = _signatures(reply)
         if signatures is None:
             raise ClientCode.METADATA_MISSING.error(
-                f"The service at {chosen.endpoint} sent no signatures of {model!r} that can be read.",
-                hint="Check that it is TensorFlow Serving, or sealserve's model server.",
+                f"The metadata of the model {model!r} from {chosen.endpoint} does not contain readable signatures.",
+                hint="Check that the service is TensorFlow Serving or sealserve's model server.",
             )
         return ModelMetadata(
             model=reply.model_spec.name or model,
@@ -238,11 +238,11 @@ class Predictor:
     def status(
         self, model: str, *, version: int | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> tuple[VersionStatus, ...]:
-        """Return the state of a servable's versions, the newest first.
+        """Return the state of a model's versions, newest first.
 
         Args:
-            model: The servable's name.
-            version: One version; None for all.
+            model: Name of the model.
+            version: The only version to return; None means all versions.
             timeout: Seconds to wait.
 
         Raises:
@@ -258,15 +258,15 @@ class Predictor:
 
 
 def check_version_choice(version: int | None, label: str | None) -> None:
-    """Check that a version is chosen by its number or by its label.
+    """Check that a version is chosen either by its number or by its label.
 
     Raises:
-        InputError: `client.version-choice`: By both, or by an empty label.
+        InputError: `client.version-choice`: Both were given, or the label is empty.
     """
     if (version is not None and label is not None) or label == "":
         raise ClientCode.VERSION_CHOICE.error(
-            f"A version cannot be chosen: expected a number or a label, got {version} and {label!r}.",
-            hint="Give one of the two, or neither for the newest version.",
+            f"The choice of a model version is invalid: expected a number or a label, got {version} and {label!r}.",
+            hint="Give a number, a label, or neither for the newest version.",
         )
 
 
@@ -279,7 +279,7 @@ def _model_spec(model: str, version: int | None, label: str | None = None, signa
 
 
 def _signatures(reply: GetModelMetadataResponse) -> SignatureDefMap | None:
-    packed = reply.metadata["signature_def"]  # an empty one where there is none
+    packed = reply.metadata["signature_def"]  # protobuf returns an empty message if the key is missing
     if not packed.type_url.endswith("/tensorflow.serving.SignatureDefMap"):
         return None
     try:

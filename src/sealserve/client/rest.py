@@ -1,4 +1,4 @@
-"""Ask the service over REST: TensorFlow Serving's JSON over HTTP/1.1 and TLS.
+"""Call the service over REST: TensorFlow Serving's JSON API over HTTP/1.1 and TLS.
 
 Source: tensorflow/serving, ``g3doc/api_rest.md``. The API is described in ``docs/reference/openapi.json``.
 """
@@ -42,14 +42,14 @@ _LATE: Final = 504
 
 
 class _Connection(http.client.HTTPSConnection):
-    """A connection to an address that expects the service's name, whatever the address is. No proxy is used."""
+    """A connection that verifies the service's name independently of the address. It does not use a proxy."""
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, server_name: str, timeout: float) -> None:
         super().__init__(server_name, endpoint.port, timeout=timeout, context=context)
         self._endpoint, self._tls, self._server_name = endpoint, context, server_name
 
     def connect(self) -> None:
-        """Connect to the endpoint, and verify that its certificate has the service's name."""
+        """Connect to the endpoint, and verify that its certificate contains the service's name."""
         opened = socket.create_connection((self._endpoint.host, self._endpoint.port), timeout=self.timeout)
         try:
             self.sock = self._tls.wrap_socket(opened, server_hostname=self._server_name)
@@ -59,18 +59,21 @@ class _Connection(http.client.HTTPSConnection):
 
 
 class RestPredictor:
-    """A client of the REST API over one connection, for one thread. Close it, or use it in a ``with`` statement.
+    """A client of the REST API that uses one connection. It is not thread-safe.
+
+    Close the client, or use it in a ``with`` statement.
 
     Args:
-        target: Where to connect to, ``host:port``.
-        server_name: The service's name: sent as SNI, and required in its certificate, whatever ``target`` says.
+        target: Address of the service, ``host:port``.
+        server_name: The service's name. It is sent as SNI and must be in the service's certificate, even if ``target``
+            is another name or an IP address.
         ca: The certificate of the authority that signs the service's certificates, PEM.
         certificate: The client's certificate chain for two-way TLS, PEM.
         key: The client's private key for two-way TLS, PEM.
 
     Raises:
-        InputError: `client.target`: ``target`` is not an address.
-        VerificationError: `certificate.expired`: The client's certificate is outside its dates.
+        InputError: `client.target`: ``target`` is not a valid address.
+        VerificationError: `certificate.expired`: The client's certificate has expired.
         SealserveError: As `Credentials`.
     """
 
@@ -102,11 +105,11 @@ class RestPredictor:
         label: str | None = None,
         timeout: float = 60.0,
     ) -> Prediction:
-        """Run a model. As `Predictor.predict`; the version that answers is the one whose metadata was read.
+        """Run a model, as `Predictor.predict` does. The request names the version whose metadata was read.
 
         Raises:
-            TensorTypeError: An input cannot be written as JSON.
-            UnavailableError: `client.tensor-malformed`: An output is not what the signature says.
+            TensorTypeError: An input cannot be represented in JSON.
+            UnavailableError: `client.tensor-malformed`: An output does not match the signature.
             SealserveError: The call failed; see `_ask`.
         """
         found = self.metadata(model, version=version, label=label, timeout=timeout)
@@ -126,10 +129,10 @@ class RestPredictor:
     def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float = 60.0
     ) -> ModelMetadata:
-        """Return the signatures of a served model. They are read once for each version or label.
+        """Return the signatures of a served model. They are requested once for each version or label, and cached.
 
         Raises:
-            UnavailableError: `client.metadata-missing`: The answer has no signatures.
+            UnavailableError: `client.metadata-missing`: The answer does not contain readable signatures.
             SealserveError: The call failed; see `_ask`.
         """
         path = _path(model, version, label)
@@ -142,8 +145,8 @@ class RestPredictor:
                 )
             except (LookupError, TypeError, ValueError, json_format.Error) as error:
                 raise ClientCode.METADATA_MISSING.error(
-                    f"The service at {self._endpoint} sent no signatures of {model!r} that can be read.",
-                    hint="Check that it is TensorFlow Serving, or sealserve's model server.",
+                    f"The metadata of the model {model!r} from {self._endpoint} does not contain readable signatures.",
+                    hint="Check that the service is TensorFlow Serving or sealserve's model server.",
                 ) from error
             self._known[path] = ModelMetadata(model, number, signatures_of(definitions))
         return self._known[path]
@@ -162,22 +165,23 @@ class RestPredictor:
         """Send one request, and return the JSON object of its answer.
 
         Raises:
-            DeadlineError: No answer within ``timeout``.
-            UnreachableError: No connection, or it broke, or the version is not ready.
-            TlsError: The two sides do not agree on TLS; the subclass says why.
-            RequestRefusedError: The status says that the request is wrong.
-            ServiceFailedError: The status says anything else, or the answer is not JSON.
+            DeadlineError: The service did not answer within ``timeout``.
+            UnreachableError: The connection failed or was lost, or the model version is not ready.
+            TlsError: The TLS handshake failed. The subclass names the reason.
+            RequestRefusedError: The HTTP status means that the request is wrong.
+            ServiceFailedError: The service returned any other error status, or its answer is not JSON.
         """
         try:
             try:
                 status, content = self._exchange(method, path, body, timeout=timeout)
             except _IDLE_CLOSED:
-                # The service closes a connection that was idle for long. No call changes anything there: send it again.
+                # The service closes an idle connection after some time. Retrying is safe, because no call changes
+                # state.
                 status, content = self._exchange(method, path, body, timeout=timeout)
         except TimeoutError as error:
             raise DeadlineError(
-                f"No answer from {self._endpoint} within {timeout:.3g} s.",
-                hint="Give it more time, or fewer requests at once.",
+                f"The service at {self._endpoint} did not answer within {timeout:.3g} s.",
+                hint="Use a longer timeout, or send fewer requests at the same time.",
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._fault(error) from error
@@ -187,7 +191,7 @@ class RestPredictor:
         raise _explained(status, document, self._endpoint)
 
     def _exchange(self, method: str, path: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
-        """Send one request over the open connection, or over a new one, and return the answer's status and body."""
+        """Send one request over the open or a new connection, and return the status and body of the answer."""
         self._connection.timeout = timeout
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
@@ -196,22 +200,22 @@ class RestPredictor:
             response = self._connection.getresponse()
             return response.status, response.read(MAX_BYTES)
         except BaseException:
-            self._connection.close()  # so that the next request makes a new one
+            self._connection.close()  # the next request opens a new connection
             raise
 
     def _fault(self, error: Exception) -> SealserveError:
-        """Return why there is no answer."""
+        """Return the reason for a failed request."""
         fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
-        if fault is None and isinstance(error, ssl.SSLError):  # a client that the service refuses sees it in TLS 1.3
+        if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refusal appears only here
             fault = client_fault((error.reason or "").lower().replace("_", " "), self._credentials)
         return fault or UnreachableError(
-            f"The connection to {self._endpoint} broke: {printable(str(error)) or type(error).__name__}.",
-            hint="Try again, with a new connection.",
+            f"The connection to {self._endpoint} failed: {printable(str(error)) or type(error).__name__}.",
+            hint="Try again with a new connection.",
         )
 
 
 def _context(credentials: Credentials, now: datetime) -> ssl.SSLContext:
-    """Return the TLS settings. As gRPC, they accept an intermediate authority, and no authority of the system."""
+    """Return the TLS settings. Like gRPC, they trust only the given authority, which may be an intermediate one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -245,20 +249,21 @@ def _explained(status: int, document: Mapping[str, Any] | None, endpoint: Endpoi
     details = printable(message).rstrip(".") if isinstance(message, str) and message else "no details"
     if status == _UNAVAILABLE:
         return UnreachableError(
-            f"The service at {endpoint} is not available: {details}.", hint="Try again, with a new connection."
+            f"The service at {endpoint} is not available: {details}.", hint="Try again with a new connection."
         )
     if status == _LATE:
         return DeadlineError(
-            f"The service at {endpoint} gave up: {details}.", hint="Give it more time, or fewer requests at once."
+            f"The service at {endpoint} did not finish in time: {details}.",
+            hint="Use a longer timeout, or send fewer requests at the same time.",
         )
     if status in _CALLERS_FAULT:
         return RequestRefusedError(
             f"The service at {endpoint} refused the request (status {status}): {details}.",
-            hint="Compare the model's name, version and inputs with its signature.",
+            hint="Check the model's name and version, and compare the inputs with the model's signature.",
         )
     return ServiceFailedError(
         f"The service at {endpoint} failed (status {status}): {details}.",
-        hint="See the model server's log: `sealserve logs` on its machine.",
+        hint="Read the model server's log: `sealserve logs` on its machine.",
     )
 
 
@@ -266,12 +271,12 @@ def _to_json(value: Array) -> Any:
     """Return an array as JSON: nested lists, and bytes as ``{"b64": ...}``.
 
     Raises:
-        TensorTypeError: JSON has no such values.
+        TensorTypeError: JSON cannot represent values of this type.
     """
     array = np.asarray(value)
     if array.dtype.kind not in "biufOSUTV" or (array.dtype.kind == "V" and array.dtype.name != "bfloat16"):
         raise TensorTypeError(
-            f"An array of {array.dtype} cannot be sent over REST: JSON has no such values.", hint="Use gRPC."
+            f"An array of {array.dtype} cannot be sent over REST: JSON cannot represent this type.", hint="Use gRPC."
         )
     if array.dtype.kind == "V":
         array = array.astype(np.float32)
@@ -287,16 +292,16 @@ def _plain(value: Any) -> Any:
 
 
 def _outputs(found: Any, called: Signature | None) -> Mapping[str, Array]:
-    """Return the outputs by name; the only output of a signature comes without its name.
+    """Return the outputs by name. If a signature has only one output, the service sends it without its name.
 
     Raises:
-        UnavailableError: `client.tensor-malformed`: They are not what the signature says.
+        UnavailableError: `client.tensor-malformed`: The outputs do not match the signature.
     """
     specs = called.outputs if called is not None else {}
     named = {next(iter(specs)): found} if len(specs) == 1 else found
     if not isinstance(named, Mapping) or set(named) != set(specs):
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"The reply has other outputs than the signature: expected {printable(', '.join(sorted(specs)))}."
+            f"The outputs in the reply do not match the signature: expected {printable(', '.join(sorted(specs)))}."
         )
     return {name: _from_json(name, value, specs[name]) for name, value in named.items()}
 
@@ -308,7 +313,7 @@ def _from_json(name: str, value: Any, spec: TensorSpec) -> Array:
         strings = np.array(_strings(value), dtype=object)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"The output {printable(repr(name), 80)} in the reply is not a tensor of type {spec.dtype}."
+            f"The output {printable(repr(name), 80)} in the reply is invalid: expected a tensor of type {spec.dtype}."
         ) from error
     return strings
 

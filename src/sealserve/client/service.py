@@ -1,4 +1,4 @@
-"""A user's client of a service: a bundle, its connections, and the calls."""
+"""The client of a user: it connects to the service of a client bundle, and calls it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,12 +14,13 @@ from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 
 class Client:
-    """A client of a service. Close it, or use it in a ``with`` statement. Safe to use from many threads.
+    """A client of a service. It is thread-safe. Close it, or use it in a ``with`` statement.
 
     Args:
-        bundle: What the owner of the service gave to the user.
-        address: Where to connect to, ``host:port``; None for the bundle's own address.
-        connections: How many connections take turns: each stays on the replica that the proxy chose.
+        bundle: The client bundle from the owner of the service.
+        address: Address of the service, ``host:port``; None means the address in the bundle.
+        connections: Number of connections, which are used in turn. Each one stays on the replica that the load balancer
+            chose for it.
         timeout: Seconds to wait for each connection.
 
     Raises:
@@ -48,12 +49,12 @@ class Client:
     def from_bundle(
         cls, path: str | Path, *, address: str | None = None, connections: int = 1, timeout: float = 10.0
     ) -> Self:
-        """Connect to the service of the bundle in a file.
+        """Read a client bundle from a file, and connect to its service.
 
         Args:
-            path: The file, as the owner of the service sent it.
-            address: Where to connect to, ``host:port``; None for the bundle's own address.
-            connections: How many connections take turns.
+            path: The file from the owner of the service.
+            address: Address of the service, ``host:port``; None means the address in the bundle.
+            connections: Number of connections, which are used in turn.
             timeout: Seconds to wait for each connection.
 
         Raises:
@@ -76,16 +77,17 @@ class Client:
         """Run a model.
 
         Args:
-            inputs: The arrays to send, by the signature's input names.
-            model: The servable's name; None if the service has only one.
-            signature: Which of the model's signatures to run.
-            version: Which version to run; None for the newest.
-            label: The label of the version to run, in place of ``version``.
-            outputs: The outputs to return; none means all.
+            inputs: The arrays to send, by input name. Their types must match the signature.
+            model: Name of the model; None means the only model in the bundle.
+            signature: Name of the signature to run.
+            version: Version of the model; None means the newest version.
+            label: Label of the version, instead of ``version``.
+            outputs: Names of the outputs to return; empty means all.
             timeout: Seconds to wait.
 
         Raises:
-            InputError: `client.model-choice`: ``model`` is needed.
+            InputError: `client.model-choice`: ``model`` is required, because the bundle does not list exactly one
+                model.
             SealserveError: As `Predictor.predict`.
         """
         return self.predictor.predict(
@@ -106,15 +108,15 @@ class Client:
         label: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> ModelMetadata:
-        """Return the signatures of a served model, as the service has them now; see `Predictor.metadata`."""
+        """Return the current signatures of a served model; see `Predictor.metadata`."""
         return self.predictor.metadata(self._model(model), version=version, label=label, timeout=timeout)
 
     def status(self, model: str | None = None, *, timeout: float = DEFAULT_TIMEOUT) -> tuple[VersionStatus, ...]:
-        """Return the state of a model's versions, the newest first; see `Predictor.status`."""
+        """Return the state of a model's versions, newest first; see `Predictor.status`."""
         return self.predictor.status(self._model(model), timeout=timeout)
 
     def close(self) -> None:
-        """Close the connections; requests under way are cancelled."""
+        """Close the connections. Requests in progress are canceled."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -127,7 +129,7 @@ class Client:
         if (found := model or self.bundle.model) is None:
             names = ", ".join(sorted({model.name for model in self.bundle.models})) or "no model"
             raise ClientCode.MODEL_CHOICE.error(
-                f"The model is not known: expected the name of one, and the bundle lists {names}.",
+                f"The model is not specified: expected the name of a model, because the bundle lists {names}.",
                 hint="Give the model's name.",
             )
         return found

@@ -1,10 +1,10 @@
-"""Tensors on the wire: numpy arrays to ``TensorProto`` and back.
+"""Convert numpy arrays to ``TensorProto`` messages and back.
 
-Arrays are sent as ``tensor_content``, one copy of their bytes. Replies come in either form, and TensorFlow Serving
-prefers the typed fields, where fewer values than elements mean that the last one repeats.
+Arrays are sent as ``tensor_content``, a single copy of their bytes. Replies use ``tensor_content`` or the typed fields;
+TensorFlow Serving prefers the typed fields. If a typed field has fewer values than the tensor, its last value repeats.
 
-``bfloat16``, which numpy lacks, is sent as it is when the array comes from ``ml_dtypes`` (it need not be imported
-here), and read as ``float32``, which holds every value of it.
+numpy does not have ``bfloat16``. An array of this type from ``ml_dtypes`` is sent unchanged (this module does not
+import ``ml_dtypes``). In replies, it is converted to ``float32``, which can represent every ``bfloat16`` value.
 
 Source: tensorflow/core/framework/tensor.proto and tensor.cc (``FromProtoField``), TensorFlow 2.21.
 """
@@ -24,13 +24,13 @@ from sealserve.errors import InputError
 Array = NDArray[Any]
 
 MAX_BYTES = 2**31 - 1
-"""What one protobuf message holds; a reply that declares a larger tensor is refused before memory is taken."""
-_MAX_RANK = 64  # numpy's (NPY_MAXDIMS)
-_MAX_SHIFT = 63  # of the last of a varint's ten bytes
+"""Maximum size of a protobuf message in bytes. A reply with a larger tensor is rejected before memory is allocated."""
+_MAX_RANK = 64  # numpy's limit (NPY_MAXDIMS)
+_MAX_SHIFT = 63  # shift of the last of a varint's ten bytes
 
 
 class TensorTypeError(InputError):
-    """An array has an element type that TensorFlow Serving does not take."""
+    """An array has an element type that TensorFlow Serving does not support."""
 
     code = "client.tensor-type"
 
@@ -59,14 +59,15 @@ _BY_NAME: dict[str, types.DataType] = {
 
 
 def to_proto(array: Array) -> TensorProto:
-    """Return ``array`` as a tensor to send.
+    """Convert an array to a tensor message.
 
     Args:
-        array: Any shape; booleans, integers, floats, complex numbers, or strings: ``bytes``, or ``str`` as UTF-8.
+        array: An array of any shape. Elements are booleans, integers, floats, complex numbers or strings. Strings are
+            ``bytes``, or ``str`` that is encoded as UTF-8.
 
     Raises:
-        TensorTypeError: Elements of another type.
-        InputError: `client.tensor-too-large`: More bytes than a message holds.
+        TensorTypeError: The elements have another type.
+        InputError: `client.tensor-too-large`: The array is larger than a message can be.
     """
     array = np.asarray(array)
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
@@ -75,32 +76,32 @@ def to_proto(array: Array) -> TensorProto:
     data_type = _BY_NAME.get(array.dtype.name)
     if data_type is None:
         raise TensorTypeError(
-            f"An array of {array.dtype} cannot be sent: TensorFlow Serving has no such type.",
-            hint=f"Convert it to one of {', '.join(_BY_NAME)}, or strings.",
+            f"An array of {array.dtype} cannot be sent: TensorFlow Serving does not support this type.",
+            hint=f"Convert the array to one of these types: {', '.join(_BY_NAME)}, or strings.",
         )
     if array.nbytes > MAX_BYTES:
         raise ClientCode.TENSOR_TOO_LARGE.error(
-            f"An array of shape {array.shape} and {array.nbytes} bytes cannot be sent: a request holds {MAX_BYTES}.",
+            f"An array of shape {array.shape} is too large: expected at most {MAX_BYTES} bytes, got {array.nbytes}.",
             hint="Send a smaller batch.",
         )
-    if data_type != types.DT_BFLOAT16:  # numpy may know neither its kind nor its byte order
+    if data_type != types.DT_BFLOAT16:  # numpy cannot change the byte order of this type
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return TensorProto(dtype=data_type, tensor_shape=shape, tensor_content=array.tobytes())
 
 
 def from_proto(tensor: TensorProto) -> Array:
-    """Return a tensor of a reply as an array: writable, and of ``bytes`` objects where the tensor has strings.
+    """Convert a tensor of a reply to a writable array. Strings become ``bytes`` objects.
 
     Raises:
-        UnavailableError: `client.tensor-malformed`: A type that is not known, a shape that is not one, values that do
-            not fill it.
+        UnavailableError: `client.tensor-malformed`: The type is unknown, the shape is invalid, or the values do not
+            match the shape.
     """
     shape = _shape(tensor)
     count = math.prod(shape)
     content_type, value_type, field = _TYPES.get(tensor.dtype, ("O", "O", "string_val"))
     if count * np.dtype(content_type).itemsize > MAX_BYTES:
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"A tensor in the reply has shape {shape}: more than {MAX_BYTES} bytes."
+            f"A tensor in the reply is too large: expected at most {MAX_BYTES} bytes, got the shape {shape}."
         )
     if tensor.dtype == types.DT_STRING:
         strings = _content_strings(tensor.tensor_content, count) if tensor.tensor_content else list(tensor.string_val)
@@ -108,9 +109,7 @@ def from_proto(tensor: TensorProto) -> Array:
         values[:] = strings
         return _filled(values, count, default=b"").reshape(shape)
     if tensor.dtype not in _TYPES:
-        raise ClientCode.TENSOR_MALFORMED.error(
-            f"A tensor in the reply has type {tensor.dtype}, which is not known here."
-        )
+        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has the unknown type {tensor.dtype}.")
     if tensor.tensor_content:
         return _from_content(tensor, content_type, count).reshape(shape)
     given = getattr(tensor, field)
@@ -119,7 +118,7 @@ def from_proto(tensor: TensorProto) -> Array:
 
 
 def data_type_name(data_type: types.DataType) -> str:
-    """Return the name of ``data_type`` as numpy has it (``float32``), or ``string``, or its number if not known."""
+    """Return numpy's name of a TensorFlow type, such as ``float32``; ``string``; or its number if it is unknown."""
     if data_type == types.DT_STRING:
         return "string"
     return next((name for name, known in _BY_NAME.items() if known == data_type), f"type {data_type}")
@@ -132,13 +131,15 @@ def _encoded_strings(array: Array) -> list[bytes]:
             try:
                 strings.append(item.encode())
             except UnicodeEncodeError as error:
-                raise TensorTypeError("A string cannot be sent: it is no Unicode text.", hint="Send bytes.") from error
+                raise TensorTypeError(
+                    "A string cannot be sent: it is not valid Unicode text.", hint="Send it as bytes."
+                ) from error
         elif isinstance(item, bytes):
             strings.append(item)
         else:
             raise TensorTypeError(
-                f"An array of objects cannot be sent unless all are str or bytes; one is {type(item).__name__}.",
-                hint="Convert it to an array of numbers or of strings.",
+                f"An array of objects cannot be sent: expected only str or bytes, got {type(item).__name__}.",
+                hint="Convert the array to numbers or strings.",
             )
     return strings
 
@@ -147,26 +148,26 @@ def _shape(tensor: TensorProto) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if len(shape) > _MAX_RANK:
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"A tensor in the reply has {len(shape)} dimensions; numpy has up to {_MAX_RANK}."
+            f"A tensor in the reply has too many dimensions: expected at most {_MAX_RANK}, got {len(shape)}."
         )
-    sizes = [size for size in shape if size != 0]  # numpy multiplies the others even where the tensor is empty
+    sizes = [size for size in shape if size != 0]  # numpy multiplies the other sizes even if the tensor is empty
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape) or math.prod(sizes) > MAX_BYTES:
-        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has shape {shape}, which no tensor can have.")
+        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has the invalid shape {shape}.")
     return shape
 
 
 def _from_content(tensor: TensorProto, content_type: str, count: int) -> Array:
-    content = bytearray(tensor.tensor_content)  # a copy of our own, so that the array is writable
+    content = bytearray(tensor.tensor_content)  # a copy, so that the array is writable
     expected = count * np.dtype(content_type).itemsize
     if len(content) != expected:
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"A tensor in the reply has {len(content)} bytes; its shape needs {expected}."
+            f"A tensor in the reply has the wrong size: expected {expected} bytes for its shape, got {len(content)}."
         )
     if tensor.dtype == types.DT_BOOL:
         content_type = "u1"
     values: Array = np.frombuffer(content, dtype=content_type)
     if tensor.dtype == types.DT_BOOL:
-        return values.astype(np.bool_)  # any byte but zero means true
+        return values.astype(np.bool_)  # each byte except zero means true
     return _widened(values, tensor.dtype)
 
 
@@ -175,14 +176,16 @@ def _narrowed(values: Array, data_type: types.DataType, content_type: str) -> Ar
     if data_type in (types.DT_COMPLEX64, types.DT_COMPLEX128):
         if values.size % 2:
             raise ClientCode.TENSOR_MALFORMED.error(
-                f"A complex tensor in the reply has {values.size} numbers, not pairs."
+                f"A complex tensor in the reply is invalid: expected pairs of numbers, got {values.size} numbers."
             )
         return values.view(content_type)
     if data_type in (types.DT_HALF, types.DT_BFLOAT16):
         return values.astype("<u2").view(content_type)
     narrow: Array = values.astype(content_type, copy=False)
     if values.dtype.kind == "i" and (narrow != values).any():
-        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has values outside {narrow.dtype}.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has values outside the range of its type {narrow.dtype}."
+        )
     return narrow
 
 
@@ -194,10 +197,10 @@ def _widened(values: Array, data_type: types.DataType) -> Array:
 
 
 def _filled(values: Array, count: int, *, default: bytes | int) -> Array:
-    """Return ``count`` values: the last one repeats, and no value at all means the type's zero."""
+    """Return ``count`` values. The last value is repeated; without any value, all are the type's zero."""
     if values.size > count:
         raise ClientCode.TENSOR_MALFORMED.error(
-            f"A tensor in the reply has {values.size} values; its shape has room for {count}."
+            f"A tensor in the reply has too many values: expected at most {count} for its shape, got {values.size}."
         )
     if values.size == count:
         return values
@@ -222,7 +225,9 @@ def _content_strings(content: bytes, count: int) -> list[bytes]:
             value = shift = 0
         position += 1
     if len(lengths) != count or position + sum(lengths) != len(content):
-        raise ClientCode.TENSOR_MALFORMED.error(f"A string tensor in the reply does not hold {count} strings.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A string tensor in the reply is invalid: expected the data of {count} strings."
+        )
     strings = []
     for length in lengths:
         strings.append(content[position : position + length])

@@ -1,1 +1,1 @@
-"""What the owner does with a workspace: keys, certificates, releases, enclaves, and what the broker may hand out."""
+"""The owner's operations on a workspace: keys, certificates, releases, enclaves, and registration with the broker."""

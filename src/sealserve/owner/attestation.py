@@ -1,4 +1,4 @@
-"""The verifier of the owner's broker: the one place that connects the broker to the kinds of evidence it accepts."""
+"""The verifier of the owner's broker. Only this module connects the broker to the kinds of evidence that it accepts."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +16,15 @@ from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 Documents = Mapping[tuple[str, str], Fetched]
-"""The documents of collateral that were fetched, by kind of platform and by name."""
+"""The collateral documents that were fetched, by kind of platform and by name."""
 
 
 @contextlib.contextmanager
 def open_verifier(workspace: Workspace, deployment: Deployment) -> Iterator[tuple[Verifier, Callable[[], Documents]]]:
-    """Yield the broker's verifier, and a function that returns the collateral that it has fetched.
+    """Yield the broker's verifier, and a function that returns the collateral that the verifier has fetched.
 
-    The verifier trusts Intel's root for releases for SGX, and the workspace's simulated root, if any, for simulated
-    releases.
+    For SGX releases, the verifier trusts Intel's root certificate. For simulated releases, it trusts the workspace's
+    simulated root certificate, if one exists.
     """
     with contextlib.ExitStack() as stack:
         genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None

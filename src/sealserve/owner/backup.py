@@ -52,33 +52,39 @@ def back_up(
 ) -> Backup:
     """Write the owner's workspace, without the master key and the logs, to the new file ``destination``.
 
-    The broker may run: its database is taken as it is at one moment.
+    The broker can run during the backup: a consistent snapshot of its database is taken.
 
     Args:
-        workspace: The owner's.
-        destination: The file that appears, 0600, whole or not at all.
-        now: The time.
-        models: Whether the plaintext models are in it.
-        releases: Whether the releases are in it: their keys are, in the database.
-        overwrite: Whether an existing file may be replaced.
-        progress: Called with plaintext bytes as they are sealed.
+        workspace: The owner's workspace.
+        destination: File to create (mode 0600). It appears only when it is complete.
+        now: The current time.
+        models: Include the plaintext models.
+        releases: Include the releases. Their keys are always included, in the database.
+        overwrite: Replace an existing file.
+        progress: Called with the number of plaintext bytes after each file.
+
+    Returns:
+        Time, number of files and size of the backup.
 
     Raises:
-        InputError: `backup.no-workspace`: There is no workspace yet.
-        OutputExistsError: ``destination`` exists.
-        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
-        UnavailableError: `file.disk-full`: No room.
-        SealserveError: What the keystore raises.
+        InputError: `backup.no-workspace`: The workspace does not exist, or contains a symbolic link.
+        OutputExistsError: ``destination`` already exists.
+        UnavailableError: `file.unwritable`: The folder of ``destination`` is missing or not writable.
+        UnavailableError: `file.disk-full`: The disk is full.
+        SealserveError: The keystore cannot be opened.
     """
     if not workspace.owner.root.is_dir():
-        raise OwnerCode.BACKUP_NO_WORKSPACE.error(f"There is no workspace in {workspace.directory} yet.")
+        raise OwnerCode.BACKUP_NO_WORKSPACE.error(
+            f"A backup needs an existing workspace: {workspace.directory} does not contain one.",
+            hint="Give the folder of the deployment with --directory.",
+        )
     if not overwrite:
         refuse_existing(destination)
     tell = progress or (lambda _: None)
     created = time_text(now)
     listed: list[ListedFile] = []
     with (
-        Owner.open(workspace).vault(create=True) as vault,  # a master key must wrap the backup's key
+        Owner.open(workspace).vault(create=True) as vault,  # the master key wraps the backup's key
         SecretBytes.random(KEY_SIZE) as key,
         staging(destination.absolute().parent, destination.name, mode=0o700) as stage,
         replacing(destination, mode=PRIVATE, overwrite=overwrite) as output,
@@ -89,14 +95,14 @@ def back_up(
         wrapped = base64.b64encode(vault.keystore.wrap(key, context=KEY_CONTEXT)).decode()
         write_file(sealed, canonical_json(Header(created=created, key=wrapped).model_dump()), mode=PRIVATE)
         _move_in(tar, sealed, HEADER)
-        # Each file is encrypted by itself, and bound to its path.
+        # Encrypt each file separately, bound to its path.
         for path in _paths(workspace, models=models, releases=releases):
             made = _seal(workspace, path, sealed, key=key, database=vault.database)
             mode = stat.S_IMODE(_source(workspace, path).stat().st_mode)
             listed.append(ListedFile(path=path, mode=mode, size=made.plain_size))
             _move_in(tar, sealed, str(len(listed)))
             tell(made.plain_size)
-        # The list comes last: it shows that the backup is complete.
+        # The list comes last, so that a truncated backup is detected.
         files = FileList(created=created, files=tuple(listed))
         codec.seal_bytes(canonical_json(files.model_dump()), sealed, key=key, embedded_path=LIST_PATH)
         _move_in(tar, sealed, LIST)
@@ -104,7 +110,7 @@ def back_up(
 
 
 def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[str]:
-    """Yield the paths of what is backed up, relative to ``.sealserve``; ``sealserve.toml`` stands beside that."""
+    """Yield the paths of the files to back up, relative to ``.sealserve``. ``sealserve.toml`` is beside this folder."""
     left_out = {*_LEFT_OUT_FOLDERS, *(() if models else ("owner/models",)), *(() if releases else ("owner/releases",))}
     if workspace.deployment_file.is_file():
         yield DEPLOYMENT_FILE
@@ -115,8 +121,9 @@ def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[st
         for other in listing.others:
             if (workspace.root / folder / other).is_symlink():
                 raise OwnerCode.BACKUP_NO_WORKSPACE.error(
-                    f"{folder}/{other} in {workspace.root} is a link: what it points to would be missing.",
-                    hint="Put the file or folder itself in its place.",
+                    f"The workspace cannot be backed up: {folder}/{other} in {workspace.root} is a symbolic link, "
+                    "whose target would be missing in the backup.",
+                    hint="Replace the link by the file or folder itself.",
                 )
         for below in listing.files:
             path = f"{folder}/{below}"
@@ -129,7 +136,7 @@ def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[st
 
 
 def _is_unfinished(path: str) -> bool:
-    """Return whether a path lies in a folder, or is a file, that was not published yet, or never will be."""
+    """Return whether a path is, or is inside, a temporary file or folder of an unfinished or failed operation."""
     return any(part.startswith(".") and part.endswith(SUFFIX) for part in path.split("/"))
 
 

@@ -1,9 +1,13 @@
-"""The format of a backup of the owner's workspace: a plain tar, sealed under a key that the master key wraps.
+"""The format of a backup of the owner's workspace: a tar file, encrypted under a key that the master key wraps.
 
-The members are ``backup.json`` (public: version, time, the wrapped key), ``1``, ``2``... (the files, each a Gramine
-encrypted file bound to its path in the workspace) and ``list`` (encrypted as well: path, mode and size of each file).
-So only the owner sees the names, and no file can be left out, replaced, or taken from another backup. The backup does
-not contain the master key: neither of both opens the release keys without the other.
+The members are:
+
+- ``backup.json``: public; version, time and the wrapped key.
+- ``1``, ``2``, ...: the files. Each is a Gramine encrypted file, bound to its path in the workspace.
+- ``list``: encrypted; path, mode and size of each file.
+
+Only the owner can read the file names. A file that is left out, replaced, or taken from another backup is detected. The
+backup does not contain the master key, so the release keys can be decrypted only with both the backup and the key.
 """
 
 from dataclasses import dataclass
@@ -21,15 +25,15 @@ LIST: Final = "list"
 LIST_PATH: Final = "backup/list"
 FOLDERS: Final = ("owner", "user", "vendor")
 KEY_CONTEXT: Final = b"sealserve backup key v1\0"
-"""What the wrapped key is bound to: no release key can take its place."""
+"""Context to which the wrapped key is bound, so that a wrapped release key cannot replace it."""
 LARGEST_HEADER: Final = 64 * 2**10
-DAMAGED: Final = "It was damaged, or somebody changed it: use another copy."
+DAMAGED: Final = "Use another copy of the backup: this copy was damaged or changed."
 
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Header(DocumentPart):
-    """The public part of a backup, its first member."""
+    """The public part of a backup, which is its first member."""
 
     version: Literal[1] = 1
     created: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
@@ -37,7 +41,7 @@ class Header(DocumentPart):
 
 
 class ListedFile(DocumentPart):
-    """One file of a backup: its path below ``.sealserve``, its permissions, its plaintext size in bytes."""
+    """A file of a backup: path below ``.sealserve``, permissions, plaintext size in bytes."""
 
     path: str
     mode: Annotated[int, Field(ge=0, le=0o777)]
@@ -45,7 +49,7 @@ class ListedFile(DocumentPart):
 
 
 class FileList(DocumentPart):
-    """The files of a backup, its last member."""
+    """The list of a backup's files, which is its last member."""
 
     version: Literal[1] = 1
     created: str
@@ -53,7 +57,7 @@ class FileList(DocumentPart):
 
     @property
     def summary(self) -> "Backup":
-        """What a person is told of the backup."""
+        """Time, number of files and total size, for people."""
         return Backup(
             created=datetime.strptime(self.created, _TIME).replace(tzinfo=UTC),
             files=len(self.files),
@@ -63,12 +67,12 @@ class FileList(DocumentPart):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What was backed up, or restored.
+    """Summary of a backup.
 
     Args:
-        created: When the backup was made.
-        files: The number of files.
-        size: The plaintext size of all files, in bytes.
+        created: Time at which the backup was created.
+        files: Number of files.
+        size: Plaintext size of all files, in bytes.
     """
 
     created: datetime
@@ -77,7 +81,7 @@ class Backup:
 
 
 def time_text(time: datetime) -> str:
-    """Return a time as the header and the list of files hold it."""
+    """Return a time in the format of the header and the list."""
     return time.astimezone(UTC).strftime(_TIME)
 
 
@@ -85,21 +89,21 @@ def parse_header(content: bytes, name: str) -> Header:
     """Parse the first member of the backup ``name``.
 
     Raises:
-        VerificationError: `backup.format`: It is not a header that sealserve writes.
+        VerificationError: `backup.format`: The content is not a valid header.
     """
     try:
         return Header.model_validate_json(content)
     except ValidationError as error:
-        raise OwnerCode.BACKUP_FORMAT.error(f"{name}: {HEADER} is none that sealserve writes.") from error
+        raise OwnerCode.BACKUP_FORMAT.error(f"The backup {name} has an invalid {HEADER}.", hint=DAMAGED) from error
 
 
 def parse_list(content: SecretBytes, name: str) -> FileList:
     """Parse the decrypted list of the backup ``name``.
 
     Raises:
-        VerificationError: `backup.format`: It is not a list that sealserve writes.
+        VerificationError: `backup.format`: The content is not a valid list.
     """
     try:
         return FileList.model_validate_json(content.reveal())
     except ValidationError as error:
-        raise OwnerCode.BACKUP_FORMAT.error(f"{name}: its list is none that sealserve writes.") from error
+        raise OwnerCode.BACKUP_FORMAT.error(f"The backup {name} has an invalid list of files.", hint=DAMAGED) from error

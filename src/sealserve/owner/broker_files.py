@@ -1,4 +1,4 @@
-"""What a broker that does not run in the owner's workspace gets from it: as mounts, or as a copy for a cluster."""
+"""Files of the owner's workspace for a broker that runs elsewhere: as mounts in a container, or copied to a cluster."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -17,26 +17,26 @@ _LARGEST: Final = 64 * 2**10
 
 
 def make_ready(workspace: Workspace) -> None:
-    """Make what the broker only reads there: it can neither create a key nor complete a rotation.
+    """Create the files that such a broker only reads: it can neither create a key nor complete a rotation.
 
     Raises:
-        SealserveError: A key was lost, or the keystore does not open.
+        SealserveError: A key was lost, or the keystore cannot be opened.
     """
-    Owner.open(workspace).create_audit_key()  # a workspace of an earlier version has none
+    Owner.open(workspace).create_audit_key()  # missing in a workspace of an earlier version
     complete_rotation(workspace)
 
 
 def describe(workspace: Workspace, place: BrokerPlace, *, with_files: bool) -> OwnersBroker:
-    """Return what a target needs to know of the owner's broker.
+    """Return what a target needs from the owner's broker.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         place: Where the broker runs.
-        with_files: Whether a broker in a cluster gets its files. Reading the database may write beside it, which a dry
-            run must not do.
+        with_files: Include the files for a broker in a cluster. A dry run must not, because reading the database can
+            create files beside it.
 
     Raises:
-        SealserveError: The master key cannot be read, or others can read it.
+        SealserveError: The master key cannot be read, or other users can read it.
     """
     key = workspace.owner.master_key
     if place is BrokerPlace.PROCESS or not key.is_file():
@@ -48,7 +48,7 @@ def describe(workspace: Workspace, place: BrokerPlace, *, with_files: bool) -> O
 
 
 def _read(workspace: Workspace) -> Mapping[str, bytes]:
-    """Return all that a broker in a cluster reads: path in the workspace and content."""
+    """Return the files that a broker in a cluster reads: content by path in the workspace."""
     files = {str(path.relative_to(workspace.directory)): path.read_bytes() for path in _files(workspace)}
     database = workspace.owner.database
     return {**files, str(database.relative_to(workspace.directory)): _snapshot(database)}
@@ -63,6 +63,6 @@ def _files(workspace: Workspace) -> Iterator[Path]:
 
 
 def _snapshot(database: Path) -> bytes:
-    """Return the database as it is now, with what its log still holds."""
+    """Return the current content of the database, including the write-ahead log."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return connection.serialize()

@@ -1,6 +1,6 @@
-"""The workspace's certificates: three authorities, the broker's certificate, the user's.
+"""The workspace's certificates: three authorities, the broker's certificate and the default user's certificate.
 
-The service's own certificate is not here: each release gets a fresh one, and its key exists only inside the sealed
+The service's certificate is not managed here: each release gets a new one, whose private key exists only in the sealed
 ``ssl.cfg``.
 """
 
@@ -37,7 +37,7 @@ BROKER_KEY = "broker.key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedCertificate:
-    """A certificate of the workspace: what it is for, where it lies, what it says."""
+    """A certificate of the workspace: its role, its file and its content."""
 
     role: str
     path: Path
@@ -45,14 +45,15 @@ class NamedCertificate:
 
 
 def check_mode(deployment: Deployment, mode: TlsMode) -> None:
-    """Check that the deployment wants certificates for ``mode``.
+    """Check that the deployment uses the TLS mode ``mode``.
 
     Raises:
-        InputError: `certs.tls-mode`: It wants the other one.
+        InputError: `certs.tls-mode`: The deployment uses the other mode.
     """
     if deployment.service.tls is not mode:
         raise OwnerCode.CERTS_TLS_MODE.error(
-            f"sealserve.toml says service.tls = {deployment.service.tls.value!r}, not {mode.value!r}.",
+            f"The certificates do not fit the deployment: expected service.tls = {mode.value!r} in sealserve.toml, got "
+            f"{deployment.service.tls.value!r}.",
             hint=f"Run `sealserve certs {deployment.service.tls.value}`, or change service.tls.",
         )
 
@@ -60,19 +61,22 @@ def check_mode(deployment: Deployment, mode: TlsMode) -> None:
 def create_certificates(
     workspace: Workspace, deployment: Deployment, *, now: datetime, first_time: bool = False
 ) -> list[NamedCertificate]:
-    """Make the authorities and issue the broker's certificate and, for two-way TLS, the user's.
+    """Create the authorities, and issue the broker's certificate and, for two-way TLS, the default user's.
 
-    What is there is kept, so that an interrupted run is completed by the next one.
+    Existing authorities and certificates are kept, so a second run completes an interrupted run.
 
     Args:
-        workspace: The owner's.
-        deployment: The names, and the kind of TLS.
-        now: The time.
-        first_time: Refuse to replace an authority that was lost.
+        workspace: The owner's workspace.
+        deployment: The names and the TLS mode.
+        now: The current time.
+        first_time: Raise an error if an authority was lost. Otherwise a lost authority is replaced.
+
+    Returns:
+        All certificates of the workspace.
 
     Raises:
-        OutputExistsError: Everything is there already, and in use; or an authority's folder holds something else.
-        IdentityLostError: ``first_time``, and an authority is missing of which there are certificates.
+        OutputExistsError: All certificates already exist, or the folder of an authority contains other files.
+        IdentityLostError: ``first_time`` is set, and an authority that signed existing certificates is missing.
     """
     workspace.create()
     simulated = deployment.platform is PlatformKind.SIMULATED
@@ -90,14 +94,14 @@ def create_certificates(
     issued = _issue(workspace, deployment, now=now, afresh=made)
     if not made and not issued:
         raise OutputExistsError(
-            f"The three authorities in {workspace.owner.authorities} and their certificates are there already.",
-            hint="`sealserve certs renew` issues fresh certificates from the authorities that you have.",
+            f"The certificates already exist, and so do the three authorities in {workspace.owner.authorities}.",
+            hint="To issue new certificates from the existing authorities, run `sealserve certs renew`.",
         )
     return list(show_certificates(workspace))
 
 
 def _wanted(deployment: Deployment) -> Mapping[AuthorityKind, tuple[Sequence[str], Sequence[IPAddress]]]:
-    """Return the names and addresses that each authority signs for."""
+    """Return the names and addresses for which each authority may sign."""
     return {
         AuthorityKind.BROKER: split_names((deployment.broker.name, deployment.broker.address)),
         AuthorityKind.SERVICE: ((deployment.service.name,), ()),
@@ -106,7 +110,7 @@ def _wanted(deployment: Deployment) -> Mapping[AuthorityKind, tuple[Sequence[str
 
 
 def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequence[AuthorityKind]:
-    """Return the authorities that may not sign for the names that the deployment describes now. Nothing is changed."""
+    """Return the authorities that may not sign for the current names of the deployment. Nothing is changed."""
     return [
         kind
         for kind, (names, addresses) in _wanted(deployment).items()
@@ -115,21 +119,21 @@ def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequen
 
 
 def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
-    """Issue what a deployment needs whose names or kind of TLS changed.
+    """Issue the certificates that a deployment needs after its names or its TLS mode changed.
 
-    An authority that may not sign for a new name is replaced. The old one is kept beside it, as ``KIND.replaced-TIME``.
+    An authority that may not sign for a new name is replaced. Its folder is kept as ``KIND.replaced-TIME``.
 
     Args:
-        workspace: The owner's, with authorities.
-        deployment: The names, and the kind of TLS.
-        now: The time.
+        workspace: The owner's workspace, with authorities.
+        deployment: The names and the TLS mode.
+        now: The current time.
     """
     replaced = outgrown_authorities(workspace, deployment)
     for kind in replaced:
         names, addresses = _wanted(deployment)[kind]
         simulated = deployment.platform is PlatformKind.SIMULATED
         folder = workspace.owner.authorities / kind
-        # The new one is whole before the old one gives way.
+        # Complete the new authority before the old one is moved away.
         new = folder.with_name(f"{kind}.new")
         shutil.rmtree(new, ignore_errors=True)
         Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now).save(new)
@@ -141,14 +145,14 @@ def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
 def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
     """Return whether `adapt_certificates` would issue something. Nothing is changed."""
     if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
-        return False  # the first certificates are another step
+        return False  # creating the first certificates is a separate step
     user = workspace.user
     lacks_user = deployment.service.tls is TlsMode.TWO_WAY and not _is_whole(user.certificate, user.key)
     return lacks_user or bool(outgrown_authorities(workspace, deployment))
 
 
 def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
-    """Return the authorities that are missing although there are certificates that they signed."""
+    """Return the authorities that are missing although certificates that they signed exist."""
     folders = {kind: workspace.owner.authorities / kind for kind in AuthorityKind}
     return [
         kind
@@ -158,10 +162,10 @@ def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
 
 
 def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
-    """Issue fresh certificates, with fresh keys, for the broker and the user from the authorities at hand.
+    """Issue new certificates, with new keys, for the broker and the default user.
 
     Raises:
-        AuthorityMissingError: There are no authorities yet.
+        AuthorityMissingError: The authorities do not exist yet.
     """
     workspace.create()
     _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
@@ -169,7 +173,11 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
 
 
 def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afresh: AbstractSet[AuthorityKind]) -> bool:
-    """Issue the certificates of the authorities ``afresh``, and those that are missing or torn; return whether any."""
+    """Issue the certificates of the authorities ``afresh``, and all missing or incomplete ones.
+
+    Returns:
+        Whether any certificate was issued.
+    """
     authorities = {kind: _authority(workspace, kind) for kind in AuthorityKind}
     owner, user = workspace.owner, workspace.user
     issued = False
@@ -194,13 +202,14 @@ def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afres
 
 
 def _made_by(workspace: Workspace, kind: AuthorityKind) -> Sequence[Path]:
-    """Return the files that exist only after an authority has signed: nobody trusts an authority that replaces it."""
+    """Return the files that exist only if an authority has signed. Clients would not trust its replacement."""
     signed = {
         AuthorityKind.BROKER: workspace.owner.broker_tls / BROKER_CERTIFICATE,
         AuthorityKind.SERVICE: workspace.user.service_ca,
         AuthorityKind.USERS: workspace.user.certificate,
     }[kind]
-    return (signed, *workspace.owner.releases.glob(f"*/{INDEX_FILE}"))  # a release holds or trusts all three
+    # A release contains or trusts the certificates of all three authorities.
+    return (signed, *workspace.owner.releases.glob(f"*/{INDEX_FILE}"))
 
 
 def _is_whole(certificate: Path, key: Path) -> bool:
@@ -212,7 +221,7 @@ def _is_whole(certificate: Path, key: Path) -> bool:
 
 
 def show_certificates(workspace: Workspace) -> Iterable[NamedCertificate]:
-    """Yield what certificates there are."""
+    """Yield the existing certificates of the workspace."""
     places = {f"{kind} authority": workspace.owner.authorities / kind / "ca.pem" for kind in AuthorityKind}
     places["broker"] = workspace.owner.broker_tls / BROKER_CERTIFICATE
     places["user"] = workspace.user.certificate
@@ -226,7 +235,7 @@ def broker_certificate(workspace: Workspace) -> CertifiedKey:
     """Return the broker's certificate and key.
 
     Raises:
-        CertificateMissingError: There is none yet.
+        CertificateMissingError: The certificate does not exist yet.
     """
     folder = workspace.owner.broker_tls
     hint = missing_certificate_hint(workspace, AuthorityKind.BROKER)
@@ -234,28 +243,28 @@ def broker_certificate(workspace: Workspace) -> CertifiedKey:
 
 
 def missing_certificate_hint(workspace: Workspace, kind: AuthorityKind, mode: TlsMode = TlsMode.TWO_WAY) -> str:
-    """Return what to do about a certificate that is missing.
+    """Return a hint for a missing certificate.
 
     Args:
-        workspace: The owner's, or a user's, which has no authorities.
-        kind: The authority that signs it.
-        mode: The kind of TLS that the deployment has.
+        workspace: The owner's workspace, or a user's workspace without authorities.
+        kind: The authority that signs the certificate.
+        mode: The TLS mode of the deployment.
     """
     if (workspace.owner.authorities / kind).exists():
-        return "Run `sealserve certs renew` to issue it again."
-    return f"If you are the owner, run `sealserve certs {mode}`. If not, ask the owner for the folder user/."
+        return "Run `sealserve certs renew` to issue the certificate again."
+    return f"If you are the owner, run `sealserve certs {mode}`. Otherwise ask the owner for the folder user/."
 
 
 def broker_authority_pem(workspace: Workspace) -> bytes:
-    """Return the certificate that enclaves trust to name the broker, PEM."""
+    """Return the certificate of the broker authority, which enclaves trust, PEM."""
     return _authority(workspace, AuthorityKind.BROKER).certificate_pem
 
 
 def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datetime) -> SslConfig:
-    """Issue a certificate for the service, and return the ``ssl.cfg`` that holds its key: it is written nowhere else.
+    """Issue a certificate for the service, and return its ``ssl.cfg``, which is the only copy of the private key.
 
     Raises:
-        AuthorityMissingError: There are no authorities yet.
+        AuthorityMissingError: The authorities do not exist yet.
     """
     service = _authority(workspace, AuthorityKind.SERVICE).issue_server((deployment.service.name,), now=now)
     two_way = deployment.service.tls is TlsMode.TWO_WAY

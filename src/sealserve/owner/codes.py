@@ -7,63 +7,63 @@ from sealserve.errors import ErrorCode, InputError, UnavailableError, Verificati
 
 
 class OwnerCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code explains the error."""
 
     BACKUP_CONTENT = "backup.content", VerificationError
-    """A file of the backup is missing, added or changed."""
+    """A file of the backup is missing, was added, or was changed."""
     BACKUP_FORMAT = "backup.format", VerificationError
-    """The file is no backup, or was damaged."""
+    """The file is not a backup, or it is damaged."""
     BACKUP_NO_KEY = "backup.no-key", InputError
-    """Nothing says which key opens the backup."""
+    """The key that opens the backup was not specified."""
     BACKUP_NO_WORKSPACE = "backup.no-workspace", InputError
-    """There is nothing to back up."""
+    """The folder does not contain a workspace that can be backed up."""
     BACKUP_WRONG_KEY = "backup.wrong-key", VerificationError
-    """The master key is not the one that the backup needs."""
+    """The backup was made under another master key, or its wrapped key is damaged."""
 
     CERTS_TLS_MODE = "certs.tls-mode", InputError
-    """The certificates asked for are not those that the deployment describes."""
+    """The requested certificates are for another TLS mode than service.tls."""
 
     ENCLAVE_RELEASE_PLATFORM = "enclave.release-platform", InputError
-    """The release was built for another platform than the deployment's."""
+    """The release was built for another platform than the deployment's platform."""
 
     INVENTORY_OTHER_SERVER = "inventory.other-server", InputError
-    """The inventory is of another model server than the one that is deployed."""
+    """The inventory describes another model server than server.kind."""
 
     KEYSTORE_PASSPHRASE_SHORT = "keystore.passphrase-short", InputError
     """A new passphrase is too short."""
 
     MODEL_NO_PATH = "model.no-path", InputError
-    """The deployment does not say where its model is."""
+    """The path of a model is not set in sealserve.toml."""
     MODEL_NOT_IMPORTED = "model.not-imported", InputError
-    """The deployment's model is not in the workspace yet."""
+    """A model of the deployment was not converted into the workspace yet."""
     MODEL_SOURCE_CHANGED = "model.source-changed", InputError
-    """A model's source changed while it was converted."""
+    """The source of a model changed during its conversion."""
 
     OWNER_KEY_UNREADABLE = "owner-key.unreadable", InputError
-    """A key of the owner's is missing, or no Ed25519 key."""
+    """A key of the owner is missing, unreadable, or not an Ed25519 key."""
 
     RELEASE_AMBIGUOUS = "release.ambiguous", InputError
-    """Several releases fit."""
+    """Several releases match the given name or id."""
     RELEASE_MISSING = "release.missing", InputError
-    """There is no such release in the workspace."""
+    """The release does not exist in the workspace."""
     RELEASE_STORE_ADDRESS = "release.store-address", InputError
-    """The release's address is none of the web."""
+    """The address of the release is not a valid HTTP or HTTPS address."""
     RELEASE_STORE_REFUSED = "release.store-refused", UnavailableError
-    """The store answers, but not with the release."""
+    """The store answered with an error, or with a document that is not a packed release."""
     RELEASE_STORE_UNREACHABLE = "release.store-unreachable", UnavailableError
-    """The store cannot be reached, or the connection broke."""
+    """The store cannot be reached, or the connection failed during the download."""
 
     USER_CERTIFICATE_OUTDATED = "user.certificate-outdated", InputError
     """The certificate of a user has expired, or the authority that signed it was replaced."""
     USER_EXISTS = "user.exists", InputError
-    """There is an active user of that name."""
+    """An active user with this name already exists."""
     USER_NAME = "user.name", InputError
-    """A text cannot be the name of a user."""
+    """The text is not a valid user name."""
     USER_ONE_WAY_TLS = "user.one-way-tls", InputError
-    """The users of a service with one-way TLS have no certificates."""
+    """The service uses one-way TLS, in which users do not have certificates."""
     USER_REGISTER_DAMAGED = "user.register-damaged", InputError
-    """The register of users cannot be read."""
+    """The register of users is damaged."""
     USER_REVOCATION_UNSUPPORTED = "user.revocation-unsupported", InputError
     """The model server of the deployment does not support certificate revocation."""
     USER_UNKNOWN = "user.unknown", InputError
-    """There is no active user of that name."""
+    """An active user with this name does not exist."""

@@ -1,8 +1,8 @@
-"""What ``sealserve.toml`` and the models' sources described when a release was served, kept by the owner.
+"""A record of ``sealserve.toml`` and the models' sources at the time when a release was served.
 
-A release may differ from what is described, as after a roll-back. While the same is described as then, it is served
-again. The facts are kept, and not a digest of them, so that a source that is not mounted now, or a setting that is new
-in this version, is no change.
+A served release can differ from ``sealserve.toml``, for example after a roll-back. As long as ``sealserve.toml`` and
+the sources do not change, that release is served again. The record contains the facts instead of a digest. A source
+that is not mounted now, or a setting that is new in this version, is therefore not a change.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
 _RELEASES: Final = 2
-"""How many releases have an entry: the one that serves, and one that a failed roll-out was to serve."""
+"""Number of releases with an entry: the serving release, and the release of a failed roll-out."""
 
 
 class _Document(BaseModel):
@@ -32,14 +32,14 @@ class _Document(BaseModel):
 
 
 def keep(workspace: Workspace, release: str, facts: Mapping[str, str]) -> None:
-    """Remember what is described while a release is served.
+    """Record the facts that are described while a release is served.
 
-    What was known before stays if it is unknown now, such as a source that is not mounted.
+    A recorded fact is kept if it is unknown now, for example because a source is not mounted.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         release: The release's name.
-        facts: What is described.
+        facts: The facts that ``sealserve.toml`` and the models' sources describe now.
     """
     before = _read(workspace)
     kept = as_described(facts)
@@ -54,7 +54,7 @@ def keep(workspace: Workspace, release: str, facts: Mapping[str, str]) -> None:
 
 
 def is_unchanged(workspace: Workspace, release: str, facts: Mapping[str, str]) -> bool:
-    """Return whether the same is described as when a release was served. A damaged file counts as missing."""
+    """Return whether the facts are the same as when the release was served. A damaged record counts as missing."""
     kept = _read(workspace).facts.get(release)
     return kept is not None and not compare(kept, as_described(facts))
 

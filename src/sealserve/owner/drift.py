@@ -1,7 +1,7 @@
-"""Whether a release still is what ``sealserve.toml`` and the models' sources describe.
+"""Compare a release with ``sealserve.toml`` and the models' sources.
 
-Each release has a record of the facts that it was built from (`release_facts`). The record is the owner's: it stays in
-the owner's folder and is not shipped.
+Each release has a record of the facts from which it was built (see `release_facts`). The record stays in the owner's
+folder and is not shipped to the host.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 _SHORT: Final = 12
-"""How many digits of a digest a person sees."""
+"""Number of digits of a digest in text for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,9 @@ class Difference:
     """A setting or a model that differs.
 
     Args:
-        key: The setting as ``sealserve.toml`` names it, or a model: ``model[NAME:VERSION].source``.
-        released: Its value in the release, as JSON or a digest, or None if the release does not have it.
-        described: Its value now, or None if ``sealserve.toml`` does not have it.
+        key: Key of the setting in ``sealserve.toml``, or a model: ``model[NAME:VERSION].source``.
+        released: Value in the release, as JSON or a digest. None if the release does not have this key.
+        described: Current value. None if ``sealserve.toml`` does not have this key.
     """
 
     key: str
@@ -47,12 +47,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How a release differs from what is described.
+    """The differences between a release and ``sealserve.toml`` with the models' sources.
 
     Args:
         release: The release's name.
-        comparable: Whether it has a record. A release of an earlier version has none.
-        differences: What differs, ordered by key; empty if nothing does, or if it is not comparable.
+        comparable: Whether the release has a record. Releases of an earlier version do not have a record.
+        differences: The differences, ordered by key. Empty also if the release is not comparable.
     """
 
     release: str
@@ -61,12 +61,12 @@ class Drift:
 
     @property
     def keys(self) -> str:
-        """The keys that differ, as one phrase."""
+        """The keys that differ, separated by commas."""
         return ", ".join(difference.key for difference in self.differences)
 
 
 class _Record(BaseModel):
-    """What a release was built from."""
+    """The facts from which a release was built."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,8 +79,8 @@ def compare(released: Mapping[str, str], described: Mapping[str, str]) -> tuple[
     """Return the facts that differ, ordered by key.
 
     Args:
-        released: Those of a release. A setting that it does not have had its default.
-        described: Those of a release that would be built now.
+        released: Facts of a release. A missing setting means its default.
+        described: Facts of a release that would be built now.
     """
     found = []
     for key in sorted({*released, *described}):
@@ -93,14 +93,14 @@ def compare(released: Mapping[str, str], described: Mapping[str, str]) -> tuple[
 
 
 def _is_implied(key: str, released: Mapping[str, str], described: Mapping[str, str]) -> bool:
-    """Return whether another difference says it already, or one side does not know it."""
+    """Return whether another difference already implies this one, or one side does not have the fact."""
     model, _, _ = key.rpartition(".")
     if model.startswith("model[") and model in released.keys() ^ described.keys():
         return True  # the whole model was added or removed
     if key.startswith("certificates.") or key.endswith((SOURCE, CONTENT)):
         if key not in released or key not in described:
-            return True  # the source or the authority is not here: nothing can be said of it
-        source = f"{model}{SOURCE}"  # a re-exported source explains another content
+            return True  # the source or the authority is not on this machine, so it cannot be compared
+        source = f"{model}{SOURCE}"  # a changed source already implies a changed content
         return key.endswith(CONTENT) and released.get(source) != described.get(source) and source in described
     return False
 
@@ -109,7 +109,7 @@ def facts_to_seal(workspace: Workspace, deployment: Deployment) -> Mapping[str, 
     """Return the facts of a release that is built now from the workspace's copies of the models.
 
     Raises:
-        InputError: `model.not-imported`: A model is not in the workspace.
+        InputError: `model.not-imported`: A model was not converted into the workspace yet.
     """
     digests = {
         (model.name, model.version): sealed_digests(workspace, model, models.servable_folder(workspace, model))
@@ -122,10 +122,10 @@ def facts_now(workspace: Workspace, deployment: Deployment, *, quick: bool = Fal
     """Return the facts that ``sealserve.toml`` and the models' sources describe now.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
-        quick: Whether a model's files are not read: with the recorded sizes and times they count as unchanged,
-            else as changed. Only for display.
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        quick: Do not read the models' files. Files with the recorded sizes and times count as unchanged, and all other
+            files as changed. Only for display.
     """
     digests: dict[tuple[str, int], ModelDigests] = {
         (model.name, model.version): present_digests(
@@ -137,7 +137,7 @@ def facts_now(workspace: Workspace, deployment: Deployment, *, quick: bool = Fal
 
 
 def remember(workspace: Workspace, release: str, release_id: str, facts: Mapping[str, str]) -> None:
-    """Write the record of a release that was just built."""
+    """Write the record of a new release."""
     path = _place(workspace, release)
     path.parent.mkdir(parents=True, exist_ok=True)
     made = _Record(release_id=release_id, facts=dict(facts))
@@ -150,9 +150,9 @@ def forget(workspace: Workspace, release: str) -> None:
 
 
 def released_facts(workspace: Workspace, release: Path) -> Mapping[str, str] | None:
-    """Return what a release was built from, or None if that is unknown: an earlier version built it.
+    """Return the facts from which a release was built, or None if an earlier version built it.
 
-    The record counts only for the release with its id, not for another one of the same name.
+    The record applies only to the release with the same id, not to another release with the same name.
     """
     try:
         found = _Record.model_validate_json(read_regular(_place(workspace, release.name)))
@@ -170,14 +170,14 @@ def drift_of(
     quick: bool = False,
     described: Mapping[str, str] | None = None,
 ) -> Drift:
-    """Return how a release differs from what ``sealserve.toml`` and the models' sources describe. Nothing is changed.
+    """Compare a release with ``sealserve.toml`` and the models' sources. Nothing is changed.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
-        release: The release's folder at the owner's.
-        quick: As for `facts_now`: for `status`.
-        described: The facts that are described now, if they are known already.
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        release: The release's folder in the owner's workspace.
+        quick: As for `facts_now`; used by `status`.
+        described: The result of `facts_now`, if the caller already has it.
     """
     released = released_facts(workspace, release)
     if released is None:

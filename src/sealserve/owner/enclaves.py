@@ -1,4 +1,4 @@
-"""Build a release's enclaves, and say what they are."""
+"""Specify, build, verify and ship the enclaves of a release."""
 
 import hashlib
 import shutil
@@ -56,10 +56,10 @@ def specify(
     port: int,
     inventory: Inventory | None = None,
 ) -> EnclaveSpec:
-    """Verify a release, and return what its enclave ``name`` is made of; see `specify_all`.
+    """Verify a release, and return the specification of its enclave ``name``; see `specify_all`.
 
     Raises:
-        SealserveError: The release does not verify, or what `specify_all` raises.
+        SealserveError: The release does not verify, or `specify_all` raises an error.
     """
     verified = verify_release(release, Owner.open(workspace).index_signer().public_key())
     (spec,) = specify_all(deployment, verified, {name: port}, inventory=inventory)
@@ -69,27 +69,26 @@ def specify(
 def specify_all(
     deployment: Deployment, verified: VerifiedRelease, ports: Mapping[str, int], *, inventory: Inventory | None = None
 ) -> Sequence[EnclaveSpec]:
-    """Return what enclaves of a release are made of: the model server with its measured arguments.
+    """Return the specifications of enclaves of a release: the model server with its measured arguments.
 
     Args:
-        deployment: What it describes.
-        verified: The release.
-        ports: Each enclave's name, and the port where its server listens; measured like every argument.
-        inventory: What they will trust where they run. By default they run here: on the simulated platform with
-            sealserve's own modules, on SGX with all that the server may open.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        verified: The verified release.
+        ports: Name of each enclave, and the port of its server. The port is measured like every argument.
+        inventory: The files that the enclaves will trust on their host. None means that they run on this machine. On
+            the simulated platform, they then trust sealserve's own modules; on SGX, all files that the server may open.
 
     Raises:
-        InputError: `inventory.other-server`: The inventory is of another server.
-        InputError: `enclave.release-platform`: The release is marked as simulated and the deployment is not, or the
-            other way round.
-        SealserveError: This machine lacks the server.
+        InputError: `inventory.other-server`: The inventory describes another server.
+        InputError: `enclave.release-platform`: Only one of the release and the deployment is simulated.
+        SealserveError: The server is not installed on this machine.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
     if verified.index.simulated is not simulated:
         built_for = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
         raise OwnerCode.ENCLAVE_RELEASE_PLATFORM.error(
-            f"{verified.folder} is for the platform {built_for.value!r}, and sealserve.toml has "
-            f"{deployment.platform.value!r}.",
+            f"The release {verified.folder} is for another platform: expected {deployment.platform.value!r} as in "
+            f"sealserve.toml, got {built_for.value!r}.",
             hint="Build a release for this platform: `sealserve release build`.",
         )
     if inventory is None and (not simulated or deployment.server.kind is ServerKind.TENSORFLOW_SERVING):
@@ -97,9 +96,9 @@ def specify_all(
     trusted = _own_modules() if inventory is None else inventory.files
     if inventory is not None and inventory.server is not deployment.server.kind:
         raise OwnerCode.INVENTORY_OTHER_SERVER.error(
-            f"The inventory is of the server {inventory.server.value!r}, and sealserve.toml has "
-            f"{deployment.server.kind.value!r}.",
-            hint="Take the other server's inventory, or change server.kind.",
+            f"The inventory describes another model server: expected {deployment.server.kind.value!r} as in "
+            f"sealserve.toml, got {inventory.server.value!r}.",
+            hint="Use an inventory of this server (`sealserve enclave inventory --server ...`), or change server.kind.",
         )
     files = {file.path for file in verified.index.files}
     return [
@@ -131,7 +130,7 @@ def specify_all(
 
 
 def explain_size(deployment: Deployment, release: VerifiedRelease, inventory: Inventory | None) -> EnclaveSize:
-    """Return how large the enclave of a release is, and why."""
+    """Return the size of a release's enclave, with the reason for each part of it."""
     program = 0 if inventory is None else next(f.size for f in inventory.files if f.path == inventory.program)
     return size_enclave(
         deployment.server.kind,
@@ -155,10 +154,10 @@ def _own_modules() -> tuple[MeasuredFile, ...]:
 
 
 def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) -> Iterator[str]:
-    """Yield the flags for the model server's configuration files, which the release holds."""
+    """Yield the flags for the model server's configuration files in the release."""
     yield argument("model_config_file", f"{PRIVATE_ROOT}/{MODEL_CONFIG}")
     if any(model.labels for model in deployment.models):
-        yield argument("allow_version_labels_for_unavailable_models", True)  # at the start no version is available yet
+        yield argument("allow_version_labels_for_unavailable_models", True)  # versions are not available at the start
     if BATCHING_PARAMETERS in files:
         yield argument("enable_batching", True)
         yield argument("batching_parameters_file", f"{PRIVATE_ROOT}/{BATCHING_PARAMETERS}")
@@ -166,18 +165,18 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
         yield argument("tensorflow_session_config_file", f"{PRIVATE_ROOT}/{SESSION_CONFIG}")
     if MONITORING_CONFIG in files:
         yield argument("monitoring_config_file", f"{PRIVATE_ROOT}/{MONITORING_CONFIG}")
-        if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary has it on its REST port only
+        if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary uses its REST port instead
             yield argument("monitoring_port", monitoring_port(port))
 
 
 def monitoring_port(port: int) -> int:
-    """Return where a server whose gRPC port is ``port`` has its page of metrics: a thousand above, or below."""
+    """Return the metrics port of a server with the gRPC port ``port``: 1000 above it, or below if that is too high."""
     above = port + _MONITORING_ABOVE
     return above if above <= LARGEST_PORT else port - _MONITORING_ABOVE
 
 
 def specified_manifest(workspace: Workspace, spec: EnclaveSpec) -> EnclaveManifest:
-    """Return the manifest that `build` would sign."""
+    """Return the manifest for a specification, which `build` would sign."""
     digest = hashlib.sha256(broker_authority_pem(workspace)).hexdigest()
     return make_manifest(spec, broker_ca_sha256=digest)
 
@@ -196,17 +195,17 @@ def build(
     """Write the enclave's manifest and SIGSTRUCT into the release's ``enclave/`` folder.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         release: The release's folder.
-        spec: What the enclave is made of.
-        now: The time; its date goes into the SIGSTRUCT.
-        signing_key: The enclave signing key; by default the workspace's, which is made on first use, and stays there.
-        libpal: For SGX, the ``libpal.so`` that will be loaded where it runs; by default the one of Gramine here.
-        manifest: A manifest of the owner's own making, in place of the specification's.
-        dangerous: The classes of insecure settings that are allowed in the manifest.
+        spec: The specification of the enclave.
+        now: The current time; its date is part of the SIGSTRUCT.
+        signing_key: File of the enclave signing key. None means the workspace's key, which is created on first use.
+        libpal: For SGX, the ``libpal.so`` of Gramine on the host. None means the one of this machine's Gramine.
+        manifest: The owner's own manifest, used instead of the manifest for the specification.
+        dangerous: Classes of insecure settings that are allowed in the manifest.
 
     Raises:
-        IdentityLostError: The enclave signing key is missing, and there are enclaves that it signed.
+        IdentityLostError: The enclave signing key is missing, but enclaves that it signed exist.
     """
     owner = Owner.open(workspace)
     key = load_signing_key(signing_key or owner.create_enclave_key())
@@ -225,16 +224,19 @@ def build(
 
 
 def remove(workspace: Workspace, release: Path, *, name: str) -> None:
-    """Remove an enclave from a release of the owner's. The broker keeps the measurements that it was given.
+    """Remove an enclave from a release in the owner's folder. Its measurement stays registered with the broker.
 
     Raises:
-        SealserveError: What `remove_enclave` raises.
+        SealserveError: As `remove_enclave`.
     """
     remove_enclave(release, name, Owner.open(workspace).index_signer())
 
 
 def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
-    """Return whether the sealed TLS settings of a release say so; ``sealserve.toml`` may have changed since."""
+    """Return whether a release requires client certificates.
+
+    The sealed TLS settings decide, because ``sealserve.toml`` may have changed since the release was built.
+    """
     key_id = KeyId(parse_index((release / INDEX_FILE).read_bytes()).key_id)
     with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, key_id)
@@ -251,22 +253,25 @@ def verified_sigstructs(
     """Return the SIGSTRUCT of each enclave that the owner built for a release, by name.
 
     Raises:
-        SealserveError: The index, an enclave, or what they say of the release does not verify.
+        SealserveError: The index or an enclave does not verify, or belongs to another release.
     """
     built = verify_enclave_index(release, owner_key, dangerous=dangerous)
     for enclave in built:
         if enclave.release_id != release_id:
             raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
-                f"The enclave {enclave.name!r} opens another release than {release.name}."
+                f"The enclave {enclave.name!r} belongs to another release: expected the id of {release.name}, got "
+                f"{enclave.release_id}.",
+                hint="Build the enclave again: `sealserve enclave build`.",
             )
-    return {enclave.name: enclave.verified_sigstruct for enclave in built}  # never read again: they could be others
+    # Return the verified SIGSTRUCTs. Reading the files a second time could return other content.
+    return {enclave.name: enclave.verified_sigstruct for enclave in built}
 
 
 def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger] = ()) -> None:
-    """Verify a release and its enclaves, as they were shipped. No secret is needed.
+    """Verify a shipped release and its enclaves. This does not need any secret.
 
     Raises:
-        SealserveError: The signature, a file, an enclave or what it is made of does not verify.
+        SealserveError: The signature, a file, an enclave or its manifest does not verify.
     """
     key = read_owner_key(owner_key)
     verify_release(folder, key)
@@ -274,23 +279,23 @@ def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger
 
 
 def ship(built: Path, shipped: Path) -> None:
-    """Replace the ``enclave/`` folder of a shipped release by what the owner built since. No link is followed.
+    """Replace the ``enclave/`` folder of a shipped release by the owner's current folder. Links are not followed.
 
     Args:
-        built: The release at the owner's.
-        shipped: The same release at the host's.
+        built: The release in the owner's folder.
+        shipped: The same release in the host's folder.
 
     Raises:
-        InputFileKindError: There is something that is no regular file.
+        InputFileKindError: The folder contains something other than regular files.
     """
-    if not (built / ENCLAVE_FOLDER).is_dir():  # all were removed, or none was built yet
+    if not (built / ENCLAVE_FOLDER).is_dir():  # all enclaves were removed, or none was built yet
         shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
         return
     with staging(shipped, ENCLAVE_FOLDER) as stage:
         for found in held_tree(built / ENCLAVE_FOLDER):
             if found.path.parent == built and found.is_folder:
                 continue
-            copy = stage.folder / found.path.name  # there are no folders in it: the index lists names
+            copy = stage.folder / found.path.name  # the folder is flat, because the index lists only file names
             found.copy(copy)
             copy.chmod(stat.S_IMODE(found.status.st_mode) & 0o777)
         stage.replace(shipped / ENCLAVE_FOLDER)

@@ -1,4 +1,4 @@
-"""When the certificates of a deployment end."""
+"""The expiry times of a deployment's certificates."""
 
 import contextlib
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from sealserve.workspace import Workspace
 
 
 def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str, datetime]:
-    """Return when each certificate ends that this machine knows of, by what it is for. Nothing is verified.
+    """Return the expiry time of each certificate on this machine, by its purpose. Nothing is verified.
 
     Args:
-        workspace: The owner's, the host's or the user's folders.
-        release: The folder of the release whose service certificate counts; None for no release.
+        workspace: A workspace with the owner's, the host's or the user's folders.
+        release: Folder of the release whose service certificate is included, or None.
     """
     ends: dict[str, datetime] = {}
-    with contextlib.suppress(SealserveError):  # an unreadable certificate is the business of the verb that uses it
+    with contextlib.suppress(SealserveError):  # the verb that uses an unreadable certificate reports it
         for named in show_certificates(workspace):
             ends[named.role] = named.info.not_after
-    with contextlib.suppress(SealserveError):  # likewise a damaged register
+    with contextlib.suppress(SealserveError):  # the verb that uses a damaged register reports it
         ends |= _named_users(workspace)
     if release is not None and (end := service_certificate_end(release, ends)) is not None:
         ends[expiry.SERVICE] = end
@@ -35,7 +35,10 @@ def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str,
 
 
 def _named_users(workspace: Workspace) -> Mapping[str, datetime]:
-    """Return when the newest certificate of each named user ends whom new releases accept, or would if it had not."""
+    """Return the expiry time of each named user's newest certificate.
+
+    Revoked users, and certificates of a replaced authority, are left out: new releases do not accept them.
+    """
     return {
         f"{expiry.NAMED_USER}{user.name}": user.not_after
         for user in users.list_users(workspace, now=datetime.now(UTC))
@@ -44,14 +47,14 @@ def _named_users(workspace: Workspace) -> Mapping[str, datetime]:
 
 
 def service_certificate_end(release: Path, ends: Mapping[str, datetime]) -> datetime | None:
-    """Return when the certificate of the service in a release ends, or None if the release cannot be read.
+    """Return the expiry time of the service's certificate in a release, or None if the release cannot be read.
 
-    The certificate is sealed with its key. It was issued when the release was built, which the public index tells, and
-    it does not outlive its authority.
+    The certificate itself is sealed. It was issued at the build time in the public index, and it never expires after
+    its authority.
 
     Args:
         release: The release's folder.
-        ends: When other certificates end; with that of the service's authority where it is known.
+        ends: Expiry times of other certificates, if possible including the service authority's.
     """
     try:
         built = parse_index(read_regular(release / INDEX_FILE)).created_at

@@ -1,4 +1,4 @@
-"""The owner's first steps: what a deployment needs before there is a release to run."""
+"""The owner's first steps: everything that a deployment needs before a release can run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from sealserve.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that was not done yet.
+    """A step that must still be done.
 
     Args:
-        text: What it does, as a person reads it while it runs.
-        run: Does it.
-        runs_tensorflow: Whether it runs TensorFlow, whose native code writes to standard error.
+        text: Description of the step for people, such as ``sealing a release``.
+        run: Carries out the step.
+        runs_tensorflow: Whether the step runs TensorFlow, whose native code writes to standard error.
     """
 
     text: str
@@ -35,15 +35,14 @@ def missing_steps(
     warn: Callable[[str], None],
     rebuild: bool = False,
 ) -> Sequence[Step]:
-    """Return the steps that were not done yet, in order: models, certificates, a release. This changes nothing.
+    """Return the steps that must still be done, in order: models, certificates, a release. Nothing is changed.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
-        now: The time of the certificates and of the release.
-        warn: Called with what is dangerous in a model, while the release is sealed.
-        rebuild: Whether a new release is wanted although there is one: models whose source changed are converted
-            again.
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        now: Time of the certificates and of the release.
+        warn: Called with each warning about a model while the release is sealed.
+        rebuild: Build a new release even if one exists, and convert models again whose source changed.
     """
     steps = [
         Step(f"converting the model {model.name}", partial(models.bring_in, workspace, model), runs_tensorflow=True)
@@ -61,11 +60,15 @@ def missing_steps(
         ]
     if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
         make = partial(certificates.create_certificates, workspace, deployment, now=now, first_time=True)
-        steps.append(Step(f"making certificates for {TlsMode(deployment.service.tls).value} TLS", make))
+        steps.append(Step(f"creating certificates for {TlsMode(deployment.service.tls).value} TLS", make))
     elif rebuild and certificates.lacks_certificates(workspace, deployment):
         adapt = partial(certificates.adapt_certificates, workspace, deployment, now=now)
         replaced = certificates.outgrown_authorities(workspace, deployment)
-        text = f"replacing the authorities of {', '.join(replaced)}" if replaced else "issuing the user's certificate"
+        text = (
+            f"replacing the certificate authorities of {', '.join(replaced)}"
+            if replaced
+            else "issuing the user's certificate"
+        )
         steps.append(Step(text, adapt))
     if rebuild or not releases.any_in(workspace.owner.releases):
         steps.append(Step("sealing a release", partial(releases.build, workspace, deployment, now=now, warn=warn)))

@@ -1,4 +1,4 @@
-"""Ed25519 keys of the owner as PEM files: created, and read."""
+"""Create and read the owner's Ed25519 keys as PEM files."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def create_signer(path: Path) -> None:
-    """Create a signing key in the file ``path`` (PEM, 0600). A file that another process created first stays."""
+    """Create a signing key in the file ``path`` (PEM, mode 0600). A file that another process created first is kept."""
     content = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -31,11 +31,14 @@ def read_signer(path: Path) -> Ed25519PrivateKey:
     """Return the signing key in the file ``path``.
 
     Raises:
-        InputError: `owner-key.unreadable`: The file does not exist, or holds another kind of key.
+        InputError: `owner-key.unreadable`: The file does not exist, or contains another kind of key.
     """
     key = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
     if not isinstance(key, Ed25519PrivateKey):
-        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no Ed25519 key.")
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(
+            f"The signing key {path} is of another kind: expected an Ed25519 private key.",
+            hint="Restore the file from a backup.",
+        )
     return key
 
 
@@ -43,16 +46,19 @@ def read_owner_key(path: Path) -> Ed25519PublicKey:
     """Return the owner's public key from a PEM file.
 
     Raises:
-        InputError: `owner-key.unreadable`: The file does not exist, or holds another kind of key.
+        InputError: `owner-key.unreadable`: The file does not exist, or contains another kind of key.
     """
     key = _load(path, serialization.load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
-        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no Ed25519 public key.")
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(
+            f"The owner's key {path} is of another kind: expected an Ed25519 public key.",
+            hint="Copy .sealserve/host/owner.pub from the owner's machine again.",
+        )
     return key
 
 
 def public_pem(key: Ed25519PublicKey) -> bytes:
-    """Return a public key as `read_owner_key` reads it."""
+    """Return a public key in PEM, the format that `read_owner_key` reads."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -62,7 +68,10 @@ def _load(path: Path, load: Callable[[bytes], object]) -> object:
     except InputFileError as error:
         raise OwnerCode.OWNER_KEY_UNREADABLE.error(
             f"The key {path} cannot be read: {error.reason}.",
-            hint="The owner's public key is .sealserve/host/owner.pub; give another with --owner-key.",
+            hint="Copy .sealserve/host/owner.pub from the owner's machine, or give another file with --owner-key.",
         ) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
-        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no unencrypted key in PEM.") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key has a passphrase
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(
+            f"The key {path} cannot be read: expected a PEM file with a key without a passphrase.",
+            hint="Copy the file from the owner's machine again, or restore it from a backup.",
+        ) from error

@@ -1,4 +1,4 @@
-"""Put another master key in the place of the present one, or another passphrase, or a key management service."""
+"""Replace the master key, its passphrase, or both by a key management service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ SHORTEST_PASSPHRASE = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotatedMasterKey:
-    """What encrypts the release keys now.
+    """The new master key.
 
     Args:
-        place: The file, or the key of a service.
+        place: The master key file, or the key of a key management service.
         under_passphrase: Whether the file needs a passphrase.
-        keys: How many release keys there are.
+        keys: Number of release keys that it encrypts.
     """
 
     place: str
@@ -33,27 +33,27 @@ class RotatedMasterKey:
 def rotate(
     workspace: Workspace, *, new_passphrase: Passphrase | None = None, without_passphrase: bool = False
 ) -> RotatedMasterKey:
-    """Encrypt all release keys again: under a fresh master key, or by the service that ``sealserve.toml`` names.
+    """Encrypt all release keys again: under a new master key, or by the key management service in ``sealserve.toml``.
 
     Args:
-        workspace: The owner's.
-        new_passphrase: Gives the passphrase that the file needs from now on; by default that of before, if any.
-        without_passphrase: The file is to need none.
+        workspace: The owner's workspace.
+        new_passphrase: Source of the new passphrase. None means the former passphrase, if there was one.
+        without_passphrase: Store the new master key without a passphrase.
 
     Raises:
-        InputError: `keystore.passphrase-short`: The new passphrase has less than 12 bytes.
-        KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
-        SealserveError: What `Owner.vault` raises.
+        InputError: `keystore.passphrase-short`: The new passphrase has fewer than 12 bytes.
+        KeyUnwrapError: A stored key cannot be decrypted. Nothing was changed.
+        SealserveError: As `Owner.vault`.
     """
     settings = keystore_settings(workspace)
     path = workspace.owner.master_key
     with Owner.open(workspace).vault(create=True) as vault:
-        # A key management service keeps its key to itself: it encrypts the release keys, and no file is written.
+        # With a key management service, the service encrypts the release keys, and no key file is written.
         if settings.kind == "transit" and (service := transit_key(settings)) is not None:
             with service:
                 count = keystore.rewrap(vault.database, vault.keystore, service)
             return RotatedMasterKey(place=repr(service), under_passphrase=False, keys=count)
-        # The new file needs a passphrase if one is given, or if the old file needs one.
+        # The new file needs a passphrase if the caller gives one, or if the old file needs one.
         had_one = path.exists() and needs_passphrase(path.read_bytes())
         source = None if without_passphrase else new_passphrase or (passphrase_source(settings) if had_one else None)
         form: Callable[[SecretBytes], bytes] = raw
@@ -61,24 +61,26 @@ def rotate(
             passphrase = source()
             if len(passphrase) < SHORTEST_PASSPHRASE:
                 raise OwnerCode.KEYSTORE_PASSPHRASE_SHORT.error(
-                    f"A passphrase needs at least {SHORTEST_PASSPHRASE} bytes."
+                    f"The new passphrase is too short: expected at least {SHORTEST_PASSPHRASE} bytes, got "
+                    f"{len(passphrase)}.",
+                    hint="Choose a longer passphrase.",
                 )
 
             def form(key: SecretBytes) -> bytes:
                 with passphrase:
                     return under_passphrase(key, passphrase)
 
-        # Put the new file beside the old one, encrypt every key again, then replace the old file.
+        # Write the new file beside the old one, encrypt every key again, then replace the old file.
         count = keystore.rotate_master_key(vault.database, vault.keystore, path, form=form)
     return RotatedMasterKey(place=str(path), under_passphrase=source is not None, keys=count)
 
 
 def complete_rotation(workspace: Workspace) -> None:
-    """Complete a rotation of the master key that was interrupted, if there is one.
+    """Complete an interrupted rotation of the master key, if there was one.
 
     Raises:
-        SealserveError: What `Owner.vault` raises.
+        SealserveError: As `Owner.vault`.
     """
     if keystore.is_rotation_unfinished(workspace.owner.master_key):
-        with Owner.open(workspace).vault():  # opening the keystore completes it
+        with Owner.open(workspace).vault():  # opening the keystore completes the rotation
             pass

@@ -1,7 +1,7 @@
-"""How a model of the workspace was made: a record beside the models, so that a re-exported source is noticed.
+"""A record of the conversion of each model in the workspace. It shows whether the source was exported again since.
 
-The record has the SHA-256 of the source and of the converted copy. It also has a digest of the size and time of
-each file: while these are unchanged, a command that only shows something need not read gigabytes again. Commands
+The record contains the SHA-256 of the source and of the converted copy, and a digest of the size and time of each file.
+While sizes and times are unchanged, a command that only displays information does not read gigabytes again. Commands
 that build a release always read the files.
 """
 
@@ -22,7 +22,7 @@ from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
 CHANGED: Final = "changed"
-"""Stands for the digest of files that differ from their record, where they are not read."""
+"""Used instead of a digest for files that differ from their record, if the files are not read."""
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -32,8 +32,8 @@ class ModelDigests:
     """The state of a model's files.
 
     Args:
-        source: SHA-256 of what the model is or was made from, or None if it is unknown.
-        content: SHA-256 of the converted copy in the workspace, or None if there is no copy.
+        source: SHA-256 of the model's source, or None if it is unknown.
+        content: SHA-256 of the converted copy in the workspace, or None if the copy does not exist.
     """
 
     source: str | None = None
@@ -41,13 +41,13 @@ class ModelDigests:
 
 
 class ModelRecord(BaseModel):
-    """How a model was made.
+    """The record of a model's conversion.
 
     Attributes:
         source: SHA-256 of the frozen graph or SavedModel that was converted.
-        source_state: Digest of the sizes and times of its files.
+        source_state: Digest of the sizes and times of the source's files.
         content: SHA-256 of the converted copy.
-        content_state: Digest of the sizes and times of its files.
+        content_state: Digest of the sizes and times of the copy's files.
         inputs: The setting ``model.inputs`` of the conversion.
         outputs: The setting ``model.outputs`` of the conversion.
         tags: The setting ``model.tags`` of the conversion.
@@ -70,13 +70,13 @@ class ModelRecord(BaseModel):
 def record(
     workspace: Workspace, model: ModelSection, *, source: str, source_state: str, folder: Path, keep_frozen: bool
 ) -> None:
-    """Write the record of a model that was just converted.
+    """Write the record of a new conversion.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         model: The model.
-        source: The digest of what was converted.
-        source_state: Its `state_of`, from before the conversion.
+        source: SHA-256 of the source.
+        source_state: The source's `state_of` before the conversion.
         folder: The converted copy.
         keep_frozen: Whether large constants stayed constants.
     """
@@ -96,7 +96,7 @@ def record(
 
 
 def find_record(workspace: Workspace, model: ModelSection) -> ModelRecord | None:
-    """Return how a model was made, or None if that is unknown: an earlier version made it, or a person did."""
+    """Return the record of a model's conversion, or None if an earlier version or a person created the copy."""
     try:
         return ModelRecord.model_validate_json(read_regular(_place(workspace, model)))
     except (SealserveError, ValidationError):
@@ -109,9 +109,10 @@ def forget(workspace: Workspace, model: ModelSection) -> None:
 
 
 def sealed_digests(workspace: Workspace, model: ModelSection, folder: Path) -> ModelDigests:
-    """Return what a release is made from that seals the workspace's copy of a model now. The files are read.
+    """Return the digests for a release that seals the workspace's copy of a model now. The files are read.
 
-    The source is that of the copy, whatever is at the source's place now. It is unknown if the copy was changed since.
+    The source is the one that was converted, even if another source is at its path now. It is unknown if the copy was
+    changed after the conversion.
     """
     content = digest_of(folder)
     made = find_record(workspace, model)
@@ -122,14 +123,14 @@ def sealed_digests(workspace: Workspace, model: ModelSection, folder: Path) -> M
 def present_digests(
     workspace: Workspace, model: ModelSection, folder: Path, *, trust_state: bool = False
 ) -> ModelDigests:
-    """Return the digests of what is at the source's place, and of the workspace's copy, now.
+    """Return the current digests of the source and of the workspace's copy.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         model: The model.
-        folder: The workspace's copy, which may be missing.
-        trust_state: Whether files whose sizes and times are as recorded count as unchanged, and all others as
-            `CHANGED`. No file is read then, and one that cannot be looked at counts as unknown. Only for display.
+        folder: The workspace's copy, which may not exist.
+        trust_state: Do not read the files. Files with the recorded sizes and times count as unchanged, all other files
+            as `CHANGED`, and files that cannot be examined as unknown. Only for display.
     """
     if not trust_state:
         return ModelDigests(
@@ -145,10 +146,10 @@ def present_digests(
 
 
 def _looked_at(path: Path, digest: str, state: str) -> str | None:
-    """Return the recorded digest of files with the recorded state, and `CHANGED` for others: they are not read.
+    """Return the recorded digest if the files have the recorded state, else `CHANGED`. The files are not read.
 
-    It is None where there is no file, or one that cannot be looked at now: nothing can be said then. A training job
-    may replace the files meanwhile.
+    None means that the path does not exist, or that its state is unknown. For example, a training job may replace the
+    files at this moment.
     """
     try:
         if not path.exists():
@@ -159,9 +160,10 @@ def _looked_at(path: Path, digest: str, state: str) -> str | None:
 
 
 def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
-    """Return whether the workspace's copy of a model was made from another source, or in another way, than described.
+    """Return whether the workspace's copy of a model was converted from another source or with other settings.
 
-    A copy without a record, or one that was changed after it was made, is not stale: replacing it could lose work.
+    A copy without a record, or a copy that was changed after the conversion, is not stale: replacing it could lose
+    work.
     """
     made = find_record(workspace, model)
     if made is None or model.path is None or not model.path.exists() or made.content != digest_of(folder):
@@ -171,14 +173,14 @@ def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder: of the list of its files' names and digests."""
+    """Return the SHA-256 of a file, or for a folder the SHA-256 of the list of its files' names and digests."""
     return _digest(path, lambda file: _file_digest(file).encode())
 
 
 def state_of(path: Path) -> str:
-    """Return a digest of the files' names, sizes and times of change. A copy that keeps the times has the same.
+    """Return a digest of the files' names, sizes and modification times. A copy with the same times is equal.
 
-    A file that was replaced by one of the same size and time is not noticed, so this is only for display.
+    A replaced file with the same size and time is not detected, so the digest is used only for display.
     """
 
     def state(file: Path) -> bytes:

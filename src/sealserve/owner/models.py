@@ -22,13 +22,13 @@ def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
     """Return the folder of one of the deployment's models in the workspace.
 
     Raises:
-        InputError: `model.not-imported`: It is not there yet.
+        InputError: `model.not-imported`: The model was not converted yet.
     """
     folder = planned_folder(workspace, model)
     if not folder.is_dir():
         raise OwnerCode.MODEL_NOT_IMPORTED.error(
-            f"The model {model.name}, version {model.version}, is not in the workspace.",
-            hint="`sealserve model convert` brings it in from model.path.",
+            f"The model {model.name}, version {model.version}, is not in the workspace yet.",
+            hint="Convert it from model.path: `sealserve model convert`.",
         )
     return folder
 
@@ -46,32 +46,37 @@ def bring_in(
     replace: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ImportedModel:
-    """Make one of the deployment's models, a frozen graph or a SavedModel, a SavedModel of the workspace.
+    """Convert a model of the deployment, a frozen graph or a SavedModel, to a SavedModel in the workspace.
 
-    What it was made from is recorded, so that a source that is exported again is noticed.
+    The digests of the source are recorded, so that a later export to the same path is detected.
 
     Args:
-        workspace: The owner's.
-        model: Which one.
-        keep_frozen: Whether a frozen graph's large constants stay constants.
-        replace: Whether a copy that exists is replaced. It stays until the new one is whole.
-        progress: Called at the start of each step.
+        workspace: The owner's workspace.
+        model: The model.
+        keep_frozen: Keep large constants of a frozen graph as constants.
+        replace: Replace an existing copy. It stays in place until the new copy is complete.
+        progress: Called with a description of each step before it starts.
 
     Raises:
         InputError: `model.no-path`: ``model.path`` is not set.
-        SealserveError: What `sealserve.model.convert.import_model` raises.
+        InputError: `model.missing`: ``model.path`` does not exist.
+        InputError: `model.source-changed`: The source changed during the conversion.
+        SealserveError: As `sealserve.model.convert.import_model`.
     """
     if model.path is None:
         raise OwnerCode.MODEL_NO_PATH.error(
-            f"sealserve.toml does not say where the model {model.name} is.",
+            f"The path of the model {model.name} is not set in sealserve.toml.",
             hint="Set its path to your frozen graph (.pb) or SavedModel folder.",
         )
     workspace.create()
     if not model.path.exists():
-        raise ModelCode.MISSING.error(f"There is no model at {model.path}.")
-    # 1. Take the digest of the source first: a source that changes during the conversion is noticed below.
+        raise ModelCode.MISSING.error(
+            f"The model {model.name} does not exist: expected a frozen graph or SavedModel folder at {model.path}.",
+            hint="Correct the model's path in sealserve.toml.",
+        )
+    # 1. Compute the digest of the source first, to detect below whether the source changes during the conversion.
     source, state = digest_of(model.path), state_of(model.path)
-    # 2. Convert beside the copy that exists, if it is to be replaced.
+    # 2. If an existing copy is to be replaced, convert beside it.
     destination = planned_folder(workspace, model)
     with contextlib.ExitStack() as stack:
         staged = None
@@ -92,10 +97,10 @@ def bring_in(
             if staged is None:
                 shutil.rmtree(imported.folder)
             raise OwnerCode.MODEL_SOURCE_CHANGED.error(
-                f"{model.path} changed while {model.name} was converted.",
+                f"The model {model.name} was not converted: {model.path} changed during the conversion.",
                 hint="Wait until the export has ended, then run the command again.",
             )
-        # 3. Publish it. Between the two steps there is no record, so the copy never passes for another source's.
+        # 3. Publish the copy. Remove the old record first, so that it is never combined with the new copy.
         if staged is not None:
             forget(workspace, model)
             Staging(imported.folder).replace(destination)
@@ -107,14 +112,14 @@ def bring_in(
 def bring_in_again(
     workspace: Workspace, model: ModelSection, *, progress: Callable[[str], None] | None = None
 ) -> ImportedModel:
-    """Replace the copy of a model whose source or settings changed. Large constants are treated as before."""
+    """Convert a model again whose source or settings changed. The choice for large constants stays as it was."""
     made = find_record(workspace, model)
     keep_frozen = made is not None and made.keep_frozen
     return bring_in(workspace, model, keep_frozen=keep_frozen, replace=True, progress=progress)
 
 
 def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSection, ...]:
-    """Return the models whose copies in the workspace are not what their sources and settings describe now."""
+    """Return the models whose sources or settings changed since they were converted."""
     return tuple(
         model
         for model in models
@@ -125,7 +130,7 @@ def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSe
 def unknown(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSection, ...]:
     """Return the models whose copies cannot be compared with their sources.
 
-    An earlier version made these copies, or a person put them there or changed them.
+    An earlier version created these copies, or a person created or changed them.
     """
     return tuple(
         model
@@ -146,15 +151,15 @@ def check(
     """Lint the workspace's models, as `sealserve.model.lint.lint` does.
 
     Args:
-        workspace: The owner's.
-        models: Which ones.
-        server: The server that is to load them: TensorFlow Serving's binary has operations of further libraries.
-        warn: Called with each operation that is there because ``dangerous_operations`` allows it, and with what will
-            fail at the first request.
+        workspace: The owner's workspace.
+        models: The models.
+        server: The server that will load the models. TensorFlow Serving's binary has operations of further libraries.
+        warn: Called with each operation that only ``dangerous_operations`` allows, and with each problem that would
+            make the first request fail.
 
     Raises:
-        InputError: `model.not-imported`: One is not in the workspace yet.
-        RefusedOperationError: One has operations that nothing allows.
+        InputError: `model.not-imported`: A model was not converted into the workspace yet.
+        RefusedOperationError: A model has operations that are not allowed.
     """
     tell = warn or (lambda _: None)
     linted = []
@@ -165,7 +170,7 @@ def check(
             custom_operations=server is ServerKind.TENSORFLOW_SERVING,
         )
         for allowed in found.allowed:
-            tell(f"dangerous: {model.name} version {model.version} has {allowed}; dangerous_operations allows it")
+            tell(f"dangerous: {model.name} version {model.version}: {allowed} (allowed by dangerous_operations)")
         for sentence in found.warnings:
             tell(f"{model.name} version {model.version}: {sentence}")
         linted.append(found)
@@ -173,5 +178,5 @@ def check(
 
 
 def planned_folder(workspace: Workspace, model: ModelSection) -> Path:
-    """Return the folder of one of the deployment's models in the workspace, whether it exists or not."""
+    """Return the folder of one of the deployment's models in the workspace. It may not exist yet."""
     return workspace.owner.models / model.name / str(model.version)

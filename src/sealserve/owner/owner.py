@@ -1,4 +1,4 @@
-"""The owner of a workspace: `Owner.create` creates the signing keys, and what `Owner.open` returns only reads."""
+"""The owner of a workspace. `Owner.create` creates the signing keys; `Owner.open` only reads them."""
 
 import contextlib
 import logging
@@ -26,18 +26,18 @@ _LOG = logging.getLogger(__name__)
 class Owner:
     """The owner's keys and the broker's database in a workspace.
 
-    A method creates something only if its name or its argument ``create`` says so. Each secret is checked when it is
-    used, not before: reading the audit log needs no signing key.
+    A method creates something only if its name or its argument ``create`` states this. A secret is checked only when it
+    is used: for example, reading the audit log does not need a signing key.
     """
 
     workspace: Workspace
 
     @classmethod
     def create(cls, workspace: Workspace) -> Self:
-        """Create the folders, and the keys that sign releases and the audit log, where they do not exist.
+        """Create the folders, and the keys that sign releases and the audit log, if they do not exist.
 
         Raises:
-            IdentityLostError: A key is missing, and something that it signed exists.
+            IdentityLostError: A key is missing, but a file that it signed exists.
         """
         owner = cls(workspace)
         owner.create_index_key()
@@ -46,17 +46,18 @@ class Owner:
 
     @classmethod
     def open(cls, workspace: Workspace) -> Self:
-        """Return the owner of a workspace. Nothing is created, here or by a method that only reads."""
+        """Return the owner of a workspace. Neither this method nor a method that only reads creates files."""
         return cls(workspace)
 
     def create_index_key(self, *, replace_lost: bool = False) -> None:
         """Create the key that signs releases, if it does not exist, and publish its public half.
 
         Args:
-            replace_lost: Create a key even if there was another: to the hosts the owner becomes another owner.
+            replace_lost: Create a new key even if a former key was lost. Hosts then see another owner, and need the new
+                public key.
 
         Raises:
-            IdentityLostError: It is missing, and releases that it signed, or its public key, exist.
+            IdentityLostError: The key is missing, but its public key or releases that it signed exist.
         """
         self.workspace.create()
         if not replace_lost:
@@ -66,17 +67,17 @@ class Owner:
         self.publish_key()
 
     def publish_key(self) -> None:
-        """Write the public key to the host's folder, where it is missing or another one. Without a key do nothing."""
+        """Write the public key to the host's folder, if the file is missing or different. Without a key, do nothing."""
         if self.workspace.owner.index_signing_key.is_file():
             public, path = public_pem(self.index_signer().public_key()), self.workspace.host.owner_key
             if not path.is_file() or path.read_bytes() != public:
                 write_file(path, public)
 
     def create_audit_key(self) -> None:
-        """Create the key that signs the audit log, if it does not exist: earlier versions had none.
+        """Create the key that signs the audit log, if it does not exist. Earlier versions did not have this key.
 
         Raises:
-            IdentityLostError: It is missing, and a head that it signed is kept.
+            IdentityLostError: The key is missing, but a stored head that it signed exists.
         """
         self.workspace.create()
         self._check_audit_key()
@@ -87,10 +88,10 @@ class Owner:
         """Create the key that signs enclaves, if it does not exist, and return its file.
 
         Args:
-            replace_lost: Create a key even if there was another.
+            replace_lost: Create a new key even if a former key was lost.
 
         Raises:
-            IdentityLostError: It is missing, and there are enclaves that it signed.
+            IdentityLostError: The key is missing, but enclaves that it signed exist.
         """
         path = self.workspace.owner.enclave_signing_key
         if not path.exists():
@@ -104,20 +105,20 @@ class Owner:
         """Return the key that signs the indexes of releases and enclaves.
 
         Raises:
-            IdentityLostError: It is missing, and releases that it signed, or its public key, exist.
-            InputError: `owner-key.unreadable`: It was never created, or is another kind of key.
+            IdentityLostError: The key is missing, but its public key or releases that it signed exist.
+            InputError: `owner-key.unreadable`: The key was never created, or is another kind of key.
         """
         self._check_index_key()
         return read_signer(self.workspace.owner.index_signing_key)
 
     def public_key(self) -> Ed25519PublicKey:
-        """Return the key that verifies what `index_signer` signs.
+        """Return the public key that verifies the signatures of `index_signer`.
 
-        Where the signing key is, it alone decides: whoever writes to the host's folder does not say who the owner is.
-        A machine that is only the host has the public key in that folder.
+        On the owner's machine, the key is derived from the signing key. A program that can write to the host's folder
+        therefore cannot replace the owner's key. A machine that is only the host reads the key from the host's folder.
 
         Raises:
-            InputError: `owner-key.unreadable`: There is neither.
+            InputError: `owner-key.unreadable`: Neither the signing key nor the public key exists.
         """
         if self.workspace.owner.index_signing_key.is_file():
             return self.index_signer().public_key()
@@ -126,37 +127,38 @@ class Owner:
     def audit_signer(self) -> Ed25519PrivateKey:
         """Return the key that signs heads of the audit log.
 
-        It signs nothing else, since the broker has it, which faces the network.
+        The key is used for nothing else, because the broker, which is exposed to the network, has access to it.
 
         Raises:
-            IdentityLostError: It is missing, and a head that it signed is kept.
-            InputError: `owner-key.unreadable`: It was never created, or is another kind of key.
+            IdentityLostError: The key is missing, but a stored head that it signed exists.
+            InputError: `owner-key.unreadable`: The key was never created, or is another kind of key.
         """
         self._check_audit_key()
         return read_signer(self.workspace.owner.audit_signing_key)
 
     def audit_keys(self) -> Sequence[Ed25519PublicKey]:
-        """Return the keys that verify heads of the audit log: the one that signs now, then those of earlier versions.
+        """Return the keys that verify heads of the audit log: the current key first, then the key of earlier versions.
 
         Raises:
-            IdentityLostError: The key that signs now is missing, and a head that it signed is kept.
+            IdentityLostError: The current key is missing, but a stored head that it signed exists.
         """
         self._check_audit_key()
         folder = self.workspace.owner
         signers = [read_signer(path) for path in (folder.audit_signing_key, folder.index_signing_key) if path.exists()]
-        # Without any key, no signature in the database is valid: a key that signed nothing rejects them all.
+        # Without any key, every signature in the database is invalid: a new, unused key rejects all of them.
         return [signer.public_key() for signer in signers or [Ed25519PrivateKey.generate()]]
 
     @contextlib.contextmanager
     def database(self, *, create: bool = False) -> Iterator[Database]:
-        """Open the broker's database alone, for what needs no key, and so no passphrase.
+        """Open only the broker's database, for operations that do not need the keystore and its passphrase.
 
         Args:
-            create: Create the database if it does not exist. Otherwise a database that was never created opens as an
-                empty one in memory, which cannot be written to.
+            create: Create the database if it does not exist. Otherwise, a database that was never created is opened as
+                an empty read-only database in memory.
 
         Raises:
-            IdentityLostError: It is missing, and there are releases whose keys it had, or a signed head of its log.
+            IdentityLostError: The database is missing, but releases whose keys it contained, or a signed head of its
+                log, exist.
         """
         path, former = self.workspace.owner.database, self.workspace.owner.former_database
         if not path.exists() and not former.exists():
@@ -168,19 +170,19 @@ class Owner:
                 return
             _LOG.info("creating the broker's database %s", path)
         if not path.exists():
-            self.workspace.create()  # a workspace of an earlier version lacks the database's folder
+            self.workspace.create()  # a workspace of an earlier version does not have the database's folder
         with Database.open(path, former=former) as database:
             yield database
 
     @contextlib.contextmanager
     def vault(self, *, create: bool = False) -> Iterator[Vault]:
-        """Open the broker's database and its keystore as ``sealserve.toml`` describes it.
+        """Open the broker's database, and its keystore with the settings of ``sealserve.toml``.
 
         Args:
             create: Create the database and the master key if they do not exist.
 
         Raises:
-            SealserveError: What `database` and `open_keystore` raise.
+            SealserveError: As `database` and `open_keystore`.
         """
         with self.database(create=create) as database, unlocked(self.workspace, database, create=create) as vault:
             yield vault

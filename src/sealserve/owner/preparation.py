@@ -1,7 +1,7 @@
-"""Prepare a release for where it runs: the owner's part of `up`, `scale` and `render docker`.
+"""Prepare a release for its destination: the owner's part of `up`, `scale` and `render docker`.
 
-The release is verified once. All its enclaves are specified from what was verified, then built, registered with the
-broker, and brought to where the host reads them. `foresee` is the half without effects, for a dry run.
+The release is verified once. Its enclaves are specified from the verified index, built, registered with the broker, and
+copied to the place from which the host reads them. For a dry run, `foresee` does the steps that do not change anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,11 +43,12 @@ _PACKING: Final = "packing the release for the store"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreseen:
-    """What `prepare` would do and hand over.
+    """The steps and the result of a future `prepare`.
 
     Args:
-        steps: What it would do, each step as a person reads it while it runs.
-        bundle: What it would hand over, or None if that is unknown: the server's image was not measured yet.
+        steps: Descriptions of the steps, for people.
+        bundle: The bundle that `prepare` would return. None if it is unknown, because the server's image was not
+            measured yet.
     """
 
     steps: tuple[str, ...]
@@ -56,7 +57,7 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
-    """A verified release with the enclaves that its destination needs, and those of them that must be built."""
+    """A verified release with the enclaves for its destination. ``to_build`` lists the enclaves that must be built."""
 
     verified: VerifiedRelease
     enclaves: tuple[EnclaveFacts, ...]
@@ -72,45 +73,45 @@ def prepare(
     tell: Tell = lambda _: None,
     say: Tell = lambda _: None,
 ) -> Bundle:
-    """Prepare a release for its destination, and return what the target needs to run it.
+    """Prepare a release for its destination, and return the bundle that the target needs to run it.
 
-    Preparing a release twice changes nothing: enclaves that fit are kept.
+    Preparing a release a second time changes nothing: enclaves that match their specification are kept.
 
     Args:
-        workspace: The owner's.
+        workspace: The owner's workspace.
         release: The release's folder.
-        destination: Where it is to run.
-        roll_back: Make the release active again if it is draining, since it is served once more.
-        tell: Called with a few words before each step that takes a while.
-        say: Called with what the owner should read even if the steps are not shown.
+        destination: Where the release will run.
+        roll_back: Whether this is a roll-back. A draining release is then made active again.
+        tell: Called with a short description before each step that takes long.
+        say: Called with messages that the owner must read even if the steps are not shown.
 
     Raises:
-        SealserveError: The release does not verify, its enclaves cannot be built, or the broker does not take them.
+        SealserveError: The release does not verify, its enclaves cannot be built, or the broker rejects them.
     """
     now = datetime.now(UTC)
-    # 1. In simulation, the vendor certifies the platform: a broker elsewhere gets the vendor's files.
+    # 1. In simulation, the vendor certifies the platform first, because a broker elsewhere needs the vendor's files.
     if destination.deployment.platform is PlatformKind.SIMULATED:
         simulation.open_platform(workspace, now=now)
-    # 2. Find out what enclaves trust in the image. It is measured unless that was done before.
+    # 2. Get the inventory of files that enclaves trust in the image. The image is measured if that was not done before.
     inventory = _inventory(workspace, destination, tell)
-    # 3. Verify the release. What follows relies on this and does not hash its files again.
+    # 3. Verify the release. The following steps rely on this, and do not hash its files again.
     draft = _draft(workspace, release, destination, inventory)
-    # 4. Activate a release that is served once more. It stays as it is if its deadline is over.
+    # 4. For a roll-back, make a draining release active again, unless its deadline has passed.
     if roll_back and provisioning.bring_back(workspace, destination.deployment, draft.verified, now=now):
         say(f"{draft.verified.folder.name} was draining, and is active again.")
-    # 5. Build the enclaves that do not exist or do not fit.
+    # 5. Build the enclaves that do not exist or do not match their specification.
     for spec in draft.to_build:
         tell(_building(spec))
         enclaves.build(workspace, release, spec, now=now)
     # 6. Register them with the broker, so that they can receive the release's key.
     provisioning.register(workspace, destination.deployment, draft.verified, now=now)
-    # 7. Bring the release to where its host reads it.
+    # 7. Copy the release to the place from which its host reads it.
     if destination.store is not None:
         tell(_PACKING)
         destination.store.mkdir(parents=True, exist_ok=True)
         archive.pack(release, _packed(destination.store, release), overwrite=True)
     folder = releases.ship(workspace, draft.verified) if destination.on_this_machine else release
-    # 8. Hand over what a broker that runs elsewhere reads. This comes last, since step 6 changes its database.
+    # 8. Collect the files for a broker that runs elsewhere. This comes last, because step 6 changes its database.
     if destination.broker is not BrokerPlace.PROCESS:
         broker_files.make_ready(workspace)
     broker = broker_files.describe(workspace, destination.broker, with_files=True)
@@ -118,12 +119,13 @@ def prepare(
 
 
 def foresee(workspace: Workspace, release: Path, destination: Destination) -> Foreseen:
-    """Return what `prepare` would do and hand over. This changes nothing, neither files nor the broker's database.
+    """Return the steps that `prepare` would do, and the bundle that it would return. Nothing is changed.
 
-    Whether the broker has the enclaves already is not looked up, since opening its database writes beside it.
+    The function does not check whether the enclaves are already registered, because opening the broker's database
+    creates files beside it.
 
     Raises:
-        SealserveError: The release does not verify, or its enclaves cannot be built here.
+        SealserveError: The release does not verify, or its enclaves cannot be built on this machine.
     """
     first: list[str] = []
     shipping: list[str] = []
@@ -134,11 +136,13 @@ def foresee(workspace: Workspace, release: Path, destination: Destination) -> Fo
     if destination.on_this_machine and not (workspace.host.releases / release.name).is_dir():
         shipping.append("copying the release to the host's folder")
     if destination.broker is BrokerPlace.CLUSTER:
-        shipping.append("copying the broker's keys and database into the cluster, where they are not compared")
+        shipping.append("copying the broker's keys and database into the cluster, without comparing them first")
     registering = f"registering the enclaves of {release.name} with the broker"
     inventory = _known_inventory(workspace, destination)
     if destination.in_image and inventory is None:
-        measuring = f"measuring {_image(destination.deployment)}, and building the release's enclave unless it fits"
+        measuring = (
+            f"measuring {_image(destination.deployment)}, and building the release's enclave if it does not match"
+        )
         return Foreseen(steps=(*first, measuring, registering, *shipping), bundle=None)
     draft = _draft(workspace, release, destination, inventory)
     return Foreseen(
@@ -153,10 +157,10 @@ def foresee(workspace: Workspace, release: Path, destination: Destination) -> Fo
 
 
 def _draft(workspace: Workspace, release: Path, destination: Destination, inventory: Inventory | None) -> _Draft:
-    """Verify the release, and find out which of its enclaves fit the destination. This changes nothing."""
+    """Verify the release, and determine which of its enclaves must be built. Nothing is changed."""
     verified = verify_release(release, Owner.open(workspace).index_signer().public_key())
     built = {place: _load(release, place) for place in destination.enclaves}
-    # An enclave that runs stays as it is: the replica goes on with what it was measured as.
+    # A running enclave is not changed: the replica continues with its measurement.
     kept = {place: found for place, found in built.items() if place.in_use and found is not None}
     ports = {place.name: place.port for place in destination.enclaves if place not in kept}
     facts = [describe_enclave(found.name, found.manifest, found.manifest_bytes) for found in kept.values()]
@@ -164,7 +168,7 @@ def _draft(workspace: Workspace, release: Path, destination: Destination, invent
     existing = {place.name: found.manifest_bytes for place, found in built.items() if found is not None}
     specs: Sequence[EnclaveSpec] = ()
     if ports:
-        # A release keeps the settings that it was built with: what differs from them is the next release's.
+        # A release keeps the settings with which it was built. Changed settings apply to the next release.
         deployment = as_released(destination.deployment, released_facts(workspace, release))
         specs = enclaves.specify_all(deployment, verified, ports, inventory=inventory)
     for spec in specs:
@@ -177,7 +181,7 @@ def _draft(workspace: Workspace, release: Path, destination: Destination, invent
 
 
 def _load(release: Path, place: EnclavePlace) -> SignedEnclave | None:
-    """Return an enclave as a loader reads it, or None if it is missing or damaged: it is then built again."""
+    """Return an existing enclave, or None if it is missing or damaged and must be built again."""
     try:
         return load_enclave(release, place.name)
     except SealserveError:
@@ -193,7 +197,7 @@ def _inventory(workspace: Workspace, destination: Destination, tell: Tell) -> In
 
 
 def _known_inventory(workspace: Workspace, destination: Destination) -> Inventory | None:
-    """Return what the enclaves trust in the image, if that is known without measuring the image."""
+    """Return the inventory of the image, or None if it is unknown without measuring the image."""
     if not destination.in_image:
         return None
     if destination.inventory is not None:

@@ -1,4 +1,4 @@
-"""The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
+"""The owner's broker: open it with the files of the workspace, and register, drain and check releases in it."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,17 +34,17 @@ from sealserve.workspace import Workspace
 
 @contextlib.contextmanager
 def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[BrokerServer]:
-    """Yield the deployment's broker, not started yet.
+    """Yield the deployment's broker, before it is started.
 
-    What it trusts, see `sealserve.owner.attestation`.
+    `sealserve.owner.attestation` defines the evidence that the broker accepts.
 
     Raises:
-        CertificateMissingError: The broker has no certificate yet.
+        CertificateMissingError: The broker's certificate does not exist yet.
     """
     identity = broker_certificate(workspace)
     owner = Owner.open(workspace)
     owner.create_audit_key()
-    signer = owner.audit_signer()  # never the key of indexes: this process faces the network
+    signer = owner.audit_signer()  # never the key that signs releases, because this process is exposed to the network
     with contextlib.ExitStack() as stack:
         vault = stack.enter_context(owner.vault(create=True))
         verifier, collateral = stack.enter_context(open_verifier(workspace, deployment))
@@ -52,7 +52,7 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         broker = Broker(database=vault.database, keystore=vault.keystore, verifier=verifier, signer=signer, keep=keep)
         with vault.database.read() as connection:
             rows, _ = audit.head(connection)
-        if rows > 0:  # what was written until now is kept, even if this process never ends in order
+        if rows > 0:  # sign the existing rows now, because this process may be killed later
             broker.sign_head()
         if deployment.broker.metrics_port is not None:
             observed = Observed(
@@ -65,7 +65,7 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
 
 
 def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[str, datetime]:
-    """Return when each certificate ends: the broker's as it is served, which a renewed file does not change."""
+    """Return the expiry time of each certificate. For the broker, it is the certificate that is loaded in memory."""
     ends = {named.role: named.info.not_after for named in show_certificates(workspace)}
     return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
 
@@ -80,10 +80,10 @@ def allow(
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> KnownRelease:
-    """Verify a release, and let its enclaves have its key; see `register`.
+    """Verify a release, and register its enclaves, so that they can receive its key; see `register`.
 
     Raises:
-        SealserveError: The release does not verify, or what `register` raises.
+        SealserveError: The release does not verify, or `register` raises an error.
     """
     verified = verify_release(folder, Owner.open(workspace).index_signer().public_key())
     return register(
@@ -107,23 +107,26 @@ def register(
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> KnownRelease:
-    """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
+    """Register all enclaves in a release's ``enclave/`` folder with the broker, so that they can receive its key.
 
-    A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
+    Without ``reactivate``, a draining release continues to drain, and the policy of a registered release does not
+    change.
 
     Args:
-        workspace: The owner's.
-        deployment: Says which states of a platform are accepted.
-        verified: The release.
+        workspace: The owner's workspace.
+        deployment: Supplies the TCB policy.
+        verified: The verified release.
         now: The time on the owner's clock.
-        reactivate: Make a draining release active again, with the policy that the deployment describes now.
-        keep_policy: That must be the policy that it is known with.
-        dangerous: The classes of insecure settings that the enclaves' manifests may have.
+        reactivate: Make a draining release active again, with the deployment's current policy.
+        keep_policy: Raise an error if this policy differs from the registered policy.
+        dangerous: Classes of insecure settings that the enclaves' manifests may have.
+
+    Returns:
+        The registered release with all its enclaves.
 
     Raises:
-        InputError: `broker.release-policy`: The release is known with another policy, and is not to be re-activated
-            with this one.
-        SealserveError: The enclaves do not verify, or the release is known with other values.
+        InputError: `broker.release-policy`: The release is registered with another policy that may not be replaced.
+        SealserveError: The enclaves do not verify, or the release is registered with other values.
     """
     folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
     references = {
@@ -145,16 +148,18 @@ def register(
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedRelease, *, now: datetime) -> bool:
-    """Make a release active again that is to be served once more, if it is draining; return whether it was.
+    """Make a draining release active again for a roll-back, with its registered policy.
 
-    Which one that is was the target's word, so its policy stays as it is.
+    The target, which is not trusted, names the release of a roll-back. A roll-back therefore never changes a policy,
+    and never reactivates a release whose deadline has passed. For these, the owner runs `broker allow --reactivate`.
+
+    Returns:
+        Whether the release was draining.
 
     Raises:
-        VerificationError: `policy.release-draining-ended`: Its deadline is over: only the owner's own word brings it
-            back.
-        InputError: `broker.release-policy`: The deployment describes another policy now: that, too, takes the owner's
-            own word.
-        VerificationError: `policy.release-revoked`: It is revoked.
+        VerificationError: `policy.release-draining-ended`: The deadline of the release has passed.
+        InputError: `broker.release-policy`: The deployment's current policy differs from the registered policy.
+        VerificationError: `policy.release-revoked`: The release is revoked.
     """
     found = _known(workspace, verified.id)
     if found is None or found.state is ReleaseState.ACTIVE:
@@ -167,16 +172,19 @@ def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedR
 def retire(
     workspace: Workspace, deployment: Deployment, replaced: Iterable[str], *, by: Path, now: datetime
 ) -> Sequence[Release]:
-    """Let releases end that a roll-out has replaced, after ``broker.drain_minutes``; return those that drain by this.
+    """Drain the releases that a roll-out has replaced. Their deadline is ``broker.drain_minutes`` from now.
 
-    Nothing ends if the new one does, or if ``drain_minutes`` is 0.
+    Nothing is drained if the new release itself is draining, or if ``drain_minutes`` is 0.
 
     Args:
-        workspace: The owner's.
-        deployment: Says how long restarts and a roll-back still get an old release's key.
-        replaced: The names of the old ones, as the target tells them.
-        by: The new one's folder.
+        workspace: The owner's workspace.
+        deployment: Supplies ``broker.drain_minutes``: until the deadline, restarts and a roll-back still get the key.
+        replaced: Names of the replaced releases, as reported by the target.
+        by: Folder of the new release.
         now: The time on the owner's clock.
+
+    Returns:
+        The releases that this call drained.
     """
     minutes, names = deployment.broker.drain_minutes, list(replaced)
     if not (minutes and names):
@@ -187,13 +195,13 @@ def retire(
 
 
 def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
-    """Return when a release ends, or None if it is not draining."""
+    """Return the deadline of a draining release, or None if the release is not draining."""
     found = _known(workspace, _release_id(workspace, folder))
     return None if found is None else found.deadline
 
 
 def has_ended(workspace: Workspace, folder: Path, *, now: datetime) -> bool:
-    """Return whether the broker releases a release's key no more: it is revoked, or its draining has ended."""
+    """Return whether the broker no longer releases the key of a release: it is revoked, or its deadline has passed."""
     found = _known(workspace, _release_id(workspace, folder))
     if found is None:
         return False
@@ -217,18 +225,18 @@ def _release_id(workspace: Workspace, folder: Path) -> str:
 
 
 def verify_log(workspace: Workspace, *, kept: Head | None = None) -> tuple[VerifiedChain, bool]:
-    """Check the whole audit log, with the signed heads that are kept in the database and outside of it.
+    """Verify the whole audit log against the signed heads in the database and outside of it.
 
     Args:
-        workspace: The owner's.
-        kept: A head that was kept on another machine.
+        workspace: The owner's workspace.
+        kept: A head that was stored on another machine, or None.
 
     Returns:
-        The log, and whether any head was kept outside of the database. Without one, nothing shows that rows at the
-        end, or the whole database, were deleted.
+        A summary of the log, and whether a head outside of the database was used. Without such a head, the deletion of
+        rows at the end, or of the whole database, cannot be detected.
 
     Raises:
-        SealserveError: What `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head` raise.
+        SealserveError: As `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head`.
     """
     heads = tuple(head for head in (kept_head(workspace.owner.audit_head), kept) if head is not None)
     owner = Owner.open(workspace)
@@ -239,7 +247,7 @@ def verify_log(workspace: Workspace, *, kept: Head | None = None) -> tuple[Verif
 
 
 def sign_log(workspace: Workspace, *, now: datetime) -> Head:
-    """Sign the end of the audit log, keep the head outside of the database too, and return it."""
+    """Sign the head of the audit log, store it in the database and outside of it, and return it."""
     owner = Owner.open(workspace)
     owner.create_audit_key()
     with owner.database(create=True) as database:

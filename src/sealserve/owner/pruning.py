@@ -1,7 +1,7 @@
-"""Removing the copies of releases that nothing needs any more: at the owner, at the host, and packed for the store.
+"""Remove releases that are no longer needed: the owner's copy, the host's copy, and the packed file in the store.
 
-A release is kept if it serves, if a roll-back returns to it, if the broker still releases its key, or if it is one of
-the newest. What the broker and its audit log know of a removed release stays, and so does its key.
+A release is kept if it serves, if a roll-back would serve it, if the broker still releases its key, or if it is one of
+the newest. The broker's records, the audit log and the key of a removed release stay.
 """
 
 import os
@@ -23,7 +23,7 @@ from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 _GOING: Final = ".pruned-"
-"""How the name of a copy begins that is being removed. The next `prune` removes what a killed one has left."""
+"""Prefix of a copy's name during its removal. If `prune` is killed, the next `prune` removes such copies."""
 _TAR: Final = ".tar"
 
 
@@ -32,8 +32,8 @@ class Copy:
     """A copy of a release.
 
     Args:
-        path: A folder, or the packed file.
-        size: Its bytes.
+        path: A folder, or a packed file.
+        size: Size in bytes.
     """
 
     path: Path
@@ -46,8 +46,8 @@ class Prunable:
 
     Args:
         name: The release's name.
-        kept: Why it is kept, or None if it can be removed.
-        copies: Where it is.
+        kept: Reason why the release is kept, or None if it can be removed.
+        copies: All copies of the release.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Prunable:
 
     @property
     def size(self) -> int:
-        """The bytes of all copies."""
+        """Size of all copies in bytes."""
         return sum(copy.size for copy in self.copies)
 
 
 def plan(
     workspace: Workspace, deployment: Deployment, *, in_use: Mapping[str, str], keep: int, now: datetime
 ) -> tuple[Prunable, ...]:
-    """Return every release that is here, oldest first, and whether it can be removed. Nothing is changed.
+    """Return all releases of this machine, oldest first, with the reason why each is kept. Nothing is changed.
 
     Args:
-        workspace: The owner's, or one that is only the host's.
-        deployment: Says where packed releases are.
-        in_use: Why a release is needed by the deployment, by its name.
-        keep: How many of the newest releases are kept in any case.
+        workspace: The owner's workspace, or the workspace of a host.
+        deployment: Supplies the folder of packed releases.
+        in_use: Releases that the deployment needs: the reason, by the release's name.
+        keep: Number of newest releases that are always kept.
         now: The time on the owner's clock.
     """
     places = _places(workspace, deployment)
@@ -87,10 +87,10 @@ def plan(
 
 
 def remove(workspace: Workspace, deployment: Deployment, found: Collection[Prunable]) -> None:
-    """Remove releases that can be removed, and what an earlier call that was killed has left.
+    """Remove the releases that can be removed, and leftovers of an earlier call that was killed.
 
     Raises:
-        OSError: A copy cannot be removed. Those before it are gone.
+        OSError: A copy cannot be removed. Earlier copies in the list are already removed.
     """
     for parent in (workspace.owner.releases, workspace.host.releases):
         for left in parent.glob(f"{_GOING}*"):
@@ -102,7 +102,7 @@ def remove(workspace: Workspace, deployment: Deployment, found: Collection[Pruna
         if release.kept is not None:
             continue
         for copy in release.copies:
-            # A folder disappears at once under its name, so that no command takes half of it for a release.
+            # Rename the folder first, so that other commands never see an incomplete release under its name.
             going = copy.path.with_name(f"{_GOING}{copy.path.name}")
             copy.path.rename(going)
             _delete(going)
@@ -127,7 +127,7 @@ def _built(copies: Sequence[Path]) -> int:
 
 
 def _usable(workspace: Workspace, now: datetime) -> dict[str, str]:
-    """Return the releases whose key the broker still releases: an enclave of one may run, or be started again."""
+    """Return the releases whose key the broker still releases, because their enclaves may run or start again."""
     if not workspace.owner.database.exists():
         return {}
     with Owner.open(workspace).database() as database:

@@ -1,4 +1,4 @@
-"""Which release `up` serves: the present one as long as it is what ``sealserve.toml`` describes, else a new one."""
+"""Choose the release that `up` serves: the present release if it matches ``sealserve.toml``, else a new release."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ class Choice:
     """The release to serve.
 
     Args:
-        release: The present release, or None if there is no release yet.
-        drift: How the present release differs from what is described, or None if that was not asked for.
-        description: What is described, to be kept; None on a machine that is only the host.
-        unchanged: Whether the same was described when the present release was started, as after a roll-back.
-        instead_of: The name of the release that served last, if it has ended: the newest one takes its place.
-        as_it_is: Whether the present release is to be served whatever differs.
+        release: The present release, or None if no release exists yet.
+        drift: Differences between the present release and ``sealserve.toml``, or None if they were not compared.
+        description: The described facts, to be recorded; None on a machine that is only the host.
+        unchanged: Whether ``sealserve.toml`` did not change since the present release was started. This can be the case
+            after a roll-back, although the release differs from ``sealserve.toml``.
+        instead_of: Name of the release that served last, if it has ended and the newest release replaces it.
+        as_it_is: Serve the present release even if it differs.
     """
 
     release: Path | None
@@ -39,14 +40,14 @@ class Choice:
 
 
 def present(parent: Path, *, served: str | None, newest_then: str | None) -> Path | None:
-    """Return the release that is meant if no release is named, or None if there is none.
+    """Return the default release, which is used if no release is named, or None if no release exists.
 
-    It is the one that served last, also after a roll-back. A release that was built since takes its place.
+    The default is the release that served last, also after a roll-back. A release that was built since replaces it.
 
     Args:
         parent: The folder with this machine's releases.
-        served: The name of the release that served last, or None if that is unknown.
-        newest_then: The name of the newest release when that one was started.
+        served: Name of the release that served last, or None if it is unknown.
+        newest_then: Name of the newest release at the time when ``served`` was started.
     """
     if not releases.any_in(parent):
         return None
@@ -65,18 +66,18 @@ def choose(
     now: datetime | None,
     as_it_is: bool = False,
 ) -> Choice:
-    """Return which release the owner's `up` serves, and how it differs from what is described. Nothing is changed.
+    """Return the release that `up` serves on the owner's machine, and its differences. Nothing is changed.
 
-    The models' sources are read, so this may take seconds.
+    The models' sources are read, so this can take seconds.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
         served: As for `present`.
         newest_then: As for `present`.
-        now: The time on the owner's clock. A release that has ended by then is not served again. With None, the
-            broker's database is not opened, since that writes beside it.
-        as_it_is: Whether the release is to be served whatever differs. Then large sources need not be read.
+        now: The time on the owner's clock. A release that has ended by this time is not served again. With None, the
+            broker's database is not opened, because opening it creates files beside it.
+        as_it_is: Serve the release even if it differs. Large sources are then not read.
     """
     release = present(workspace.owner.releases, served=served, newest_then=newest_then)
     facts = drift.facts_now(workspace, deployment, quick=as_it_is and release is not None)

@@ -1,7 +1,8 @@
-"""What a release is made from, as flat facts: key and value, both text, so that two releases can be compared.
+"""The facts from which a release is built: pairs of key and value, both text, so that releases can be compared.
 
-Only settings that are sealed into a release, measured into its enclaves or checked when it is built count. All other
-settings apply without a new release. A fact never holds a secret: files and certificates are facts by their SHA-256.
+The facts contain only settings that are sealed into a release, measured into its enclaves, or checked when it is built.
+All other settings apply without a new release. A fact never contains a secret: files and certificates are represented
+by their SHA-256.
 """
 
 import hashlib
@@ -33,20 +34,20 @@ RELEASE_SETTINGS: Final = frozenset({
     "server.rest",
     # The enclave's manifest and SIGSTRUCT.
     "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
-    # The policy that the broker keeps with a release.
+    # The policy that the broker stores with a release.
     "tcb.preset",
 })  # fmt: skip
-"""The settings outside of [model] that need a new release when they change."""
+"""Settings outside of [model] whose change needs a new release."""
 
 MODEL_SETTINGS: Final = frozenset({"labels", "inputs", "outputs", "tags", "dangerous_operations"})
-"""The settings of a model that need a new release, besides its name and version. Its path counts by its content."""
+"""Settings of a model whose change needs a new release, besides name and version. For the path, the content counts."""
 
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
 _REVOCATIONS: Final = "users.revocations"
-"""A digest of the users' revoked certificates: each release carries the list of its time."""
+"""Key of a digest of the users' revoked certificates. Each release contains the revocation list of its build time."""
 _MISSING: Final = "missing"
 
 
@@ -56,8 +57,8 @@ def described_facts(
     """Return the facts of a release that would be built now.
 
     Args:
-        workspace: The owner's, with the certificate authorities.
-        deployment: What ``sealserve.toml`` describes.
+        workspace: The owner's workspace, with the certificate authorities.
+        deployment: The deployment that ``sealserve.toml`` describes.
         models: Digests of each model's source and of its converted copy, by name and version.
     """
     facts = {key: _setting(deployment, key) for key in RELEASE_SETTINGS}
@@ -78,9 +79,9 @@ def model_key(name: str, version: int) -> str:
 
 
 def default_of(key: str) -> str | None:
-    """Return the fact of a setting that is not set, or None where there is no default.
+    """Return the default of a setting as a fact, or None if the setting does not have a default.
 
-    A release that was built before a setting existed has the setting's default.
+    A release that was built before a setting existed counts as built with its default.
     """
     section: type[BaseModel] = Deployment
     *tables, name = key.split(".")
@@ -95,9 +96,9 @@ def default_of(key: str) -> str | None:
 
 
 def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what `sealserve.toml` and the models' sources describe, without what is derived from them.
+    """Return the facts of `sealserve.toml` and the models' sources, without facts that are derived from them.
 
-    The converted copy of a model counts only if its source is unknown.
+    The converted copy of a model is included only if its source is unknown.
     """
 
     def derived(key: str) -> bool:
@@ -108,14 +109,14 @@ def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
-    """Return the deployment with the settings of the server and the enclave that a release was built from.
+    """Return the deployment with the server and enclave settings from which a release was built.
 
-    An older release then keeps the enclaves that it was built for, whatever ``sealserve.toml`` says by now: a roll-back
-    returns to them. The broker's address and the policy stay as described: they are today's.
+    The enclaves of an older release thus stay the same if ``sealserve.toml`` changes, and a roll-back can use them. The
+    broker's address and the policy are the current ones.
 
     Args:
-        deployment: What it describes now.
-        facts: What the release was built from, or None if that is unknown.
+        deployment: The deployment that ``sealserve.toml`` describes now.
+        facts: The facts from which the release was built, or None if they are unknown.
     """
     if facts is None:
         return deployment
@@ -156,7 +157,7 @@ def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
 
 
 def _file_digest(path: Path) -> str:
-    """Return the digest of a file that a setting names. A missing file is a fact too: the build reports the error."""
+    """Return the SHA-256 of a file in a setting. A missing file is a fact too; `release build` reports the error."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
     except SealserveError:

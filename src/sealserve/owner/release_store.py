@@ -1,7 +1,7 @@
-"""Fetch a packed release from a web address: an HTTPS server, or an S3-compatible store's (pre-signed) address.
+"""Fetch a packed release from an HTTPS server, or from an S3-compatible store (also with a pre-signed URL).
 
-The address need not be trusted: the release appears only if the owner's signature verifies. So plain HTTP is accepted
-as well; it shows the ciphertext to whoever listens, who is no worse a peer than the host.
+The server does not need to be trusted: the release is accepted only if the owner's signature verifies. Plain HTTP is
+accepted too. A listener on the network then sees the ciphertext, which the untrusted host sees anyway.
 """
 
 import secrets
@@ -28,31 +28,37 @@ from sealserve.workspace import Workspace
 
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
 _LARGEST: Final = 256 * 2**30
-"""How many bytes a packed release may have; a store's answer need not end by itself."""
+"""Maximum size of a packed release in bytes. The limit is needed because a malicious store can send without end."""
 _SUFFIX: Final = ".tar"
 
 
 def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> VerifiedBundle:
-    """Bring a packed release from ``address`` among those of the host, unless it is there and verifies.
+    """Fetch a packed release from ``address`` into the host's folder, and verify it.
+
+    If the release is already in the folder, it is only verified.
 
     Args:
-        workspace: The host's.
-        address: ``https://...`` or ``http://...``; the last part of its path is the release's name and ``.tar``.
+        workspace: The host's workspace.
+        address: ``https://...`` or ``http://...``. The last part of the path is the release's name with ``.tar``.
         owner_key: The owner's public key.
 
     Raises:
-        InputError: `release.store-address`: It is no such address.
-        UnavailableError: `release.store-unreachable`: Nobody answers, or not to the end.
-        UnavailableError: `release.store-refused`: The answer is an error.
-        SealserveError: What comes does not verify, or there is no room for it.
+        InputError: `release.store-address`: The address is not a valid HTTP or HTTPS address.
+        UnavailableError: `release.store-unreachable`: The connection failed, or the answer is incomplete.
+        UnavailableError: `release.store-refused`: The server answered with an error or with another document.
+        SealserveError: The release does not verify, or the disk is full.
     """
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise OwnerCode.RELEASE_STORE_ADDRESS.error(f"{address!r} is no address: {error}.") from error
+        raise OwnerCode.RELEASE_STORE_ADDRESS.error(
+            f"The address of the release is invalid: {address!r}: {error}.",
+            hint="Example: https://store.example.com/NAME.tar",
+        ) from error
     if url.scheme not in {"https", "http"} or not url.host:
         raise OwnerCode.RELEASE_STORE_ADDRESS.error(
-            f"{address!r} is no https address.", hint="Example: https://store.example.com/NAME.tar"
+            f"The address of the release is invalid: expected https://HOST/NAME.tar, got {address!r}.",
+            hint="Example: https://store.example.com/NAME.tar",
         )
     name = PurePosixPath(url.path).name
     there = workspace.host.releases / name.removesuffix(_SUFFIX)
@@ -68,7 +74,7 @@ def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> Ve
 
 
 def _download(url: httpx.URL, tar: Path) -> None:
-    shown = url.copy_with(query=None, userinfo=b"")  # a pre-signed address is a key to the store
+    shown = url.copy_with(query=None, userinfo=b"")  # a pre-signed URL contains a credential, so hide its query
     try:
         with (
             replacing(tar, mode=PRIVATE) as stream,
@@ -77,17 +83,19 @@ def _download(url: httpx.URL, tar: Path) -> None:
         ):
             if answer.status != httpx.codes.OK:
                 raise OwnerCode.RELEASE_STORE_REFUSED.error(
-                    f"{shown} answers {answer.status} {answer.reason}.",
-                    hint="Put there what `sealserve release pack` writes; a pre-signed address may have expired.",
+                    f"The release cannot be fetched: {shown} answered with the status {answer.status} {answer.reason}.",
+                    hint="Upload the file from `sealserve release pack` to this address. A pre-signed URL may have "
+                    "expired: create a new one.",
                 )
             for chunk in answer.chunks(_LARGEST):
                 stream.write(chunk)
     except (HttpSizeError, HttpEncodingError) as error:
         raise OwnerCode.RELEASE_STORE_REFUSED.error(
-            f"{shown} answers with something else than a packed release: {error.message}",
-            hint="Put there what `sealserve release pack` writes, without a Content-Encoding.",
+            f"The answer of {shown} is not a packed release: {error.message}",
+            hint="Upload the file from `sealserve release pack` to this address, without a Content-Encoding.",
         ) from error
     except (HttpFailedError, HttpSlowError) as error:
         raise OwnerCode.RELEASE_STORE_UNREACHABLE.error(
-            f"Fetching {shown} failed: {error.message}", hint="Does the name resolve here, and may this place reach it?"
+            f"Fetching {shown} failed: {error.message}",
+            hint="Check that this machine can resolve the name, and that a firewall does not block the connection.",
         ) from error

@@ -32,7 +32,16 @@ from sealserve.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRelease:
-    """A release of the workspace, its signature verified; its files were not looked at."""
+    """A release of the workspace whose signature is verified, but not its files.
+
+    Args:
+        id: SHA-256 of the index.
+        folder: The release's folder.
+        created: Time of the build (UTC).
+        simulated: Whether the release is for the simulated platform.
+        servables: The models, each as ``NAME:VERSION``.
+        size: Size of all sealed files in bytes.
+    """
 
     id: str
     folder: Path
@@ -44,7 +53,7 @@ class ListedRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultyRelease:
-    """A folder that looks like a release of the workspace, and whose index does not verify: nothing in it is true."""
+    """A folder that looks like a release, but whose index does not verify. Nothing in it can be trusted."""
 
     folder: Path
     fault: SealserveError
@@ -52,7 +61,7 @@ class FaultyRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedBundle(VerifiedRelease):
-    """A verified release, and the names of its enclaves, verified as well; none were built yet if there are none."""
+    """A verified release, with the names of its verified enclaves; empty if none was built yet."""
 
     enclaves: tuple[str, ...]
 
@@ -66,26 +75,29 @@ def build(
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
-    """Seal the deployment's models, with a fresh certificate for the service, under a fresh key of the keystore.
+    """Seal the deployment's models, with a new certificate for the service, under a new key of the keystore.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
-        now: The time of the release and of its certificate.
-        replace_lost_key: Create a key that signs releases if the former one is missing: hosts must then get the new
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        now: Time of the release and of its certificate.
+        replace_lost_key: Create a new key that signs releases if the former key is missing. Hosts then need the new
             public key.
-        progress: Called with plaintext bytes as they are sealed.
-        warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
+        progress: Called with the number of plaintext bytes that were sealed since the last call.
+        warn: Called with each warning about a model, such as an operation that only ``dangerous_operations`` allows.
+
+    Returns:
+        The new release, in the owner's folder.
 
     Raises:
-        InputError: `model.not-imported`: A model is not in the workspace.
-        RefusedOperationError: A model has operations that reach outside of the enclave.
-        AuthorityMissingError: There are no certificates yet.
-        SealserveError: What `sealserve.sealing.release.build_release` raises.
+        InputError: `model.not-imported`: A model was not converted into the workspace yet.
+        RefusedOperationError: A model contains operations that are not allowed in an enclave.
+        AuthorityMissingError: The certificates do not exist yet.
+        SealserveError: As `sealserve.sealing.release.build_release`.
     """
     # Reject a dangerous model before anything is created.
     models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
-    # Collect what is sealed: the models, the server's settings, and a fresh TLS key that exists nowhere else.
+    # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else.
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
@@ -104,10 +116,10 @@ def build(
     owner = Owner.open(workspace)
     owner.create_index_key(replace_lost=replace_lost_key)
     signer = owner.index_signer()
-    # Store the release key before it is used: a release without its key is lost.
+    # Store the release key before it is used, because a release without its key cannot be opened.
     with owner.vault(create=True) as vault, vault.database.write() as connection:
         created = vault.keystore.create(connection, now=now)
-    # Seal and sign. If that fails, nothing needs the key.
+    # Seal and sign. If this fails, remove the key, which is then not needed.
     try:
         with created.key as key:
             built = release.build_release(
@@ -121,25 +133,25 @@ def build(
     except BaseException:
         _discard_key(owner, created.key_id)
         raise
-    # Remember what it was made from, so that `up` and `status` notice what changes later.
+    # Record the settings and models of the release, so that `up` and `status` can detect later changes.
     drift.remember(workspace, built.folder.name, built.id, facts)
     return built
 
 
 def _discard_key(owner: Owner, key_id: KeyId) -> None:
-    """Delete the key of a release that was not built, unless it was: an interruption may come just after that."""
+    """Delete the key of a release, unless the release exists: an interruption may come just after it was built."""
     if not any(key_id in (folder / INDEX_FILE).read_text() for folder in _folders(owner.workspace.owner.releases)):
         with owner.vault() as vault, vault.database.write() as connection:
             vault.keystore.discard(connection, key_id)
 
 
 def any_in(parent: Path) -> bool:
-    """Return whether there is a release in ``parent``."""
+    """Return whether ``parent`` contains a release."""
     return bool(_folders(parent))
 
 
 def is_release(folder: Path) -> bool:
-    """Return whether a folder looks like a release; it was not verified."""
+    """Return whether a folder looks like a release. Nothing is verified."""
     return (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
 
 
@@ -147,22 +159,23 @@ def newest(parent: Path) -> Path:
     """Return the newest release in ``parent``.
 
     Raises:
-        InputError: `release.missing`: There is none.
+        InputError: `release.missing`: The folder does not contain a release.
     """
     folders = sorted(_folders(parent), key=lambda folder: (folder / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
         raise OwnerCode.RELEASE_MISSING.error(
-            f"There is no release in {parent}.", hint="`sealserve release build` makes one."
+            f"The folder {parent} does not contain a release.",
+            hint="Build a release: `sealserve release build`. On a host, fetch one: `sealserve release fetch`.",
         )
     return folders[-1]
 
 
 def find(parent: Path, name: str | None) -> Path:
-    """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of an id.
+    """Return a release by a folder, a name in ``parent``, or the beginning of an id. None means the newest release.
 
     Raises:
-        InputError: `release.missing`: None fits.
-        InputError: `release.ambiguous`: Several fit.
+        InputError: `release.missing`: No release matches.
+        InputError: `release.ambiguous`: Several releases match.
     """
     if name is None:
         return newest(parent)
@@ -173,18 +186,25 @@ def find(parent: Path, name: str | None) -> Path:
     fitting = fitting or [folder for folder in folders if _id(folder).startswith(name)]
     if len(fitting) > 1:
         listed = ", ".join(folder.name for folder in fitting)
-        raise OwnerCode.RELEASE_AMBIGUOUS.error(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
+        raise OwnerCode.RELEASE_AMBIGUOUS.error(
+            f"The release {name!r} is ambiguous: it matches {listed}.", hint="Give the full name, or more of the id."
+        )
     if not fitting:
         known = ", ".join(folder.name for folder in folders) or "none"
-        raise OwnerCode.RELEASE_MISSING.error(f"There is no release {name!r} in {parent}; there: {known}.")
+        raise OwnerCode.RELEASE_MISSING.error(
+            f"The release {name!r} does not exist in {parent}; its releases are: {known}.",
+            hint="List the releases: `sealserve release list`, or on a host `sealserve release list --host`.",
+        )
     return fitting[0]
 
 
 def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | FaultyRelease]:
-    """Yield the releases in ``parent``, oldest first, their indexes verified; those that do not verify as such.
+    """Verify the indexes of the releases in ``parent``, and yield the releases, oldest first.
+
+    A release that does not verify is yielded as a `FaultyRelease`.
 
     Raises:
-        InputError: `owner-key.unreadable`: There is no key to verify them with.
+        InputError: `owner-key.unreadable`: The owner's public key, which verifies the indexes, cannot be read.
     """
     folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
@@ -211,16 +231,16 @@ def verify(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedBundle:
     """Verify a release, and the enclaves that were built for it, with the owner's public key.
 
     Raises:
-        SealserveError: The release does not verify, or what is in its ``enclave/`` folder.
+        SealserveError: The release or an enclave in its ``enclave/`` folder does not verify.
     """
     return _bundle(release.verify_release(folder, owner_key), _verify_enclaves(folder, owner_key))
 
 
 def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = False) -> None:
-    """Verify a release of the owner's with its enclaves, and write it to one tar file, for the journey.
+    """Verify a release in the owner's folder with its enclaves, and write it to one tar file.
 
     Raises:
-        SealserveError: It does not verify, so that `unpack` would refuse it too; or the file cannot be written.
+        SealserveError: The release does not verify, so `unpack` would reject it, or the file cannot be written.
     """
     key = Owner.open(workspace).index_signer().public_key()
     release.verify_release(folder, key)
@@ -229,10 +249,10 @@ def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = Fal
 
 
 def unpack(workspace: Workspace, tar: Path, owner_key: Ed25519PublicKey) -> VerifiedBundle:
-    """Unpack a release among those of the host; it appears there when it and its enclaves verify.
+    """Unpack a release into the host's folder. It appears there only if the release and its enclaves verify.
 
     Raises:
-        SealserveError: It does not verify, or is no packed release.
+        SealserveError: The release does not verify, or the file is not a packed release.
     """
     workspace.host.releases.mkdir(parents=True, exist_ok=True)
     enclaves: list[str] = []
@@ -246,13 +266,13 @@ def unpack(workspace: Workspace, tar: Path, owner_key: Ed25519PublicKey) -> Veri
 
 
 def ship(workspace: Workspace, verified: VerifiedRelease) -> Path:
-    """Copy a release of the owner's to the host's folder of the same workspace.
+    """Copy a release from the owner's folder to the host's folder of the same workspace.
 
-    The release was verified where it is, so its files are not hashed again: a copy that differs does not open in an
-    enclave. No link is followed, since the folder need not be the owner's alone: what it leads to would be shipped.
+    The files are not hashed again after the verification, because an enclave rejects a copy that differs. Links are not
+    followed: if another user can write to the folder, a link could add other files of the owner to the copy.
 
     Returns:
-        Where it is there. If it was there before, its enclaves are brought up to date.
+        The folder of the release on the host. If it existed before, only its enclaves are updated.
     """
     folder = verified.folder
     shipped = workspace.host.releases / folder.name
@@ -274,7 +294,7 @@ def _copy(verified: VerifiedRelease, destination: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             found.copy(copy)
             missing.remove(path)
-    if missing:  # a link in the place of a folder counts as well
+    if missing:  # also if a folder was replaced by a link
         raise ReleaseFileMissingError(verified.folder, missing=sorted(missing), changed=(), extra=())
 
 
@@ -284,7 +304,7 @@ def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundl
 
 def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
     if not os.path.lexists(folder / ENCLAVE_FOLDER):
-        return []  # none were built yet
+        return []  # no enclave was built yet
     return [enclave.name for enclave in verify_enclave_index(folder, owner_key)]
 
 

@@ -44,30 +44,35 @@ def restore(
     master_key: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Backup:
-    """Bring back a workspace from the backup ``source``, whole or not at all, into a folder that has none.
+    """Restore a workspace from the backup ``source`` into a folder without a workspace.
+
+    If the restore fails, the folder is not changed.
 
     Args:
-        workspace: Where it appears.
-        source: What `back_up` wrote.
-        master_key: The file with the master key; it becomes the workspace's. None where ``sealserve.toml`` is there
-            already, and names a key management service.
-        progress: Called with plaintext bytes as they are unsealed.
+        workspace: The workspace to create.
+        source: A file that `back_up` wrote.
+        master_key: File with the master key, which becomes the workspace's master key. None if an existing
+            ``sealserve.toml`` names a key management service.
+        progress: Called with the number of plaintext bytes after each file.
+
+    Returns:
+        Time, number of files and size of the backup.
 
     Raises:
-        OutputExistsError: There is a workspace already.
-        InputError: `backup.no-key`: Neither a master key nor a service.
-        VerificationError: `backup.wrong-key`: The key is another one.
-        VerificationError: `backup.format`: No backup.
-        VerificationError: `backup.content`: A file of it is missing, added or changed.
-        InputFileMissingError: There is no such file.
-        SealserveError: What the archive's reader, the codec and the service raise.
+        OutputExistsError: The workspace already exists.
+        InputError: `backup.no-key`: Neither a master key nor a key management service was given.
+        VerificationError: `backup.wrong-key`: The backup was made under another master key.
+        VerificationError: `backup.format`: The file is not a backup.
+        VerificationError: `backup.content`: A file of the backup is missing, was added, or was changed.
+        InputFileMissingError: The backup file does not exist.
+        SealserveError: As the reader of archives, the codec and the key management service.
     """
     tell = progress or (lambda _: None)
     directory = workspace.directory
     if os.path.lexists(workspace.root):
         raise OutputExistsError(
-            f"{workspace.root} exists already.",
-            hint="Restore into another folder, with --directory.",
+            f"The workspace {workspace.root} already exists.",
+            hint="Restore into another folder: --directory DIR.",
         )
     with (
         open_regular(source) as descriptor,
@@ -76,7 +81,7 @@ def restore(
         staging(directory, workspace.root.name) as stage,
         staging(directory, f"{workspace.root.name}.member", mode=0o700) as scratch,
     ):
-        # Decrypt into a folder beside the workspace, and compare everything with the list.
+        # Decrypt into a temporary folder beside the workspace, and compare all files with the list.
         listed = _extract(
             stream,
             str(source),
@@ -86,12 +91,12 @@ def restore(
             master_key=master_key,
             tell=tell,
         )
-        # The backup does not hold the master key: the owner's copy becomes the workspace's.
+        # The backup does not contain the master key: copy the given key into the workspace.
         if master_key is not None:
             content = read_private_bytes(master_key, what="master key", limit=LARGEST_HEADER)
             write_file(stage.folder / "owner" / workspace.owner.master_key.name, content, mode=PRIVATE)
         make_folders(stage.folder)
-        # Publish. Renaming the folder comes last: from here on nothing can fail.
+        # Publish. The rename of the folder is the last step, so a failure before it leaves no workspace.
         with _deployment_file_placed(workspace, stage.folder / DEPLOYMENT_FILE):
             stage.publish(workspace.root)
     return listed.summary
@@ -99,10 +104,10 @@ def restore(
 
 @contextlib.contextmanager
 def _deployment_file_placed(workspace: Workspace, restored: Path) -> Iterator[None]:
-    """Put the restored ``sealserve.toml`` beside the workspace, unless one is there; take it back on failure."""
+    """Copy the restored ``sealserve.toml`` beside the workspace, if none exists there. Remove it again on failure."""
     placed = False
     if restored.exists():
-        if not workspace.deployment_file.exists():  # one that is there already is the owner's word
+        if not workspace.deployment_file.exists():  # keep an existing file: it contains the owner's current settings
             write_file(workspace.deployment_file, restored.read_bytes())
             placed = True
         restored.unlink()
@@ -124,7 +129,7 @@ def _extract(
     master_key: Path | None,
     tell: Callable[[int], None],
 ) -> FileList:
-    """Unseal the members of a backup below ``restored``, and compare them with its list; return that."""
+    """Decrypt the members of a backup below ``restored``, compare them with the list, and return the list."""
     header: Header | None = None
     listed: FileList | None = None
     found: dict[str, int] = {}
@@ -133,14 +138,14 @@ def _extract(
         for member, content in plain_tar.members(stream, name):
             plain_tar.check_member(member, name)
             sealed = scratch / "sealed"
-            if header is None:  # the first member holds the wrapped key
+            if header is None:  # the first member contains the wrapped key
                 header = _read_header(member, content, name)
                 key = stack.enter_context(_unwrap(workspace, header, master_key))
                 continue
             expected = LIST if listed is None and member.name == LIST else str(len(found) + 1)
             if member.name != expected or listed is not None:
                 raise OwnerCode.BACKUP_CONTENT.error(
-                    f"{name}: {member.name!r} is not where it should be.", hint=DAMAGED
+                    f"The backup {name} has a wrong member: expected {expected!r}, got {member.name!r}.", hint=DAMAGED
                 )
             plain_tar.write(content, sealed)
             if member.name == LIST:  # the last member
@@ -150,12 +155,17 @@ def _extract(
                 found[path] = size
                 tell(size)
             sealed.unlink()
-    # A truncated backup, and one whose header belongs to another one, are rejected.
+    # Reject a truncated backup, and a header that belongs to another backup.
     if header is None or listed is None or header.created != listed.created:
-        raise OwnerCode.BACKUP_CONTENT.error(f"{name} ends before its list.", hint=DAMAGED)
-    # Exactly the listed files must be there: none left out, none added.
+        raise OwnerCode.BACKUP_CONTENT.error(
+            f"The backup {name} is incomplete: its list of files is missing, or belongs to another backup.",
+            hint=DAMAGED,
+        )
+    # The files must be exactly the listed files.
     if found != {row.path: row.size for row in listed.files}:
-        raise OwnerCode.BACKUP_CONTENT.error(f"The files of {name} are not those of its list.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(
+            f"The files of the backup {name} differ from its list of files.", hint=DAMAGED
+        )
     for row in listed.files:
         (restored / row.path).chmod(row.mode)
     return listed
@@ -163,33 +173,40 @@ def _extract(
 
 def _read_header(member: tarfile.TarInfo, content: BinaryIO, name: str) -> Header:
     if member.name != HEADER or member.size > LARGEST_HEADER:
-        raise OwnerCode.BACKUP_FORMAT.error(f"{name} is no backup: it does not begin with {HEADER}.")
+        raise OwnerCode.BACKUP_FORMAT.error(
+            f"{name} is not a backup: expected {HEADER} as its first member, got {member.name!r}.",
+            hint="Give a file that `sealserve backup` wrote.",
+        )
     return parse_header(content.read(LARGEST_HEADER), name)
 
 
 def _unseal(sealed: Path, plain: Path, restored: Path, key: SecretBytes, name: str) -> tuple[str, int]:
-    """Put a sealed file where its embedded path says, below ``restored``; return path and size."""
+    """Decrypt a file, move it to its embedded path below ``restored``, and return path and size."""
     unsealed = codec.unseal_file(sealed, plain, key=key, embedded_path=None, mode=PRIVATE)
     path = unsealed.embedded_path
     if not is_safe_relative(path) or path.split("/")[0] not in (*FOLDERS, "host", DEPLOYMENT_FILE):
-        raise OwnerCode.BACKUP_CONTENT.error(f"{name} holds {path!r}, which is no path of a workspace.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(
+            f"The backup {name} contains the path {path!r}, which is not a path of a workspace.", hint=DAMAGED
+        )
     place = restored / path
     for above in reversed(place.relative_to(restored).parents[:-1]):
         (restored / above).mkdir(mode=0o700 if above.parts[0] in FOLDERS else 0o755, parents=True, exist_ok=True)
     if os.path.lexists(place):
-        raise OwnerCode.BACKUP_CONTENT.error(f"{name} holds {path!r} twice.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(f"The backup {name} contains the path {path!r} twice.", hint=DAMAGED)
     plain.rename(place)
     return path, unsealed.size
 
 
 @contextlib.contextmanager
 def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> Iterator[SecretBytes]:
-    """Yield the key of a backup, unwrapped by the master key, or by the service of ``sealserve.toml``."""
+    """Yield the key of a backup, unwrapped by the master key or by the key management service."""
     settings = keystore_settings(workspace)
     try:
         wrapped = base64.b64decode(header.key, validate=True)
     except binascii.Error as error:
-        raise OwnerCode.BACKUP_FORMAT.error(f"{HEADER} holds no wrapped key.", hint=DAMAGED) from error
+        raise OwnerCode.BACKUP_FORMAT.error(
+            f"The wrapped key in {HEADER} of the backup is not valid base64.", hint=DAMAGED
+        ) from error
     with contextlib.ExitStack() as stack:
         if master_key is not None:
             wrapper: KeyWrapper = MasterKey(read_master_key(master_key, passphrase=passphrase_source(settings)))
@@ -197,16 +214,17 @@ def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> It
             wrapper = stack.enter_context(service)
         else:
             raise OwnerCode.BACKUP_NO_KEY.error(
-                "Nothing says which key opens the backup.",
-                hint="Give the copy of owner/master.key that you keep apart with --master-key; or put a sealserve.toml "
-                "here whose [keystore] names your key management service.",
+                "The key of the backup is not specified: expected --master-key, or a sealserve.toml whose [keystore] "
+                "names a key management service.",
+                hint="Give your copy of owner/master.key with --master-key. With a key management service, put the "
+                "sealserve.toml into the folder first.",
             )
         try:
             key = wrapper.unwrap(wrapped, context=KEY_CONTEXT)
         except KeyUnwrapError as error:
             raise OwnerCode.BACKUP_WRONG_KEY.error(
-                "The key does not open the backup: it was made under another master key, or was damaged.",
-                hint="A backup opens with the master key of the time when it was made.",
+                "The master key cannot open the backup: the backup was made under another master key, or is damaged.",
+                hint="Give the master key that the workspace had when the backup was made.",
             ) from error
         with key:
             yield key

@@ -17,14 +17,14 @@ BATCHING_PARAMETERS: Final = "config/batching.config"
 MONITORING_CONFIG: Final = "config/monitoring.config"
 SESSION_CONFIG: Final = "config/session.config"
 SOFT_PLACEMENT: Final = b"allow_soft_placement: true\n"
-"""TensorFlow's ConfigProto, as text. Operations of a model that was exported on a machine with a GPU may name it."""
+"""TensorFlow's ConfigProto as text. Operations of a model from a machine with a GPU can name the GPU."""
 
 
 def server_config_files(deployment: Deployment) -> dict[str, bytes]:
     """Return the model server's configuration files by their paths in the release.
 
     Raises:
-        SealserveError: What `sealserve.model.server_config` raises.
+        SealserveError: As the functions of `sealserve.model.server_config`.
     """
     grouped: dict[str, list[ModelSection]] = {}
     for model in deployment.models:

@@ -1,4 +1,4 @@
-"""What stands in for the processor's vendor and for the platform, in a workspace."""
+"""The simulated stand-ins for the processor's vendor and the platform, in a workspace."""
 
 import contextlib
 import fcntl
@@ -21,11 +21,11 @@ ROOT_FILE = "simulated-root.der"
 
 
 def open_vendor(workspace: Workspace, *, now: datetime) -> "Vendor":
-    """Return the simulated vendor; on first use it is made, and the owner trusts its root.
+    """Return the simulated vendor. The first use creates it, and adds its root certificate to the owner's trust.
 
     Raises:
-        IdentityLostError: It is missing, and the owner trusts the root of an earlier one.
-        SimulatorMissingError: The simulated platform is not installed.
+        IdentityLostError: The vendor is missing, but the owner trusts the root certificate of an earlier vendor.
+        SimulatorMissingError: The simulator is not installed.
     """
     simulated = load_simulator().vendor
     workspace.create()
@@ -43,10 +43,10 @@ def open_vendor(workspace: Workspace, *, now: datetime) -> "Vendor":
 
 
 def open_platform(workspace: Workspace, *, now: datetime) -> "SimulatedPlatform":
-    """Return the host's simulated platform; on first use it is made, and the vendor certifies it.
+    """Return the host's simulated platform. The first use creates it, with a certificate from the simulated vendor.
 
     Raises:
-        SimulatorMissingError: The simulated platform is not installed.
+        SimulatorMissingError: The simulator is not installed.
     """
     simulated = load_simulator().platform
     folder = workspace.host.platform
@@ -56,19 +56,19 @@ def open_platform(workspace: Workspace, *, now: datetime) -> "SimulatedPlatform"
 
 
 def trusted_root(workspace: Workspace) -> TrustAnchor | None:
-    """Return the simulated root that the owner trusts, or None."""
+    """Return the simulated root certificate that the owner trusts, or None."""
     root = workspace.owner.trust / ROOT_FILE
     return TrustAnchor(root_der=root.read_bytes(), simulated=True) if root.is_file() else None
 
 
 def quoting_socket(workspace: Workspace) -> Path:
-    """Return where the host's simulated quoting enclave answers."""
+    """Return the Unix socket of the host's simulated quoting enclave."""
     return workspace.host.run / "quoting.sock"
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process makes something in ``folder``: the PCS and the platform may start at once."""
+    """Lock ``folder`` against other processes, because the PCS and the platform can start at the same time."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""The users of a service with two-way TLS. Each has a certificate of their own, which the owner can revoke.
+"""The users of a service with two-way TLS. Each user has a separate certificate, which the owner can revoke.
 
-The register remembers the serial number of each certificate that was ever issued, so that revoking a user reaches all
-of them. A revoked certificate stays on the list after its last day: the clock inside an enclave is the host's.
+The register contains the serial number of every certificate that was issued, so revoking a user revokes all of them. A
+revoked certificate stays on the revocation list after it expires, because the host controls the clock of an enclave.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from sealserve.workspace import Workspace
 
 DEFAULT_USER: Final = "default"
 """The user whose certificate is in the folder ``user/``."""
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label: it becomes a part of a DNS name
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label, because it is part of a DNS name
 _CERTIFICATE: Final = "client.pem"
 _KEY: Final = "client.key"
 
@@ -45,20 +45,20 @@ class UserState(StrEnum):
     ACTIVE = "active"
     EXPIRED = "expired"
     FORMER_AUTHORITY = "former-authority"
-    """An authority signed it that was replaced since: new releases do not accept it."""
+    """The certificate was signed by an authority that was replaced since. New releases do not accept it."""
     REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A user.
+    """A user, described by the user's newest certificate.
 
     Args:
-        name: What the owner calls them.
-        state: Whether the service accepts their newest certificate.
-        not_after: When it ends.
-        serial: Its serial number, hex.
-        revoked: When it was revoked, or None.
+        name: The user's name.
+        state: Whether the service accepts the certificate.
+        not_after: Expiry of the certificate.
+        serial: Serial number of the certificate, hexadecimal.
+        revoked: Time of the revocation, or None.
     """
 
     name: str
@@ -76,59 +76,60 @@ class _Issued(_Part):
     serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
     not_after: AwareDatetime
     authority: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
-    """The key identifier of the authority that signed it, hex."""
+    """Key identifier of the authority that signed the certificate, hexadecimal."""
     revoked: AwareDatetime | None = None
 
 
 class _Register(_Part):
-    """What was issued to whom; ``number`` is that of the newest revocation list."""
+    """The issued certificates of each user. ``number`` is the number of the newest revocation list."""
 
     version: Literal[1] = 1
     number: Annotated[int, Field(ge=0)] = 0
     users: dict[str, list[_Issued]] = {}
 
     def revoked(self, authority: str | None) -> dict[int, datetime]:
-        """Return the serial numbers of what an authority signed and is revoked, and since when."""
+        """Return the revoked certificates of an authority: the time of the revocation by serial number."""
         issued = (item for items in self.users.values() for item in items if item.authority == authority)
         return {int(item.serial, 16): item.revoked for item in issued if item.revoked is not None}
 
 
 def add(workspace: Workspace, deployment: Deployment, name: str, *, now: datetime, days: int = LEAF_DAYS) -> User:
-    """Issue a certificate for a new user. The service accepts it at once: a new release is not needed.
+    """Issue a certificate for a new user. The service accepts it immediately, without a new release.
 
     Args:
-        workspace: The owner's.
-        deployment: What it describes.
-        name: The user's name: lower-case letters, digits and hyphens.
-        now: The time.
-        days: For how many days the certificate is valid.
+        workspace: The owner's workspace.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        name: Name of the user: 1 to 63 lower-case letters, digits and hyphens.
+        now: The current time.
+        days: Validity of the certificate in days.
 
     Raises:
-        InputError: `user.name`: Not a name for a user.
-        InputError: `user.exists`: There is such a user.
-        InputError: `user.one-way-tls`: The deployment's users have no certificates.
-        AuthorityMissingError: There are no certificates yet.
+        InputError: `user.name`: The name is not valid.
+        InputError: `user.exists`: An active user with this name already exists.
+        InputError: `user.one-way-tls`: The service uses one-way TLS.
+        AuthorityMissingError: The authorities do not exist yet.
     """
     if not _NAME.fullmatch(name) or name == DEFAULT_USER:
         raise OwnerCode.USER_NAME.error(
-            f"{name[:80]!r} cannot be a user's name: expected 1 to 63 lower-case letters, digits and hyphens.",
-            hint=f"The name {DEFAULT_USER!r} is that of the certificate in the folder user/.",
+            f"The user name is invalid: expected 1 to 63 lower-case letters, digits and hyphens, got {name[:80]!r}.",
+            hint=f"Choose another name. The name {DEFAULT_USER!r} is reserved for the certificate in the folder user/.",
         )
     authority = _authority(workspace, deployment)
     with _changing(workspace) as register:
         if any(item.revoked is None for item in register.users.get(name, [])):
             raise OwnerCode.USER_EXISTS.error(
-                f"There is a user {name} already.", hint=f"Issue a new certificate: `sealserve user renew {name}`."
+                f"The user {name} already exists.",
+                hint=f"To issue a new certificate for this user, run `sealserve user renew {name}`.",
             )
         return _issue(workspace, deployment, authority, register, name, now=now, days=days)
 
 
 def renew(workspace: Workspace, deployment: Deployment, name: str, *, now: datetime, days: int = LEAF_DAYS) -> User:
-    """Issue a fresh certificate, with a fresh key, for a user. The former certificate stays valid until it ends.
+    """Issue a new certificate, with a new key, for a user. The former certificate stays valid until it expires.
 
     Raises:
-        InputError: `user.unknown`: There is no such user, or the user is revoked.
-        InputError: `user.one-way-tls`: The deployment's users have no certificates.
+        InputError: `user.unknown`: The user does not exist or is revoked.
+        InputError: `user.one-way-tls`: The service uses one-way TLS.
     """
     authority = _authority(workspace, deployment)
     with _changing(workspace) as register:
@@ -138,12 +139,12 @@ def renew(workspace: Workspace, deployment: Deployment, name: str, *, now: datet
 
 
 def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: datetime) -> User:
-    """Revoke every certificate of a user. The next release carries the list; running servers do not get it.
+    """Revoke every certificate of a user. The next release contains the new list; running servers do not receive it.
 
     Raises:
-        InputError: `user.unknown`: There is no such user, or the user is revoked.
+        InputError: `user.unknown`: The user does not exist or is already revoked.
         InputError: `user.revocation-unsupported`: The deployment's model server does not support revocation.
-        InputError: `user.one-way-tls`: The deployment's users have no certificates.
+        InputError: `user.one-way-tls`: The service uses one-way TLS.
     """
     _authority(workspace, deployment)
     _check_supported(deployment)
@@ -156,7 +157,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
         for item in open_ones:
             item.revoked = now
         register.number += 1
-    # The register is on disk. The owner has no use for the key any more.
+    # The register is on disk. Delete the user's certificate and key, which are no longer needed.
     for path in _files(workspace, name):
         path.unlink(missing_ok=True)
     if name != DEFAULT_USER:
@@ -165,7 +166,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
 
 
 def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
-    """Return the users, by name."""
+    """Return all users, sorted by name."""
     register = _read(workspace)
     _remember(register, DEFAULT_USER, _default_certificate(workspace))
     current = _current_authority(workspace)
@@ -173,16 +174,16 @@ def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
 
 
 def names(workspace: Workspace) -> list[str]:
-    """Return the names in the register of users who have a certificate that is not revoked. No certificate is read."""
+    """Return the names of users with a certificate that is not revoked. Only the register is read, no certificate."""
     register = _read(workspace)
     return sorted(name for name, items in register.users.items() if any(item.revoked is None for item in items))
 
 
 def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> CertifiedKey:
-    """Return a user's certificate and key, which the service accepts.
+    """Return a user's certificate and key, after checking that the service accepts the certificate.
 
     Raises:
-        InputError: `user.unknown`: There is no such user, or the user is revoked.
+        InputError: `user.unknown`: The user does not exist or is revoked.
         InputError: `user.certificate-outdated`: The certificate has expired, or its authority was replaced.
         CertificateMissingError: The files of the user are missing.
     """
@@ -190,28 +191,29 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
     if name != DEFAULT_USER and all(item.revoked is not None for item in register.users.get(name, [])):
         raise _unknown(workspace, name)
     certificate, key = _files(workspace, name)
-    hint = f"Run `sealserve user renew {name}`."
+    hint = f"Issue a new certificate: `sealserve user renew {name}`."
     pair = CertifiedKey.read(certificate=certificate, key=key, missing=hint)
     _remember(register, name, pair.chain_pem)
     user = _described(name, register.users[name], _current_authority(workspace), now)
     if user.state is not UserState.ACTIVE:
         raise OwnerCode.USER_CERTIFICATE_OUTDATED.error(
-            f"The certificate of {name} is not usable: expected an active one, got {user.state}.", hint=hint
+            f"The certificate of the user {name} cannot be used: expected the state active, got {user.state}.",
+            hint=hint,
         )
     return pair
 
 
 def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
-    """Record the certificate that was issued for the folder ``user/``, and the one that it is about to replace."""
+    """Record a new certificate for the folder ``user/``, and also the certificate that it will replace."""
     with _changing(workspace) as register:
         _remember_replaced(workspace, register, DEFAULT_USER)
         _remember(register, DEFAULT_USER, issued.chain_pem)
 
 
 def revocation_list(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bytes | None:
-    """Return the list of the revoked certificates, signed by the users' authority, or None if none is revoked.
+    """Return the certificate revocation list, signed by the users' authority, or None if it would be empty.
 
-    The certificates of a replaced authority do not count: a release of now does not accept any of them.
+    Certificates of a replaced authority are left out, because a new release does not accept them anyway.
 
     Raises:
         InputError: `user.revocation-unsupported`: The deployment's model server does not support revocation.
@@ -225,9 +227,10 @@ def revocation_list(workspace: Workspace, deployment: Deployment, *, now: dateti
 
 
 def revocations(workspace: Workspace) -> str | None:
-    """Return a digest of what is revoked, or None if nothing is: a release with another one has another list.
+    """Return a digest of the revoked certificates, or None if none is revoked.
 
-    The list's number would not tell: it goes back when an older register is restored.
+    Two releases with different digests have different revocation lists. The number of the list cannot be used for this
+    comparison, because restoring an older register decreases it.
     """
     authority = _current_authority(workspace)
     revoked = _read(workspace).revoked(authority)
@@ -236,15 +239,15 @@ def revocations(workspace: Workspace) -> str | None:
 
 
 def revoked_since(workspace: Workspace, release: Path) -> list[str]:
-    """Return the users of whom a certificate was revoked since a release was built: the release still accepts them.
+    """Return the users who were revoked after a release was built. The release still accepts them.
 
     Args:
-        workspace: The owner's.
-        release: The release's folder. Its time has no fractions of a second, so a release of the same second is taken
-            for one that was built before.
+        workspace: The owner's workspace.
+        release: The release's folder. Its build time is in whole seconds, so a revocation in the same second counts as
+            later.
 
     Raises:
-        VerificationError: `release.invalid-index`: The release has no valid index.
+        VerificationError: `release.invalid-index`: The index of the release is not valid.
     """
     register = _read(workspace)
     if not register.number:
@@ -269,7 +272,7 @@ def _issue(
 ) -> User:
     domain = deployment.service.client_name
     fresh = authority.issue_client(domain if name == DEFAULT_USER else f"{name}.{domain}", now=now, days=days)
-    # The register comes first: a certificate that is not in it could not be revoked.
+    # Write the register first, because a certificate that is not in the register cannot be revoked.
     _remember_replaced(workspace, register, name)
     _remember(register, name, fresh.chain_pem)
     _write(workspace, register)
@@ -280,9 +283,9 @@ def _issue(
 
 
 def _remember_replaced(workspace: Workspace, register: _Register, name: str) -> None:
-    """Record the default user's certificate on disk: an earlier version of sealserve issued it without a record.
+    """Record the default user's existing certificate, which an earlier version of sealserve issued without a record.
 
-    A file that is not a certificate is replaced all the same: renewing it is the remedy.
+    A file that is not a certificate is ignored, because renewing the certificate replaces the file.
     """
     if name == DEFAULT_USER:
         with contextlib.suppress(InputError):
@@ -301,7 +304,7 @@ def _remember(register: _Register, name: str, chain_pem: bytes | None) -> None:
 
 
 def _current_authority(workspace: Workspace) -> str | None:
-    """Return the key identifier of the users' authority, hex, or None if there is no authority."""
+    """Return the key identifier of the users' authority in hexadecimal, or None if the authority does not exist."""
     try:
         content = read_regular(workspace.owner.authorities / AuthorityKind.USERS / CERTIFICATE_FILE)
     except InputFileMissingError:
@@ -311,7 +314,7 @@ def _current_authority(workspace: Workspace) -> str | None:
 
 
 def _default_certificate(workspace: Workspace) -> bytes | None:
-    """Return the certificate chain in the folder ``user/``, or None if there is none. Its key is not needed."""
+    """Return the certificate chain in the folder ``user/``, or None if it does not exist. The key is not needed."""
     try:
         return read_regular(workspace.user.certificate)
     except InputFileMissingError:
@@ -335,7 +338,7 @@ def _described(name: str, items: list[_Issued], authority: str | None, now: date
 def _files(workspace: Workspace, name: str) -> tuple[Path, Path]:
     if name == DEFAULT_USER:
         return workspace.user.certificate, workspace.user.key
-    if not _NAME.fullmatch(name):  # it becomes a path
+    if not _NAME.fullmatch(name):  # the name becomes part of a path
         raise _unknown(workspace, name)
     folder = workspace.owner.users / name
     return folder / _CERTIFICATE, folder / _KEY
@@ -344,8 +347,8 @@ def _files(workspace: Workspace, name: str) -> tuple[Path, Path]:
 def _authority(workspace: Workspace, deployment: Deployment) -> Authority:
     if deployment.service.tls is not TlsMode.TWO_WAY:
         raise OwnerCode.USER_ONE_WAY_TLS.error(
-            'The users of this service have no certificates: service.tls is "one-way".',
-            hint='Set service.tls = "two-way" to give each user a certificate.',
+            'Users can be managed only with two-way TLS: expected service.tls = "two-way", got "one-way".',
+            hint='Set service.tls = "two-way" in sealserve.toml to give each user a certificate.',
         )
     return Authority.load(workspace.owner.authorities / AuthorityKind.USERS)
 
@@ -353,16 +356,17 @@ def _authority(workspace: Workspace, deployment: Deployment) -> Authority:
 def _check_supported(deployment: Deployment) -> None:
     if deployment.server.kind is ServerKind.TENSORFLOW_SERVING:
         raise OwnerCode.USER_REVOCATION_UNSUPPORTED.error(
-            "TensorFlow Serving's binary does not support certificate revocation: it would go on accepting the user.",
-            hint='Use server.kind = "embedded", or make a new users\' authority: see docs/how-to/users.md.',
+            "A user cannot be revoked with TensorFlow Serving's binary: it does not support certificate revocation, "
+            "and would continue to accept the user.",
+            hint='Use server.kind = "embedded", or replace the users\' authority as described in docs/how-to/users.md.',
         )
 
 
 def _unknown(workspace: Workspace, name: str) -> Exception:
     known = ", ".join(names(workspace))
     return OwnerCode.USER_UNKNOWN.error(
-        f"There is no active user {name[:80]!r}; the active users are {known or 'none'}.",
-        hint="`sealserve user list` shows all users, and `sealserve user add NAME` adds one.",
+        f"An active user {name[:80]!r} does not exist; the active users are: {known or 'none'}.",
+        hint="List all users with `sealserve user list`, or add a user with `sealserve user add NAME`.",
     )
 
 
@@ -378,8 +382,8 @@ def _read(workspace: Workspace) -> _Register:
         return _Register()
     except ValidationError as error:
         raise OwnerCode.USER_REGISTER_DAMAGED.error(
-            f"{path} is not a register of users: {error.errors()[0]['msg']}.",
-            hint="Restore it from a backup: without it, certificates that were issued cannot be revoked.",
+            f"The register of users {path} is damaged: {error.errors()[0]['msg']}.",
+            hint="Restore the file from a backup. Without it, issued certificates cannot be revoked.",
         ) from error
 
 
@@ -389,7 +393,7 @@ def _write(workspace: Workspace, register: _Register) -> None:
 
 @contextlib.contextmanager
 def _changing(workspace: Workspace) -> Iterator[_Register]:
-    """Yield the register, and write it in the end; other processes wait."""
+    """Yield the register under a lock, and write it at the end. Other processes wait for the lock."""
     folder = workspace.owner.users
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

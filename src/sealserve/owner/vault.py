@@ -1,4 +1,4 @@
-"""The keystore of a workspace, as ``sealserve.toml`` describes it."""
+"""The keystore of a workspace, opened with the settings of ``sealserve.toml``."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ def unlocked(workspace: Workspace, database: Database, *, create: bool) -> Itera
     """Yield the keystore in a workspace's database.
 
     Args:
-        workspace: Whose settings and master key open the keystore.
-        database: Holds the encrypted keys.
-        create: Whether to create a master key if none exists and no stored key needs one.
+        workspace: Supplies the settings and the master key.
+        database: Contains the encrypted keys.
+        create: Create a master key if none exists and no stored key needs one.
 
     Raises:
-        SealserveError: What `open_keystore` raises.
+        SealserveError: As `open_keystore`.
     """
     settings = keystore_settings(workspace)
     with contextlib.ExitStack() as stack:
@@ -48,13 +48,13 @@ def unlocked(workspace: Workspace, database: Database, *, create: bool) -> Itera
 
 
 def keystore_settings(workspace: Workspace) -> KeystoreSection:
-    """Return the settings of the keystore: those of ``sealserve.toml``, if there is one."""
+    """Return the keystore's settings from ``sealserve.toml``, or the defaults if the file does not exist."""
     path = workspace.deployment_file
     return deployment.read(path).keystore if path.is_file() else KeystoreSection()
 
 
 def passphrase_source(settings: KeystoreSection) -> Passphrase:
-    """Return what gives the master key's passphrase: a file, the person at the terminal, or nobody."""
+    """Return the source of the master key's passphrase: a file, else a prompt at the terminal, else an error."""
     path = settings.passphrase_file
     if path is not None:
         return lambda: read_private(path, what="passphrase", limit=LONGEST_PASSPHRASE)
@@ -62,7 +62,7 @@ def passphrase_source(settings: KeystoreSection) -> Passphrase:
 
 
 def transit_key(settings: KeystoreSection) -> TransitKey | None:
-    """Return the key of the key management service that the settings name, if they name one."""
+    """Return the key of the key management service in the settings, or None without such a service."""
     if settings.transit_url is None or settings.transit_token_file is None:
         return None
     return TransitKey(

@@ -7,7 +7,7 @@ from tests.harness.workspaces import Site
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the person's environment counts, and relative paths are the test's own."""
+    """The user's environment is ignored, and relative paths refer to the test's folder."""
     for name in ("SEALSERVE_DIRECTORY", "SEALSERVE_DEBUG", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def test_one_way_tls_has_none(tmp_path: Path) -> None:
 
 
 def test_no_certificates_yet(site: Site) -> None:
-    with pytest.raises(CertificateMissingError, match=r"There is no .*user/service-ca\.pem") as caught:
+    with pytest.raises(CertificateMissingError, match=r"expected the file .*user/service-ca\.pem") as caught:
         access(site.workspace, site.deployment)
     assert caught.value.code == "certificate.missing"
     assert "certs two-way" in (caught.value.hint or "")

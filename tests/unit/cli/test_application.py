@@ -82,7 +82,7 @@ def test_every_verb_explains_itself(cli: CommandLine, verb: str) -> None:
         (["doctor", "onwer"], "usage.value", "sealserve doctor: MACHINE: expected owner, host or user, got 'onwer'.",
          "Did you mean owner?"),
         (["status", "a", "b"], "usage.arguments", "sealserve status: unexpected extra arguments (a b).", "Run `seal"),
-        (["status", "--target"], "usage.arguments", "Option '--target' requires an argument.", "Add --help to see"),
+        (["status", "--target"], "usage.arguments", "Option '--target' requires an argument.", "Add --help to show"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_error_with_a_code(
@@ -104,7 +104,7 @@ def test_wrong_usage_is_json_for_programs(cli: CommandLine) -> None:
     assert result.error == {
         "code": "usage.value",
         "message": "sealserve scale: REPLICAS: expected an integer, got 'none'.",
-        "hint": "Run `sealserve scale --help` to see how to use it.",
+        "hint": "Run `sealserve scale --help` to show its options and arguments.",
     }
     assert cli.bare("frob", "--json").error["code"] == "usage.command"
 
@@ -153,8 +153,8 @@ def test_what_nobody_foresaw_is_internal_and_shows_nothing(cli: CommandLine, mon
     result = cli("status")
     assert result.status == 1
     assert result.err == (
-        "error[internal]: RuntimeError (this is a bug).\n"
-        "  Run it again with SEALSERVE_DEBUG=1 to see where, and report that.\n"
+        "error[internal]: An unexpected error occurred: RuntimeError. This is a bug in sealserve.\n"
+        "  Run the command again with SEALSERVE_DEBUG=1, and report the traceback that it prints.\n"
     )
     as_json = cli("status", "--json")
     assert as_json.error["code"] == "internal"
@@ -170,7 +170,7 @@ def test_a_file_that_the_system_refuses_is_named(cli: CommandLine, monkeypatch: 
     raise_in(monkeypatch, FileNotFoundError(2, "No such file or directory", "/proc/nowhere"))
     result = cli("status")
     assert result.status == 4
-    assert result.err == "error[file.refused]: No such file or directory: /proc/nowhere.\n"
+    assert result.err.startswith("error[file.refused]: /proc/nowhere cannot be used: No such file or directory.\n  ")
     raise_in(monkeypatch, OSError(111, "Connection refused"))
     assert cli.error("status")["code"] == "internal"
 
@@ -196,7 +196,7 @@ def test_a_request_to_end_is_an_interruption(
 def test_what_outlives_its_terminal_on_purpose_goes_on(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: what is ignored at the start stays so."""
+    """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: such signals stay ignored."""
     monkeypatch.setattr("sealserve.workspace.find", lambda _: signal.raise_signal(number))
     with dispositions({number: signal.SIG_IGN}):
         assert cli("status").status != 130
@@ -205,7 +205,7 @@ def test_what_outlives_its_terminal_on_purpose_goes_on(
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     run = 'sealserve status --json >&3; echo "status $?"'
-    line = f"exec 3> >(true); wait $!; {run}; export PYTHONUNBUFFERED=1; {run}"  # nobody reads, for certain
+    line = f"exec 3> >(true); wait $!; {run}; export PYTHONUNBUFFERED=1; {run}"  # certainly without a reader
     result = shell(line, tmp_path, PYTHONUNBUFFERED="")
     assert (result.stdout, result.stderr) == ("status 0\nstatus 0\n", "")
 
@@ -225,13 +225,15 @@ def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_went_away(
     raise_in(monkeypatch, BrokenPipeError(32, "Broken pipe"))
     error = cli.error("status")
     assert (error["code"], error["status"]) == ("connection.lost", 4)
-    assert error["message"] == "A connection was lost: the other side closed it."
+    assert error["message"] == "A network connection failed: the other side closed it."
 
 
 def test_an_output_without_room_is_told(tmp_path: Path) -> None:
     result = shell("sealserve --version > /dev/full; echo $?", tmp_path)
     assert result.stdout == "4\n"
-    assert result.stderr == "error[output.unwritable]: Standard output cannot be written: No space left on device.\n"
+    assert result.stderr.startswith(
+        "error[output.unwritable]: Standard output cannot be written: No space left on device.\n"
+    )
 
 
 def test_a_verb_loads_its_own_module_only(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from tests.harness.workspaces import make_site
 
 
 def test_certificates_are_made_shown_and_renewed(cli: CommandLine) -> None:
-    assert cli.ok("certs", "show") == "No certificates yet: `sealserve certs two-way` makes them.\n"
+    assert cli.ok("certs", "show") == (
+        "The workspace has no certificates yet. Create them: `sealserve certs two-way`.\n"
+    )
     assert cli.json("certs", "show") == []
     lines = cli.ok("certs", "two-way").splitlines()
-    assert lines[0].split() == ["FOR", "NAMES", "ENDS", "DAYS", "LEFT"]
+    assert lines[0].split() == ["FOR", "NAMES", "EXPIRES", "(UTC)", "DAYS", "LEFT"]
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "broker authority", "service authority", "users authority", "broker", "user"
     ]  # fmt: skip
@@ -33,7 +35,9 @@ def test_a_second_time_is_refused(cli: CommandLine) -> None:
 def test_the_mode_must_be_the_deployments(cli: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = cli.error("certs", "one-way")
     assert error["code"] == "certs.tls-mode"
-    assert error["message"] == "sealserve.toml says service.tls = 'two-way', not 'one-way'."
+    assert error["message"] == (
+        "The certificates do not fit the deployment: expected service.tls = 'one-way' in sealserve.toml, got 'two-way'."
+    )
     one_way = CommandLine(capsys, make_site(tmp_path / "one-way", service={"tls": "one-way"}).directory)
     assert "user" not in [row["role"] for row in one_way.json("certs", "one-way")]
 
@@ -62,7 +66,7 @@ def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:
         (user / lost).unlink()
         error = cli.error("predict", "--timeout", "0.2")
         assert (error["code"], error["hint"]) == (
-            "certificate.missing", "Run `sealserve certs renew` to issue it again."
+            "certificate.missing", "Run `sealserve certs renew` to issue the certificate again."
         )  # fmt: skip
         cli.ok("certs", "renew")
         assert (user / lost).is_file()

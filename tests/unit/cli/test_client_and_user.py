@@ -30,7 +30,7 @@ def test_a_user_is_added_listed_renewed_and_revoked(certified: CommandLine) -> N
     assert "client bundle --for bob" in certified.ok("user", "add", "bob")
     assert certified.json("user", "renew", "ann")["serial"] != ann["serial"]
     rows = certified.ok("user", "list").splitlines()
-    assert rows[0].split() == ["USER", "STATE", "ENDS", "(UTC)", "DAYS", "LEFT"]
+    assert rows[0].split() == ["USER", "STATE", "EXPIRES", "(UTC)", "DAYS", "LEFT"]
     assert [row.split()[0] for row in rows[1:]] == ["ann", "bob", "default"]
     told = certified.ok("user", "revoke", "ann", "--yes")
     assert "Running replicas still accept ann." in told
@@ -61,14 +61,14 @@ def test_a_bundle_holds_what_a_user_needs(certified: CommandLine, tmp_path: Path
     assert found.models[0].signatures["serving_default"].inputs
     assert certified.error("client", "bundle", "--for", "ann", "-o", path)["code"] == "file.exists"
     local = certified("client", "bundle", "--for", "ann", "-o", path, "--force")
-    assert "127.0.0.1:8500 is an address of this machine only: give --address" in local.err
+    assert "127.0.0.1:8500 can be reached only from this machine." in local.err
 
 
 def test_a_service_on_every_address_is_reached_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = make_site(tmp_path / "site", service={"tls": "one-way", "listen": "::", "port": 9000})
     cli = CommandLine(capsys, site.directory)
     cli.ok("certs", "one-way")
-    assert "It holds no secret." in cli.ok("client", "bundle", "--for", "all", "-o", tmp_path / "all.json")
+    assert "It contains no secret." in cli.ok("client", "bundle", "--for", "all", "-o", tmp_path / "all.json")
     found = ClientBundle.read(tmp_path / "all.json")
     assert (found.grpc, found.certificate, found.key) == ("grpc.tf-serving.service.com:9000", None, None)
     assert cli.bare("client", "unpack", tmp_path / "all.json", "-o", tmp_path / "pem").status == 0
@@ -177,7 +177,7 @@ def test_both_addresses_are_of_the_host_at_which_the_user_reaches_the_service(
     result = cli("client", "bundle", "-o", tmp_path / "a.json", *options)
     found = ClientBundle.read(tmp_path / "a.json")
     assert (found.grpc, found.rest) == expected
-    warnings = [line for line in result.err.splitlines() if "is an address of this machine only" in line]
+    warnings = [line for line in result.err.splitlines() if "can be reached only from this machine" in line]
     assert [line.split()[1] for line in warnings] == warned
 
 

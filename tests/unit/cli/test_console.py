@@ -18,7 +18,7 @@ def test_a_table_on_a_pipe_has_a_line_each_however_long(capsys: pytest.CaptureFi
     assert lines == ["NAME    VALUE", f"a       {'x' * 300}", f"longer  [bold]{' ' * 294}  end"]
     assert "\x1b" not in "".join(lines)
     console.print_table(("NAME",), [])
-    assert capsys.readouterr().out == "Nothing here.\n"
+    assert capsys.readouterr().out == "No entries.\n"
 
 
 def test_fields_are_aligned_and_may_have_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +131,7 @@ console.out.print("end")
 
 
 def screen(written: str) -> list[str]:
-    """Return what is on a terminal's screen after all of ``written``, line by line."""
+    """Return the content of a terminal's screen after all of ``written``, line by line."""
     lines, row, column = [""], 0, 0
     for code, character in re.findall(r"\x1b\[([?\d;]*[A-Za-z])|(.|\n)", written):
         if code.endswith("A"):
@@ -150,7 +150,7 @@ def screen(written: str) -> list[str]:
 
 
 def test_a_spinner_leaves_the_lines_of_the_result_alone() -> None:
-    """On a terminal both streams are one screen: what is printed begins on a line that the spinner has left."""
+    """On a terminal, both streams share the screen: output begins on a line that the spinner has left."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
     with subprocess.Popen([sys.executable, "-c", MIXED], stdout=theirs, stderr=theirs, env=environment) as process:

@@ -18,7 +18,7 @@ from sealserve.owner import provisioning
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port on which another process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -26,16 +26,16 @@ def taken() -> Iterator[int]:
 
 
 NO_TIME = " " * 24
-"""What stands in front of a log line that has no time."""
+"""Text before a log line without a time."""
 
 
 def test_nothing_runs(cli: CommandLine) -> None:
     shown = cli("status")
     assert (shown.status, shown.err) == (6, "")
-    assert shown.out == "State      down\n! Nothing runs: `sealserve up` starts it.\n"
+    assert shown.out == "State      down\n! The deployment is not running. Start it: `sealserve up`.\n"
     told = cli("status", "--json")
     assert (told.status, told.json["state"], told.json["parts"]) == (6, "down", [])
-    assert cli.ok("down") == "Nothing runs.\n"
+    assert cli.ok("down") == "Nothing to stop.\n"
     assert cli.json("down", "--yes") == {"stopped": []}
     error = cli.error("scale", "2")
     assert (error["code"], error["status"]) == ("target.not-up", 2)
@@ -100,7 +100,7 @@ def test_enclaves_for_sgx_do_not_run_here(capsys: pytest.CaptureFixture[str], tm
         error = cli.error(*verb) if verb != ["logs"] else {"code": cli(*verb).err.partition("[")[2].partition("]")[0]}
         assert error["code"] == "target.unsupported", verb
     assert "runs only simulated enclaves" in cli.error("up")["message"]
-    assert cli.ok("down") == "Nothing runs.\n"  # stopping needs no target that can start
+    assert cli.ok("down") == "Nothing to stop.\n"  # stopping does not need a target that can start
 
 
 @pytest.mark.parametrize("section", ["service", "broker", "collateral"])
@@ -157,8 +157,8 @@ def test_the_release_that_a_roll_out_replaced_drains(
         new.name: "active",
     }
     back = cli("up", "--release", old.name)
-    assert f"warning: {old.name} is draining: none of its replicas starts after " in back.err
-    assert f"`sealserve broker allow --reactivate {old.name}` makes it active again" in back.err
+    assert f"warning: {old.name} is draining: its replicas cannot start after " in back.err
+    assert f"To make it active again, run `sealserve broker allow --reactivate {old.name}`." in back.err
 
 
 def test_a_roll_back_says_which_release_it_makes_active_again(
@@ -289,4 +289,5 @@ def test_a_replica_without_an_address(cli: CommandLine, monkeypatch: pytest.Monk
     monkeypatch.setattr("sealserve.cli.render.find_nginx", lambda: program)
     result = cli("render", "nginx", "--replica", address)
     assert result.status == 2
-    assert result.err == f"error[render.replica]: {address!r} is no HOST:PORT.\n"
+    message = f"The address of a replica is invalid: expected HOST:PORT, got {address!r}."
+    assert result.err.startswith(f"error[render.replica]: {message}\n")

@@ -43,9 +43,11 @@ def test_an_enclave_is_shown_before_it_is_built(release: Path, cli: CommandLine)
 
 
 def test_build_and_show(release: Path, cli: CommandLine) -> None:
-    assert cli.ok("enclave", "show") == f"{release.name} has no enclaves yet: `sealserve enclave build`.\n"
+    assert cli.ok("enclave", "show") == (
+        f"{release.name} does not contain enclaves yet. Build one: `sealserve enclave build`.\n"
+    )
     built = cli("enclave", "build")
-    assert built.err == "Next: `sealserve broker allow`, then `sealserve release pack`.\n"
+    assert built.err == "Next: `sealserve broker allow` to register the enclave, then `sealserve release pack`.\n"
     (row,) = cli.json("enclave", "show")
     assert row == {"enclave": "replica-0", "port": 8510, "mr_enclave": row["mr_enclave"],
                    "mr_signer": row["mr_signer"], "debug": False}  # fmt: skip
@@ -76,9 +78,9 @@ def test_an_image_is_measured_without_a_workspace(cli: CommandLine, tmp_path: Pa
     shown = cli.bare(*verb)
     assert shown.status == 0
     assert "program  /opt/sealserve/bin/python\n" in shown.out
-    assert [line.split(":")[0] for line in shown.err.splitlines()] == [
-        "There is no Gramine", "2 modules have no bytecode that can be measured, and start slowly on SGX",
-        "Nothing was written"]  # fmt: skip
+    assert [line.split(",")[0].split(".")[0] for line in shown.err.splitlines()] == [
+        "Gramine was not found", "2 modules do not have bytecode that can be measured",
+        "The inventory was not written"]  # fmt: skip
     written = cli.bare(*verb, "--output", output, "--json")
     assert written.err == ""
     assert written.json["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
@@ -179,7 +181,7 @@ def test_each_hostile_manifest_gets_one_clear_error_of_lint(cli: CommandLine, tm
 def test_an_enclave_can_be_removed(release: Path, cli: CommandLine) -> None:
     for name in ("replica-0", "replica-1"):
         assert cli("enclave", "build", "--name", name).status == 0
-    assert cli.ok("enclave", "remove", "--name", "replica-0").endswith("the enclave replica-0 is removed.\n")
+    assert cli.ok("enclave", "remove", "--name", "replica-0").startswith("Removed the enclave replica-0 from ")
     assert [enclave["enclave"] for enclave in cli.json("enclave", "show")] == ["replica-1"]
     assert cli.error("enclave", "remove", "--name", "replica-0")["code"] == "enclave.missing"
     assert cli.json("enclave", "remove", "--name", "replica-1")["enclave"] == "replica-1"
@@ -256,8 +258,8 @@ def test_a_release_is_ended_where_the_keystore_is_away(
 
 
 def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:
-    assert cli.ok("broker", "releases") == "No releases yet: `sealserve broker allow`.\n"
-    assert cli.ok("broker", "log") == "No decisions yet.\n"
+    assert cli.ok("broker", "releases") == "No releases are registered. Register one: `sealserve broker allow`.\n"
+    assert cli.ok("broker", "log") == "The audit log is empty.\n"
     assert cli.error("broker", "allow")["code"] == "enclave-index.missing"
     cli.ok("enclave", "build")
     allowed = cli.json("broker", "allow")
@@ -331,7 +333,7 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     kept.unlink()
     verified = cli("broker", "log", "--verify")
     assert verified.status == 0
-    assert "Warning: no signed head is kept outside the database" in verified.err
+    assert "Warning: deleted rows at the end of the log cannot be detected" in verified.err
     error = cli.error("broker", "log", "--check", tmp_path / "head.json")
     assert (error["code"], error["status"]) == ("audit.truncated", 3)
     assert cli.error("broker", "log", "--sign", "--check", tmp_path / "head.json")["code"] == "audit.truncated"
@@ -340,7 +342,9 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
 
 @pytest.mark.usefixtures("ready")
 def test_platforms_are_enrolled_and_listed(cli: CommandLine) -> None:
-    assert cli.ok("broker", "platform", "list") == "No platforms yet: `sealserve broker platform enrol`.\n"
+    assert cli.ok("broker", "platform", "list") == (
+        "No platforms are enrolled. Enrol one: `sealserve broker platform enrol`.\n"
+    )
     said = cli.ok("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
     assert said == f"Enrolled the platform {'ab' * 16} (simulated).\n"
     other = cli.json("broker", "platform", "enrol", "cd" * 16, "--kind", "sgx")
@@ -361,7 +365,7 @@ def test_an_enrolment_is_taken_back(cli: CommandLine) -> None:
     enrolled = cli.json("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
     error = cli.error("broker", "platform", "withdraw", "ab" * 16, "--kind", "sgx", "--yes")
     assert (error["code"], error["status"]) == ("broker.platform-not-enrolled", 2)
-    assert cli("broker", "platform", "withdraw", "ab" * 16).status == 1  # nobody answers
+    assert cli("broker", "platform", "withdraw", "ab" * 16).status == 1  # without an answer
     assert cli.json("broker", "platform", "withdraw", "ab" * 16, "--yes") == enrolled
     assert cli.json("broker", "platform", "list") == []
     last = cli.json("broker", "log")[-1]
@@ -376,7 +380,7 @@ def test_a_revocation_asks_first(release: Path, cli: CommandLine, monkeypatch: p
     asked = cli("broker", "revoke", release.name)
     assert asked.status == 1
     assert asked.out.strip() == ""
-    assert f"Revoke {release.name}? No enclave will ever get its key again." in asked.err
+    assert f"Revoke {release.name} permanently? The broker will never release its key again." in asked.err
     assert [row["state"] for row in cli.json("broker", "releases")] == ["active"]
 
 

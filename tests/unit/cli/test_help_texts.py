@@ -1,4 +1,4 @@
-"""What `--help` shows is what the source says, with its brackets, for every command there is."""
+"""`--help` of every command shows the texts of the source unchanged, with their brackets."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ from sealserve.cli.help_texts import literal
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command with its words."""
+    """Yield every command with the words that call it."""
     root: Any = get_command(app)
 
     def below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -31,7 +31,7 @@ COMMANDS = dict(commands())
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_list_of_verbs_says_what_each_verb_says_of_itself(verb: str) -> None:
+def test_the_list_of_verbs_matches_the_help_of_each_verb(verb: str) -> None:
     assert COMMANDS[verb,].help.split("\n\n")[0] == literal(VERBS[verb].summary)
 
 
@@ -56,7 +56,7 @@ def test_the_list_of_verbs_imports_none_of_them(asked: str, status: int) -> None
 def test_help_is_shown_as_it_is_written(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")  # wide enough for each text in a line
+    monkeypatch.setenv("COLUMNS", "1000")  # wide enough for each text in one line
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000, raising=False)
     shown = cli.bare(*words, "--help")
     assert (shown.status, shown.err) == (0, "")
@@ -78,8 +78,10 @@ def test_brackets_and_line_breaks() -> None:
     )
 
 
-def test_the_help_leaves_out_what_tells_nothing(cli: CommandLine) -> None:
+def test_the_help_leaves_out_noise(cli: CommandLine) -> None:
     shown = cli.bare("model", "show", "--help").out
     assert "[SAVEDMODEL]" in shown
     assert "[[SAVEDMODEL]]" not in shown
-    assert re.search(r"--json +Print JSON", shown), "a flag has no value, so no type is shown"
+    assert re.search(r"--json +Print the result as JSON", shown), (
+        "a flag does not have a value, so its type is not shown"
+    )

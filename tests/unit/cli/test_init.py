@@ -88,7 +88,7 @@ def test_a_folder_of_versions_means_its_newest_version(bare: CommandLine, given:
         saved_model(bare.directory / "flowers" / number)
     result = bare("init", "--model", given)
     assert deployment.read(bare.directory / "sealserve.toml").model.version == 2
-    assert ("Version 2 of the model is served. Versions not served: 1." in result.err) == (given == "flowers")
+    assert ("The service will serve version 2 of the model, but not: 1." in result.err) == (given == "flowers")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_folder_that_does_not_exist_is_not_created(bare: CommandLine, tmp_path
     missing = tmp_path / "no/such"
     error = bare.bare("init", "--directory", missing, "--json").error
     assert error["code"] == "init.folder"
-    assert error["message"] == f"{missing} does not exist: expected the folder for the workspace."
+    assert error["message"] == f"The workspace cannot be created: {missing} does not exist."
     assert not missing.parent.exists()
     (tmp_path / "file").touch()
     assert "is not a folder" in bare.bare("init", "--directory", tmp_path / "file").err
@@ -139,11 +139,11 @@ def test_a_folder_that_does_not_exist_is_not_created(bare: CommandLine, tmp_path
 def test_a_workspace_is_not_inside_its_model(bare: CommandLine) -> None:
     saved_model(bare.directory / "flowers")
     error = bare.bare("init", "--directory", bare.directory / "flowers", "--model", ".", "--json").error
-    assert (error["code"], error["hint"]) == ("init.folder", "Run `init` in another folder.")
+    assert (error["code"], error["hint"]) == ("init.folder", "Run `sealserve init` in another folder.")
 
 
 def on_a_terminal(folder: Path, *options: str, answers: str = "") -> tuple[int, str]:
-    """Run `init` on a terminal of its own; return its exit status and all that the terminal shows."""
+    """Run `init` on a separate terminal; return its exit status and the terminal's content."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)
@@ -165,8 +165,11 @@ def test_a_person_is_asked(tmp_path: Path) -> None:
     assert status == 0
     assert "SavedModel folder or frozen graph [flowers]: " in shown
     assert "Error: There is no model at flowrs. Did you mean flowers?" in shown
-    assert "Error: Expected local or docker or kubernetes, got 'Dockr'. Did you mean docker?" in shown
-    assert "Error: Expected a number of at least 1, got '0'." in shown
+    assert (
+        "Error: The answer is invalid: expected local or docker or kubernetes, got 'Dockr'. Did you mean docker?"
+        in shown
+    )
+    assert "Error: The answer is invalid: expected a number of at least 1, got '0'." in shown
     described = deployment.read(tmp_path / "sealserve.toml")
     assert (described.model.name, described.target.kind, described.target.replicas, described.service.tls) == (
         "flowers", "docker", 3, "one-way",
@@ -200,7 +203,7 @@ def test_the_owners_signing_keys_are_created_and_stay(bare: CommandLine) -> None
 def test_the_name_comes_from_the_models_file(bare: CommandLine) -> None:
     (bare.directory / "My Net.pb").touch()
     result = bare("init", "--model", "My Net.pb", "--platform", "sgx")
-    assert (result.status, result.err.startswith("broker.address is 127.0.0.1: set it")) == (0, True)
+    assert (result.status, result.err.startswith("broker.address is 127.0.0.1. Set it to")) == (0, True)
     described = deployment.read(bare.directory / "sealserve.toml")
     assert described.model.name == "My-Net"
     assert described.model.path == bare.directory / "My Net.pb"

@@ -1,4 +1,4 @@
-"""Ctrl-C while a deployment is changed: the first one undoes what was begun, a second one does not cut that short."""
+"""Ctrl-C while a deployment is changed: the first one stops the started parts, and a second one waits for that."""
 
 import shutil
 import signal
@@ -34,7 +34,7 @@ class Impatient:
         signal.raise_signal(signal.SIGINT)
 
     def to_scale(self, _replicas: int) -> None:
-        """It needs no bundle."""
+        """A bundle is not needed."""
 
     def scale(self, replicas: int, _bundle: object) -> None:
         self.up(None, replicas)
@@ -76,7 +76,7 @@ def test_what_was_started_is_stopped_again(
     result = cli(*verb)
     assert result.status == 130
     assert target.undone == ["replica-0", "replica-1"]
-    assert result.err.endswith("Interrupted: stopped replica-0, replica-1 again.\n")
+    assert result.err.endswith("Interrupted. Stopped the parts that had started: replica-0, replica-1.\n")
 
 
 def test_what_ran_before_goes_on(
@@ -87,7 +87,7 @@ def test_what_ran_before_goes_on(
     result = cli("up", "--replicas", "1")
     assert result.status == 130
     assert target.parts == ["broker", "replica-0"]
-    assert result.err.endswith("Interrupted: what ran before goes on. `sealserve status` shows what there is.\n")
+    assert result.err.endswith("Interrupted. Parts that ran before still run: `sealserve status` shows them.\n")
 
 
 def test_a_target_where_nothing_could_be_started_is_forgotten(
@@ -97,8 +97,8 @@ def test_a_target_where_nothing_could_be_started_is_forgotten(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     assert cli.error("up", "--target", "docker")["status"] == 4
     assert targets.in_use(ready.workspace) is None
-    assert cli("status").out == "State      down\n! Nothing runs: `sealserve up` starts it.\n"
-    assert cli.ok("down") == "Nothing runs.\n"
+    assert cli("status").out == "State      down\n! The deployment is not running. Start it: `sealserve up`.\n"
+    assert cli.ok("down") == "Nothing to stop.\n"
 
 
 def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callable[[Sequence[str]], Impatient]) -> None:
@@ -106,7 +106,7 @@ def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callab
     impatient(["broker", "nginx"])
     result = cli("down", "--yes")
     assert result.status == 130
-    assert result.err.endswith("Interrupted: broker, nginx still there. `sealserve down` stops the rest.\n")
+    assert result.err.endswith("Interrupted. Parts that still run: broker, nginx. Stop them: `sealserve down`.\n")
 
 
 class Failing(Impatient):
@@ -139,7 +139,10 @@ def test_what_a_failed_start_left_is_stopped_again(cli: CommandLine, ready: Site
     result = cli("up", "--replicas", "1")
     assert result.status == 4
     assert failing.undone == ["broker", "replica-0"]
-    assert "It failed: stopped broker, replica-0 again. `sealserve logs` shows their logs.\n" in result.err
+    assert (
+        "The command failed. Stopped the parts that had started: broker, replica-0. `sealserve logs` shows their "
+        "logs.\n"
+    ) in result.err
     assert result.err.endswith("error[process.ended]: replica-0 ended before it was ready: error[test]\n  Its log: x\n")
     assert cli.error("up")["code"] == "process.ended"  # a program gets the error alone
     failing.undone, failing.error = [], OSError(28, "No space left on device", "/x")

@@ -54,7 +54,7 @@ def test_the_key_of_the_audit_log_is_not_replaced(built: Site, cli: CommandLine)
         assert "The key that signs the audit log is missing" in error["message"]
     assert not built.workspace.owner.audit_signing_key.exists()
     assert built.workspace.owner.audit_head.read_bytes() == kept
-    cli.ok("release", "build")  # a release needs no key of the audit log
+    cli.ok("release", "build")  # a release does not need the key of the audit log
 
 
 @pytest.mark.parametrize("kind", ["broker", "service", "users"])
@@ -66,7 +66,7 @@ def test_up_replaces_no_authority(built: Site, cli: CommandLine, kind: str) -> N
     assert not (built.workspace.owner.authorities / kind).exists()
     result = cli("certs", "two-way")
     assert result.status == 0
-    assert f"warning: the {kind} authority was missing, and a new one takes its place" in result.err
+    assert f"warning: the {kind} authority is missing and is replaced by a new authority." in result.err
 
 
 def test_up_makes_no_other_vendor(built: Site, cli: CommandLine) -> None:

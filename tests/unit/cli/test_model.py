@@ -55,7 +55,7 @@ def test_a_download_is_kept_with_the_right_digest_only(cli: CommandLine, tmp_pat
     (tmp_path / "model.pb").write_bytes(b"model")
     digest = hashlib.sha256(b"model").hexdigest()
     kept = cli.bare("model", "fetch", "https://localhost:1/model.pb", "model.pb", "--sha256", digest)
-    assert kept.out == "model.pb: 5 bytes, there already, SHA-256 as expected.\n"
+    assert kept.out == "model.pb: already present, 5 bytes, SHA-256 as expected.\n"
     refused = cli.bare("model", "fetch", "http://models.invalid/m.pb", "new.pb", "--sha256", digest)
     assert refused.status == 2
     assert "https" in refused.err
@@ -88,10 +88,10 @@ def test_a_model_that_prints_is_refused_and_allowed_by_name_only(cli: CommandLin
     make_site(site.directory, source=folder, model={"dangerous_operations": ("Print", "PyFunc")})
     built = cli.bare("release", "build", *here)
     assert built.status == 0
-    assert "warning: dangerous: half-plus-two version 1 has Print prints tensors" in built.err
+    assert "warning: dangerous: half-plus-two version 1: Print prints tensors" in built.err
     linted = cli.bare("model", "lint", *here)
-    assert linted.out.endswith("half-plus-two/1: no refused operation; allowed: Print.\n")
-    assert "also names what is not there: PyFunc" in linted.err
+    assert linted.out.endswith("half-plus-two/1: no refused operations. Allowed by dangerous_operations: Print.\n")
+    assert "lists operations that the model does not contain: PyFunc" in linted.err
     (row,) = cli.bare("model", "lint", *here, "--json").json
     assert row["allowed"][0]["operation"] == "Print"
 
@@ -142,7 +142,7 @@ def test_a_signature_that_fails_is_told_with_what_tensorflow_says(cli: CommandLi
     failed = cli.bare("model", "test", path.parent)
     assert failed.status == 3
     assert "serving_default  failed: FAILED_PRECONDITION: Could not find variable" in failed.out
-    assert "1 of 1 signatures failed. Give them other inputs with --input" in failed.err
+    assert "1 of 1 signatures failed. Give other inputs with --input" in failed.err
     assert "Loading gives no value to the variable 'variable'" in failed.err
     as_json = cli.bare("model", "test", path.parent, "--json")
     assert as_json.status == 3
@@ -153,9 +153,9 @@ def test_a_signature_that_fails_is_told_with_what_tensorflow_says(cli: CommandLi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--signature", "other"], "There is no signature 'other'."),
-        (["--input", "z=1"], "'z=1' is not NAME=VALUE with the name of an input."),
-        (["--input", "x"], "'x' is not NAME=VALUE with the name of an input."),
+        (["--signature", "other"], "The signature 'other' does not exist in the model."),
+        (["--input", "z=1"], "An input is invalid: expected NAME=VALUE with the name of an input, got 'z=1'."),
+        (["--input", "x"], "An input is invalid: expected NAME=VALUE with the name of an input, got 'x'."),
     ],
 )
 def test_what_no_signature_has_cannot_be_tried(

@@ -1,4 +1,4 @@
-"""How well a deployment is, by what was observed, and how that is shown."""
+"""The state of a deployment from its observed parts, and its output."""
 
 import json
 from dataclasses import replace
@@ -80,14 +80,14 @@ def test_all_is_well() -> None:
     [
         ({"pcs": part("pcs", state=State.ENDED)}, Standing.DEGRADED, "pcs has ended."),
         ({"broker": part("broker", health=Health.UNHEALTHY)}, Standing.DEGRADED, "broker is unhealthy."),
-        ({"replica_1": part("replica-1", state=State.ENDED)}, Standing.DEGRADED, "1 of 2 replicas serve."),
+        ({"replica_1": part("replica-1", state=State.ENDED)}, Standing.DEGRADED, "Only 1 of 2 replicas are ready."),
         ({"replica_1": part("replica-1", state=State.STARTING)}, Standing.DEGRADED, "replica-1 is starting."),
         ({"replica_1": part("replica-1", health=Health.UNHEALTHY)}, Standing.DEGRADED, "replica-1 is unhealthy."),
         ({"nginx": part("nginx", state=State.ENDED)}, Standing.DOWN, "nginx has ended."),
         (
             {f"replica_{number}": part(f"replica-{number}", state=State.REFUSED) for number in (0, 1)},
             Standing.DOWN,
-            "0 of 2 replicas serve.",
+            "Only 0 of 2 replicas are ready.",
         ),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_part_that_was_removed_is_a_row() -> None:
     states = {item.role: item.state for item in found.parts}
     assert list(states) == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
     assert (states["nginx"], states["replica-1"]) == (State.MISSING, State.MISSING)
-    assert {"nginx is missing.", "replica-1 is missing.", "1 of 2 replicas serve."} <= set(found.problems)
+    assert {"nginx is missing.", "replica-1 is missing.", "Only 1 of 2 replicas are ready."} <= set(found.problems)
     assert found.state is Standing.DOWN
 
 
@@ -117,7 +117,7 @@ def test_a_role_that_several_pods_have_is_missing_as_often() -> None:
 def test_nothing_runs() -> None:
     found = observed(expected=())
     assert (found.state, found.parts) == (Standing.DOWN, ())
-    assert found.problems == ("Nothing runs: `sealserve up` starts it.",)
+    assert found.problems == ("The deployment is not running. Start it: `sealserve up`.",)
 
 
 def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_ended_is_a_problem() -> None:
@@ -135,7 +135,7 @@ def test_drift_is_a_warning() -> None:
     difference = Difference(key="server.threads", released="1", described="2")
     found = observed(*all_parts(), drift=(difference,))
     assert found.state is Standing.WELL
-    assert "differs from the release that runs: server.threads" in found.warnings[0]
+    assert "differs from the running release: server.threads" in found.warnings[0]
     assert "Drift      server.threads: 1 -> 2" in text(found, 80)
 
 
@@ -152,7 +152,7 @@ def test_a_number_of_replicas_that_is_not_applied_yet_is_a_warning(
     target = targets.open_target(ready.workspace, described)
     monkeypatch.setattr(target, "status", all_parts)
     found = observe(ready.workspace, described, target, "local")
-    text = "4 replicas are described, another number was started: `sealserve up` applies it."
+    text = "target.replicas is now 4, which differs from the number of started replicas. Apply it: `sealserve up`."
     assert (text in found.warnings) is warns
     assert found.replicas.desired == (started or 4)
     assert ("replica-3 is missing." in found.problems) is not warns
@@ -175,7 +175,7 @@ def test_the_text_has_facts_then_rows() -> None:
     assert shown.startswith("State      well\nTarget     local\nRelease    flowers-0123456789ab\n")
     assert "Model      flowers, version 1 (stable), 2\n" in shown
     assert "gRPC       grpcs://127.0.0.1:8500 (s, two-way TLS)\n" in shown
-    assert "Expires    next: service, on 2027-02-16 (80 days)" in shown
+    assert "Expires    service certificate first, on 2027-02-16 (80 days)" in shown
     assert "PART       STATE    HEALTH   UPTIME  RESTARTS  CONNECTIONS  REQUESTS  INSTANCE" in shown
     assert "replica-0  serving  healthy  12m0s   0         3            -         pid 7" in shown
     assert "12 s ago: connect() failed" in shown

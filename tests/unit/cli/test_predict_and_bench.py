@@ -78,7 +78,7 @@ def test_one_request(served: Served) -> None:
     answer = served.cli.json("predict", "--seed", "7")
     assert (answer["random_inputs"], answer["seed"]) == (["input"], 7)
     lines = served.cli.ok("predict", "--version", "7", "--batch", "2").splitlines()
-    assert re.fullmatch(r"half-plus-two version 7, input: random, seed 0, \d+ ms:", lines[0])
+    assert re.fullmatch(r"half-plus-two version 7, random input \(seed 0\), \d+ ms:", lines[0])
     assert lines[1] == "input: float32, 2 x 3"
 
 
@@ -123,10 +123,12 @@ def test_a_single_output_is_saved_as_an_array(served: Served, tmp_path: Path) ->
     served.behaviour.metadata = metadata(one=types.DT_FLOAT, two=types.DT_FLOAT)
     several = served.cli.error("predict", "--save", tmp_path / "both.npy")
     assert (several["code"], several["status"]) == ("predict.output-format", 2)
-    assert several["message"] == f"{tmp_path}/both.npy cannot hold 2 outputs."
+    assert several["message"] == (f"{tmp_path}/both.npy cannot store the outputs: expected one output for .npy, got 2.")
     served.behaviour.requests = []
     unknown = served.cli.error("predict", "--save", tmp_path / "out.csv")
-    assert unknown["message"] == f"{tmp_path}/out.csv does not end in .npz or .npy."
+    assert unknown["message"] == (
+        f"The format of the output file is unknown: expected a name that ends in .npz or .npy, got {tmp_path}/out.csv."
+    )
     assert served.behaviour.requests == []
     assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
 
@@ -136,13 +138,15 @@ def test_an_input_that_was_forgotten_is_not_made_up(served: Served, verb: str) -
     served.behaviour.metadata = metadata(item_id=types.DT_STRING, user_id=types.DT_STRING)
     error = served.cli.error(verb, "-i", 'user_id=["ann"]')
     assert (error["code"], error["status"]) == ("predict.input", 2)
-    assert error["message"] == "item_id is missing: this signature takes the inputs item_id, user_id."
+    assert error["message"] == (
+        "Inputs are missing: the signature needs item_id, user_id, but no value was given for item_id."
+    )
     assert "--input item_id=random" in error["hint"]
     given = ("-i", 'user_id=["ann"]', "-i", "item_id=random")
     if verb == "predict":
         answer = served.cli.json(verb, *given, "--seed", "3")
         assert (answer["random_inputs"], answer["seed"]) == (["item_id"], 3)
-        assert ", item_id: random, seed 3, " in served.cli.ok(verb, *given, "--seed", "3")
+        assert ", random item_id (seed 3), " in served.cli.ok(verb, *given, "--seed", "3")
     else:
         assert served.cli.json(verb, *given, "-n", "3")["answered"] == 3
 
@@ -155,7 +159,7 @@ def test_an_input_with_a_default_value_may_be_left_out(served: Served) -> None:
     packed.value = signatures.SerializeToString()
     served.behaviour.metadata = reply
     assert served.cli.json("predict", "-i", "x=[1]")["outputs"] == {"x": [2]}
-    assert served.cli.error("predict", "-i", "scale=[1]")["message"].startswith("x is missing: ")
+    assert served.cli.error("predict", "-i", "scale=[1]")["message"].endswith("no value was given for x.")
 
 
 def test_the_same_inputs_many_times(served: Served) -> None:
@@ -165,7 +169,7 @@ def test_the_same_inputs_many_times(served: Served) -> None:
 
 
 def test_what_a_model_takes_is_found_out(served: Served) -> None:
-    """The service is asked until it accepts what is generated; another refusal is told as it was first."""
+    """Requests are sent until the service accepts generated inputs. Otherwise the first refusal is reported."""
     served.behaviour.metadata = metadata(words=types.DT_STRING)
     assert served.cli.json("bench", "-n", "4")["answered"] == 4
     served.behaviour.abort = (grpc.StatusCode.INVALID_ARGUMENT, "no number")
@@ -232,7 +236,9 @@ def test_a_string_that_numpy_would_cut_is_not_saved(served: Served, tmp_path: Pa
     served.behaviour.metadata = metadata(words=types.DT_STRING)
     error = served.cli.error("predict", "-i", 'words=["a\\u0000"]', "--save", tmp_path / "out.npz")
     assert (error["code"], error["status"]) == ("predict.output", 4)
-    assert error["message"] == "The output 'words' cannot be saved: a string in it ends in a zero byte."
+    assert error["message"] == (
+        "The output 'words' cannot be saved: a string in it ends in a zero byte, which numpy's format cannot store."
+    )
     assert list(tmp_path.glob("*out.npz*")) == []
 
 
@@ -270,7 +276,7 @@ def test_what_the_service_names_cannot_move_the_cursor(served: Served) -> None:
 def test_a_model_has_a_name_that_can_be_printed(served: Served, verb: str, name: str) -> None:
     error = served.cli.error(verb, "--model", name)
     assert (error["code"], error["status"]) == ("predict.input", 2)
-    assert error["message"].endswith(" is no name of a model.")
+    assert error["message"].startswith("The name of the model is invalid: ")
 
 
 @pytest.mark.parametrize(
@@ -294,12 +300,16 @@ def test_without_a_workspace(served: Served, tmp_path: Path) -> None:
     options: list[str | Path] = ["--address", served.address, "--server-name", "grpc.tf-serving.service.com"]
     options += ["--ca", user.service_ca, "--cert", user.certificate, "--key", user.key]
     assert served.cli.bare("predict", *options, "--model", "toy", "--json").json["model"] == "toy"
+    message = "The model is not specified: expected --model, or a deployment or bundle with exactly one model."
     nameless = served.cli.bare("predict", *options)
     assert nameless.status == 2
-    assert nameless.err == "error[predict.input]: Which model?\n  Name it with --model.\n"
-    assert served.cli.bare("bench", *options, "--json").error["message"] == "Which model?"
+    assert nameless.err == f"error[predict.input]: {message}\n  Name the model with --model.\n"
+    assert served.cli.bare("bench", *options, "--json").error["message"] == message
     half = served.cli.bare("predict", *options[:-2], "--model", "toy", "--json")
-    assert (half.error["code"], half.error["message"]) == ("client.options", "Two-way TLS needs both --cert and --key.")
+    assert (half.error["code"], half.error["message"]) == (
+        "client.options",
+        "The client certificate is incomplete: expected --cert and --key, got only --cert.",
+    )
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     empty = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "empty", "--model", "toy", "--json")
@@ -316,7 +326,10 @@ def test_a_bundle_is_enough(served: Served, tmp_path: Path, verb: str) -> None:
     answer = served.cli.bare(verb, "--bundle", path, *count, "--json")
     assert answer.status == 0, answer
     path.chmod(0o644)
-    assert f"warning: {path} is not its owner's alone" in served.cli.bare(verb, "--bundle", path, *count).err
+    assert (
+        f"warning: {path} contains a private key, and other users can access it."
+        in served.cli.bare(verb, "--bundle", path, *count).err
+    )
     both = served.cli.bare(verb, "--bundle", path, "--server-name", "x", "--json")
     assert (both.error["code"], both.status) == ("client.options", 2)
     elsewhere = served.cli.bare(verb, "--bundle", path, "--address", "127.0.0.1:1", "--timeout", "0.3", "--json")
@@ -335,11 +348,16 @@ def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_
         key.chmod(0o640)
         exposed = served.cli("predict", "--ca", ca, "--cert", certificate, "--key", key)
         assert exposed.status == 0
-        assert f"warning: {key} is not its owner's alone: chmod 600 {key}" in exposed.err
+        assert (
+            f"warning: {key} contains a private key, and other users can access it. Run `chmod 600 {key}`."
+            in exposed.err
+        )
         key.chmod(0o600)
         assert served.cli.error("predict", "--ca", ca)["code"] == "certificate.missing"
         missing = served.cli.error("predict", "--cert", certificate, "--key", key)
-        assert missing["message"] == f"There is no {user.service_ca}."
+        assert missing["message"] == (
+            f"The service's CA certificate does not exist: expected the file {user.service_ca}."
+        )
     finally:
         for path in given:
             path.rename(user.service_ca.parent / path.name)
@@ -348,7 +366,9 @@ def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_
 def test_inputs_and_signatures_that_the_model_does_not_have(served: Served) -> None:
     error = served.cli.error("predict", "--signature", "other")
     assert (error["code"], error["status"]) == ("predict.input", 2)
-    assert error["message"] == "half-plus-two has no signature 'other'; it has serving_default."
+    assert error["message"] == (
+        "The signature 'other' does not exist in the model half-plus-two; its signatures are serving_default."
+    )
     assert served.cli.error("bench", "--signature", "other")["message"] == error["message"]
     assert "(input)" in served.cli.error("predict", "--input", "x=1")["message"]
 
@@ -406,8 +426,8 @@ def test_another_users_certificate_is_refused(served: Served, tmp_path: Path) ->
 def test_rest_must_be_on_or_have_an_address(served: Served) -> None:
     result = served.cli("predict", "--rest")
     assert result.status == 2
-    assert result.err.startswith("error[client.rest-off]: The service has no REST API: expected server.rest = true in ")
-    # The address that is given is used, whatever sealserve.toml says: here it is the one of gRPC.
+    assert result.err.startswith("error[client.rest-off]: The REST API cannot be used: expected server.rest = true in ")
+    # A given address takes precedence over sealserve.toml: here it is the address of gRPC.
     result = served.cli("predict", "--rest", "--address", served.address)
     assert "error[client." in result.err
     assert "REST port" in result.err

@@ -163,7 +163,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, object]]:
 
 
 def dry_run(site: Site, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
-    """Do a dry run that must change neither the workspace nor the store; return what it printed."""
+    """Do a dry run that must change neither the workspace nor the store, and return its output."""
     folders = (site.directory, site.directory.parent / "store")
     before = list(map(state, folders))
     done = CommandLine(capsys, site.directory)("up", "--dry-run", *arguments)
@@ -178,23 +178,23 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
     # 1. Nothing was done yet.
     out, err = dry_run(elsewhere, capsys)
     assert out == ""
-    assert "Not done in a dry run: converting the model half-plus-two.\n" in err
-    assert "Not done in a dry run: making certificates for two-way TLS.\n" in err
-    assert "Not done in a dry run: sealing a release.\n" in err
+    assert "Step that `up` would do: converting the model half-plus-two.\n" in err
+    assert "Step that `up` would do: creating certificates for two-way TLS.\n" in err
+    assert "Step that `up` would do: sealing a release.\n" in err
     assert not elsewhere.workspace.owner.database.exists()
     # 2. There is a release without enclaves.
     elsewhere.import_model()
     elsewhere.certify()
     release = elsewhere.build_release().folder
     out, err = dry_run(elsewhere, capsys)
-    assert f"Not done in a dry run: building the enclave {enclave}.\n" in err
-    assert f"Not done in a dry run: registering the enclaves of {release.name} with the broker.\n" in err
+    assert f"Step that `up` would do: building the enclave {enclave}.\n" in err
+    assert f"Step that `up` would do: registering the enclaves of {release.name} with the broker.\n" in err
     if kind == "kubernetes":
-        assert "Not done in a dry run: packing the release for the store.\n" in err
+        assert "Step that `up` would do: packing the release for the store.\n" in err
         assert "+++ deployment/deployment/sealserve-replicas\n" in out
         assert release.name in out
     else:
-        assert "Not done in a dry run: copying the release to the host's folder.\n" in err
+        assert "Step that `up` would do: copying the release to the host's folder.\n" in err
     if kind == "local":
         assert f"+release: {release.name}\n" in out
         assert "+replica-0: a free port\n" in out
@@ -208,7 +208,7 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
     file.write_text(re.sub(r"(?m)^isv_svn = .*", "isv_svn = 9", file.read_text()))
     out, err = dry_run(elsewhere, capsys)
     assert out == (f"sealserve.toml differs from {release.name} (released -> described):\n  enclave.isv_svn: 0 -> 9\n")
-    assert "Not done in a dry run: sealing a release.\n" in err
+    assert "Step that `up` would do: sealing a release.\n" in err
 
 
 def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(
@@ -232,8 +232,8 @@ def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(
     monkeypatch.setattr("sealserve.cluster.kubernetes.target.ClusterClient", EmptyCluster)
     monkeypatch.setattr("sealserve.owner.broker_files._read", None)
     out, err = dry_run(site, capsys)
-    assert "Not done in a dry run: certifying the simulated platform.\n" in err
-    assert "copying the broker's keys and database into the cluster, where they are not compared.\n" in err
+    assert "Step that `up` would do: certifying the simulated platform.\n" in err
+    assert "copying the broker's keys and database into the cluster, without comparing them first.\n" in err
     assert "deployment/sealserve-replicas" in out
     assert "secret/" not in out
 
@@ -249,5 +249,5 @@ def test_a_dry_run_measures_no_image(
     monkeypatch.setattr("sealserve.owner.preparation.known_inventory", lambda *_, **__: None)
     out, err = dry_run(site, capsys)
     assert out == ""
-    assert "Not done in a dry run: measuring sealserve-server-simulated:" in err
-    assert "building the release's enclave unless it fits" in err
+    assert "Step that `up` would do: measuring sealserve-server-simulated:" in err
+    assert "building the release's enclave if it does not match" in err

@@ -7,11 +7,13 @@ from tests.harness.workspaces import Site
 
 
 def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
-    assert cli.ok("release", "list") == "No releases yet: `sealserve release build` makes one.\n"
+    assert cli.ok("release", "list") == (
+        "The workspace does not contain releases yet. Build one: `sealserve release build`.\n"
+    )
     assert cli.json("release", "list") == []
     built = cli("release", "build")
     assert built.status == 0
-    assert built.err == "Next: `sealserve up`; for a host elsewhere, `sealserve enclave build`.\n"
+    assert built.err == "Next: `sealserve up`, or `sealserve enclave build` if the host is another machine.\n"
     fields = dict(line.split(maxsplit=1) for line in built.out.replace("key id", "key-id").splitlines())
     assert fields["release"] == f"half-plus-two-{fields['id'][:12]}"
     assert fields["folder"] == str(ready.workspace.owner.releases / fields["release"])
@@ -26,13 +28,13 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
 
     assert (
         cli.ok("release", "verify")
-        == f"{fields['release']}: the owner's signature and all 5 files verify; it has no enclaves yet.\n"
+        == f"{fields['release']}: the owner's signature and all 5 files are valid; it does not contain enclaves yet.\n"
     )
     assert cli.json("release", "verify") == {
         "id": fields["id"], "folder": fields["folder"], "files": 5, "enclaves": []
     }  # fmt: skip
     cli.ok("enclave", "build")
-    assert cli.ok("release", "verify").endswith("all 5 files verify; its enclave verifies.\n")
+    assert cli.ok("release", "verify").endswith("all 5 files are valid; its enclave is valid.\n")
     cli.ok("enclave", "build", "--name", "replica-1")
     assert cli.ok("release", "verify").endswith("all 5 files verify; its 2 enclaves verify.\n")
     assert cli.json("release", "verify")["enclaves"] == ["replica-0", "replica-1"]
@@ -58,12 +60,13 @@ def test_a_build_needs_a_model(cli: CommandLine) -> None:
 def test_a_release_travels(ready: Site, cli: CommandLine, tmp_path: Path) -> None:
     name = Path(cli.json("release", "build")["folder"]).name
     packed = cli.ok("release", "pack", tmp_path / "a.tar")
-    assert packed.startswith(f"Wrote {tmp_path / 'a.tar'} (0.0 MB): nothing in it is secret.")
+    assert packed.startswith(f"Wrote {tmp_path / 'a.tar'} (0.0 MB). It contains no plaintext and no key.")
     assert cli("release", "pack", tmp_path / "a.tar").err.startswith("error[file.exists]")
     cli.ok("release", "pack", tmp_path / "a.tar", name, "--force")
-    assert cli.ok("release", "list", "--host").startswith("No releases yet")
+    assert cli.ok("release", "list", "--host").startswith("The workspace does not contain releases yet")
     unpacked = cli.ok("release", "unpack", tmp_path / "a.tar")
-    assert unpacked == f"{name}: unpacked and verified, in {ready.workspace.host.releases}; it has no enclaves yet.\n"
+    place = ready.workspace.host.releases
+    assert unpacked == f"{name}: unpacked to {place} and verified; it does not contain enclaves yet.\n"
     assert [Path(row["folder"]).parent for row in cli.json("release", "list", "--host")] == [
         ready.workspace.host.releases
     ]
@@ -114,5 +117,5 @@ def test_names_that_fit_none_or_several(cli: CommandLine) -> None:
     for _ in range(2):
         cli.ok("release", "build")
     error = cli.error("release", "show", "")
-    assert (error["code"], error["hint"]) == ("release.ambiguous", "Give more of the name.")
-    assert "could be any of half-plus-two-" in error["message"]
+    assert (error["code"], error["hint"]) == ("release.ambiguous", "Give the full name, or more of the id.")
+    assert "is ambiguous: it matches half-plus-two-" in error["message"]

@@ -165,7 +165,10 @@ def test_the_packed_copy_goes_too(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_diff_of_two_releases(cli: CommandLine, ready: Site) -> None:
     first = ready.build_release().folder
     same = ready.build_release().folder
-    assert cli.ok("release", "diff", first.name, same.name) == f"{first.name} and {same.name} are made from the same.\n"
+    assert (
+        cli.ok("release", "diff", first.name, same.name)
+        == f"{first.name} and {same.name} were built from the same settings and models.\n"
+    )
     file = ready.workspace.deployment_file
     file.write_text(with_key(with_key(file.read_text(), "server.threads", "3"), "model.labels", '["a"]'))
     cli.ok("release", "build")
@@ -178,4 +181,4 @@ def test_diff_of_two_releases(cli: CommandLine, ready: Site) -> None:
     drift.forget(ready.workspace, first.name)
     error = cli.error("release", "diff", first.name, second.name)
     assert (error["code"], error["status"]) == ("release.not-comparable", 2)
-    assert error["message"].startswith(f"{first.name} has no record of what it was made from")
+    assert error["message"].startswith(f"The release {first.name} cannot be compared: no record of its settings")

@@ -104,8 +104,8 @@ def test_an_enclave_with_another_port_is_refused(site: Site, cli: CommandLine) -
 def test_files_for_prometheus_and_grafana(cli: CommandLine, tmp_path: Path, site: Site) -> None:
     result = cli("render", "monitoring", "--output", tmp_path / "out")
     assert result.status == 0
-    assert "The broker has no metrics: set broker.metrics_port" in result.err
-    assert "Replicas have no metrics: set server.metrics_port" in result.err
+    assert "The broker's metrics are off: set broker.metrics_port" in result.err
+    assert "The replicas' metrics are off: set server.metrics_port" in result.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"broker.rules.yaml", "replicas.rules.yaml", "prometheus.yaml", "dashboard.json"}
     assert site.workspace.deployment_file.is_file()

@@ -26,7 +26,7 @@ def test_a_file_there_and_back(cli: CommandLine, plain: Path, tmp_path: Path) ->
     assert (tmp_path / "back").read_bytes() == plain.read_bytes()
     assert (tmp_path / "back").stat().st_mode & 0o777 == 0o600
     text = cli.bare("unseal", "sealed", "back", "-w", "key", "--force").out
-    assert text == "Unsealed 26000 bytes to back; bound to the path sealed.\n"
+    assert text == "Unsealed 26000 bytes to back. The input is bound to the path sealed.\n"
 
 
 @pytest.mark.usefixtures("plain")
@@ -140,4 +140,4 @@ def test_what_needs_the_key_says_so(cli: CommandLine) -> None:
     for options in (["--verify"], ["--path", "sealed"]):
         refused = cli.bare("inspect", "sealed", *options)
         assert refused.status == 2
-        assert refused.err.startswith("error[inspect.key-needed]: sealed cannot be verified without its key.")
+        assert refused.err.startswith("error[inspect.key-needed]: sealed cannot be verified: --verify and --path need")

@@ -51,7 +51,7 @@ def test_install_and_uninstall(cli: CommandLine, manager: Systemd) -> None:
     assert path.read_text().startswith(MARKER)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert calls(manager) == ["daemon-reload", f"enable {path.name}"]
-    assert "Next: stop what runs" in cli.ok("service", "install", "broker")  # again is fine
+    assert "Next: stop running parts" in cli.ok("service", "install", "broker")  # again is fine
     assert cli.json("service", "uninstall", "broker", "--yes") == {"name": path.name, "removed": True}
     assert not path.exists()
     assert calls(manager)[-2:] == [f"disable --now {path.name}", "daemon-reload"]
@@ -103,7 +103,7 @@ def test_only_the_local_target_needs_a_unit(tmp_path: Path, capsys: pytest.Captu
     cli = CommandLine(capsys, make_site(tmp_path / "site", target={"kind": "docker"}).directory)
     error = cli.error("service", "install", "deployment", "--print")
     assert (error["code"], error["status"]) == ("target.unsupported", 2)
-    assert "A deployment on the target docker needs no unit" in error["message"]
+    assert "needs the target local, got docker" in error["message"]
     assert cli.ok("service", "install", "broker", "--print").startswith(MARKER)
 
 

@@ -60,7 +60,10 @@ def test_an_input_that_the_model_does_not_have(text: str) -> None:
     with pytest.raises(TensorInputError) as caught:
         read([text], "image", "count")
     assert caught.value.code == "predict.input"
-    assert caught.value.message == f"{text!r} is not NAME=VALUE with a name of the model's inputs (image, count)."
+    assert caught.value.message == (
+        "An input is invalid: expected NAME=VALUE with the name of one of the model's inputs (image, count), got "
+        f"{text!r}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,9 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", [TensorSpec("float32", None), TensorSpec("resource", ())])
 def test_nothing_random_fits(spec: TensorSpec) -> None:
-    with pytest.raises(TensorInputError, match=f"No random value fits {spec.dtype} of shape ") as caught:
+    with pytest.raises(
+        TensorInputError, match=f"A random value cannot be generated: its type is {spec.dtype}, its shape "
+    ) as caught:
         random_array(spec, np.random.default_rng(0), 1)
     assert caught.value.hint == "Give a value: --input NAME=VALUE."
 
@@ -204,7 +209,7 @@ def test_values_that_are_the_models_are_kept_exactly() -> None:
 
 
 def test_an_input_is_given_once() -> None:
-    with pytest.raises(TensorInputError, match="The input 'count' is given twice"):
+    with pytest.raises(TensorInputError, match="The input 'count' was given twice"):
         read(["count=1", "count=2"], "count")
 
 
@@ -228,15 +233,15 @@ def test_a_file_that_is_no_array(tmp_path: Path, content: bytes) -> None:
 
 def test_random_values_that_fit_no_request_take_no_memory() -> None:
     for shape, batch in (((None, 4), 2**61), ((2**40, 2**40), 1)):
-        with pytest.raises(TensorInputError, match="fits no request") as caught:
+        with pytest.raises(TensorInputError, match="is too large: expected at most") as caught:
             random_array(TensorSpec("uint8", shape), np.random.default_rng(0), batch)
         assert caught.value.hint == "Give a smaller --batch."
 
 
 def test_an_input_that_is_missing_is_told() -> None:
     with pytest.raises(
-        TensorInputError, match=r"^count, words are missing: this signature takes the inputs "
+        TensorInputError, match=r"^Inputs are missing: the signature needs .* no value was given for count, words"
     ) as caught:
         read(["image=random"], "image", "count", "words")
     assert caught.value.hint is not None
-    assert caught.value.hint.endswith("--input count=random for a random value.")
+    assert caught.value.hint.endswith("For a random value, use --input count=random.")

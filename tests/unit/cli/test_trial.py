@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
-    """Let a program take the place of Python, which says what it runs and ends as ``program`` has it."""
+    """Replace Python by a program that prints what it runs and ends as ``program`` has it."""
     script = tmp_path / "python"
     head = "import json, sys; name = next(iter(json.load(sys.stdin)['requests']))"
     script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")
@@ -44,8 +44,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> N
 @pytest.mark.parametrize(
     ("program", "error"),
     [
-        ("dies", "TensorFlow ended its process (SIGABRT)"),
-        ("exits", "TensorFlow ended its process (status 7)"),
+        ("dies", "TensorFlow crashed or exited (SIGABRT)"),
+        ("exits", "TensorFlow crashed or exited (status 7)"),
         ("hangs", "no answer in 0.1 seconds"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_model_that_takes_its_process_away_while_it_loads(
 ) -> None:
     stand_in(monkeypatch, tmp_path, PROGRAMS["dies while it loads"])
     with raises(
-        CliCode.MODEL_NOT_LOADABLE, match=r"was not loaded: TensorFlow ended its process \(status 9\)"
+        CliCode.MODEL_NOT_LOADABLE, match=r"cannot be loaded: TensorFlow crashed or exited \(status 9\)"
     ) as caught:
         run_signatures(model, Choice(), tell=print)
     assert (caught.value.code, caught.value.exit_status) == ("model.not-loadable", 3)
@@ -82,7 +82,7 @@ def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
 
 def test_without_tensorflow_there_is_one_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signatures, "find_spec", lambda _name: None)
-    with raises(ModelCode.TENSORFLOW_MISSING, match="TensorFlow is not installed: a model cannot be run"):
+    with raises(ModelCode.TENSORFLOW_MISSING, match="The model cannot be run: TensorFlow is not installed"):
         run_signatures(model, Choice(), tell=print)
 
 
@@ -105,7 +105,7 @@ def test_strings_are_not_guessed(model: Path) -> None:
     (model / "saved_model.pb").write_bytes(message.SerializeToString())
     found = run_signatures(model, Choice(signature="another"), tell=print)
     assert found[0].error is None
-    assert str(found[0].skipped).startswith("The input 'x' takes strings, and the signature does not tell which.")
+    assert str(found[0].skipped).startswith("The input 'x' needs a value: a random string may not be valid for it.")
 
 
 @pytest.mark.tensorflow

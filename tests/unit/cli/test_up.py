@@ -28,7 +28,7 @@ from sealserve.owner.owner import Owner
 
 
 class Rolling(local.LocalTarget):
-    """A local target that starts nothing, and remembers what it was told to serve."""
+    """A local target that starts nothing, and records the releases that it should serve."""
 
     served: Sequence[tuple[str, int]] = []
     before: Sequence[str] = []
@@ -158,9 +158,9 @@ def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready
     assert ready.workspace.user.service_ca.read_bytes() == before
     done = cli("up", "--yes")
     assert done.status == 0, done.err
-    assert "A new authority signs for service.name: send users the new user/service-ca.pem.\n" in done.err
-    assert "replicas of older releases cannot be started again.\n" in done.err
-    assert "replacing the authorities of broker, service\n" in done.err
+    assert "send the new user/service-ca.pem to the users.\n" in done.err
+    assert "replicas of older releases cannot start again.\n" in done.err
+    assert "replacing the certificate authorities of broker, service\n" in done.err
     assert target.served[-1][0] != first
     assert ready.workspace.user.service_ca.read_bytes() != before
     kept = [path.name for path in ready.workspace.owner.authorities.glob("service.replaced-*")]
@@ -187,7 +187,7 @@ def test_a_person_is_asked(
     change(ready, "server.threads", "2")
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
     done = cli("up")
-    assert "Build a new release and roll to it?" in done.err
+    assert "Build a new release and roll it out?" in done.err
     assert (done.status == 0, len(names(ready))) == (builds, 2 if builds else 1)
 
 
@@ -304,7 +304,7 @@ def test_a_start_of_the_machine_builds_no_release(cli: CommandLine, ready: Site,
     change(ready, "server.threads", "2")
     done = cli("up", "--keep-release")
     assert done.status == 0
-    assert f"sealserve.toml differs from {first}, which is served as it is." in done.err
+    assert f"sealserve.toml differs from {first}, which is served unchanged because of --keep-release." in done.err
     # Neither does it roll to a release that did not serve yet, even if what served is known from the target only.
     cli.ok("release", "build")
     cli.ok("up", "--keep-release", "--yes")
@@ -335,8 +335,10 @@ def test_a_revoked_user_is_rolled_out_and_a_roll_back_warns(
     assert target.served[-1][0] != first
     back = cli("up", "--rollback")
     assert target.served[-1][0] == first
-    assert f"{first} was built before these users were revoked, and accepts them: ann." in back.err
-    assert f"The release {first} was built before ann was revoked, and accepts them" in cli.ok("user", "list")
+    assert f"{first} was built before these users were revoked, so it still accepts them: ann." in back.err
+    assert f"The release {first} still accepts ann, because it was built before the revocation." in cli.ok(
+        "user", "list"
+    )
     assert cli.json("user", "list")["serving_release_accepts"] == ["ann"]
 
 
@@ -353,7 +355,7 @@ def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: S
     assert f"sealserve up --release {second}" in error["hint"]
     assert target.served[-1][0] == first
     done = cli("up", "--yes")
-    assert f"{first}, which served last, has ended: {second} is the newest one.\n" in done.err
+    assert f"The release {first}, which served last, has ended: " in done.err
     assert (done.status, target.served[-1][0]) == (0, second)
     assert "has ended" not in cli("up").err
 
@@ -392,7 +394,7 @@ def test_a_roll_back_returns_to_the_enclaves_of_the_release(
     cli.ok("down", "--yes")
     again = cli("up")
     assert (again.status, target.served[-1][0]) == (0, first.name)
-    assert f"Nothing changed since {first.name} was started, so it is served again." in again.err
+    assert f"did not change since {first.name} was started, so this release is served again." in again.err
     # Another change is asked about again.
     change(ready, "server.threads", "3")
     assert cli.error("up")["code"] == "deployment.unconfirmed"
@@ -413,7 +415,7 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     target.error = ProcessEndedError("replica-0 ended before it was ready: error[test]")
     assert cli.error("up", "--yes")["code"] == "process.ended"
     states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
-    assert states[first] == "active"  # it goes on serving
+    assert states[first] == "active"  # it continues to serve
     (second,) = set(names(ready)) - {first}
     target.error = None
     cli.ok("up")  # without a question: the release that was confirmed exists
@@ -461,7 +463,7 @@ def test_the_role_of_the_machine_is_kept(cli: CommandLine, ready: Site, target: 
     cli.ok("up", "--role", "host")
     assert target.served == [(first.name, 2)]
     done = cli("up")
-    assert "This machine is only the host, as at the last `up`." in done.err
+    assert "This machine is used only as the host, as at the last `up`." in done.err
     assert target.served[-1] == (first.name, 2)
     assert '"--role" "host"' in cli.ok("service", "install", "deployment", "--print")
     assert '"--role" "all"' in cli.ok("service", "install", "deployment", "--print", "--role", "all")
@@ -477,13 +479,13 @@ def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: t
     cli.ok("up")
     cli.ok("scale", "3")
     done = cli("up")
-    assert "Replicas: 3, as scaled last (target.replicas is 2).\n" in done.err
+    assert "Replicas: 3, as set by the last `scale` (target.replicas is 2).\n" in done.err
     cli.ok("down", "--yes")
     cli.ok("up")
     assert [count for _, count in target.served] == [2, 3, 3]
     # A changed file wins, and says so.
     change(ready, "target.replicas", "4")
-    assert "Replicas: 4, since target.replicas was changed after the scaling to 3.\n" in cli("up").err
+    assert "Replicas: 4, because target.replicas was changed after `scale` had set 3.\n" in cli("up").err
     assert target.served[-1][1] == 4
     cli.ok("up", "--replicas", "1")
     cli.ok("up")
@@ -603,7 +605,7 @@ def test_no_lock_is_held_while_a_person_thinks_and_a_change_is_asked_about_again
     monkeypatch.setattr(typer, "confirm", confirm)
     done = cli("up")
     assert done.status == 0, done.err
-    assert asked == ["Build a new release and roll to it?"] * 2
+    assert asked == ["Build a new release and roll it out?"] * 2
     assert done.err.count(f"model[{NAME}:1].source: ") == 1
     assert target.served[-1][0] != first
 
@@ -616,7 +618,7 @@ def test_an_older_copy_of_a_model_is_converted_again(cli: CommandLine, ready: Si
     (source / "assets" / "vocabulary.txt").write_text("new")
     done: Any = cli("model", "convert")
     assert done.status == 0
-    assert f"{source} changed: {NAME}, version 1, was converted again.\n" in done.err
+    assert f"Converted {NAME}, version 1, again, because {source} or its settings changed.\n" in done.err
     assert (models.planned_folder(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt").is_file()
     # `release build` converts again too.
     (source / "assets" / "vocabulary.txt").write_text("newer")

@@ -38,7 +38,7 @@ def test_a_result_is_json_for_programs_or_text_for_people(capsys: pytest.Capture
     if as_json:
         assert (json.loads(shown.out), shown.err) == ({"a": 1}, "")
     else:
-        assert shown.out == "Done.\nname    x\nlength  2\nA  B\n1  2\nNothing here.\n"
+        assert shown.out == "Done.\nname    x\nlength  2\n\nA  B\n1  2\nNo entries.\n"
         assert shown.err == "Next: something.\n"
 
 

@@ -1,4 +1,4 @@
-"""An installation may lack the simulated platform: everything else works, and says what is missing."""
+"""An installation without the simulator: everything else works, and an error names the missing part."""
 
 import json
 import os

@@ -81,7 +81,7 @@ def material() -> Material:
 
 @dataclass(slots=True)
 class Behaviour:
-    """What a test server does, and what it saw.
+    """The behavior of a test server, and the requests that it received.
 
     Attributes:
         instance: What it sends as x-sealserve-instance; None to send nothing, as TensorFlow Serving does.

@@ -51,7 +51,7 @@ def test_addresses(target: str, endpoint: Endpoint, text: str) -> None:
     ],
 )
 def test_what_is_no_address(target: str) -> None:
-    with raises(ClientCode.TARGET, match="not an address of the form host:port") as caught:
+    with raises(ClientCode.TARGET, match="The address is invalid: expected HOST:PORT") as caught:
         parse_endpoint(target)
     assert caught.value.code == "client.target"
 
@@ -74,10 +74,10 @@ def test_no_key_or_certificate_shows_in_a_representation(material: Material) -> 
 
 def test_a_certificate_and_its_key_come_together(material: Material) -> None:
     ca = material.service.certificate_pem
-    with raises(ClientCode.CREDENTIALS, match="certificate was given without its key") as caught:
+    with raises(ClientCode.CREDENTIALS, match="got a certificate, but not its key") as caught:
         Credentials(server_name=SERVICE, ca=ca, certificate=material.client.chain_pem)
     assert caught.value.code == "client.credentials"
-    with raises(ClientCode.CREDENTIALS, match="key was given without its certificate"):
+    with raises(ClientCode.CREDENTIALS, match="got a key, but not its certificate"):
         Credentials(server_name=SERVICE, ca=ca, key=material.client.key_pem)
     with pytest.raises(KeyMismatchError, match="The client certificate"):
         Credentials(server_name=SERVICE, ca=ca, certificate=material.client.chain_pem, key=material.stranger.key_pem)
@@ -104,7 +104,7 @@ def test_a_key_that_grpc_cannot_use_is_refused(material: Material) -> None:
         .sign(key, None)
         .public_bytes(Encoding.PEM)
     )
-    with raises(ClientCode.CREDENTIALS, match="neither an elliptic-curve nor an RSA key"):
+    with raises(ClientCode.CREDENTIALS, match="expected an elliptic-curve or RSA key"):
         Credentials(
             server_name=SERVICE,
             ca=material.service.certificate_pem,
@@ -115,7 +115,7 @@ def test_a_key_that_grpc_cannot_use_is_refused(material: Material) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "-", "a\n", "a..b", "x" * 64])
 def test_a_service_name_is_a_name(material: Material, name: str) -> None:
-    with raises(ClientCode.CREDENTIALS, match="is not a service name"):
+    with raises(ClientCode.CREDENTIALS, match="The service name is invalid: expected a DNS name"):
         Credentials(server_name=name, ca=material.service.certificate_pem)
 
 

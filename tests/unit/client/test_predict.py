@@ -85,7 +85,9 @@ def test_metadata_without_signatures_is_refused(serve: Serve, connect: Connect, 
     if value is not None:
         reply.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
         reply.metadata["signature_def"].value = value
-    with raises(ClientCode.METADATA_MISSING, match="no signatures of 'toy'") as caught:
+    with raises(
+        ClientCode.METADATA_MISSING, match="The metadata of the model 'toy' .* does not contain readable signatures"
+    ) as caught:
         Predictor([connect(serve(Behaviour(metadata=reply)))]).metadata("toy")
     assert caught.value.code == "client.metadata-missing"
 
@@ -122,7 +124,7 @@ def test_a_service_that_is_not_ready(serve: Serve, connect: Connect, pictures: A
 
 def test_a_service_that_ends_just_now(serve: Serve, connect: Connect, pictures: Any) -> None:
     behaviour = Behaviour(abort=(grpc.StatusCode.CANCELLED, "CANCELLED"))
-    with pytest.raises(UnreachableError, match="ended before it began with the request"):
+    with pytest.raises(UnreachableError, match="stopped before it started to process the request"):
         Predictor([connect(serve(behaviour))]).predict("toy", {"x": pictures})
 
 
@@ -131,7 +133,7 @@ def test_no_answer_in_time(serve: Serve, connect: Connect, pictures: Any) -> Non
     predictor = Predictor([connect(serve(behaviour))])
     behaviour.hold.clear()
     try:
-        with pytest.raises(DeadlineError, match=r"No answer from 127\.0\.0\.1:.* within 0\.2 s") as caught:
+        with pytest.raises(DeadlineError, match=r"at 127\.0\.0\.1:.* did not answer within 0\.2 s") as caught:
             predictor.predict("toy", {"x": pictures}, timeout=0.2)
     finally:
         behaviour.hold.set()

@@ -134,7 +134,9 @@ def test_another_master_key_does_not_open_it(backup: Path, master_key: Path, emp
 
 
 def test_without_a_key_it_says_which(backup: Path, empty: Workspace) -> None:
-    with raises(OwnerCode.BACKUP_NO_KEY, match=r"--master-key; or put a sealserve\.toml here") as caught:
+    with raises(
+        OwnerCode.BACKUP_NO_KEY, match=r"is not specified: expected --master-key, or a sealserve\.toml"
+    ) as caught:
         restore(empty, backup)
     assert caught.value.code == "backup.no-key"
 
@@ -159,7 +161,7 @@ def test_a_master_key_under_a_passphrase_opens_it(
 
 def test_a_workspace_that_is_there_is_not_replaced(site: Site, backup: Path, master_key: Path) -> None:
     before = files(site.workspace)
-    with pytest.raises(OutputExistsError, match=r"\.sealserve exists already"):
+    with pytest.raises(OutputExistsError, match=r"\.sealserve already exists"):
         restore(site.workspace, backup, master_key=master_key)
     assert files(site.workspace) == before
 
@@ -174,12 +176,12 @@ def test_a_backup_is_not_replaced_unless_that_is_said(site: Site, backup: Path) 
 
 
 def test_there_must_be_a_workspace_without_links(tmp_path: Path, ready: Site) -> None:
-    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match="There is no workspace") as caught:
+    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match="A backup needs an existing workspace") as caught:
         back_up(Workspace(tmp_path / "nowhere"), tmp_path / "backup", now=NOW)
     assert caught.value.code == "backup.no-workspace"
     ready.workspace.user.key.rename(tmp_path / "elsewhere.key")
     ready.workspace.user.key.symlink_to(tmp_path / "elsewhere.key")
-    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match=r"user/client\.key .* is a link"):
+    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match=r"user/client\.key .* is a symbolic link"):
         back_up(ready.workspace, tmp_path / "backup", now=NOW)
     assert not (tmp_path / "backup").exists()
 

@@ -60,7 +60,7 @@ def test_a_changed_setting(ready: Site, key: str, value: str) -> None:
 def test_a_revoked_user(ready: Site) -> None:
     release = ready.build_release().folder
     users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
-    assert drift_of(ready.workspace, ready.deployment, release).differences == ()  # a new user needs no release
+    assert drift_of(ready.workspace, ready.deployment, release).differences == ()  # a new user does not need a release
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
     (found,) = drift_of(ready.workspace, ready.deployment, release).differences
     assert re.fullmatch(r"users\.revocations: none -> [0-9a-f]{12}\.\.\.", str(found))
@@ -239,7 +239,7 @@ def test_a_source_that_changes_during_the_conversion(site: Site, monkeypatch: py
         return made
 
     monkeypatch.setattr(models, "import_model", exporting)
-    with raises(OwnerCode.MODEL_SOURCE_CHANGED, match="changed while half-plus-two was converted"):
+    with raises(OwnerCode.MODEL_SOURCE_CHANGED, match="half-plus-two changed during the conversion"):
         models.bring_in(site.workspace, site.deployment.model)
     assert not models.is_imported(site.workspace, site.deployment.model)
     assert model_record.find_record(site.workspace, site.deployment.model) is None

@@ -88,7 +88,9 @@ def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
 def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
     release = ready.build_release()
     sgx = ready.deployment.model_copy(update={"platform": PlatformKind.SGX})
-    with raises(OwnerCode.ENCLAVE_RELEASE_PLATFORM, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
+    with raises(
+        OwnerCode.ENCLAVE_RELEASE_PLATFORM, match=r"for another platform: expected 'sgx' .* got 'simulated'"
+    ) as caught:
         enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
     assert caught.value.code == "enclave.release-platform"
 

@@ -34,9 +34,12 @@ def test_a_signing_key_that_exists_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: b"no key", "holds no unencrypted key in PEM"),
-        (lambda: private_pem(ec.generate_private_key(ec.SECP256R1())), "holds no Ed25519 key"),
-        (lambda: private_pem(Ed25519PrivateKey.generate(), b"passphrase"), "holds no unencrypted key in PEM"),
+        (lambda: b"no key", "expected a PEM file with a key without a passphrase"),
+        (lambda: private_pem(ec.generate_private_key(ec.SECP256R1())), "expected an Ed25519 private key"),
+        (
+            lambda: private_pem(Ed25519PrivateKey.generate(), b"passphrase"),
+            "expected a PEM file with a key without a passphrase",
+        ),
     ],
     ids=["no key", "another kind", "encrypted"],
 )
@@ -52,8 +55,11 @@ def test_a_signing_key_that_cannot_be_used(tmp_path: Path, content: Callable[[],
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: b"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n", "holds no unencrypted key in PEM"),
-        (lambda: public_pem(ec.generate_private_key(ec.SECP256R1())), "holds no Ed25519 public key"),
+        (
+            lambda: b"-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n",
+            "expected a PEM file with a key without a passphrase",
+        ),
+        (lambda: public_pem(ec.generate_private_key(ec.SECP256R1())), "expected an Ed25519 public key"),
     ],
     ids=["damaged", "another kind"],
 )

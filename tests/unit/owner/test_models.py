@@ -46,7 +46,7 @@ def test_a_path_in_the_file_is_relative_to_it(tmp_path: Path) -> None:
 def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     nowhere = deployment.parse('[model]\nname = "m"\n')
-    with raises(OwnerCode.MODEL_NO_PATH, match=r"does not say where the model m is") as caught:
+    with raises(OwnerCode.MODEL_NO_PATH, match=r"path of the model m is not set") as caught:
         models.bring_in(site.workspace, nowhere.model)
     assert caught.value.code == "model.no-path"
     assert "frozen graph (.pb) or SavedModel" in (caught.value.hint or "")
@@ -54,7 +54,7 @@ def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
 
 def test_a_missing_model_leaves_nothing(tmp_path: Path) -> None:
     site = make_site(tmp_path, source=Path("nowhere.pb"))
-    with raises(ModelCode.MISSING, match=r"There is no model at .*nowhere\.pb") as caught:
+    with raises(ModelCode.MISSING, match=r"does not exist: expected .* at .*nowhere\.pb") as caught:
         models.bring_in(site.workspace, site.deployment.model)
     assert caught.value.code == "model.missing"
     assert list(site.workspace.owner.models.iterdir()) == []

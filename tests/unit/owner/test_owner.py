@@ -60,7 +60,7 @@ def test_without_the_hosts_folder_the_signing_key_gives_the_public_key(site: Sit
 
 @pytest.mark.parametrize("evidence", ["host/owner.pub", "owner/releases/m-0123456789ab/release.json"])
 def test_a_signing_key_that_was_lost_is_not_replaced(site: Site, evidence: str) -> None:
-    """Another key would be another owner: no host would take what it signs."""
+    """A new key would be another owner, whose signatures hosts reject."""
     path = site.workspace.root / evidence
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"what it signed")

@@ -1,4 +1,4 @@
-"""Which settings need a new release: those that building, specifying and registering a release really read."""
+"""The settings that need a new release: settings that building, specifying or registering a release reads."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
 """The settings that need no new release, by section. A new key belongs here, or in RELEASE_SETTINGS, or is a fault."""
 
 NOT_SEALED: Final = {"target.kind"}
-"""Settings that a specification reads, and that still need no new release: each target has enclaves of its own."""
+"""Settings that a specification reads, but that do not need a new release: each target has its own enclaves."""
 
 MODEL_IDENTITY: Final = {"name", "version", "path"}
 """The settings of a model that count by other means: its key, and the digest of its source."""

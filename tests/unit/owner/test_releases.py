@@ -183,8 +183,8 @@ def test_a_name_that_fits_several(tmp_path: Path, name: str) -> None:
     with raises(OwnerCode.RELEASE_AMBIGUOUS) as caught:
         releases.find(tmp_path, name)
     assert caught.value.code == "release.ambiguous"
-    assert caught.value.message == f"{name!r} could be any of one, other."
-    assert caught.value.hint == "Give more of the name."
+    assert caught.value.message == f"The release {name!r} is ambiguous: it matches one, other."
+    assert caught.value.hint == "Give the full name, or more of the id."
 
 
 def test_a_whole_name_goes_before_the_beginning_of_an_id(tmp_path: Path) -> None:
@@ -197,18 +197,18 @@ def test_a_whole_name_goes_before_the_beginning_of_an_id(tmp_path: Path) -> None
 def test_a_name_that_fits_none_lists_what_there_is(tmp_path: Path, name: str) -> None:
     fake_release(tmp_path, "resnet50-6b86b273ff34", index="1")
     (tmp_path / "resnet50").mkdir()
-    with raises(OwnerCode.RELEASE_MISSING, match=f"There is no release '{name}' in ") as caught:
+    with raises(OwnerCode.RELEASE_MISSING, match=f"The release '{name}' does not exist in ") as caught:
         releases.find(tmp_path, name)
     assert caught.value.code == "release.missing"
-    assert caught.value.message.endswith("there: resnet50-6b86b273ff34.")
+    assert caught.value.message.endswith("its releases are: resnet50-6b86b273ff34.")
 
 
 def test_no_release_at_all(tmp_path: Path) -> None:
     assert not releases.any_in(tmp_path / "nowhere")
-    with raises(OwnerCode.RELEASE_MISSING, match="There is no release in ") as caught:
+    with raises(OwnerCode.RELEASE_MISSING, match="does not contain a release") as caught:
         releases.find(tmp_path, None)
-    assert caught.value.hint == "`sealserve release build` makes one."
-    with raises(OwnerCode.RELEASE_MISSING, match=r"there: none\.$"):
+    assert (caught.value.hint or "").startswith("Build a release: `sealserve release build`.")
+    with raises(OwnerCode.RELEASE_MISSING, match=r"its releases are: none\."):
         releases.find(tmp_path / "nowhere", "x")
 
 

@@ -47,7 +47,7 @@ def test_a_user_has_a_certificate_of_their_own(ready: Site) -> None:
 
 @pytest.mark.parametrize("name", ["", "Ann", "a b", "../x", "a.b", "-a", "default", "é", "a" * 64, "a\n"])
 def test_a_name_is_part_of_a_dns_name(ready: Site, name: str) -> None:
-    with raises(OwnerCode.USER_NAME, match=r"cannot be a user's name: expected 1 to 63"):
+    with raises(OwnerCode.USER_NAME, match=r"The user name is invalid: expected 1 to 63"):
         users.add(ready.workspace, ready.deployment, name, now=ready.now)
     if name != users.DEFAULT_USER:
         with raises(OwnerCode.USER_UNKNOWN):
@@ -56,7 +56,7 @@ def test_a_name_is_part_of_a_dns_name(ready: Site, name: str) -> None:
 
 def test_a_user_exists_once_until_revoked(ready: Site) -> None:
     first = users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
-    with raises(OwnerCode.USER_EXISTS, match="There is a user ann already"):
+    with raises(OwnerCode.USER_EXISTS, match="The user ann already exists"):
         users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
     second = users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
@@ -75,9 +75,9 @@ def test_revoking_reaches_every_certificate_that_was_issued(ready: Site) -> None
     assert not (ready.workspace.owner.users / "ann").exists()
     assert users.credentials_of(ready.workspace, "bob", now=ready.now)
     for verb in (users.renew, users.revoke):
-        with raises(OwnerCode.USER_UNKNOWN, match="There is no active user 'ann'; the active users are .*bob"):
+        with raises(OwnerCode.USER_UNKNOWN, match="An active user 'ann' does not exist; the active users are: .*bob"):
             verb(ready.workspace, ready.deployment, "ann", now=ready.now)
-    # The clock in an enclave is the host's, so what has expired stays on the list.
+    # The host controls the clock of an enclave, so expired certificates stay on the list.
     later = ready.now + timedelta(days=400)
     listed = certificates.fresh_ssl_config(ready.workspace, ready.deployment, now=later).revoked
     assert len(listed) == 2
@@ -92,12 +92,12 @@ def test_the_default_user_can_be_revoked_with_each_certificate_since_the_first(r
     assert f"{parse_chain(before.chain_pem)[0].serial_number:x}" in serials(ready)
     with pytest.raises(CertificateMissingError) as caught:
         users.credentials_of(ready.workspace, "default", now=ready.now)
-    assert caught.value.hint == "Run `sealserve user renew default`."
+    assert caught.value.hint == "Issue a new certificate: `sealserve user renew default`."
     assert users.renew(ready.workspace, ready.deployment, "default", now=ready.now).state is UserState.ACTIVE
 
 
 def test_a_certificate_of_an_older_version_is_listed_and_revoked(ready: Site) -> None:
-    """Workspaces of earlier versions have no register."""
+    """Workspaces of earlier versions do not have a register."""
     (ready.workspace.owner.users / "register.json").unlink()
     assert [user.name for user in users.list_users(ready.workspace, now=ready.now)] == ["default"]
     users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
@@ -144,7 +144,7 @@ def test_a_crash_leaves_a_certificate_that_can_be_revoked(ready: Site, monkeypat
             users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
     with pytest.raises(CertificateMissingError) as caught:
         users.credentials_of(ready.workspace, "ann", now=ready.now)
-    assert caught.value.hint == "Run `sealserve user renew ann`."
+    assert caught.value.hint == "Issue a new certificate: `sealserve user renew ann`."
     users.renew(ready.workspace, ready.deployment, "ann", now=ready.now)
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
     assert len(serials(ready)) == 2
@@ -171,7 +171,7 @@ def test_a_certificate_that_the_service_would_reject_is_not_handed_out(ready: Si
     assert listed == {"ann": UserState.FORMER_AUTHORITY, "default": UserState.ACTIVE}
     with raises(OwnerCode.USER_CERTIFICATE_OUTDATED, match="got former-authority") as caught:
         users.credentials_of(ready.workspace, "ann", now=ready.now)
-    assert caught.value.hint == "Run `sealserve user renew ann`."
+    assert caught.value.hint == "Issue a new certificate: `sealserve user renew ann`."
     users.renew(ready.workspace, ready.deployment, "ann", now=ready.now)
     assert users.credentials_of(ready.workspace, "ann", now=ready.now)
 
@@ -180,7 +180,7 @@ def test_a_damaged_register_is_not_replaced(ready: Site) -> None:
     register = ready.workspace.owner.users / "register.json"
     for content in ("{", "[]", '{"version": 2}', '{"version": 1, "users": {"ann": [{"serial": "../x"}]}}'):
         register.write_text(content)
-        with raises(OwnerCode.USER_REGISTER_DAMAGED, match="is not a register of users"):
+        with raises(OwnerCode.USER_REGISTER_DAMAGED, match="The register of users .* is damaged"):
             users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
         assert register.read_text() == content
 
@@ -215,5 +215,5 @@ def test_one_way_tls_has_no_users(tmp_path: Path) -> None:
     site = make_site(tmp_path, service={"tls": "one-way"})
     site.certify()
     for verb in (users.add, users.renew, users.revoke):
-        with raises(OwnerCode.USER_ONE_WAY_TLS, match=r'service\.tls is "one-way"'):
+        with raises(OwnerCode.USER_ONE_WAY_TLS, match=r'expected service\.tls = "two-way", got "one-way"'):
             verb(site.workspace, site.deployment, "ann", now=site.now)

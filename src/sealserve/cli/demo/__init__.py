@@ -1,4 +1,4 @@
-"""``sealserve demo``: the twelve steps on this machine, or what a hostile host may try."""
+"""``sealserve demo``: the twelve steps on this machine, or the attacks of a hostile host."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,29 +17,44 @@ def demo(
     context: Context,
     model: Annotated[
         Path | None,
-        typer.Option(help="A frozen graph (.pb) or a SavedModel of yours.", show_default="a ResNet50 that it makes"),
+        typer.Option(
+            help="Your model: a frozen graph (.pb) or a SavedModel folder",
+            show_default="ResNet50 with random weights",
+        ),
     ] = None,
-    inputs: Annotated[str, typer.Option(help="A frozen graph's input nodes, with commas between.")] = "input",
-    outputs: Annotated[str, typer.Option(help="A frozen graph's output nodes, likewise.")] = "predict",
-    tls: Annotated[TlsMode, typer.Option(help="Whether users show a certificate too.")] = TlsMode.TWO_WAY,
+    inputs: Annotated[str, typer.Option(help="Input nodes of a frozen graph, separated by commas")] = "input",
+    outputs: Annotated[str, typer.Option(help="Output nodes of a frozen graph, separated by commas")] = "predict",
+    tls: Annotated[
+        TlsMode, typer.Option(help="two-way: users need a client certificate; one-way: they do not")
+    ] = TlsMode.TWO_WAY,
     given: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             "-i",
             metavar="NAME=VALUE",
-            help="An input for your model, as for `sealserve predict`. Repeat the option for each input.",
+            help="Input for your model, as for `sealserve predict`; repeat the option for each input",
             show_default="generated values",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the example's weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the weights of the example model")] = 0,
     attacks: Annotated[
-        bool, typer.Option("--attack", help="Try what a hostile host may try; each is refused.")
+        bool, typer.Option("--attack", help="Run seven attacks of a hostile host, and show how each one is refused")
     ] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the service running at the end (not with --attack)")
+    ] = False,
 ) -> None:
-    """Run the twelve steps of confidential serving on this machine, with real parts."""
-    # The help needs none of what the demonstration needs.
+    """Run the twelve steps of confidential serving on this machine.
+
+    The demo starts a simulated SGX platform, the broker, two enclaves and NGINX. It sends requests, compares the
+    answers with TensorFlow's, searches everything on the host for secrets, and stops everything. It takes one or two
+    minutes.
+
+    The workspace is created in the current folder, or in the folder of --directory. An existing deployment that is not
+    a demo is never changed.
+    """
+    # Import here: the help text must not load the modules that the demo needs.
     from sealserve.cli.demo.demonstration import demonstrate  # noqa: PLC0415
 
     demonstrate(

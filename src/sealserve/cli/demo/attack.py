@@ -1,7 +1,7 @@
-"""Seven things that a hostile host may try, each with what refuses it.
+"""Seven attacks of a hostile host, and the check that refuses each of them.
 
-The host's means are real: it changes files, manifests and signatures that lie on it, it runs other platforms, and it
-answers for the vendor's service. It does not have the owner's keys, nor the vendor's.
+The host really carries out each attack. It changes files, manifests and signatures on its disk, runs other platforms,
+and answers in place of the vendor's service. It has neither the owner's keys nor the vendor's keys.
 """
 
 import re
@@ -45,7 +45,7 @@ _REFUSED_BY_BROKER = "provisioning.refused"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why an enclave did not serve: the error's code, its message, and who refused."""
+    """Reason why an enclave did not serve: code and message of the error, and the part that refused."""
 
     code: str
     message: str
@@ -54,25 +54,27 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """Something that a hostile host tries.
+    """An attack of a hostile host.
 
     Args:
-        title: What it does.
-        expected: The code of the error that must refuse it.
-        act: Does it, and returns the refusal.
+        title: The attack, as the rest of the sentence "The host tries to ...".
+        explanation: Why the attack matters, and why it fails.
+        expected: Code of the error that must refuse the attack.
+        act: Carries out the attack, and returns the refusal.
     """
 
     title: str
+    explanation: str = ""
     expected: str
     act: Callable[[], Refusal]
 
 
 class Host:
-    """A hostile host, with a genuine release and a genuine broker to work on.
+    """A hostile host with a genuine release, a genuine broker and a genuine platform.
 
     Args:
-        workspace: The demo's.
-        walk: The demo, with model and certificates made.
+        workspace: The demo's workspace.
+        walk: The demo, after it created the model and the certificates.
     """
 
     def __init__(self, workspace: Workspace, walk: Walk) -> None:
@@ -84,35 +86,61 @@ class Host:
         files = [file for file in built.index.files if file.path.startswith("models/")]
         largest = max(files, key=lambda file: file.size)
         self._model_file, self._size = largest.path, largest.size
-        # The vendor finds a hole: what is not patched is out of date from now on. The genuine platform is patched.
+        # The vendor publishes a security update. The genuine platform has it; any other platform is now out of date.
         self._vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
 
     def attempts(self) -> list[Attempt]:
-        """Return the seven, in order."""
+        """Return the seven attacks, in order."""
         return [
             Attempt(
                 title="flip one bit of a sealed file",
+                explanation="A changed model could give wrong answers. Sealed files are authenticated block by block, "
+                "so the enclave notices a single changed bit and does not start the server.",
                 # A file of one node has its content in the node that is authenticated with the key alone.
                 expected="sealed-file.tampered-node" if self._size > NODE_SIZE else "sealed-file.wrong-key",
                 act=self._flip,
             ),
             Attempt(
-                title="put one sealed file in another's place", expected="sealed-file.path-mismatch", act=self._swap
+                title="replace a sealed file by another sealed file",
+                explanation="Both files are genuine and encrypted under the same key. Each sealed file also contains "
+                "the path that it belongs to, so the enclave rejects a file in the wrong place.",
+                expected="sealed-file.path-mismatch",
+                act=self._swap,
             ),
-            Attempt(title="delete a file of the model", expected="servable.file-missing", act=self._delete),
             Attempt(
-                title="change a server argument in the manifest, and sign it anew",
+                title="delete a file of the model",
+                explanation="The enclave must not serve an incomplete model. The sealed list of files names each file "
+                "of the release, so the enclave notices that a file is missing.",
+                expected="servable.file-missing",
+                act=self._delete,
+            ),
+            Attempt(
+                title="change a server argument in the manifest, and sign the manifest again",
+                explanation="With the old signature, the changed enclave does not start. SGX accepts any signer, so "
+                "the host signs with its own key. The enclave then starts with another MRENCLAVE, which the owner did "
+                "not register, and the broker does not release the key.",
                 expected="policy.mr-enclave-unknown",
                 act=self._change_argument,
             ),
-            Attempt(title="sign the same enclave anew with DEBUG", expected="quote.debug", act=self._debug),
             Attempt(
-                title="run it on a platform whose TCB is out of date",
+                title="sign the enclave again with debug mode",
+                explanation="The host can read the memory of an enclave in debug mode. The quote shows this mode, so "
+                "the broker rejects the quote.",
+                expected="quote.debug",
+                act=self._debug,
+            ),
+            Attempt(
+                title="run the enclave on a platform whose TCB is out of date",
+                explanation="This platform does not have the vendor's last security update, so a known vulnerability "
+                "could expose the model. The broker compares the platform with the vendor's TCB info and rejects it.",
                 expected="policy.tcb-status",
                 act=self._out_of_date,
             ),
             Attempt(
-                title="rewrite TCB info to UpToDate, signed with a stolen PCK key",
+                title="change the TCB info to UpToDate, and sign it with a stolen PCK key",
+                explanation="The host answers in place of the vendor's service and reports that the old platform is up "
+                "to date. It signs with a PCK key, which belongs to a processor. The broker accepts TCB info only with "
+                "the signature of the vendor's TCB signing certificate.",
                 expected="collateral.signer-not-tcb-signing",
                 act=self._forge_tcb_info,
             ),
@@ -121,7 +149,7 @@ class Host:
     def _flip(self) -> Refusal:
         with self._copy() as release:
             with (release / self._model_file).open("r+b") as stream:
-                place = self._size - NODE_SIZE + 1000  # in the last node, which holds content
+                place = self._size - NODE_SIZE + 1000  # in the last node, which contains the model's data
                 stream.seek(place)
                 byte = stream.read(1)[0]
                 stream.seek(place)
@@ -146,7 +174,8 @@ class Host:
             refusal = self._launch(release)
             if refusal.code != "enclave.measurement":
                 raise CliCode.DEMO_NOT_REFUSED.error(
-                    f"A changed manifest with the old signature was met with {refusal.code}."
+                    "A changed manifest with the old signature was refused for the wrong reason: expected "
+                    f"enclave.measurement, got {refusal.code}."
                 )
             resign(release, NAME, signing_key=_own_key(), signed_on=datetime.now(UTC).date())
             return self._launch(release)
@@ -164,7 +193,7 @@ class Host:
         walk = self._walk
         port = urlsplit(pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
-            stop_roles(self._workspace, BROKER, PCS)  # the broker keeps what it fetched
+            stop_roles(self._workspace, BROKER, PCS)  # a new broker: a running one uses the TCB info in its cache
             with load_simulator().pcs_server(self._vendor, port=port, stolen=platform):
                 walk.target.services.start(BROKER)
                 try:
@@ -174,7 +203,7 @@ class Host:
 
     @contextmanager
     def _copy(self) -> Iterator[Path]:
-        """Yield a copy of the release on the host, to be changed."""
+        """Yield a copy of the release on the host, which an attack may change."""
         copy = self._workspace.host.releases / "tampered"
         shutil.copytree(self._release, copy)
         try:
@@ -184,7 +213,7 @@ class Host:
 
     @contextmanager
     def _old_platform(self) -> "Iterator[tuple[SimulatedPlatform, Path]]":
-        """Yield a platform without the vendor's last patches, and the socket where it makes quotes."""
+        """Yield a platform without the vendor's last security update, and the socket of its quoting service."""
         simulator = load_simulator()
         folder = self._workspace.host.root / "old-platform"
         if folder.exists():
@@ -196,10 +225,14 @@ class Host:
             yield platform, socket
 
     def _launch(self, release: Path, socket: Path | None = None) -> Refusal:
-        """Start an enclave and wait for its end; return what refused it.
+        """Start an enclave, wait until it ends, and return the refusal.
+
+        Args:
+            release: Folder of the release on the host.
+            socket: Socket of a platform's quoting service. None means the genuine platform.
 
         Raises:
-            VerificationError: `demo.not-refused`: It went on to serve, or ended without a reason.
+            VerificationError: `demo.not-refused`: The enclave served, or ended without an error code.
         """
         command = [sys.executable, "-P", "-m", "sealserve", "enclave", "run", "--name", NAME, "--release", str(release)]
         command += ["--directory", str(self._workspace.directory)]
@@ -207,41 +240,60 @@ class Host:
         try:
             ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise CliCode.DEMO_NOT_REFUSED.error("The enclave started and went on.") from error
+            raise CliCode.DEMO_NOT_REFUSED.error(
+                f"The attack was not refused: the enclave still runs after {SECONDS} seconds."
+            ) from error
         found = _CODE.findall(ended.stderr)
         if ended.returncode == 0 or not found:
-            raise CliCode.DEMO_NOT_REFUSED.error(f"The enclave ended with status {ended.returncode} and no reason.")
+            raise CliCode.DEMO_NOT_REFUSED.error(
+                f"The attack was not refused with an error code: the enclave ended with status {ended.returncode}."
+            )
         code, message = found[-1]
         if code != _REFUSED_BY_BROKER:
-            return Refusal(code=code, message=message, by="the enclave")
+            return Refusal(code=code, message=message.replace(f"{release}/", ""), by="the enclave")
         with Owner.open(self._workspace).vault() as vault:
             row = admin.log(vault.database, last=1)[0].entry
         if row.decision != "refused":
-            raise CliCode.DEMO_NOT_REFUSED.error(f"The broker's last decision is {str(row.decision)!r}.")
+            raise CliCode.DEMO_NOT_REFUSED.error(
+                f"The broker's last decision is wrong: expected 'refused', got {str(row.decision)!r}."
+            )
         return Refusal(code=row.code, message=row.detail, by="the broker")
 
 
 def run(workspace: Workspace, walk: Walk, screen: Screen, *, tell: Tell) -> None:
-    """Try all seven.
+    """Carry out the seven attacks.
 
     Raises:
-        VerificationError: `demo.not-refused`: One was not refused for the right reason.
+        VerificationError: `demo.not-refused`: An attack was not refused, or was refused for the wrong reason.
     """
-    tell("setting up a genuine release, broker and platform")
+    tell("Setting up a genuine release, broker and platform")
     host = Host(workspace, walk)
-    screen.step(0, "A genuine release, broker and platform, for a hostile host to work on")
-    screen.heading("")
-    for number, attempt in enumerate(host.attempts(), start=1):
-        tell(f"the host tries to {attempt.title}")
+    screen.step(
+        0,
+        "A genuine release, broker and platform are ready",
+        "The host can change every file on its disk, run other platforms, and answer in place of the vendor's service. "
+        "It has neither the owner's keys nor the vendor's keys.",
+    )
+    attempts = host.attempts()
+    for number, attempt in enumerate(attempts, start=1):
+        tell(f"The host tries to {attempt.title}")
         refusal = attempt.act()
         if refusal.code != attempt.expected:
             raise CliCode.DEMO_NOT_REFUSED.error(
-                f"To {attempt.title} was met with {refusal.code}, not {attempt.expected}."
+                f"The attack to {attempt.title} was refused for the wrong reason: expected {attempt.expected}, got "
+                f"{refusal.code}."
             )
-        screen.step(number, f"The host tries to {attempt.title}: refused, {refusal.code}",
-                    f"{refusal.by}: {refusal.message}", mark=str(number))  # fmt: skip
+        screen.step(
+            number,
+            f"The host tries to {attempt.title}: refused",
+            attempt.explanation,
+            ("refused by", refusal.by),
+            ("error", f"{refusal.code}: {refusal.message}"),
+            mark=str(number),
+        )
+    screen.heading("", f"All {len(attempts)} attacks were refused.")
 
 
 def _own_key() -> rsa.RSAPrivateKey:
-    """Return a signing key of the host's own: SGX lets anybody sign."""
+    """Return a new signing key of the host. SGX accepts an enclave from any signer."""
     return rsa.generate_private_key(public_exponent=3, key_size=3072)

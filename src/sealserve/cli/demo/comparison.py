@@ -1,4 +1,4 @@
-"""TensorFlow's own answers, computed in this process, to compare the served ones with."""
+"""Reference answers: TensorFlow computes them in this process, and the demo compares the served answers with them."""
 
 import math
 import os
@@ -21,31 +21,33 @@ from sealserve.model.tensorflow_import import import_tensorflow
 
 TOLERANCE: Final = 0.01
 _REPEATED: Final = 10
-"""How many requests are computed a second time, to see which outputs change from call to call.
+"""Number of requests that are computed twice, to find the outputs that change from call to call.
 
-If an output changes in rarer cases only, a served answer that differs is reported as wrong: the check is stricter then.
+An output that changes more rarely is compared like the others. A difference is then reported as a wrong answer, so the
+check is stricter in this case.
 """
 _ROUNDING: Final = {2: 1e-2, 4: 1e-5, 8: 1e-9, 16: 1e-9}
-"""How much two computations of a number may differ in relation to the largest one, by the size of a number in bytes."""
+"""Allowed difference between two computations of a number, relative to the largest number, by the number's size in
+bytes."""
 _DISCRETE: Final = "iubOSU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Inputs, TensorFlow's answers to them, and how much an answer may differ.
+    """Inputs, TensorFlow's answers to them, and the allowed difference of a served answer.
 
     Args:
-        signature: Which signature was called.
-        inputs: One mapping for each request; each is different if the inputs are generated.
-        answers: TensorFlow's outputs for each.
-        smallest_difference: Between any two different answers: the largest difference of two fractional numbers.
-            Infinite if there are none.
-        rate: Requests per second in a plain loop around TensorFlow, in this process.
-        threads: How many threads TensorFlow used for one operation.
-        rounding: By how much two computations of the same answer may differ.
-        changing: The outputs that are not the same in two calls with the same input: the model is random, or has a
-            state. Their values are not compared.
-        distinct: How many answers are different from all others.
+        signature: Name of the signature that was called.
+        inputs: The inputs of each request. Generated inputs differ from request to request.
+        answers: TensorFlow's outputs for each request.
+        smallest_difference: Smallest difference between two different answers. The difference of two answers is the
+            largest difference of their fractional numbers. Infinite if no two answers differ in a fractional number.
+        rate: Requests per second of TensorFlow in this process, called in a loop.
+        threads: Number of threads that TensorFlow used for one operation.
+        rounding: Largest difference that is allowed between two computations of the same answer.
+        changing: Outputs that differ between two calls with the same input, because the model is random or has a
+            state. The values of these outputs are not compared.
+        distinct: Number of different answers. None if unknown.
     """
 
     signature: str
@@ -60,13 +62,13 @@ class Reference:
 
     @property
     def tolerance(self) -> float:
-        """The most that a fractional number of a served answer may differ: no other answer is so near."""
+        """Largest allowed difference of a fractional number. It is smaller than the distance to any other answer."""
         usual = TOLERANCE * self.smallest_difference if math.isfinite(self.smallest_difference) else 0.0
         return max(usual, self.rounding)
 
     @property
     def exact(self) -> Sequence[str]:
-        """The outputs that must be equal: whole numbers, truth values and strings."""
+        """The outputs that must be equal: integers, booleans and strings."""
         return [name for name, value in self.answers[0].items() if name not in self.changing and _is_discrete(value)]
 
     @property
@@ -75,38 +77,43 @@ class Reference:
         return [name for name in self.answers[0] if name not in (*self.changing, *self.exact)]
 
     def check(self, number: int, outputs: Arrays) -> float:
-        """Return by how much the answer to request ``number`` differs.
+        """Return the difference between a served answer and TensorFlow's answer.
+
+        Args:
+            number: Number of the request, from 0.
+            outputs: The served answer.
 
         Raises:
-            VerificationError: `demo.wrong-answer`: By more than the tolerance, or the answer has other outputs or
-                types.
+            VerificationError: `demo.wrong-answer`: The difference exceeds the tolerance, or the answer has other
+                outputs or types.
         """
         expected = self.answers[number]
         if set(outputs) != set(expected):
             raise CliCode.DEMO_WRONG_ANSWER.error(
-                f"Request {number} got the outputs {sorted(outputs)}, not {sorted(expected)}."
+                f"The answer to request {number} has the wrong outputs: expected {sorted(expected)}, got "
+                f"{sorted(outputs)}."
             )
         largest = 0.0
         for name, value in expected.items():
             if name in self.changing:
                 if outputs[name].dtype != value.dtype:
                     raise CliCode.DEMO_WRONG_ANSWER.error(
-                        f"The answer to request {number} has {outputs[name].dtype} in {printable(name)}; "
-                        f"TensorFlow's has {value.dtype}."
+                        f"The answer to request {number} has the wrong type in the output {printable(name)}: expected "
+                        f"{value.dtype}, got {outputs[name].dtype}."
                     )
                 continue
             difference = _distance(outputs[name], value)
             allowed = 0.0 if _is_discrete(value) else self.tolerance
             if not difference <= allowed:
                 raise CliCode.DEMO_WRONG_ANSWER.error(
-                    f"The answer to request {number} differs from TensorFlow's by {difference:.3g}; "
-                    f"allowed are {allowed:.3g}."
+                    f"The answer to request {number} differs from TensorFlow's answer: expected a difference of at "
+                    f"most {allowed:.3g}, got {difference:.3g}."
                 )
             largest = max(largest, difference)
         return largest
 
     def limits(self) -> list[str]:
-        """Return, as sentences, how answers are compared, and what the comparison does not show."""
+        """Return sentences that describe how answers are compared, and what the comparison cannot detect."""
         lines = []
         if self.near and math.isfinite(self.smallest_difference):
             lines.append(
@@ -118,18 +125,23 @@ class Reference:
         if self.changing:
             lines.append(
                 f"not comparable: {printable(', '.join(sorted(self.changing)))}, which changes from call to call (the "
-                "model is random, or has a state); only its type is checked"
+                "model is random or has a state); only its type is checked"
             )
         if (self.near or self.exact) and self.distinct is not None and self.distinct < len(self.answers):
             lines.append(
-                "all answers are the same, so that a mix-up of two requests would not be noticed"
+                "all answers are the same, so the comparison cannot detect that two answers were interchanged"
                 if self.distinct == 1
                 else f"{self.distinct} different answers to {len(self.answers)} requests"
             )
         return lines
 
     def verdict(self, checked: int, largest: float) -> str:
-        """Return, as a sentence, what comparing ``checked`` answers showed; ``largest`` is the largest difference."""
+        """Return the result of the comparison as a sentence.
+
+        Args:
+            checked: Number of answers that were compared.
+            largest: Largest difference that was found.
+        """
         of = f"{checked} of {len(self.answers)}"
         if not (self.near or self.exact):
             return (
@@ -137,22 +149,24 @@ class Reference:
             )
         if not self.near:
             return f"{of} equal TensorFlow's own exactly"
-        return f"{of} equal TensorFlow's own: they differ by {largest:.2g} at most, {self.tolerance:.2g} was allowed"
+        return f"{of} equal TensorFlow's own (largest difference {largest:.2g}, allowed {self.tolerance:.2g})"
 
 
 def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference:
-    """Call TensorFlow for each request, in this process, and for some again, to see which outputs change.
+    """Compute the reference answers with TensorFlow in this process.
+
+    The first requests are computed twice, to find the outputs that change from call to call.
 
     Args:
         folder: The SavedModel.
-        requests: How many requests there are.
-        given: Inputs in place of generated ones, ``NAME=VALUE`` each. The rows of given inputs rotate from request to
-            request, if the model takes any number of rows.
+        requests: Number of requests.
+        given: Inputs as ``NAME=VALUE``; the other inputs are generated. If the model takes any number of rows, the
+            rows of given inputs rotate from request to request.
 
     Raises:
-        InputError: `demo.not-comparable`: All answers are equal, so a wrong one could not be told.
+        InputError: `demo.not-comparable`: All answers are equal, so the comparison could not detect a wrong answer.
         ModelFailsError: TensorFlow cannot load the model, or cannot run it on these inputs.
-        TensorInputError: A given input does not fit.
+        TensorInputError: A given input does not fit the signature.
     """
     tf = import_tensorflow()
     with LocalModel.load(tf, folder) as model:
@@ -165,7 +179,7 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
                 _turned(read.complete(batch=1, seed=number, guess=guess), signature, generated, number)
                 for number in range(requests)
             ]
-            model.call(inputs[0])  # it shows whether the guess fits; and the first call is slow
+            model.call(inputs[0])  # fails if the guess does not fit; and the first call is slow, so it is not measured
             return inputs
 
         possible = guesses(signature, model.first_guess(folder)) if generated else [Guess()]
@@ -188,8 +202,9 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
     textual = any(signature.inputs[name].dtype == "string" for name in generated)
     if distinct == 1 and requests > 1 and any(fractional) and generated and not textual:
         raise CliCode.DEMO_NOT_COMPARABLE.error(
-            "Two different inputs have the same answer, so a wrong answer could not be told from a right one.",
-            hint="Give a model whose outputs depend on its inputs, or other inputs with --input.",
+            "The model returns the same answer to different inputs, so the demo cannot tell a wrong answer from a "
+            "right answer.",
+            hint="Use a model whose outputs depend on its inputs, or give other inputs with --input.",
         )
     threads = tf.config.threading.get_intra_op_parallelism_threads() or _processors()
     return Reference(
@@ -199,7 +214,7 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
 
 
 def _turned(arrays: Arrays, signature: Signature, generated: Sequence[str], number: int) -> Arrays:
-    """Return given inputs with their rows in another order for each request."""
+    """Return the inputs of a request: the rows of given inputs are rotated by the request's number."""
     given = {name: value for name, value in arrays.items() if name not in generated}
     for name in given:
         shape = signature.inputs[name].shape
@@ -209,7 +224,7 @@ def _turned(arrays: Arrays, signature: Signature, generated: Sequence[str], numb
 
 
 def _differences(answers: Sequence[Arrays], fractional: Sequence[Arrays], rounding: float) -> tuple[int, float]:
-    """Return how many different answers there are, and the smallest difference between two that are different."""
+    """Return the number of different answers, and the smallest difference between two different answers."""
     distinct: list[int] = []
     smallest = math.inf
     for right, answer in enumerate(answers):
@@ -230,10 +245,10 @@ def _difference(left: Arrays, right: Arrays) -> float:
 
 
 def _distance(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
-    """Return the largest difference of two elements; infinite where there is no number to tell it by."""
+    """Return the largest difference of two elements. It is infinite if the shapes or the texts differ."""
     if left.shape != right.shape:
         return math.inf
-    if left.dtype.kind not in "fiubc" or right.dtype.kind not in "fiubc":  # texts are equal or not
+    if left.dtype.kind not in "fiubc" or right.dtype.kind not in "fiubc":  # texts are equal or different
         return 0.0 if np.array_equal(left, right) else math.inf
     whole = left.dtype.kind in "iub" and right.dtype.kind in "iub"
     if whole and np.array_equal(left, right):
@@ -244,7 +259,8 @@ def _distance(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
         differences = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
     if np.isnan(differences).any():
         return math.inf
-    return float(np.max(differences, initial=1.0 if whole else 0.0))  # numbers of 64 bits may look equal as floats
+    # Different 64-bit integers may be equal as floats: report at least 1 for integers that differ.
+    return float(np.max(differences, initial=1.0 if whole else 0.0))
 
 
 def _is_discrete(value: npt.NDArray[Any]) -> bool:
@@ -252,7 +268,7 @@ def _is_discrete(value: npt.NDArray[Any]) -> bool:
 
 
 def _allowed(value: npt.NDArray[Any]) -> float:
-    """Return by how much two computations of an output may differ."""
+    """Return the allowed difference between two computations of an output."""
     if _is_discrete(value) or not value.size:
         return 0.0
     sizes = np.abs(value)

@@ -1,9 +1,9 @@
-"""The example's SavedModel, kept in the user's cache folder, since converting the frozen graph takes many seconds.
+"""Cache for the example's SavedModel, because converting the frozen graph takes many seconds.
 
-The cache holds the example only, whose weights are random; a model of the user never gets into it. An entry is a folder
-named by what the result depends on: the frozen graph, the code that converts it, and the version of TensorFlow.
-An entry that anybody else could have changed, or whose files do not match their digests, is removed and made again.
-A cache that cannot be written is not used.
+The cache contains only the example, whose weights are random. A user's model is never cached. An entry is a folder; its
+name is a digest of the frozen graph, the conversion code and the version of TensorFlow. An entry that another user
+could have changed, or whose files do not match their digests, is removed and created again. A cache that cannot be
+written is not used.
 
 The folder is ``$XDG_CACHE_HOME/sealserve/demo``, by default ``~/.cache/sealserve/demo``. It can be removed at any time.
 
@@ -39,7 +39,7 @@ _BLOCK: Final = 1 << 20
 
 
 class _Digests(BaseModel):
-    """The file that lists an entry's files with their SHA-256."""
+    """The list of an entry's files, with the SHA-256 of each."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -47,11 +47,11 @@ class _Digests(BaseModel):
 
 
 class _UnusableError(Exception):
-    """The entry is missing, damaged, or could have been written by somebody else."""
+    """The entry is missing or damaged, or another user could have written it."""
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of all entries, or None for a user without a home. It need not exist."""
+    """Return the folder of all entries, or None for a user without a home directory. The folder may not exist."""
     for folder in (Path(os.environ.get("XDG_CACHE_HOME", "")), Path(os.path.expanduser("~/.cache"))):  # noqa: PTH111  # Path.expanduser raises without a home
         if folder.is_absolute():
             return folder / "sealserve" / "demo"
@@ -59,7 +59,7 @@ def cache_folder() -> Path | None:
 
 
 def entry_for(graph: Path, model: ModelSection) -> Path | None:
-    """Return the folder of the entry for a frozen graph, whether it exists or not; None if there can be no cache."""
+    """Return the folder of the entry for a frozen graph. It may not exist. None means that no cache is possible."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -80,14 +80,14 @@ def entry_for(graph: Path, model: ModelSection) -> Path | None:
 
 
 def restore(entry: Path, destination: Path) -> SavedModelInfo | None:
-    """Copy an entry to ``destination``, if it is whole and only this user could have written it.
+    """Copy an entry to ``destination`` if it is complete and only this user could have written it.
 
     Args:
-        entry: Folder of the entry. An unusable one is removed.
+        entry: Folder of the entry. An unusable entry is removed.
         destination: The new folder of the SavedModel.
 
     Returns:
-        What is in the SavedModel, or None if there is no usable entry.
+        The description of the SavedModel, or None if no usable entry exists.
 
     Raises:
         UnavailableError: `file.disk-full`, `file.unwritable`: The destination cannot be written.
@@ -97,7 +97,7 @@ def restore(entry: Path, destination: Path) -> SavedModelInfo | None:
     try:
         digests = _read_digests(entry)
         with appearing(destination) as temporary:
-            # Digests are those of the copies: the entry may change while it is read.
+            # Check the digests of the copies, because the entry may change while it is read.
             for name, expected in digests.items():
                 _check_equal(_copy(entry / name, temporary / name), expected)
             check_servable(temporary)
@@ -108,12 +108,12 @@ def restore(entry: Path, destination: Path) -> SavedModelInfo | None:
 
 
 def keep(entry: Path, folder: Path) -> None:
-    """Make an entry from the SavedModel in ``folder``, and remove all other entries.
+    """Create an entry from the SavedModel in ``folder``, and remove all other entries.
 
-    A failure, such as a full disk or a read-only home, leaves no entry and is no error.
+    A failure, such as a full disk or a read-only home directory, leaves no entry and is ignored.
     """
     with contextlib.suppress(OSError, SealserveError, _UnusableError):
-        for parent in (*reversed(entry.parent.parents), entry.parent):  # `parents=True` would make them with the umask
+        for parent in (*reversed(entry.parent.parents), entry.parent):  # `parents=True` would use the umask's mode
             parent.mkdir(mode=0o700, exist_ok=True)
         for parent in (entry.parent.parent, entry.parent):
             _check_own(parent)
@@ -121,14 +121,14 @@ def keep(entry: Path, folder: Path) -> None:
             names = [path.relative_to(folder).as_posix() for path in plain_files(folder)]
             digests = {name: _copy(folder / name, stage.folder / name) for name in names}
             (stage.folder / DIGESTS).write_text(_Digests(files=digests).model_dump_json(), encoding="utf-8")
-            stage.publish(entry)  # another demo may have been first: its entry stays
+            stage.publish(entry)  # if another demo published the entry first, its entry stays
         for other in entry.parent.iterdir():
             if other != entry and not other.name.startswith("."):
                 _remove(other)
 
 
 def _read_digests(entry: Path) -> Mapping[str, str]:
-    """Return the digests of an entry's files by their paths below the entry."""
+    """Return the SHA-256 of each file of an entry, by the file's path in the entry."""
     for folder in (entry.parent.parent, entry.parent, entry):
         _check_own(folder)
     text = read_regular(entry / DIGESTS, limit=_LARGEST_DIGESTS, follow_links=False)
@@ -139,7 +139,7 @@ def _read_digests(entry: Path) -> Mapping[str, str]:
 
 
 def _check_own(folder: Path) -> None:
-    """Make sure that only this user can change what is in a folder."""
+    """Check that only this user can change the contents of a folder."""
     try:
         status = folder.lstat()
     except OSError as error:
@@ -154,7 +154,7 @@ def _check_equal(digest: str, expected: str) -> None:
 
 
 def _copy(source: Path, destination: Path) -> str:
-    """Copy a file, and return the SHA-256 of the bytes that were copied."""
+    """Copy a file, and return the SHA-256 of the copied bytes."""
     digest = hashlib.sha256()
     left = _LARGEST_FILE
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _copy(source: Path, destination: Path) -> str:
 
 
 def _remove(entry: Path) -> None:
-    """Remove an entry, or whatever is in its place."""
+    """Remove an entry: a folder, or a file or link with the entry's name."""
     with contextlib.suppress(OSError):
         if entry.is_symlink() or not entry.is_dir():
             entry.unlink()
@@ -181,7 +181,7 @@ def _remove(entry: Path) -> None:
 
 
 def _tensorflow_versions() -> dict[str, str]:
-    """Return the version of each installed package of TensorFlow; importing TensorFlow would take seconds."""
+    """Return the version of each installed TensorFlow package, without the seconds that importing TensorFlow takes."""
     versions = {}
     for package in ("tensorflow", "tensorflow-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""A demonstration from its beginning to its end: the twelve steps, or what a hostile host may try."""
+"""One demonstration from start to end: the twelve steps, or the attacks of a hostile host."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,9 +14,17 @@ from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.interruptions import interrupted_once
 from sealserve.terms import TlsMode
 
+INTRODUCTION = (
+    "This machine plays three roles: the owner of a model, a host that the owner does not trust, and a user of the "
+    "model. Steps ① to ⑫ follow the model from the owner to the user. Steps marked · prepare them or check the result."
+)
+ATTACK_INTRODUCTION = (
+    "This machine plays the owner of a model, and a hostile host. The host tries seven attacks to obtain or change the "
+    "model."
+)
 WARNING = (
-    "SIMULATED: there is no SGX here. Every format, signature, protocol and check below is real, and nothing is "
-    "protected from this machine's root."
+    "SIMULATED: software replaces the SGX processor in this demo. Every format, signature, protocol and check below is "
+    "real, but nothing is protected from root on this machine."
 )
 
 
@@ -32,8 +40,8 @@ def demonstrate(
     attacks: bool,
     keep: bool,
 ) -> None:
-    """Demonstrate in the folder of ``context``; the arguments are the options of `sealserve demo`."""
-    load_simulator()  # without it, nothing is made or stopped
+    """Run the demo in the folder of ``context``. The arguments are the options of `sealserve demo`."""
+    load_simulator()  # fail before anything is changed, if the simulator is not installed
     screen = Screen(as_json=context.as_json)
     workspace = preparation.reset(
         context.directory, on_running=lambda left: _say_what_stops(screen, context.directory, left)
@@ -41,7 +49,8 @@ def demonstrate(
     choice = ModelChoice(path=model, inputs=tuple(inputs), outputs=tuple(outputs))
     with interrupted_once(), console.spinner("Preparing") as tell:
         walk = Walk(workspace, screen, tell=tell)
-        screen.heading("sealserve demo: a sealed model, served from attested enclaves", WARNING, "")
+        introduction = ATTACK_INTRODUCTION if attacks else INTRODUCTION
+        screen.heading("sealserve demo: a sealed model, served from attested enclaves", "", introduction, "", WARNING)
         try:
             folder = walk.prepare(choice, seed=seed, tls=tls)
             if attacks:
@@ -56,15 +65,17 @@ def demonstrate(
             walk.stop()
     screen.finish(workspace=str(workspace.root))
     if not context.as_json:
-        _say_what_next(workspace.directory, keep=keep and not attacks)
+        _show_next_steps(screen, workspace.directory, keep=keep and not attacks)
 
 
 def _say_what_stops(screen: Screen, directory: Path, left: Sequence[str]) -> None:
     screen.step(
         0,
-        "An earlier demo still runs here: it is stopped, and this one makes new keys and certificates",
-        f"stopping: {', '.join(left)}",
-        f"to keep that service, run the demo in another folder: `sealserve demo -C DIR`; here is {directory}",
+        "An earlier demo still runs in this folder: it is stopped first",
+        "This demo then creates new keys and certificates. To keep the earlier service, run the demo in another "
+        "folder: `sealserve demo -C DIR`.",
+        ("folder", str(directory)),
+        ("stopping", ", ".join(left)),
         seconds=0.0,
     )
 
@@ -81,14 +92,20 @@ def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
     walk.prove(built)
 
 
-def _say_what_next(directory: Path, *, keep: bool) -> None:
+def _show_next_steps(screen: Screen, directory: Path, *, keep: bool) -> None:
     where = "" if directory == Path.cwd() else f" -C {shlex.quote(str(directory))}"
     if keep:
-        console.out.print(
-            f"It runs: `sealserve predict{where}`, `sealserve status{where}`; `sealserve down{where}` stops it."
-        )
+        heading = "The service is still running. Next:"
+        commands = {
+            f"sealserve predict{where}": "send a request",
+            f"sealserve status{where}": "show the parts of the deployment",
+            f"sealserve down{where}": "stop the service",
+        }
     else:
-        console.out.print(
-            f"The workspace is there to look around: `sealserve broker log{where}`, `sealserve release show{where}`, "
-            f"`sealserve logs{where}`."
-        )
+        heading = "Inspect the workspace:"
+        commands = {
+            f"sealserve broker log{where}": "show which enclaves got the key, and which were refused",
+            f"sealserve release show{where}": "show the files of the release",
+            f"sealserve logs{where}": "show the logs of all parts",
+        }
+    screen.pairs(heading, list(commands.items()))

@@ -1,4 +1,4 @@
-"""What the replicas' and NGINX's own logs, and the broker's audit log, show of steps 3 to 8, 10 and 11."""
+"""Evidence for steps 3 to 8, 10 and 11: the logs of replicas and NGINX, and the broker's audit log."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ SHORT = 16
 
 
 class Launches:
-    """The starts of replicas, as their launchers logged them.
+    """The start of each replica, read from the log of its launcher.
 
     Args:
-        replicas: Replicas that serve.
+        replicas: The processes of replicas that serve.
     """
 
     def __init__(self, replicas: Sequence[Process]) -> None:
@@ -27,56 +27,81 @@ class Launches:
         }
 
     def tell(self, screen: Screen, granted: Sequence[AuditRow], *, policy: str) -> None:
-        """Tell steps 3 to 8.
+        """Show steps 3 to 8.
 
         Args:
-            screen: Where.
-            granted: The audit rows of the keys that were released.
-            policy: The TCB policy's name.
+            screen: Shows the steps.
+            granted: The audit rows of the keys that the broker released.
+            policy: Name of the TCB policy that the broker applied.
         """
         screen.step(
             3,
             f"The host starts {len(self._replicas)} enclaves",
-            *self._lines("measured", "mr_enclave", "mr_signer", "debug"),
-            *self._lines("trusted-files", "verified"),
+            "An enclave is a program in memory that the host cannot read. The processor measures it at its start: "
+            "MRENCLAVE is the digest of its code and settings, and MRSIGNER identifies the owner's signing key. The "
+            "enclave then compares each file that it trusts, such as Python, TensorFlow and the server's code, with "
+            "the SHA-256 in its measured manifest. The host therefore cannot replace any of them.",
+            *self._lines(
+                ("measured", "MRENCLAVE {mr_enclave}, MRSIGNER {mr_signer}, debug mode {debug}"),
+                ("trusted-files", "{verified} trusted files match the measured manifest"),
+            ),
+            ("note", "MRENCLAVE differs between replicas because the port is one of the measured settings"),
             seconds=self._seconds("measured", "private-memory"),
         )
         screen.step(
             4,
-            "Each connects to the broker over RA-TLS",
-            *self._lines("broker", "connected"),
-            "each with a fresh P-384 key of its own, bound to its quote",
+            "Each enclave connects to the owner's broker over RA-TLS",
+            "RA-TLS is TLS in which the certificate of the enclave contains a quote. A quote is a statement, signed by "
+            "the processor, about the program that runs in the enclave. The quote also contains a hash of the "
+            "connection's public key, so the host cannot reuse the quote for another connection.",
+            *self._lines(("broker", "connected to {connected}")),
+            ("key", "P-384, created by each enclave for this connection and bound to its quote"),
             seconds=self._seconds("private-memory", "quote"),
         )
         screen.step(
             5,
-            "The broker verifies processor and enclave",
+            "The broker verifies the processor and the enclave",
+            "The broker checks the quote's signatures up to the vendor's root certificate, and the processor's "
+            "security updates (TCB status). It then compares MRENCLAVE with the values that the owner registered. An "
+            "enclave that the host changed, and a processor with known vulnerabilities, fail here.",
             *(
-                f"quote {short(entry.quote_digest)}: platform {entry.tcb_status}, "
-                f"MRENCLAVE {short(entry.mr_enclave)}, {entry.platform}"
+                ("quote", (f"{short(entry.quote_digest)}: MRENCLAVE {short(entry.mr_enclave)}, "
+                          f"TCB status {entry.tcb_status}"))
                 for entry in (row.entry for row in granted)
             ),
-            f"our own parser and checks, dcap-qvl, collateral fetched over HTTP, then the policy {policy!r}",
+            ("platform", ", ".join(sorted({str(row.entry.platform) for row in granted}))),
+            ("verified by", "sealserve's own parser and checks, then the library dcap-qvl"),
+            ("collateral", "fetched over HTTP"),
+            ("TCB policy", policy),
             seconds=self._seconds("quote", "key"),
-        )
+        )  # fmt: skip
         screen.step(
             6,
-            "and releases the key",
-            *(f"audit row {row.seq}, hash {short(row.hash)}: written before the key left" for row in granted),
+            "The broker releases the key",
+            "The release's key leaves the owner's machine only now, through the RA-TLS connection into the verified "
+            "enclave. The broker writes each decision to its audit log before it sends the key.",
+            *(("audit log", f"row {row.seq}, hash {short(row.hash)}") for row in granted),
             seconds=0.0,
         )
         screen.step(
             7,
-            "The enclaves open the release, into memory of their own",
-            *self._lines("private-memory", "method"),
-            *self._private_memory_notes(),
-            *self._lines("mounts", "files", "bytes", "key"),
+            "The enclaves decrypt the release into private memory",
+            "The decrypted model is never written to the host's disk. Each enclave wipes the key after it has "
+            "decrypted the files. SGX encrypts this memory in the processor; in this simulation, the operating system "
+            "separates it from other users, but not from root.",
+            *self._lines(
+                ("private-memory", "memory: {method}"),
+                ("mounts", "{files} files decrypted, {bytes} bytes; release key {key}"),
+            ),
+            *(("note", note) for note in self._private_memory_notes()),
             seconds=self._seconds("key", "mounts"),
         )
         screen.step(
             8,
-            "The model servers serve the plaintext model",
-            *(f"{process.role}: process {process.pid}, port {process.port}" for process in self._replicas),
+            "The model servers load the model and serve it",
+            "Each enclave runs a model server with the interface of TensorFlow Serving. The private key of its TLS "
+            "certificate was sealed in the release, so the host does not have this key.",
+            *((process.role, f"process {process.pid}, port {process.port}") for process in self._replicas),
         )
 
     def _private_memory_notes(self) -> list[str]:
@@ -84,10 +109,16 @@ class Launches:
         methods = {method_of(steps["private-memory"].evidence["method"]) for steps in self._steps.values()}
         return [method.note for method in sorted(methods) if method.note]
 
-    def _lines(self, name: str, *fields: str) -> list[str]:
+    def _lines(self, *templates: tuple[str, str]) -> list[tuple[str, str]]:
+        """Return lines of evidence for each replica.
+
+        Args:
+            templates: Name of a launch step, and a text into which the logged values of this step are inserted.
+        """
         return [
-            f"{role}: " + ", ".join(f"{field} {short(steps[name].evidence[field])}" for field in fields)
+            (role, text.format_map({field: _value(value) for field, value in steps[name].evidence.items()}))
             for role, steps in self._steps.items()
+            for name, text in templates
         ]
 
     def _seconds(self, start: str, end: str) -> float:
@@ -95,13 +126,13 @@ class Launches:
 
 
 def tell_front(screen: Screen, log: Path, service_name: str, *, connections: int) -> None:
-    """Tell steps 10 and 11.
+    """Show steps 10 and 11.
 
     Args:
-        screen: Where.
+        screen: Shows the steps.
         log: NGINX's access log.
-        service_name: Of the connections to tell of.
-        connections: How many must have ended; NGINX logs a connection at its end.
+        service_name: TLS server name of the connections to show.
+        connections: Number of connections to wait for, at most 10 seconds. NGINX logs a connection when it ends.
     """
     wait_until(lambda: len(_connections(log, service_name)) >= connections, seconds=10)
     seen = _connections(log, service_name)
@@ -109,8 +140,11 @@ def tell_front(screen: Screen, log: Path, service_name: str, *, connections: int
     sent = sum(int(str(row["bytes_to_client"])) for row in seen)
     screen.step(
         10,
-        "NGINX sees the connections",
-        f"{len(seen)} for {service_name}: {received / 1e6:.1f} MB in, {sent / 1e6:.2f} MB out, all TLS",
+        "NGINX receives the connections on the host",
+        "NGINX reads only the server name, which TLS sends unencrypted, to find the service. All other data that NGINX "
+        "and the host see is ciphertext.",
+        ("connections", f"{len(seen)} for {service_name}"),
+        ("TLS data", f"{received / 1e6:.1f} MB from the user, {sent / 1e6:.2f} MB to the user"),
         seconds=0.0,
     )
     shares: dict[str, int] = {}
@@ -118,15 +152,20 @@ def tell_front(screen: Screen, log: Path, service_name: str, *, connections: int
         shares[str(row["replica"])] = shares.get(str(row["replica"]), 0) + 1
     screen.step(
         11,
-        "and forwards them, still encrypted",
-        *(f"{count} to {replica}" for replica, count in sorted(shares.items())),
+        "NGINX forwards the connections, still encrypted",
+        "NGINX does not have a TLS key. It copies the encrypted bytes, and distributes connections among the replicas.",
+        *((replica, f"{count} connections") for replica, count in sorted(shares.items())),
         seconds=0.0,
     )
 
 
 def short(text: str | None) -> str:
-    """Return the beginning of a long digest, or the text as it is."""
+    """Return the first 16 characters of a digest, or a text of at most 32 characters unchanged."""
     return f"{text[:SHORT]}..." if text and len(text) > 2 * SHORT else text or ""
+
+
+def _value(logged: str) -> str:
+    return {"False": "off", "True": "on"}.get(logged) or short(logged)
 
 
 def _connections(log: Path, service_name: str) -> list[dict[str, object]]:

@@ -1,16 +1,17 @@
-"""Search what a host holds for anything that it must not see.
+"""Search the host's files for secret data.
 
-Any 16-byte window of the secret data counts, if it has at least eight distinct byte values (a run of zeros is in
-every file). The search is exact, and fast enough for models of gigabytes:
+The search finds each 16-byte window of the secret data that has at least eight distinct byte values. Windows with fewer
+values, such as a run of zeros, occur in every file. The search is exact, and fast enough for models of several
+gigabytes:
 
-1. A 16-byte window always contains an 8-byte word that is aligned in the secret data. So the host's files are searched
-   for these words only, at every offset, for all secrets in one pass.
-2. A filter rejects most words: a hash of the word chooses 32 bits of a table, and two of these that must be set. About
-   1 of 500 foreign words passes.
-3. A word that passes is looked up in a sorted index of the secrets' words.
-4. Around a word of a secret, each 16-byte window is compared in full with the places that the index names.
+1. Each 16-byte window contains an 8-byte word that is aligned in the secret data. The search therefore looks only for
+   these words, at every offset of the host's files, for all secrets in one pass.
+2. A filter rejects most words: a hash of the word selects 32 bits of a table, and two of these bits must be set. About
+   1 of 500 words that are not in a secret passes the filter.
+3. A word that passes the filter is looked up in a sorted index of the secrets' words.
+4. Around a word of a secret, each 16-byte window is compared in full with the positions in the index.
 
-Steps 2 and 3 are numpy's, which runs in several threads at once.
+numpy carries out steps 2 and 3 in several threads.
 """
 
 import os
@@ -27,19 +28,19 @@ import numpy.typing as npt
 WINDOW = 16
 DISTINCT = 8
 _WORD = 8
-_CHUNK = 1 << 20  # the arrays that belong to it fit into a processor's second cache
+_CHUNK = 1 << 20  # the arrays for a chunk fit into the second-level cache of a processor
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 _MANY = 10_000
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Known: TypeAlias = dict[tuple[bytes, int], str | None]
-"""The secret, if there is one, that has a window around a word of it that begins at a certain byte of the window."""
+"""Cached results: the window, and the offset of the aligned word in it; the value is the secret that contains it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A place on the host that holds something secret. It names the secret, and never shows it."""
+    """A position of secret data in a file of the host. The finding names the secret but does not contain it."""
 
     secret: str
     path: Path
@@ -47,15 +48,16 @@ class Finding:
 
 
 class Exposure:
-    """A search for secrets.
+    """A search for secrets in files.
 
     Args:
-        secrets: Name and content of each secret. Shorter than 16 bytes is refused: it would match by chance.
-        public: Texts that the host has for reasons of its own, such as the names of files. A window that stands in one
-            of them does not count.
-        places: Texts such as the path of the workspace, which a model can contain as well. A window that touches one of
-            them in a host's file does not count: what stands around a path can be the same by chance, for example a
-            quotation mark. Texts of fewer than 8 bytes are ignored.
+        secrets: Name and content of each secret. A secret must have at least 16 bytes, because a shorter secret could
+            match by chance.
+        public: Texts that the host has independently of the secrets, such as file names. A window that occurs in one
+            of these texts is ignored.
+        places: Texts that a model can also contain, such as the path of the workspace. A window that overlaps such a
+            text in a host's file is ignored, because the bytes around a path can be equal by chance (for example a
+            quotation mark). Texts of fewer than 8 bytes are not used.
     """
 
     def __init__(
@@ -76,18 +78,18 @@ class Exposure:
         self._bits = min(len(joined).bit_length(), 64 - len(joined).bit_length() - 10)
         self._filter = np.zeros(1 << self._bits, np.uint32)
         if len(joined):
-            # The index is sorted by the hash, whose upper bits are the slot: what belongs to a slot stands together.
+            # The index is sorted by the hash, and the slot is the hash's upper bits: entries of a slot are adjacent.
             slots = self._slots(self._index)
             both = (np.uint32(1) << self._bit(self._index, 0)) | (np.uint32(1) << self._bit(self._index, 1))
             starts = np.flatnonzero(np.diff(slots, prepend=-1))
             self._filter[slots[starts]] = np.bitwise_or.reduceat(both, starts)
 
     def search(self, roots: Iterable[Path], *, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
-        """Return where the files under ``roots`` hold a window of a secret, at most one finding for each file.
+        """Search the files under ``roots``, and return at most one finding for each file.
 
         Args:
-            roots: Folders or files. A file with several names (hard links) is searched once.
-            progress: Called with the number of bytes of each piece when it is searched.
+            roots: Folders or files. A file with several hard links is searched once.
+            progress: Called after each chunk with the number of bytes in it.
         """
         files = distinct(files_under(roots))
         return [found for path in files if (found := self.search_bytes(path.read_bytes(), path, progress=progress))]
@@ -95,7 +97,7 @@ class Exposure:
     def search_bytes(
         self, content: bytes, path: Path, *, progress: Callable[[int], None] = lambda _: None
     ) -> Finding | None:
-        """Return the first finding in ``content``."""
+        """Return the first finding in ``content``, or None. ``path`` names the file in the finding."""
         first = None
         starts = range(0, len(content), _CHUNK)
         search = partial(self._search_chunk, content, path, {})
@@ -127,11 +129,11 @@ class Exposure:
         return (hashed >> np.uint64(64 - self._bits)).view(np.int64)
 
     def _bit(self, hashed: Words, which: int) -> npt.NDArray[np.uint32]:
-        """Return the first (0) or the second (1) bit of a slot that belongs to each hash."""
+        """Return the position of the first (0) or second (1) bit of each hash in its slot."""
         return (hashed >> np.uint64(59 - self._bits - 5 * which)).astype(np.uint32) & np.uint32(31)
 
     def _known(self, hashed: Words) -> npt.NDArray[np.bool_]:
-        """Return which hashes, without their lower bits, are in the index."""
+        """Return for each hash, without its lower bits, whether the index contains it."""
         if not len(self._index):
             return np.zeros(len(hashed), np.bool_)
         place = np.minimum(np.searchsorted(self._index, hashed), len(self._index) - 1)
@@ -152,17 +154,17 @@ class Exposure:
         return None
 
     def _secret_with(self, window: bytes, word: bytes, before: int) -> str | None:
-        """Return the name of a secret that a window stands in, or None if there is none, or if the window is public.
+        """Return the name of a secret that contains a window. None means that no secret does, or that it is public.
 
         Args:
             window: 16 bytes of a host's file.
-            word: An 8-byte word in it. Only places where it is aligned in the secret are compared.
-            before: The number of bytes before the word.
+            word: An 8-byte word in the window. Only positions at which it is aligned in a secret are compared.
+            before: The number of bytes of the window before the word.
         """
         hashed = (np.frombuffer(word, np.uint64) * _MULTIPLIER) & ~self._mask
         first = np.searchsorted(self._index, hashed)[0]
         last = np.searchsorted(self._index, hashed | self._mask, side="right")[0]
-        if last - first > _MANY:  # a word such as eight zeros: a plain search is faster
+        if last - first > _MANY:  # a frequent word, such as eight zeros: a plain search is faster
             found = next((name for name, secret in self._secrets if window in secret), None)
         else:
             found = None
@@ -176,7 +178,7 @@ class Exposure:
         return None if found is None or window in self._public else found
 
     def _touches_place(self, content: bytes, offset: int) -> bool:
-        """Return whether a window of a host's file overlaps with one of the places."""
+        """Return whether a window of a host's file overlaps one of the texts in ``places``."""
         for place in self._places:
             reach = len(place) - 1
             if place in content[max(0, offset - reach) : offset + WINDOW + reach]:
@@ -185,7 +187,7 @@ class Exposure:
 
 
 def distinct(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the paths of different files: of a file with several names, the first."""
+    """Yield one path for each file. For a file with several hard links, this is the first path."""
     seen = set()
     for path in paths:
         status = path.stat()
@@ -195,7 +197,7 @@ def distinct(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def files_under(roots: Iterable[Path]) -> Iterator[Path]:
-    """Yield every regular file under ``roots`` (a root may be a file), in order; links are not followed."""
+    """Yield every regular file under ``roots``, sorted. A root may be a file. Symbolic links are not followed."""
     for root in roots:
         candidates = [root] if root.is_file() else sorted(root.rglob("*"))
         yield from (path for path in candidates if path.is_file() and not path.is_symlink())

@@ -1,4 +1,4 @@
-"""The demo's model in TensorFlow, in this process."""
+"""The demo's model, loaded by TensorFlow in this process."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +19,17 @@ from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 
 class ModelFailsError(InputError):
-    """TensorFlow cannot run the model on the inputs."""
+    """TensorFlow cannot load the model, or cannot run it on the inputs."""
 
     code = "demo.model-fails"
 
 
 class LocalModel:
-    """A SavedModel in a session of this process, loaded as a model server loads it.
+    """A SavedModel in a TensorFlow session of this process, loaded as a model server loads it.
 
     Attributes:
-        name: The signature that is called: the default one, else one that has inputs.
-        signature: What it takes and gives.
+        name: Name of the signature that is called: the default signature, else a signature that has inputs.
+        signature: Inputs and outputs of this signature.
     """
 
     def __init__(self, tf: Any, session: Any, meta: Any, graph: MetaGraph) -> None:
@@ -37,7 +37,10 @@ class LocalModel:
         usable = [item for item in graph.signatures if item.outputs]
         usable.sort(key=lambda item: (item.name != DEFAULT_SIGNATURE, not item.inputs))
         if not usable:
-            raise ModelFailsError("The model has no signature that can be called.")
+            raise ModelFailsError(
+                "The model cannot be called: expected a signature with at least one output, got none.",
+                hint="Export the model with a signature such as serving_default.",
+            )
         chosen = usable[0]
         self.name = chosen.name
         definition = meta.signature_def[chosen.name]
@@ -52,7 +55,11 @@ class LocalModel:
     @classmethod
     @contextlib.contextmanager
     def load(cls, tf: Any, folder: Path) -> Iterator[Self]:
-        """Load the SavedModel in ``folder`` with the module ``tensorflow``, and close it in the end.
+        """Load a SavedModel, and close its session when the context ends.
+
+        Args:
+            tf: The module ``tensorflow``.
+            folder: The SavedModel.
 
         Raises:
             ModelFailsError: TensorFlow cannot load it.
@@ -65,7 +72,7 @@ class LocalModel:
             yield cls(tf, session, meta, graph)
 
     def call(self, arrays: Arrays) -> Arrays:
-        """Return the outputs for these inputs.
+        """Run the signature on inputs, and return its outputs by name.
 
         Raises:
             ModelFailsError: TensorFlow cannot compute them.
@@ -76,7 +83,7 @@ class LocalModel:
         return {name: _plain(value) for name, value in outputs.items()}
 
     def first_guess(self, folder: Path) -> Guess:
-        """Return what the model itself tells of its inputs."""
+        """Return a guess of valid inputs from the model's graph: its vocabulary, and the features that it parses."""
         words = tuple(known_words(self._graph, folder, self._tf))
         features = {name: _maker(item, words) for name, item in parsed_features(self._graph, self._tf).items()}
         return Guess(words=words or WORDS, features=features)
@@ -89,7 +96,7 @@ def _failing(tf: Any, what: str) -> Iterator[None]:
     except (tf.errors.OpError, ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
         kind, text = type(error).__name__, printable(str(getattr(error, "message", error)).rstrip("."))
         raise ModelFailsError(
-            f"{what}: {kind}: {text}.", hint="Give inputs that the model takes: --input NAME=VALUE."
+            f"{what}: {kind}: {text}.", hint="Give inputs that the model accepts: --input NAME=VALUE."
         ) from error
 
 
@@ -109,4 +116,4 @@ def _maker(feature: Feature, words: Sequence[str]) -> Callable[[np.random.Genera
 
 def _plain(value: Any) -> npt.NDArray[Any]:
     array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # as clients get it
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # clients also receive float32

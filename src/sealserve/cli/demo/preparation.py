@@ -1,4 +1,4 @@
-"""The demo's workspace: made anew each time, except for the model, which takes a while to make."""
+"""The demo's workspace. Each demo creates it again, except for the model, which takes long to create."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,9 @@ from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT, SIMULATED_PCS_PORT
 from sealserve.terms import TlsMode
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
-HEADING = "Written by `sealserve demo`, which writes it anew each time."
+MARK = "Written by `sealserve demo`"
+"""Text in the demo's ``sealserve.toml`` of every version. A demo replaces only a deployment with this text."""
+HEADING = f"{MARK}, which overwrites this file each time."
 EXAMPLE = "resnet50-v15-fp32"
 CACHE = "cache"
 REPLICAS = 2
@@ -25,7 +27,13 @@ REPLICAS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """The model of the demo: the user's own, or (None) the example."""
+    """The model of the demo.
+
+    Args:
+        path: The user's model. None means the example.
+        inputs: Input nodes of a frozen graph.
+        outputs: Output nodes of a frozen graph.
+    """
 
     path: Path | None
     inputs: tuple[str, ...]
@@ -34,7 +42,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where the demo's parts listen: the usual ports, or others where those are taken."""
+    """The ports of the demo's parts: the default ports, or other ports where a default port is in use."""
 
     service: int
     broker: int
@@ -42,47 +50,54 @@ class Ports:
 
     @classmethod
     def choose(cls) -> Self:
-        """Return ports that are free now."""
+        """Return ports that are free at this moment. Another program may take them before the demo does."""
         return cls(service=_free(SERVICE_PORT), broker=_free(BROKER_PORT), pcs=_free(SIMULATED_PCS_PORT))
 
 
 def reset(directory: Path, *, on_running: Callable[[Sequence[str]], None] = lambda _: None) -> Workspace:
-    """Return an empty workspace in ``directory``. What an earlier demo left, running or not, is cleared away.
+    """Return an empty workspace in ``directory``, after stopping and removing an earlier demo there.
 
     Args:
-        directory: The demo's folder; made where it is missing.
-        on_running: Called with the roles of what an earlier demo left running, before it is stopped.
+        directory: The demo's folder. It is created if it does not exist.
+        on_running: Called with the roles of an earlier demo's parts that still run, before they are stopped.
 
     Raises:
-        InputError: `demo.workspace-in-use`: There is somebody's own deployment.
+        InputError: `demo.workspace-in-use`: The folder contains a deployment that is not a demo.
     """
     directory.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(directory.resolve())
     file = workspace.deployment_file
     if file.exists():
-        if HEADING not in file.read_text(encoding="utf-8", errors="replace"):
+        if MARK not in file.read_text(encoding="utf-8", errors="replace"):
             raise CliCode.DEMO_WORKSPACE_IN_USE.error(
-                f"{file} is not the demo's.", hint="Run the demo in another folder: `sealserve demo --directory DIR`."
+                f"The folder already contains another deployment: {file} was not written by `sealserve demo`.",
+                hint="Run the demo in another folder: `sealserve demo --directory DIR`.",
             )
         if left := running(workspace):
             on_running(left)
         stop_all(workspace)
     elif workspace.root.exists() and {entry.name for entry in workspace.root.iterdir()} - {CACHE, ".gitignore"}:
         raise CliCode.DEMO_WORKSPACE_IN_USE.error(
-            f"{workspace.root} holds keys, and there is no {DEPLOYMENT_FILE} beside it.",
+            f"The folder already contains a workspace with keys: {workspace.root} exists, but no {DEPLOYMENT_FILE} "
+            "next to it.",
             hint="Run the demo in another folder: `sealserve demo --directory DIR`.",
         )
     if workspace.root.exists():
         for entry in workspace.root.iterdir():
             if entry.name != CACHE:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    _write(workspace, {"model": {"name": EXAMPLE}})  # a demo that is interrupted is known as one
+    _write(workspace, {"model": {"name": EXAMPLE}})  # marks the folder as a demo's, even if this demo is interrupted
     workspace.create()
     return workspace
 
 
 def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
-    """Return the example's frozen graph, and whether it had to be made."""
+    """Return the path of the example's frozen graph, and whether this call created it.
+
+    Args:
+        workspace: The demo's workspace. The graph stays in its cache folder.
+        seed: Random seed of the weights.
+    """
     cache = workspace.root / CACHE
     cache.mkdir(exist_ok=True)
     path = cache / f"{EXAMPLE}-seed{seed}.pb"
@@ -93,7 +108,7 @@ def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
 
 
 def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode, chosen: Ports) -> Deployment:
-    """Write the demo's ``sealserve.toml``, and return what it describes."""
+    """Write the demo's ``sealserve.toml``, and return the deployment that it describes."""
     name = deployment.suggest_name(model.path) if model.path else EXAMPLE
     settings = {
         "model": {
@@ -111,7 +126,7 @@ def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode
 
 def _write(workspace: Workspace, settings: Mapping[str, Any]) -> Deployment:
     text = deployment.write_example(settings, heading=HEADING)
-    deployment.parse(text)  # before it is written: an earlier demo's file stays usable
+    deployment.parse(text)  # validate first, so that a failure does not overwrite an earlier demo's file
     write_file(workspace.deployment_file, text.encode())
     return deployment.read(workspace.deployment_file)
 

@@ -1,4 +1,4 @@
-"""The proof that the host saw ciphertext only: its files and all logs are searched for the secrets."""
+"""The proof that the host saw only ciphertext: a search for the secrets in the host's files and all logs."""
 
 import base64
 import stat
@@ -25,7 +25,15 @@ from sealserve.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was searched, and for what. ``view`` is what the host sees: sizes and paths."""
+    """Result of a search that found no secret.
+
+    Args:
+        files: Number of files that were searched.
+        size: Their size in bytes.
+        secrets: Number of secrets that were searched for.
+        secret_size: Their size in bytes.
+        view: The host's files, as lines with size and path.
+    """
 
     files: int
     size: int
@@ -41,16 +49,16 @@ def search(
     *,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Proof:
-    """Search the host's folder and every log for the model, the server's private key and the release key.
+    """Search the host's folder and all logs for the model, the server's private key and the release key.
 
     Args:
-        workspace: The demo's.
-        deployment: What it describes.
+        workspace: The demo's workspace.
+        deployment: The demo's deployment.
         release: The folder of the release.
-        progress: Called with how many bytes were searched, and how many there are.
+        progress: Called with the number of bytes that were searched, and the total number of bytes.
 
     Raises:
-        VerificationError: `demo.exposed`: A 16-byte window of one of them was found.
+        VerificationError: `demo.exposed`: A 16-byte window of a secret was found.
     """
     secrets = _secrets(workspace, deployment, release)
     roots = [workspace.host.root, workspace.owner.logs]
@@ -67,7 +75,7 @@ def search(
     findings: list[Finding] = Exposure(secrets, public=public, places=places).search(roots, progress=advance)
     if findings:
         listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
-        raise CliCode.DEMO_EXPOSED.error(f"The host's files hold what they must not: {listed}.")
+        raise CliCode.DEMO_EXPOSED.error(f"The host's files or a log contain secret data: {listed}.")
     return Proof(
         files=len(searched),
         size=size,
@@ -93,7 +101,7 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
 
 
 def _private_value(key_pem: SecretBytes) -> bytes:
-    """Return the number that is the secret of an elliptic-curve key: what stands around it is the same in every key."""
+    """Return the private number of an elliptic-curve key. The rest of the key's encoding is the same in every key."""
     key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("the service's key is made by pki.authority, on an elliptic curve")
@@ -101,9 +109,9 @@ def _private_value(key_pem: SecretBytes) -> bytes:
 
 
 def _spellings(name: str, secret: bytes) -> list[tuple[str, bytes]]:
-    """Return a secret as it could stand in a file: raw, hexadecimal, and base64 at any of its three alignments.
+    """Return the encodings of a secret that a file could contain: raw, hexadecimal, and base64 at its three alignments.
 
-    PEM is base64 in lines of 64: a line break leaves 16 characters in a row on one side of it.
+    PEM is base64 in lines of 64 characters. A line break always leaves 16 consecutive characters on one side of it.
     """
     spelled = [(name, secret), (f"{name} in hexadecimal", secret.hex().encode()),
                (f"{name} in upper-case hexadecimal", secret.hex().upper().encode())]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Texts that a host has whatever the model is, and that a model can contain by chance.
+"""Texts that every host has, independently of the model, and that a model can contain by chance.
 
-A model can hold the path of the folder that it was made in, the names that its service has, or a text that every
-SavedModel has. The same texts are in the host's configuration and logs, and tell nothing of the model.
+A model can contain the path of the folder in which it was created, the names of its service, or a text that every
+SavedModel contains. The same texts are in the host's configuration and logs. They reveal nothing about the model.
 """
 
 import os
@@ -20,11 +20,11 @@ from sealserve.workspace import Workspace
 
 
 def of(workspace: Workspace, deployment: Deployment, release: Path) -> tuple[Sequence[bytes], Sequence[bytes]]:
-    """Return the texts that are public as a whole, and the places; see `sealserve.cli.demo.exposure.Exposure`.
+    """Return the public texts and the places; see `sealserve.cli.demo.exposure.Exposure`.
 
     Args:
-        workspace: The demo's.
-        deployment: What it describes.
+        workspace: The demo's workspace.
+        deployment: The demo's deployment.
         release: The folder of the release, with its enclaves.
     """
     names = [*_index_names(release), *_service_names(deployment)]
@@ -34,7 +34,7 @@ def of(workspace: Workspace, deployment: Deployment, release: Path) -> tuple[Seq
 
 
 def _index_names(release: Path) -> Iterator[str]:
-    """Yield what the release's public index names."""
+    """Yield the names in the release's public index."""
     index = parse_index((release / INDEX_FILE).read_bytes())
     yield release.name
     yield from (servable.name for servable in index.servables)
@@ -42,14 +42,14 @@ def _index_names(release: Path) -> Iterator[str]:
 
 
 def _service_names(deployment: Deployment) -> Iterator[str]:
-    """Yield what the configuration of NGINX and the manifests take from ``sealserve.toml``."""
+    """Yield the values of ``sealserve.toml`` that are copied into NGINX's configuration and the manifests."""
     service, broker = deployment.service, deployment.broker
     yield from (service.name, service.client_name, service.listen, broker.name, broker.address, broker.listen)
     yield from (text for text in (broker.reached_at, broker.collateral_url) if text is not None)
 
 
 def _folders(workspace: Workspace) -> Iterator[str]:
-    """Yield the folders of this machine that its programs and logs name: that of the workspace, Python's, all above."""
+    """Yield the folders that programs and logs on this machine name: workspace, home, Python's folders, parents."""
     places = [workspace.root, workspace.root.resolve(), Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
     places += [
         Path(sys.executable),
@@ -69,6 +69,6 @@ def _measured_paths(release: Path) -> Iterator[str]:
 
 
 def _own_sources() -> Iterator[bytes]:
-    """Yield sealserve's own source, where the words of its logs and of its configuration files are from."""
+    """Yield sealserve's source files, which contain the texts of its logs and configuration files."""
     for path in sorted(Path(sealserve.__file__).parent.rglob("*.py")):
         yield path.read_bytes()

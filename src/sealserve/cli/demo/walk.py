@@ -1,4 +1,4 @@
-"""The twelve steps, on one machine."""
+"""The twelve steps of the demo, all on one machine."""
 
 import json
 import time
@@ -43,12 +43,12 @@ PORT_ATTEMPTS = 3
 
 
 class Walk:
-    """One demonstration.
+    """One run of the demo.
 
     Args:
-        workspace: Empty but for the cache.
-        screen: Where it is told.
-        tell: Called with a few words before each piece of work.
+        workspace: The demo's workspace, empty except for the cache.
+        screen: Shows each step.
+        tell: Called with a short description before each task.
     """
 
     def __init__(self, workspace: Workspace, screen: Screen, *, tell: console.Tell) -> None:
@@ -61,83 +61,114 @@ class Walk:
 
     @property
     def workspace(self) -> Workspace:
-        """Where it happens."""
+        """The demo's workspace."""
         return self._workspace
 
     @property
     def deployment(self) -> Deployment:
-        """What is demonstrated, once it is prepared."""
+        """The demo's deployment. It exists after `prepare`."""
         if self._deployment is None:
             raise RuntimeError("nothing is prepared yet")
         return self._deployment
 
     @property
     def target(self) -> LocalTarget:
-        """Where it runs."""
+        """The target that runs the demo: this machine."""
         return LocalTarget(self._workspace, self.deployment, tell=self._tell)
 
     def prepare(self, model: ModelChoice, *, seed: int, tls: TlsMode) -> Path:
-        """Make or take the model and bring it into the workspace; return the SavedModel's folder."""
+        """Create the example model or use the user's model, and convert it.
+
+        Returns:
+            The folder of the SavedModel in the workspace.
+        """
         workspace = self._workspace
         with console.quiet_libraries():
             if model.path is None:
-                self._tell("making ResNet50 v1.5")
+                self._tell("Creating the example model ResNet50 v1.5")
                 graph, made = preparation.example_graph(workspace, seed=seed)
                 origin = [
-                    f"ResNet50 v1.5, FP32, frozen graph, {graph.stat().st_size / 1e6:.0f} MB"
-                    + ("" if made else " (made by an earlier run)"),
-                    f"weights and batch-norm values at random from seed {seed}: no pretrained file can be shipped",
+                    (
+                        "model",
+                        f"ResNet50 v1.5, FP32, frozen graph, {graph.stat().st_size / 1e6:.0f} MB"
+                        + ("" if made else " (created by an earlier run)"),
+                    ),
+                    ("weights", f"random, from seed {seed}: sealserve cannot ship a pretrained model"),
                 ]
             else:
-                graph, origin = model.path, [f"yours: {model.path}"]
+                graph, origin = model.path, [("model", f"{model.path} (your model)")]
             self._describe = partial(preparation.describe, workspace, model, graph, tls)
             self._deployment = self._describe(self._ports)
             folder, info, reused = self._convert(graph, is_example=model.path is None)
         size = f"{info.size / 1e6:.1f} MB in {info.files} files"
-        converted = f"converted to a SavedModel: {size}{' (by an earlier run)' if reused else ''}"
-        self._screen.step(0, "The owner has a model", *origin, converted)
+        self._screen.step(
+            0,
+            "The owner has a model",
+            "The plaintext model is on the owner's machine, which is trusted. The host must never be able to read it.",
+            *origin,
+            ("SavedModel", f"{size}{' (converted by an earlier run)' if reused else ''}"),
+        )
         return folder
 
     def _convert(self, graph: Path, *, is_example: bool) -> tuple[Path, SavedModelInfo, bool]:
-        """Make the workspace's SavedModel; return its folder, what is in it, and whether it came from the cache."""
+        """Create the workspace's SavedModel.
+
+        Returns:
+            The SavedModel's folder, its description, and whether it came from the cache.
+        """
         model = self.deployment.model
         entry = conversion_cache.entry_for(graph, model) if is_example else None
         if entry is not None:
-            self._tell("looking for a SavedModel of an earlier run")
+            self._tell("Looking for the SavedModel of an earlier run")
             folder = models.planned_folder(self._workspace, model)
             if (info := conversion_cache.restore(entry, folder)) is not None:
                 return folder, info, True
-        self._tell("converting it to a SavedModel")
+        self._tell("Converting the model to a SavedModel")
         imported = models.bring_in(self._workspace, model)
         if entry is not None:
             conversion_cache.keep(entry, imported.folder)
         return imported.folder, imported.info, False
 
     def compare(self, folder: Path, given: Sequence[str] = ()) -> Reference:
-        """Compute TensorFlow's own answers to generated inputs, or to those that are given (``NAME=VALUE`` each)."""
-        self._tell(f"asking TensorFlow itself for {REQUESTS} answers, to compare with")
+        """Compute TensorFlow's own answers, which are the reference for the served answers.
+
+        Args:
+            folder: The SavedModel.
+            given: Inputs as ``NAME=VALUE``. Without inputs, they are generated.
+        """
+        self._tell(f"Computing {REQUESTS} reference answers with TensorFlow")
         with console.quiet_libraries():
             reference = comparison.compute(folder, REQUESTS, given)
         self._screen.step(
             0,
-            f"TensorFlow in this process answers {REQUESTS} requests, to compare with",
-            f"{reference.rate:.1f} requests/s in a plain loop, {reference.threads} threads",
-            *reference.limits(),
+            f"TensorFlow computes {REQUESTS} reference answers",
+            "TensorFlow runs the plaintext model in this process. Step ⑫ compares the answers of the enclaves with "
+            "these answers, to show that sealing does not change the results.",
+            ("rate", f"{reference.rate:.1f} requests/s in a plain loop, {reference.threads} threads"),
+            *(("comparison", line) for line in reference.limits()),
         )
         return reference
 
     def certify(self) -> None:
-        """Make the certificates."""
-        self._tell("making certificates")
+        """Create the certificate authorities and the certificates."""
+        self._tell("Creating certificates")
         made = certificates.create_certificates(self._workspace, self.deployment, now=datetime.now(UTC))
         mode = self.deployment.service.tls
-        lines = [
-            f"{item.role}: {', '.join((*item.info.names, *item.info.permitted)) or item.info.subject}" for item in made
-        ]
-        self._screen.step(0, f"The owner has three certificate authorities, and certificates for {mode} TLS", *lines)
+        lines = [(item.role, ", ".join((*item.info.names, *item.info.permitted)) or item.info.subject) for item in made]
+        self._screen.step(
+            0,
+            f"The owner creates three certificate authorities, and certificates for {mode} TLS",
+            "Each authority signs for one purpose: the broker, the service or the users. Their private keys stay with "
+            "the owner, so the host cannot impersonate the broker, the service or a user.",
+            *lines,
+        )
 
     def start_vendor(self) -> None:
-        """Step 1. The broker starts as well, so that its port is ours before it is measured."""
+        """Do step 1.
+
+        The broker also starts here: its port is part of the enclaves' measurement, so the demo must hold the port
+        first.
+        """
         now = datetime.now(UTC)
         vendor = simulation.open_vendor(self._workspace, now=now)
         platform = simulation.open_platform(self._workspace, now=now)
@@ -146,17 +177,25 @@ class Walk:
             try:
                 self.target.services.start(PCS, PLATFORM, BROKER)
                 break
-            except ProcessEndedError as error:  # another program took a port since we looked
+            except ProcessEndedError as error:  # another program took a port after `Ports.choose` found it free
                 if "port.taken" not in error.message or not attempts_left:
                     raise
                 self.target.down()
         published = json.loads(vendor.tcb_info(now=now).text)
         self._screen.step(
             1,
-            "The platform's certificates come from the processor's vendor (simulated, with a root of its own)",
-            f"PCK certificate for platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}",
-            f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs "
-            f"at {pcs_url(self.deployment)}{API}",
+            "The processor's vendor certifies the platform",
+            "The vendor gives each genuine processor a certificate (PCK certificate), and publishes which security "
+            "updates are current (TCB info) and which certificates are revoked (CRLs). For SGX, the vendor is Intel. "
+            "This demo uses a simulated vendor with its own root certificate.",
+            ("PCK certificate", f"platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}"),
+            (
+                "published",
+                (
+                    f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs, "
+                    f"at {pcs_url(self.deployment)}{API}"
+                ),
+            ),
         )
 
     def _use_ports(self, chosen: Ports) -> None:
@@ -166,33 +205,43 @@ class Walk:
         self._deployment = self._describe(chosen)
 
     def seal(self) -> Release:
-        """Step 2, first part."""
-        self._tell("sealing the release")
+        """Do the first part of step 2: build a sealed release."""
+        self._tell("Sealing the release")
         return releases.build(self._workspace, self.deployment, now=datetime.now(UTC))
 
     def ship(self, built: Release, replicas: int) -> Bundle:
-        """Step 2, second part."""
+        """Do the second part of step 2: prepare the release for the host and copy it there."""
         bundle = self.prepare_release(built.folder, replicas)
         size = sum(file.size for file in built.index.files)
         self._screen.step(
             2,
-            "The owner seals model and TLS material under a fresh key, and ships the release to the host",
-            f"release {built.folder.name}, {len(built.index.files)} encrypted files, {size / 1e6:.1f} MB, "
-            f"format {built.index.file_format}, index signed with Ed25519",
-            f"key {built.index.key_id[:SHORT]}... stays in the owner's keystore, encrypted under the master key",
+            "The owner seals the model and the TLS key, and ships the release to the host",
+            "A release is a folder of encrypted files with an index that the owner signed. The host stores the "
+            "release, but it cannot read the files, and the enclave notices any change. The decryption key stays with "
+            "the owner.",
+            ("release", built.folder.name),
+            (
+                "files",
+                f"{len(built.index.files)} encrypted files, {size / 1e6:.1f} MB, format {built.index.file_format}",
+            ),
+            ("index", "signed with Ed25519"),
+            (
+                "key",
+                f"{built.index.key_id[:SHORT]}..., new for this release; stays in the owner's encrypted keystore",
+            ),
         )
         return bundle
 
     def prepare_release(self, release: Path, replicas: int) -> Bundle:
-        """Prepare a release for this machine."""
+        """Build and sign the enclaves of a release, register them with the broker, and copy the release to the host."""
         destination = self.target.destination(release.name, replicas)
         return prepare(self._workspace, release, destination, tell=self._tell)
 
     def start_replicas(self, bundle: Bundle, replicas: int) -> list[Process]:
-        """Steps 3 to 8, which each replica does on its own."""
+        """Do steps 3 to 8, which each replica runs by itself."""
         processes = [self.target.start_replica(bundle, index) for index in range(replicas)]
         for process in processes:
-            self._tell(f"{process.role} attests itself, opens the release and loads the model")
+            self._tell(f"{process.role} attests to the broker, decrypts the release and loads the model")
             self.target.wait_replica(process)
         with Owner.open(self._workspace).vault() as vault:
             granted = [row for row in admin.log(vault.database) if row.entry.decision == "released"]
@@ -200,15 +249,20 @@ class Walk:
         return processes
 
     def start_front(self) -> None:
-        """Start NGINX; it is told when there are connections to speak of."""
+        """Start NGINX. Steps 10 and 11 show it later, when connections have ended."""
         try:
             self.target.start_front()
-        except PortTakenError:  # since we looked
+        except PortTakenError:  # another program took the port after `Ports.choose` found it free
             self._use_ports(replace(self._ports, service=Ports.choose().service))
             self.target.start_front()
 
     def use(self, reference: Reference) -> LoadReport:
-        """Steps 9 to 12."""
+        """Do steps 9 to 12: send requests as a user, and compare the answers with the reference.
+
+        Raises:
+            VerificationError: `demo.wrong-answer` if an answer differs, `demo.replica-silent` if a replica did not
+                answer any request.
+        """
         reach = access.access(self._workspace, self.deployment)
         differences: dict[int, float] = {}
 
@@ -220,12 +274,12 @@ class Walk:
         def check(number: int, answer: Prediction) -> None:
             differences[number] = reference.check(number, answer.outputs)
 
-        self._tell(f"a user sends {REQUESTS} requests")
+        self._tell(f"A user sends {REQUESTS} requests")
         with ExitStack() as stack:
             started = time.monotonic()
             opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20))
             connected = time.monotonic() - started
-            # As above, the first call is not counted: TensorFlow prepares the graph in it.
+            # The first call to each replica is not measured, because TensorFlow prepares the graph during it.
             first = run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS)
             if first.first_error is not None:
                 raise first.first_error
@@ -233,36 +287,56 @@ class Walk:
         if report.first_error is not None:
             raise report.first_error
         mode = self.deployment.service.tls
-        lines = [
-            f"server certificate for {reach.server_name}, from the service's authority; its key is in the enclave only"
-        ]
+        lines = [("server certificate", f"{reach.server_name}, signed by the service authority")]
+        checked = "The service accepts every user who reaches it, because one-way TLS does not identify users."
         if reach.certificate is not None:
-            lines.append(
-                f"client certificate for {pki.describe(reach.certificate)[0].names[0]}, from the users' authority"
-            )
-        self._screen.step(9, f"A user connects with {mode} TLS that ends inside the enclave", *lines, seconds=connected)
+            name = pki.describe(reach.certificate)[0].names[0]
+            lines.append(("client certificate", f"{name}, signed by the users authority"))
+            checked = "The service also verifies the user's certificate."
+        self._screen.step(
+            9,
+            f"A user connects with {mode} TLS that ends inside the enclave",
+            "The user verifies the service's certificate, whose private key is only in the enclaves. Requests and "
+            f"answers are therefore readable only to the user and the enclave. {checked}",
+            *lines,
+            seconds=connected,
+        )
         log = self._workspace.host.logs / "nginx-access.log"
         tell_front(self._screen, log, self.deployment.service.name, connections=CONNECTIONS)
         silent = len(self.target.replicas()) - len(report.instances)
         if silent > 0:
             raise CliCode.DEMO_REPLICA_SILENT.error(
-                f"{silent} of the replicas answered none of the {REQUESTS} requests."
+                f"Each replica must answer requests, but {silent} of {len(self.target.replicas())} replicas did not "
+                f"answer any of the {REQUESTS} requests.",
+                hint="Read the replicas' logs: `sealserve logs`.",
             )
         self._screen.step(
             12,
-            "The answers return the same way",
-            reference.verdict(len(differences), max(differences.values())),
-            f"answers by replica: {', '.join(str(count) for count in report.instances.values())}",
-            f"{report.rate:.1f} requests/s served (sealed, attested, TLS, NGINX, {len(report.instances)} replicas with "
-            f"{self.deployment.server.threads} thread each), {reference.rate:.1f} requests/s in plain TensorFlow here "
-            f"({reference.threads} threads): a ratio of {report.rate / reference.rate:.2f}",
+            "The answers return to the user",
+            "The answers return through the same encrypted connections. The demo compares each answer with "
+            "TensorFlow's reference answer, and the speed with plain TensorFlow.",
+            ("answers", reference.verdict(len(differences), max(differences.values()))),
+            ("per replica", ", ".join(str(count) for count in report.instances.values())),
+            (
+                "served",
+                (
+                    f"{report.rate:.1f} requests/s through TLS and NGINX, from {len(report.instances)} replicas with "
+                    f"{self.deployment.server.threads} thread each"
+                ),
+            ),
+            ("plain TensorFlow", f"{reference.rate:.1f} requests/s in this process ({reference.threads} threads)"),
+            ("ratio", f"{report.rate / reference.rate:.2f}"),
             seconds=report.seconds,
         )
         return report
 
     def prove(self, built: Release) -> None:
-        """Search what the host holds."""
-        searching = "searching everything the host holds for the model and the keys"
+        """Search the host's files and all logs for secrets, and show the result.
+
+        Raises:
+            VerificationError: `demo.exposed`: A secret was found.
+        """
+        searching = "Searching the host's files for secrets"
 
         def show(done: int, of: int) -> None:
             self._tell(f"{searching}: {done / 1e6:.0f} of {of / 1e6:.0f} MB")
@@ -272,17 +346,27 @@ class Walk:
         self._screen.step(
             0,
             "The proof: the host saw ciphertext only",
-            "no 16-byte window of the model's files or the server's private key, and no release key,",
-            f"in {found.files} files ({found.size / 1e6:.0f} MB): all under .sealserve/host/, and every log",
-            "what the host sees:",
+            "The demo searches every file of the host, and every log, for the plaintext of the model and for the keys. "
+            "The demo fails if it finds 16 consecutive bytes of one of them.",
+            (
+                "searched",
+                f"{found.files} files ({found.size / 1e6:.0f} MB): everything under .sealserve/host/ and all logs",
+            ),
+            ("not found", "16 bytes of the model's files, 16 bytes of the server's private key, the release key"),
+            ("host's files", "size in bytes, and path"),
             *(f"  {line}" for line in found.view),
         )
 
     def stop(self) -> None:
-        """Stop everything that was started. A second Ctrl-C waits until that is done."""
+        """Stop every process that the demo started. A second Ctrl-C takes effect only after this."""
         if self._deployment is None:
             return
         with uninterrupted():
             stopped = self.target.down()
         if stopped:
-            self._screen.step(0, "Everything is stopped", ", ".join(stopped))
+            self._screen.step(
+                0,
+                "Everything is stopped",
+                "No process of the demo is left. The workspace still contains the keys, the release and the logs.",
+                ("stopped", ", ".join(stopped)),
+            )

@@ -1,20 +1,20 @@
-"""What the command line asks of the process that runs a model's signatures."""
+"""The order from the command line to the process that runs a model's signatures."""
 
 from dataclasses import dataclass
 from typing import Final
 
 NAME: Final = "model"
-"""The servable's name in that process."""
+"""Name of the servable in the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be run. It travels as JSON.
+    """The model and the requests to run. The process receives it as JSON.
 
     Args:
         folder: The SavedModel.
-        tags: The tags of the graph to load.
-        requests: Serialised PredictRequests in base64, by signature.
+        tags: Tags of the graph to load.
+        requests: Serialized PredictRequests in base64, by signature.
     """
 
     folder: str

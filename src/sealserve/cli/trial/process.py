@@ -1,9 +1,11 @@
-"""The process that loads a model and runs its signatures: what ends it does not end the command line.
+"""The process that loads a model and runs its signatures. A crash of TensorFlow ends only this process.
 
-It is a program of its own: ``python -m sealserve.cli.trial.process``. It reads one `Order` as JSON from standard input.
-It writes one JSON object a line to standard output: ``{"loaded": true}``, or ``{"failed": TEXT}`` and no more; then for
-each signature ``{"running": NAME}``, and ``{"ran": NAME, "seconds": S, "outputs": {NAME: SHAPE}}`` or
-``{"ran": NAME, "error": TEXT}``.
+The program is ``python -m sealserve.cli.trial.process``. It reads one `Order` as JSON from standard input, and writes
+one JSON object per line to standard output:
+
+- ``{"loaded": true}``, or ``{"failed": TEXT}`` as the only line.
+- For each signature ``{"running": NAME}``, then ``{"ran": NAME, "seconds": S, "outputs": {NAME: SHAPE}}`` or
+  ``{"ran": NAME, "error": TEXT}``.
 """
 
 import base64
@@ -25,7 +27,7 @@ from sealserve.serving.servables import Servable
 
 
 def main() -> None:
-    """Load the model and run each request."""
+    """Load the model, run each request, and write the results to standard output."""
     order = Order(**json.load(sys.stdin))
     try:
         servable = _load(Path(order.folder), order.tags)
@@ -46,14 +48,14 @@ def _load(folder: Path, tags: list[str]) -> Servable:
             f"--saved_model_tags={','.join(tags)}",
             "--tensorflow_intra_op_parallelism=1",
             "--tensorflow_inter_op_parallelism=1",
-            "--dangerous_plaintext",  # it listens nowhere
+            "--dangerous_plaintext",  # safe, because this process does not listen on a port
         ]
     )
     return Loader(options=cast("ServerOptions", chosen), files=None).load(NAME, 1, folder)
 
 
 def _run(servable: Servable, content: bytes) -> dict[str, Any]:
-    """Return what the signature answered, or TensorFlow's own words on why it did not: the model's owner reads them."""
+    """Run a request, and return its duration and output shapes, or TensorFlow's error message for the model's owner."""
     started = time.monotonic()
     try:
         response = run_predict(servable, PredictRequest.FromString(content))

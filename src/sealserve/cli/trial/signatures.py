@@ -1,4 +1,4 @@
-"""Runs each signature of a SavedModel once, each with inputs that fit it, in a process of its own."""
+"""Run each signature of a SavedModel once, with inputs that fit it, in a separate process."""
 
 import base64
 import contextlib
@@ -28,19 +28,19 @@ from sealserve.model.codes import ModelCode
 from sealserve.model.saved_model import SERVE_TAGS, SavedSignature, check_servable
 
 PYTHON: Final = sys.executable
-_ENDED: Final = "TensorFlow ended its process"
+_ENDED: Final = "TensorFlow crashed or exited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a signature.
+    """The result of a signature.
 
     Args:
-        signature: Its name.
-        error: Why it does not answer; None if it does.
-        skipped: Why it was not run; None if it was.
-        seconds: How long it ran.
-        outputs: The shapes of its outputs by name.
+        signature: Name of the signature.
+        error: Reason why the signature failed, or None.
+        skipped: Reason why the signature was not run, or None.
+        seconds: Duration of the run.
+        outputs: Shapes of the outputs by name.
     """
 
     signature: str
@@ -52,14 +52,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How signatures are run.
+    """Options for running signatures.
 
     Args:
-        inputs: ``NAME=VALUE`` each, for the signatures that have an input of that name; others are generated.
-        signature: The only one to run, or None for all.
-        batch: The first dimension of generated inputs, where the model leaves it open.
-        timeout: Seconds that a signature may take.
-        tags: The tags of the graph that is served.
+        inputs: ``NAME=VALUE`` for inputs of one or several signatures. All other inputs are generated.
+        signature: The only signature to run, or None for all.
+        batch: Size of the first dimension of generated inputs, if the model leaves it open.
+        timeout: Maximum time for a signature, in seconds.
+        tags: Tags of the graph that is served.
     """
 
     inputs: Sequence[str] = ()
@@ -74,18 +74,18 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
 
     Args:
         folder: The SavedModel.
-        choice: With which inputs, and for how long.
-        tell: Called with the name of each signature that begins.
+        choice: The inputs and limits.
+        tell: Called with the name of each signature before it runs.
 
     Raises:
-        TensorInputError: An input is given that no signature has, or there is no such signature.
-        VerificationError: `model.not-loadable`: The model does not load.
+        TensorInputError: A given input or signature does not exist in the model.
+        VerificationError: `model.not-loadable`: The model cannot be loaded.
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
         InputError: As `sealserve.model.saved_model.check_servable`.
     """
     if find_spec("tensorflow") is None:
         raise ModelCode.TENSORFLOW_MISSING.error(
-            "TensorFlow is not installed: a model cannot be run.",
+            "The model cannot be run: TensorFlow is not installed.",
             hint="Install it: `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         )
     signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
@@ -100,7 +100,7 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
             requests[signature.name] = _request(signature, choice)
         except (TensorInputError, TensorTypeError) as error:
             found[signature.name] = replace(found[signature.name], skipped=str(error))
-    while requests:  # a process for all of them, and another one for the rest after each that ends it
+    while requests:  # one process for all requests; after a crash, a new process for the remaining requests
         for outcome in list(_in_a_process(folder, choice, requests, tell)):
             found[outcome.signature] = outcome
             del requests[outcome.signature]
@@ -110,14 +110,17 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
 def _check_choice(signatures: Sequence[SavedSignature], choice: Choice) -> None:
     names = [signature.name for signature in signatures]
     if choice.signature is not None and choice.signature not in names:
-        raise TensorInputError(f"There is no signature {choice.signature!r}.", hint=f"It has {', '.join(names)}.")
+        raise TensorInputError(
+            f"The signature {choice.signature!r} does not exist in the model.",
+            hint=f"Choose one of these signatures: {', '.join(names)}.",
+        )
     inputs = {spec.name for signature in signatures for spec in signature.inputs}
     for text in choice.inputs:
         name, separator, _ = text.partition("=")
         if not separator or name not in inputs:
             raise TensorInputError(
-                f"{text[:60]!r} is not NAME=VALUE with the name of an input.",
-                hint=f"The inputs are {', '.join(sorted(inputs))}.",
+                f"An input is invalid: expected NAME=VALUE with the name of an input, got {text[:60]!r}.",
+                hint=f"Use one of these inputs: {', '.join(sorted(inputs))}.",
             )
 
 
@@ -125,9 +128,9 @@ def _request(signature: SavedSignature, choice: Choice) -> bytes:
     inputs = {spec.name: TensorSpec(spec.dtype, spec.shape) for spec in signature.inputs}
     given = [text for text in choice.inputs if text.partition("=")[0] in inputs]
     for name in inputs.keys() - {text.partition("=")[0] for text in given}:
-        if inputs[name].dtype == "string":  # a guess that does not fit would look like a broken model
+        if inputs[name].dtype == "string":  # a wrong guess would look like an error of the model
             raise TensorInputError(
-                f"The input {printable(name, 60)!r} takes strings, and the signature does not tell which.",
+                f"The input {printable(name, 60)!r} needs a value: a random string may not be valid for it.",
                 hint=f"Give a value: --input {printable(name, 60)}=VALUE.",
             )
         given.append(f"{name}={RANDOM}")
@@ -142,7 +145,7 @@ def _request(signature: SavedSignature, choice: Choice) -> bytes:
 def _in_a_process(
     folder: Path, choice: Choice, requests: Mapping[str, bytes], tell: Callable[[str], None]
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of the requests that one process answers, and of the one that ends it."""
+    """Yield the outcomes of the requests that one process runs, including a request that crashes the process."""
     encoded = {name: base64.b64encode(content).decode() for name, content in requests.items()}
     order = Order(folder=str(folder.resolve()), tags=list(choice.tags), requests=encoded)
     noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
@@ -182,14 +185,14 @@ def _outcomes(
             ended = _ending(process.wait())
             if running is None:
                 raise CliCode.MODEL_NOT_LOADABLE.error(
-                    f"{folder} was not loaded: {ended}.", hint="Export the model again."
+                    f"The model {folder} cannot be loaded: {ended}.", hint="Export the model again."
                 )
             yield Outcome(signature=running, error=ended)
             return
         message: dict[str, Any] = json.loads(line)
         if "failed" in message:
             raise CliCode.MODEL_NOT_LOADABLE.error(
-                message["failed"], hint="Export the model again; `sealserve model lint` can tell why."
+                message["failed"], hint="Run `sealserve model lint` to find the reason, or export the model again."
             )
         if "running" in message:
             running = message["running"]
@@ -206,7 +209,7 @@ def _outcomes(
 
 
 def _lines(stream: IO[str]) -> "queue.Queue[str | None]":
-    """Return a queue with the lines of ``stream``, and None after the last."""
+    """Return a queue that receives the lines of ``stream``, and None after the last line."""
     found: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:

@@ -1,1 +1,1 @@
-"""Protobuf messages that TensorFlow Serving understands, under a package name of their own."""
+"""Protobuf messages of TensorFlow Serving's API, generated with sealserve's own package name."""

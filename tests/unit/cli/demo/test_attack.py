@@ -17,14 +17,14 @@ from sealserve.sealing.release import VerifiedRelease
 
 @pytest.fixture
 def host(site: Site, released: VerifiedRelease) -> Host:
-    """A hostile host, with the release's largest model file to work on."""
+    """A hostile host that attacks the largest file of the release's model."""
     walk = SimpleNamespace(
         start_vendor=lambda: None,
         seal=lambda: released,
         prepare_release=lambda folder, _replicas: SimpleNamespace(folder=folder),
         deployment=site.deployment,
     )
-    return Host(site.workspace, walk)  # type: ignore[arg-type]  # what it needs of a walk
+    return Host(site.workspace, walk)  # type: ignore[arg-type]  # the part of `Walk` that `Host` uses
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
@@ -54,20 +54,21 @@ def test_the_brokers_reason_is_in_its_log(host: Host, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sealserve.broker.admin.log", lambda *_args, **_options: rows)
     assert host._launch(Path("/nowhere")) == Refusal(code="quote.debug", message="a debug enclave", by="the broker")
     row.decision = "released"
-    assert not_refused(host) == "The broker's last decision is 'released'."
+    assert not_refused(host) == "The broker's last decision is wrong: expected 'refused', got 'released'."
 
 
 def test_an_enclave_that_serves_was_not_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ends(monkeypatch, 0, "")
-    assert not_refused(host) == "The enclave ended with status 0 and no reason."
+    not_with_a_code = "The attack was not refused with an error code: the enclave ended with status"
+    assert not_refused(host) == f"{not_with_a_code} 0."
     ends(monkeypatch, 1, "Traceback (most recent call last):\n")
-    assert not_refused(host) == "The enclave ended with status 1 and no reason."
+    assert not_refused(host) == f"{not_with_a_code} 1."
 
     def go_on(command: list[str], **_: Any) -> None:
         raise subprocess.TimeoutExpired(command, 1)
 
     monkeypatch.setattr("subprocess.run", go_on)
-    assert not_refused(host) == "The enclave started and went on."
+    assert not_refused(host) == "The attack was not refused: the enclave still runs after 300 seconds."
 
 
 def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
@@ -102,8 +103,8 @@ def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
     assert model not in seen[4]
 
 
-def test_a_flip_in_a_file_of_one_node_is_met_by_the_key(host: Host) -> None:
-    """The tiny model is so small that its content is authenticated with its metadata."""
+def test_the_key_check_detects_a_flipped_bit_in_a_file_of_one_node(host: Host) -> None:
+    """A small model's content is in the node that is authenticated with the key alone."""
     assert host.attempts()[0].expected == "sealed-file.wrong-key"
     host._size = 3 * 4096
     assert host.attempts()[0].expected == "sealed-file.tampered-node"
@@ -112,11 +113,11 @@ def test_a_flip_in_a_file_of_one_node_is_met_by_the_key(host: Host) -> None:
 
 def test_an_old_signature_must_not_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_launch", lambda _folder: Refusal(code="x.y", message="", by="the enclave"))
-    with raises(CliCode.DEMO_NOT_REFUSED, match=r"A changed manifest with the old signature was met with x\.y"):
+    with raises(CliCode.DEMO_NOT_REFUSED, match=r"wrong reason: expected enclave\.measurement, got x\.y\."):
         host._change_argument()
 
 
-def test_a_refusal_for_another_reason_is_none(
+def test_a_refusal_for_the_wrong_reason_fails_the_demo(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def act() -> Refusal:
@@ -134,6 +135,10 @@ def test_a_refusal_for_another_reason_is_none(
     told: list[str] = []
     with raises(CliCode.DEMO_NOT_REFUSED) as caught:
         attack.run(site.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
-    assert caught.value.message == "To do this was met with broker.down, not quote.debug."
-    assert "1  The host tries to do that: refused, broker.down" in capsys.readouterr().out
-    assert told[-1] == "the host tries to do this"
+    assert caught.value.message == (
+        "The attack to do this was refused for the wrong reason: expected quote.debug, got broker.down."
+    )
+    out = capsys.readouterr().out
+    assert "1  The host tries to do that: refused  " in out
+    assert "     error       broker.down: No broker.\n" in out
+    assert told[-1] == "The host tries to do this"

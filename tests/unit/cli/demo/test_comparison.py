@@ -33,27 +33,31 @@ def test_an_answer_within_the_tolerance_is_right() -> None:
     assert expected.check(1, {"y": np.array([1.5, 2.504])}) == pytest.approx(0.004)
 
 
-def test_a_wrong_answer_and_another_inputs_answer_are_told() -> None:
+def test_a_wrong_answer_and_the_answer_to_another_input_are_refused() -> None:
     expected = reference({"y": [1.0, 2.0]}, {"y": [1.5, 2.5]})
     message = refused(expected, 0, y=[1.0, 2.0051])
-    assert message == "The answer to request 0 differs from TensorFlow's by 0.0051; allowed are 0.005."
-    assert "differs from TensorFlow's by 0.5" in refused(expected, 0, y=[1.5, 2.5])
+    assert message == (
+        "The answer to request 0 differs from TensorFlow's answer: expected a difference of at most 0.005, got 0.0051."
+    )
+    assert "got 0.5." in refused(expected, 0, y=[1.5, 2.5])
 
 
 def test_the_outputs_must_be_the_models() -> None:
     expected = reference({"y": [1.0], "z": [1.0]})
-    assert refused(expected, 0, y=[1.0]) == "Request 0 got the outputs ['y'], not ['y', 'z']."
-    assert "got the outputs ['x', 'y', 'z']" in refused(expected, 0, y=[1.0], z=[1.0], x=[1.0])
+    assert refused(expected, 0, y=[1.0]) == (
+        "The answer to request 0 has the wrong outputs: expected ['y', 'z'], got ['y']."
+    )
+    assert "got ['x', 'y', 'z']" in refused(expected, 0, y=[1.0], z=[1.0], x=[1.0])
 
 
 @pytest.mark.parametrize("wrong", [[NAN], [INFINITE], [[1.0]], [1.0, 1.0], []])
 @pytest.mark.parametrize("name", ["first", "second"])
-def test_no_output_hides_behind_another(name: str, wrong: list[Any]) -> None:
+def test_a_wrong_output_is_found_beside_a_right_output(name: str, wrong: list[Any]) -> None:
     expected = reference({"first": [1.0], "second": [1.0]})
     assert "differs" in refused(expected, 0, **{"first": [1.0], "second": [1.0], name: wrong})
 
 
-def test_what_tensorflow_has_no_number_for_is_equal_to_itself() -> None:
+def test_nan_and_infinity_are_equal_to_themselves() -> None:
     assert difference([NAN, INFINITE, 1.0], [NAN, INFINITE, 1.0]) == 0
     assert difference([NAN], [1.0]) == difference([INFINITE], [-INFINITE]) == INFINITE
     assert difference([], []) == 0
@@ -69,7 +73,7 @@ def test_where_no_number_differs_answers_must_be_equal() -> None:
     expected = reference({"y": ["cat"]}, {"y": ["dog"]}, smallest=INFINITE)
     assert expected.tolerance == 0
     assert expected.check(0, {"y": np.array(["cat"])}) == 0
-    assert "allowed are 0" in refused(expected, 0, y=["dog"])
+    assert "at most 0, got" in refused(expected, 0, y=["dog"])
     assert "differs" in refused(expected, 0, y=["cat", "cat"])
 
 

@@ -27,7 +27,7 @@ def test_each_request_has_an_input_and_an_answer_of_its_own(tmp_path: Path) -> N
 
 
 def test_answers_that_do_not_depend_on_the_input_prove_nothing(tmp_path: Path) -> None:
-    with raises(CliCode.DEMO_NOT_COMPARABLE, match="Two different inputs have the same answer") as caught:
+    with raises(CliCode.DEMO_NOT_COMPARABLE, match="returns the same answer to different inputs") as caught:
         compute(saved_model(tmp_path / "model", constant=True), 3)
     assert caught.value.code == "demo.not-comparable"
-    assert caught.value.hint == "Give a model whose outputs depend on its inputs, or other inputs with --input."
+    assert caught.value.hint == ("Use a model whose outputs depend on its inputs, or give other inputs with --input.")

@@ -1,4 +1,4 @@
-"""The cache of the converted example: what it keeps, and what it does not trust."""
+"""The cache of the converted example: its entries, and the entries that it rejects."""
 
 import json
 import os

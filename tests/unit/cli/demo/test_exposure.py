@@ -66,7 +66,7 @@ def test_what_stands_around_a_place_does_not_count() -> None:
         assert search.search_bytes(content, PATH) is None
     assert search.search_bytes(b'"/home/alice/models/vocabulary.txt", "size', PATH) is not None
     assert search.search_bytes(b'{"log": "/home/alice/models/.sealserve"}' + SECRET[:64], PATH) is not None
-    window = secret[3:19]  # what a place explains at one place is still found at another one
+    window = secret[3:19]  # a window that is ignored at one position is still found at another position
     assert search.search_bytes(b'set": "/home/alice/x ' + window[:16] + b" " + SECRET[8:40], PATH) is not None
 
 

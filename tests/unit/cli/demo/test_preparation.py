@@ -23,7 +23,7 @@ def test_a_new_folder_becomes_a_workspace(tmp_path: Path) -> None:
     assert workspace.owner.root.is_dir()
 
 
-def test_what_an_earlier_demo_left_is_cleared_away_but_for_the_cache(tmp_path: Path) -> None:
+def test_an_earlier_demo_is_removed_except_for_its_cache(tmp_path: Path) -> None:
     workspace = preparation.reset(tmp_path)
     preparation.describe(workspace, choice(None), tmp_path / "graph.pb", TlsMode.TWO_WAY, PORTS)
     (workspace.owner.root / "old.key").touch()
@@ -36,12 +36,12 @@ def test_what_an_earlier_demo_left_is_cleared_away_but_for_the_cache(tmp_path: P
     assert (workspace.root / "cache" / "graph.pb").exists()
 
 
-def test_what_still_runs_is_told_before_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_parts_are_reported_before_they_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(preparation, "running", lambda _: ["broker", "nginx"])
     monkeypatch.setattr(preparation, "stop_all", lambda _: seen.append("stopped"))
     preparation.reset(tmp_path, on_running=seen.append)
-    assert seen == []  # nothing of an earlier demo is here
+    assert seen == []  # the folder contains no earlier demo
     preparation.reset(tmp_path, on_running=seen.append)
     assert seen == [["broker", "nginx"], "stopped"]
     monkeypatch.setattr(preparation, "running", lambda _: [])
@@ -49,36 +49,36 @@ def test_what_still_runs_is_told_before_it_is_stopped(tmp_path: Path, monkeypatc
     assert seen[2:] == ["stopped"]
 
 
-def test_a_demo_that_was_interrupted_early_is_begun_anew(tmp_path: Path) -> None:
+def test_a_demo_can_start_after_an_interrupted_demo(tmp_path: Path) -> None:
     preparation.reset(tmp_path)
     preparation.reset(tmp_path)
 
 
-def test_somebodys_own_deployment_is_left_alone(tmp_path: Path) -> None:
+def test_another_deployment_is_not_changed(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.certify()
     before = sorted(tmp_path.rglob("*"))
-    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"sealserve\.toml is not the demo's") as caught:
+    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"sealserve\.toml was not written by `sealserve demo`") as caught:
         preparation.reset(tmp_path)
     assert caught.value.code == "demo.workspace-in-use"
     assert "sealserve demo --directory DIR" in (caught.value.hint or "")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_keys_without_a_deployment_are_left_alone(tmp_path: Path) -> None:
+def test_keys_without_a_deployment_file_are_not_changed(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.workspace.deployment_file.unlink()
-    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"holds keys, and there is no sealserve\.toml beside it"):
+    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"workspace with keys: .* exists, but no sealserve\.toml next to"):
         preparation.reset(tmp_path)
 
 
-def test_a_workspace_that_holds_the_cache_only_is_the_demos(tmp_path: Path) -> None:
+def test_a_workspace_with_only_a_cache_can_be_used(tmp_path: Path) -> None:
     (tmp_path / ".sealserve" / "cache").mkdir(parents=True)
     (tmp_path / ".sealserve" / ".gitignore").touch()
     preparation.reset(tmp_path)
 
 
-def test_the_example_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
     def build(path: Path, *, seed: int) -> None:

@@ -54,7 +54,7 @@ def server_key(site: Site, release: VerifiedRelease) -> SecretBytes:
 def expose(site: Site, release: VerifiedRelease, content: bytes, *, log: bool = False) -> str:
     path = (site.workspace.owner.logs / "broker.log") if log else site.workspace.host.logs / "replica-0.log"
     path.write_bytes(b"2026 INFO a line\n" + content + b"\n")
-    with raises(CliCode.DEMO_EXPOSED, match="The host's files hold what they must not: ") as caught:
+    with raises(CliCode.DEMO_EXPOSED, match="The host's files or a log contain secret data: ") as caught:
         search(site, release)
     assert caught.value.code == "demo.exposed"
     assert str(path) in caught.value.message
@@ -82,7 +82,7 @@ def test_a_piece_of_the_model_is_found(site: Site, shipped: VerifiedRelease) -> 
         ('{{"file": "{directory}/make_model.py", "line": 7}}', '{{"log": "{directory}/.sealserve", "pid": 7}}'),
         ("{python} -m train", "starting {python} -m sealserve"),
         ("grpc.tf-serving.service.com:8500", "listen grpc.tf-serving.service.com:8500;"),
-        ("attests itself, opens the release and", "replica-0 attests itself, opens the release and loads the model"),
+        ("decrypts the release and loads", "replica-0 attests to the broker, decrypts the release and loads the model"),
     ],
 )
 def test_a_model_may_contain_what_the_host_has_anyway(

@@ -35,7 +35,7 @@ def report(instances: dict[str, int], error: UnavailableError | None = None) -> 
 
 @pytest.fixture
 def walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Walk:
-    """A demonstration whose two replicas run, as far as `use` can tell."""
+    """A demo for the test of `use`: its target lists two replicas, but runs none."""
 
     class Fake(Walk):
         target: Any = SimpleNamespace(replicas=lambda: ["replica-0", "replica-1"])
@@ -58,7 +58,7 @@ def answered(monkeypatch: pytest.MonkeyPatch, found: LoadReport) -> None:
     ) -> LoadReport:
         for number in range(requests):
             assert make_request(number).model == "half-plus-two"
-            if on_answer is not None:  # the first calls, by which the replicas prepare, are not compared
+            if on_answer is not None:  # the demo does not compare the answers to the warm-up calls
                 on_answer(number, SimpleNamespace(outputs={"y": np.zeros(1)}))
         return found
 
@@ -70,13 +70,14 @@ def test_all_replicas_answered(walk: Walk, monkeypatch: pytest.MonkeyPatch, caps
     walk.use(REFERENCE)
     out = capsys.readouterr().out
     assert "⑨" in out
-    assert "50 of 50 equal TensorFlow's own: they differ by 0 at most, 0.01 was allowed" in out
-    assert "answers by replica: 30, 20" in out
+    assert "50 of 50 equal TensorFlow's own (largest difference 0, allowed 0.01)" in out
+    assert "per replica       30, 20" in out
 
 
 def test_a_silent_replica_is_told(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     answered(monkeypatch, report({"a": 50}))
-    with raises(CliCode.DEMO_REPLICA_SILENT, match="1 of the replicas answered none of the 50 requests") as caught:
+    silent = "1 of 2 replicas did not answer any of the 50 requests"
+    with raises(CliCode.DEMO_REPLICA_SILENT, match=silent) as caught:
         walk.use(REFERENCE)
     assert caught.value.code == "demo.replica-silent"
 
