@@ -25,24 +25,24 @@ _SERVICE: Final = "grpc.tf-serving.service.com"
 _FLOAT_TEXT: Final = "a number; `NaN`, `Infinity` and `-Infinity` are written without quotation marks, unlike in JSON"
 
 _WHERE: Final = {"": (), "/versions/{version}": ("version",), "/labels/{label}": ("label",)}
-"""Path suffixes after the model's name, and their parameters."""
+"""The part of a path after the model's name, and its parameters."""
 _CALLS: Final = {
     "predict": "Run a signature of the model on tensors",
     "classify": "Classify examples (`tf.Example`)",
     "regress": "Compute a regression of examples (`tf.Example`)",
 }
 _ERRORS: Final = {
-    400: "The request does not fit the model's signature, or is not JSON.",
-    404: "The model, the version or the label is not served, or the path is not one of this API.",
-    413: f"The body has more than {_LARGEST_BODY} MiB after decompression.",
-    429: "Too many requests are running or waiting, or the server has insufficient memory for this request.",
-    503: "The version is loading or was unloaded. Try again.",
-    504: "The deadline of the request was exceeded.",
+    400: "The request does not match the model's signature, or is not valid JSON.",
+    404: "The model, the version or the label is not served, or the path does not belong to this API.",
+    413: f"The body is larger than {_LARGEST_BODY} MiB after decompression.",
+    429: "Too many requests run or wait, or the memory for requests is full. Retry later.",
+    503: "The version is loading or was unloaded. Retry later.",
+    504: "The answer took too long.",
 }
 
 
 def render() -> str:
-    """Return the description, as indented JSON."""
+    """Return the description as indented JSON."""
     return json.dumps(_document(), indent=2, sort_keys=False) + "\n"
 
 
@@ -72,7 +72,7 @@ def _document() -> dict[str, Any]:
         "security": [{"clientCertificate": []}, {}],
         "tags": [
             {"name": "inference", "description": "Calls that run a model"},
-            {"name": "models", "description": "Models that are served"},
+            {"name": "models", "description": "Served models"},
         ],
         "paths": dict(_paths()),
         "components": {
@@ -140,7 +140,7 @@ def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
         yield _response_name(code), {"description": description, "content": _json("Error")}
     others = sorted({code for status, code in HTTP_STATUS.items() if status is not Status.OK})
     text = ", ".join(map(str, others))
-    description = f"An error. The status follows from TensorFlow Serving's code: {text}, or a different HTTP status."
+    description = f"An error. The status follows from TensorFlow Serving's code: {text}, or another HTTP status."
     yield "Error", {"description": description, "content": _json("Error")}
 
 
@@ -162,7 +162,11 @@ def _parameters() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    signature = {"type": "string", "default": DEFAULT_SIGNATURE, "description": "the signature of the model"}
+    signature = {
+        "type": "string",
+        "default": DEFAULT_SIGNATURE,
+        "description": "the name of one of the model's signatures",
+    }
     feature = {"oneOf": [_reference("schemas", "FeatureValue"), _list(_reference("schemas", "FeatureValue"))]}
     example = {"type": "object", "additionalProperties": feature}
     examples = {
@@ -170,7 +174,7 @@ def _schemas() -> dict[str, Any]:
         "required": ["examples"],
         "properties": {
             "signature_name": signature,
-            "context": {**example, "description": "features that all examples share"},
+            "context": {**example, "description": "features that are added to all examples"},
             "examples": {**_list(example), "minItems": 1},
         },
     }
@@ -293,7 +297,7 @@ def _reference(kind: str, name: str) -> dict[str, Any]:
 def main() -> None:
     """Write the file, or compare it with ``--check``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the file is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if the file is out of date, without changing it")
     if not parser.parse_args().check:
         FILE.write_text(render(), encoding="utf-8")
         return

@@ -143,7 +143,7 @@ def test_a_signature_that_fails_is_told_with_what_tensorflow_says(cli: CommandLi
     assert failed.status == 3
     assert "serving_default  failed: FAILED_PRECONDITION: Could not find variable" in failed.out
     assert "1 of 1 signatures failed. Give other inputs with --input" in failed.err
-    assert "Loading gives no value to the variable 'variable'" in failed.err
+    assert "Loading does not initialize the variable 'variable'" in failed.err
     as_json = cli.bare("model", "test", path.parent, "--json")
     assert as_json.status == 3
     assert (as_json.json[0]["ok"], as_json.json[0]["outputs"]) == (False, {})

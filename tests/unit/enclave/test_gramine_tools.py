@@ -34,7 +34,7 @@ Make = Callable[..., EnclaveSpec]
 
 @pytest.fixture
 def build_for_sgx(build: Build, make_spec: Make) -> Build:
-    """Give a function that builds the same enclave for SGX, but for what it is given."""
+    """Return a function that builds an enclave for SGX, with changes to its specification."""
 
     def build_it(**changes: object) -> BuiltEnclave:
         return build(make_spec(simulated=False, **{"gramine": THERE, **changes}))
@@ -44,14 +44,14 @@ def build_for_sgx(build: Build, make_spec: Make) -> Build:
 
 @pytest.fixture
 def asked(make_spec: Make, broker_ca: bytes) -> EnclaveManifest:
-    """The manifest that the tools are given."""
+    """The manifest that the tools receive."""
     spec = make_spec(simulated=False, gramine=THERE)
     return make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest())
 
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give a function that puts stand-ins of Gramine's tools on the search path."""
+    """Return a function that puts stand-ins for Gramine's tools on the search path."""
 
     def put(**behaviour: str) -> None:
         programs = install(tmp_path / "gramine", libpal=LIBPAL, **behaviour)
@@ -97,11 +97,11 @@ def test_a_name_that_looks_like_a_template_stays_what_it_is(
         ),
         (
             {"change": "manifest['loader']['log_level'] = 'none'"},
-            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed settings in the manifest"),
         ),
         (
             {"change": "sgx['cpu_features']['amx'] = 'required'"},
-            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed settings in the manifest"),
         ),
         ({"change": "sgx['debug'] = True"}, (SealserveError, r"sgx\.debug")),
     ],
@@ -146,7 +146,9 @@ def test_another_gramine_than_there_would_measure_another_enclave(
 
 def test_without_gramine(build_for_sgx: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with raises(EnclaveCode.GRAMINE_MISSING, match="not here: gramine-manifest, gramine-sgx-sign") as caught:
+    with raises(
+        EnclaveCode.GRAMINE_MISSING, match="not installed on this machine: gramine-manifest, gramine-sgx-sign"
+    ) as caught:
         build_for_sgx()
     assert "gramine.readthedocs.io" in (caught.value.hint or "")
 
@@ -155,9 +157,9 @@ def test_gramine_without_its_part_for_sgx(tmp_path: Path, monkeypatch: pytest.Mo
     programs = install(tmp_path / "gramine")
     shutil.rmtree(tmp_path / "gramine/lib")
     monkeypatch.setenv("PATH", str(programs))
-    with raises(EnclaveCode.GRAMINE_MISSING, match=r"there is no gramine/sgx/libpal\.so beside"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match=r"incomplete: gramine/sgx/libpal\.so beside .* is missing"):
         find_tools()
-    with raises(EnclaveCode.GRAMINE_MISSING, match="there is no /none"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match="incomplete: /none is missing"):
         find_tools(libpal=Path("/none"))
 
 

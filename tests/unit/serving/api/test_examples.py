@@ -197,17 +197,17 @@ def test_requests_without_a_model_or_examples(examples: Servables) -> None:
     for answer, kind in ((answer_regress, RegressionRequest), (answer_classify, ClassificationRequest)):
         with pytest.raises(RequestError, match="Missing ModelSpec"):
             answer(examples, fill(kind(), 1.0, model=""), Call())
-        with pytest.raises(RequestError, match=f"The request is no {kind.__name__}"):
+        with pytest.raises(RequestError, match=f"The request is not a valid {kind.__name__}"):
             answer(examples, b"\xff", Call())
     with pytest.raises(RequestError, match=r"Input is empty\."):
         regress(examples)
-    with pytest.raises(RequestError, match="The request is no MultiInferenceRequest"):
+    with pytest.raises(RequestError, match="The request is not a valid MultiInferenceRequest"):
         answer_multi_inference(examples, b"\xff", Call())
 
 
 def test_examples_that_are_too_large(examples: Servables) -> None:
     content = fill(RegressionRequest(), *([1.0] * 100))
-    with pytest.raises(RequestError, match=r"more than 1024 bytes \(--max_message_bytes\)") as caught:
+    with pytest.raises(RequestError, match=r"exceed the limit of 1024 bytes \(--max_message_bytes\)") as caught:
         answer_regress(examples, content, Call(max_tensor_bytes=1024))
     assert caught.value.code == "request.input-tensor"
 

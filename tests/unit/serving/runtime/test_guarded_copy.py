@@ -1,4 +1,4 @@
-"""The copy of a graph that has guards in it, and what a guard says."""
+"""The copy of a graph with guards, and a guard's message."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_functions_with_guards_get_another_name() -> None:
         function.signature.name = name
         function.signature.input_arg.add(name="x", type=1)
         function.signature.input_arg.add(name="w", type=1)
-        function.node_def.add(name="conv", op="Conv2D", input=["x", "w"])  # T is left out: its default is float
+        function.node_def.add(name="conv", op="Conv2D", input=["x", "w"])  # T is omitted: its default is float
     outer = graph.library.function.add()
     outer.signature.name = "outer"
     outer.signature.input_arg.add(name="x", type=1)
@@ -118,10 +118,10 @@ def test_functions_with_guards_get_another_name() -> None:
         ("least-0-3-3-0", "a tensor of at least [?,3,3,?]"),
         ("elements-1", "a tensor with one element"),
         ("elements-4", "a tensor with 4 elements"),
-        ("updates", "a tensor with at most one dimension less than its indices have"),
+        ("updates", "a tensor with at most one dimension less than its indices"),
         ("from-1", "values of at least 1"),
         ("upto-65504", "values of at most 65504"),
-        ("fits", "sizes of a smaller tensor"),
+        ("fits", "the sizes of a smaller tensor"),
     ],
 )
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_functions_with_guards_get_another_name() -> None:
 )
 def test_a_guard_says_what_is_needed(form: str, where: str, words: str) -> None:
     error = TensorFlowError(Status.INVALID_ARGUMENT, form.replace("NEED", where))
-    assert refusal(error) == f"the operation 'a/b' needs {words}, and would get one of the shape [1,20,3]"
+    assert refusal(error) == f"the operation 'a/b' requires {words}, got the shape [1,20,3]"
 
 
 @pytest.mark.parametrize(

@@ -42,19 +42,19 @@ def failure(send: Callable[[], Any]) -> Any:
 
 
 def waiting(there: Served) -> int:
-    """Return how many calls wait for their turn to send."""
+    """Return the number of calls that wait for their turn to send."""
     transport: Any = there.transport
     return int(transport.senders.waiting)
 
 
 def given_up() -> grpc.StatusCode:
-    """Return what a client sees that was given up. The public API has no status for a call that it cancels."""
+    """Return the status that a cancelled client gets. The public API cannot set a status for a call that it cancels."""
     fast = transports.choose() is QueueTransport
     return grpc.StatusCode.DEADLINE_EXCEEDED if fast else grpc.StatusCode.CANCELLED
 
 
 class Held:
-    """A handler that keeps calls for the test to answer."""
+    """A handler that stores calls, so that the test can answer them."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -102,7 +102,7 @@ def test_a_call_that_ended_leaves_nothing() -> None:
 def test_a_method_that_is_not_there() -> None:
     with served({PATH: echo}) as there:
         error = failure(lambda: there.call("/s/Nonsense")(b""))
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "The method does not exist.")
 
 
 def test_a_message_that_is_too_large_is_refused_and_the_connection_stays() -> None:
@@ -115,7 +115,7 @@ def test_a_call_without_a_message_is_refused() -> None:
     with served({PATH: echo}) as there:
         nothing: Any = there.channel.stream_unary(PATH)
         error = failure(lambda: nothing(iter(())))
-        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request has no message.")
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request does not contain a message.")
 
 
 def test_more_calls_than_the_limit_are_refused() -> None:
@@ -126,7 +126,7 @@ def test_more_calls_than_the_limit_are_refused() -> None:
         error = failure(lambda: there.call(PATH)(b""))
         assert (error.code(), error.details()) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "The server is busy: it has 1 calls already.",
+            "The server is busy: it has reached its limit of 1 calls.",
         )
         held.calls.pop().answer(b"first")
         assert first.result() == b"first"
@@ -146,7 +146,7 @@ def test_a_handler_learns_that_the_sender_left() -> None:
 
 
 def test_a_handler_of_a_stream_learns_that_the_sender_left_while_a_message_was_on_its_way() -> None:
-    """The raw peer grants no window at all: the message cannot leave."""
+    """The raw peer grants no flow-control window, so the message cannot be sent."""
     arrived, left = threading.Semaphore(0), threading.Semaphore(0)
 
     def handle(call: Call) -> None:
@@ -182,7 +182,7 @@ def test_a_handler_that_fails_costs_its_own_call_only(caplog: pytest.LogCaptureF
             pass
         lost.pop().refuse(Status.INTERNAL, "internal")
         assert failing.code() is grpc.StatusCode.INTERNAL
-    assert "a call was lost" in [record.getMessage() for record in caplog.records]
+    assert "handling a call failed" in [record.getMessage() for record in caplog.records]
 
 
 def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -201,7 +201,7 @@ def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixtur
             assert stalled.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
         finally:
             gate.set()
-    assert "gave up on 1 calls whose message was on its way for 0 s" in caplog.messages
+    assert "cancelled 1 calls whose message was in transfer for more than 0 s" in caplog.messages
 
 
 def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
@@ -212,15 +212,15 @@ def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
         held.arrived.acquire()
         error = failure(lambda: there.call("/s/Echo")(bytes(201)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert error.details() == "The server is busy: the messages of others take all its memory."
+        assert error.details() == "The server is busy: the memory for messages is full."
         assert there.call("/s/Echo")(bytes(200)) == bytes(200)
-        while not allowance.take(200):  # what the last call took comes back once its answer has left
+        while not allowance.take(200):  # the last call's memory is returned when its answer was sent
             pass
-        assert there.call("/s/Echo")(b"") == b""  # as a probe of health
+        assert there.call("/s/Echo")(b"") == b""  # like a health probe
         allowance.give_back(200)
         held.calls.pop().answer(bytes(3))
         assert first.result() == bytes(3)
-    assert allowance.take(1000)  # everything came back
+    assert allowance.take(1000)  # all memory was returned
 
 
 def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkey
         honest = ask.future(b"honest")
         while waiting(there) < len(slow) - 1:
             pass
-        there.transport.sweep()  # gives up on two calls; of the two that follow, one is the other peer's
+        there.transport.sweep()  # cancels two calls; of the next two calls, one belongs to the other peer
         assert honest.result(LONG) == b"honest"
         for call in slow:
             call.cancel()
@@ -280,7 +280,7 @@ def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkey
 
 
 def test_a_reader_who_stops_half_way_is_given_up() -> None:
-    """The raw peer grants no window at all: the answer cannot leave."""
+    """The raw peer grants no flow-control window, so the answer cannot be sent."""
     held = Held()
     with served({PATH: held}, patience=0.0) as there, socket.create_connection(("127.0.0.1", there.port)) as peer:
         peer.sendall(http2.hello(window=0) + http2.request(PATH))
@@ -339,7 +339,7 @@ def test_a_stop_tells_what_it_could_not_wait_for() -> None:
 
 
 def _ping_answers(port: int, count: int) -> tuple[int, bool]:
-    """Send pings, each after the answer to the one before; return the answers, and whether they were too many."""
+    """Send pings, each after the previous ping's answer; return the answers, and whether pings were rejected."""
     with socket.create_connection(("127.0.0.1", port), timeout=LONG) as peer:
         peer.sendall(http2.hello() + http2.request(PATH))
         content, answered = b"", 0
@@ -352,7 +352,7 @@ def _ping_answers(port: int, count: int) -> tuple[int, bool]:
                 if not received or b"too_many_pings" in content:
                     return answered, True
             answered += 1
-            time.sleep(0.02)  # twenty times what the second server asks for
+            time.sleep(0.02)  # twenty times the interval that the second server requires
         return answered, False
 
 
@@ -370,7 +370,7 @@ def test_pings_that_come_too_fast_end_the_connection_unless_the_command_line_all
 
 
 def test_a_client_may_ping_each_ten_seconds_with_and_without_a_call() -> None:
-    """gRPC's clients ping each ten seconds at most, whatever their settings say."""
+    """gRPC's clients ping at most every ten seconds, regardless of their settings."""
     assert dict(KEEPALIVE) == {
         "grpc.http2.min_ping_interval_without_data_ms": 5000,
         "grpc.keepalive_permit_without_calls": 1,
@@ -405,7 +405,7 @@ def test_the_fast_transport_serves_with_versions_of_grpcio_that_it_was_tested_wi
         changed.setattr(grpc, "__version__", version)
         assert [transports.choose() is QueueTransport for _ in range(2)] == [is_fast] * 2
     transports.choose.cache_clear()
-    warned = f"grpcio {version} is not a version that the fast gRPC transport was tested with (1.85.x)"
+    warned = f"the fast gRPC transport was not tested with grpcio {version} (tested: 1.85.x)"
     assert [message.startswith(warned) for message in caplog.messages] == [True] * (not is_fast)
 
 
