@@ -7,8 +7,11 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve.workspace import Workspace
 
 app = Verbs()
 
