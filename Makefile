@@ -101,6 +101,10 @@ operations: setup ## Compare the classes of operations with TensorFlow, and writ
 clouds: setup ## Write the reference of clouds from their presets
 	$(BIN)/python scripts/clouds.py
 
+.PHONY: dist
+dist: setup ## Build the wheel and the sdist into dist/
+	@$(BIN)/python scripts/dist.py
+
 clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \

@@ -8,7 +8,11 @@ import typer
 
 from sealserve.cli import console, options
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
+
+with deferred:
+    from sealserve.owner import backup as backups
 
 app = Verbs()
 
@@ -27,8 +31,6 @@ def backup(
 
     The broker may run meanwhile.
     """
-    from sealserve.owner import backup as backups  # noqa: PLC0415  # the help does not need the database
-
     workspace = context.workspace
     with console.bytes_progress("Backing up", console.size_of(workspace.owner.root)) as progress:
         made = backups.back_up(

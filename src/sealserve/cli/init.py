@@ -25,6 +25,7 @@ with deferred:
     from sealserve.deployment import Deployment
     from sealserve.deployment.codes import DeploymentCode
     from sealserve.model.source import Source, candidates, find_source
+    from sealserve.owner.owner import Owner
     from sealserve.workspace import Workspace
 
 EXAMPLE_MODEL: Final = Path("resnet50-v15-fp32.pb")
@@ -130,8 +131,6 @@ def init(
     described = deployment.parse(text)
     # 4. Write the file, and create the owner's signing keys where they do not exist.
     write_file(workspace.deployment_file, content, overwrite=force)
-    from sealserve.owner.owner import Owner  # noqa: PLC0415  # it imports the database, and the help needs none
-
     if workspace.owner.root.exists():
         workspace.create()  # the keys in it stay; the step that needs a missing key creates it, or reports it as lost
     else:

@@ -11,6 +11,7 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
 
 with deferred:
+    from sealserve.owner.restore import restore as restore_workspace
     from sealserve.workspace import Workspace
 
 app = Verbs()
@@ -26,8 +27,6 @@ def restore(
     ] = None,
 ) -> None:
     """Bring the owner's workspace back from a backup, whole or not at all, into a folder that has none."""
-    from sealserve.owner.restore import restore as restore_workspace  # noqa: PLC0415  # the help needs no database
-
     workspace = Workspace(context.directory.resolve())
     with console.bytes_progress("Restoring", console.size_of(source)) as progress:
         restored = restore_workspace(workspace, source, master_key=master_key, progress=progress)

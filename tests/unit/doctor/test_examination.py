@@ -75,10 +75,7 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     site = make_site(tmp_path, platform="sgx")
     simulated = by_name(examine(EVERY, None, None))
     assert simulated["owner", "TensorFlow"].verdict is Verdict.MISSING
-    assert (
-        simulated["owner", "TensorFlow"].remedy
-        == "`make setup`, or `pip install '.[server]'`, in a checkout of sealserve"
-    )
+    assert simulated["owner", "TensorFlow"].remedy == "`pip install 'sealserve[server]'`, or `make setup` in a checkout"
     assert simulated["host", "nginx"].verdict is Verdict.MISSING
     assert simulated["host", "nginx"].remedy == "apt-get install nginx"
     assert simulated["host", "private memory"].verdict is Verdict.NOTE

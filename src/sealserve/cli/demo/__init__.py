@@ -6,8 +6,12 @@ from typing import Annotated
 import typer
 
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
 from sealserve.terms import TlsMode
+
+with deferred:
+    from sealserve.cli.demo.demonstration import demonstrate
 
 app = Verbs()
 
@@ -39,9 +43,6 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
 ) -> None:
     """Run the twelve steps of confidential serving on this machine, with real parts."""
-    # The help needs none of what the demonstration needs.
-    from sealserve.cli.demo.demonstration import demonstrate  # noqa: PLC0415
-
     demonstrate(
         context,
         model,
