@@ -5,8 +5,10 @@ file is SOURCE_DATE_EPOCH, or Hatchling's default. The network is not used.
 
     make dist
     SEALSERVE_NATIVE=off make dist    # a wheel without native code, for every platform
+    .venv/bin/python scripts/dist.py [--output FOLDER]
 """
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -55,11 +57,14 @@ def publish(files: list[Path], folder: Path) -> None:
         partial = folder / f".{file.name}.part"
         shutil.copyfile(file, partial)
         partial.replace(folder / file.name)
-        print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {folder.name}/{file.name}")
+        print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {folder / file.name}")
 
 
 def main() -> None:
-    """Build both, and then put them into ``dist/``."""
+    """Build both, and then put them into ``dist/`` or another folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=DIST, metavar="FOLDER", help="the folder for the files")
+    output = parser.parse_args().output
     with TemporaryDirectory(prefix="sealserve-dist-") as name:
         work = Path(name)
         source = build("sdist", ROOT, work / "sdist")
@@ -68,9 +73,9 @@ def main() -> None:
         (project,) = (work / "source").iterdir()
         wheel = build("wheel", project, work / "wheel")
         try:
-            publish([source, wheel], DIST)
+            publish([source, wheel], output)
         except OSError as error:
-            raise SystemExit(f"dist: error: {error.filename or DIST}: {error.strerror}.") from error
+            raise SystemExit(f"dist: error: {error.filename or output}: {error.strerror}.") from error
 
 
 if __name__ == "__main__":
