@@ -60,7 +60,7 @@ class DeferredImports:
         """
         self._waiting = False
         for names in self._modules:
-            for name, value in names.items():
+            for name, value in list(names.items()):  # a package gets a name more when its submodule is imported
                 if isinstance(value, _Deferred):
                     names[name] = value._load()  # noqa: SLF001  # the two classes are one mechanism
         self._modules.clear()

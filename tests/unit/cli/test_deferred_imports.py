@@ -3,13 +3,16 @@
 import builtins
 import decimal
 import fractions
+import importlib
 import json
 import sys
 import xml.dom.minidom
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sealserve.cli import deferred_imports
 from sealserve.cli.deferred_imports import DeferredImports
 
 MODULE = """
@@ -91,3 +94,24 @@ def test_imports_after_a_block_are_ordinary_again(monkeypatch: pytest.MonkeyPatc
     assert builtins.__import__ is before
     assert names["decimal"].__name__ == decimal.__name__
     assert names["fractions"] is not fractions
+
+
+def test_a_package_can_defer_the_import_of_its_own_submodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import adds the submodule to the names of the package."""
+    package = tmp_path / "deferring_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from sealserve.cli import deferred_imports\nwith deferred_imports.deferred:\n"
+        "    from deferring_package.part import thing\n"
+    )
+    (package / "part.py").write_text("thing = 1\n")
+    imports = DeferredImports()
+    imports.enable()
+    monkeypatch.setattr(deferred_imports, "deferred", imports)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("deferring_package")
+    assert "part" not in vars(module)
+    imports.complete()
+    assert (module.thing, module.part.thing) == (1, 1)
+    monkeypatch.delitem(sys.modules, "deferring_package")
+    monkeypatch.delitem(sys.modules, "deferring_package.part")
