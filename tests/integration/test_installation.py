@@ -97,7 +97,7 @@ def test_a_client_gets_an_answer_from_a_service_of_an_installed_server(
     here = ("--directory", folder / "demo")
     server.sealserve("demo", *here, "--model", saved_model(folder / "half-plus-two"), "--keep")
     try:
-        server.sealserve("client", "bundle", folder / "user.json", *here)
+        server.sealserve("client", "bundle", "--output", folder / "user.json", *here)
         question = ("--bundle", folder / "user.json", "--input", "x=[1.0, 2.0]")
         assert client.sealserve("predict", *question)["outputs"]["y"] == [2.5, 3.0]
         answer = client.python(
