@@ -35,7 +35,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Adds the native cipher and the bill of materials to a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile and write what is added, before the wheel is put together.
+        """Compile the cipher and write the bill, before Hatchling assembles the wheel.
 
         Args:
             version: ``standard``, or ``editable`` for an installation that uses the checkout in place.
@@ -66,11 +66,11 @@ class CustomBuildHook(BuildHookInterface[Any]):
                 return True
             if wanted == "required":
                 raise SystemExit(f"The native cipher was not compiled: {reason}.")
-        self.app.display_warning(f"The wheel has no native cipher, so sealing is slower: {reason}.")
+        self.app.display_warning(f"The wheel is built without the native cipher, so sealing is slower: {reason}.")
         return False
 
     def _folder(self, root: Path) -> Path:
-        """Return the folder for what is made, which version control ignores."""
+        """Return a folder for the new files. Version control ignores it."""
         folder = root / "build" / "wheel"
         folder.mkdir(parents=True, exist_ok=True)
         return folder

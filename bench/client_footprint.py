@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/client_footprint.py [--quick] [--json FILE]
 
-Each package is installed into an empty virtual environment by pip, from the index that pip is set to: the wheel that
-`make dist` builds, and `tensorflow-serving-api` of the version in `pyproject.toml`. With ``--quick``, nothing is
-installed: the import is timed in this environment, which has both, and no size is measured.
+pip installs each package into an empty virtual environment, from the index of its configuration. The packages are the
+wheel that `make dist` builds, and `tensorflow-serving-api` in the version of `pyproject.toml`. With ``--quick``, pip
+installs nothing: the import is timed in this environment, which has both packages, and no size is measured.
 
 The size is what pip added to the environment, without bytecode. MB are millions of bytes. The time is what a process
 takes in addition to a process that imports nothing: processor time, and time by the clock. Both are the best of the
@@ -49,11 +49,11 @@ def environment() -> dict[str, str]:
 def install(folder: Path, requirement: str) -> Path:
     """Create a virtual environment, install a requirement, and return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    # The pip of this environment installs, so that the other one has no pip to measure.
+    # The pip of this environment installs, so the measured environment does not contain pip.
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
     done = subprocess.run([*pip, "install", "--quiet", "--no-compile", requirement], check=False)
     if done.returncode != 0:
-        raise SystemExit(f"bench: {requirement} was not installed. `--quick` needs no package index.")
+        raise SystemExit(f"bench: {requirement} was not installed. Without a package index, use `--quick`.")
     return folder / "bin" / "python"
 
 

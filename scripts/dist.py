@@ -28,7 +28,7 @@ def build(kind: str, project: Path, output: Path) -> Path:
     Args:
         kind: ``sdist`` or ``wheel``.
         project: The folder with ``pyproject.toml``.
-        output: A folder that has no such file yet.
+        output: An empty folder, or a folder that does not exist.
 
     Raises:
         SystemExit: It cannot be built. The message is Hatchling's.

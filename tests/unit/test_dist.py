@@ -137,7 +137,7 @@ def test_without_a_compiler_the_wheel_is_for_every_platform(
 ) -> None:
     result = dist(tmp_path, **environment)
     assert result.returncode == 0, result.stderr
-    assert result.stderr == f"dist: The wheel has no native cipher, so sealing is slower: {reason}.\n"
+    assert result.stderr == f"dist: The wheel is built without the native cipher, so sealing is slower: {reason}.\n"
     assert (tmp_path / f"{WHEEL}-py3-none-any.whl").is_file()
     with wheel_of(tmp_path) as archive:
         assert CIPHER not in archive.namelist()
