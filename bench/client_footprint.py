@@ -50,7 +50,7 @@ def install(folder: Path, requirement: str) -> Path:
     """Create a virtual environment, install a requirement, and return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     # The pip of this environment installs, so the measured environment does not contain pip.
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
     done = subprocess.run([*pip, "install", "--quiet", "--no-compile", requirement], check=False)
     if done.returncode != 0:
         raise SystemExit(f"bench: {requirement} was not installed. Without a package index, use `--quick`.")
@@ -59,7 +59,7 @@ def install(folder: Path, requirement: str) -> Path:
 
 def sizes(python: Path) -> dict[str, int]:
     """Return the bytes of each entry of an environment's ``site-packages``."""
-    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
     return {entry.name: sum(path.stat().st_size for path in _files(entry)) for entry in packages.iterdir()}
 
@@ -111,7 +111,7 @@ def import_costs(pythons: dict[str, Path], rounds: int) -> dict[str, Cost]:
 
 def built_wheel(folder: Path) -> Path:
     """Build the wheel, and return it."""
-    command = [sys.executable, ROOT / "scripts" / "dist.py", "--output", folder]
+    command = [sys.executable, str(ROOT / "scripts" / "dist.py"), "--output", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -40,7 +40,7 @@ class Environment:
 
     def install(self, *arguments: str) -> None:
         """Run ``pip install``."""
-        pip = [self._programs / "python", "-m", "pip", "--no-input", "--disable-pip-version-check"]
+        pip = [str(self._programs / "python"), "-m", "pip", "--no-input", "--disable-pip-version-check"]
         done = self._run(*pip, "install", "--quiet", *arguments)
         if done.returncode != 0 and NO_INDEX.search(done.stderr):
             missing("pip does not reach a package index")

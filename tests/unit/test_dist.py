@@ -21,7 +21,7 @@ CIPHER: Final = "sealserve/sealing/_node_cipher.abi3.so"
 
 
 def dist(output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "dist.py", "--output", output]
+    command = [sys.executable, str(ROOT / "scripts" / "dist.py"), "--output", str(output)]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
@@ -175,7 +175,7 @@ def test_the_sdist_has_what_a_wheel_is_built_from_and_no_more(built: Path, tmp_p
         "requirements", "scripts", "src",
     ]  # fmt: skip
     # An unpacked sdist builds itself again.
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path / "again"]
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path / "again")]
     subprocess.run(command, cwd=project, check=True, capture_output=True)
     (wheel,) = (tmp_path / "again").iterdir()
     assert contents(built)[wheel.name] == wheel.read_bytes()
