@@ -123,6 +123,10 @@ pictures: setup ## Draw the pictures of the documentation
 reference: schemas ## Write the reference of commands, sealserve.toml, the client, metrics and JSON from the code
 	$(BIN)/python scripts/reference.py
 
+.PHONY: dist
+dist: setup ## Build the wheel and the sdist into dist/
+	@$(BIN)/python scripts/dist.py
+
 clean: ## Remove the virtual environment, caches and the demo's workspace (your own workspaces stay)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \

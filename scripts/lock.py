@@ -9,9 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # instead. A requirement in pyproject.toml could not do this: pip would install both into the same folder.
 TENSORFLOW = ["requirements/tensorflow.in", "--override", "requirements/overrides.in"]
 SETS = {
-    "base": ["pyproject.toml"],
+    "base": ["pyproject.toml", "--extra", "owner"],  # what each image has: the broker's packages and the client's
     "server": ["pyproject.toml", "--extra", "server", *TENSORFLOW],
-    "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev", *TENSORFLOW],
+    "dev": ["pyproject.toml", "--extra", "all", "--group", "dev", *TENSORFLOW],
     "fuzz": ["--group", "fuzz"],
     "docs": ["--group", "docs"],
 }

@@ -22,14 +22,22 @@ WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
 
 
-def compile_library() -> str | None:
-    """Compile the library unless it is newer than its source. Return the reason for a failure, or None on success."""
-    if LIBRARY.is_file() and LIBRARY.stat().st_mtime_ns > SOURCE.stat().st_mtime_ns:
+def compile_library(library: Path | None = None) -> str | None:
+    """Compile the library, unless it is newer than its source.
+
+    Args:
+        library: The file to write. `None` means the file beside the source, which a checkout uses.
+
+    Returns:
+        The reason for a failure, or `None` on success.
+    """
+    library = library or LIBRARY
+    if library.is_file() and library.stat().st_mtime_ns > SOURCE.stat().st_mtime_ns:
         return None
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
         return "no C compiler is installed"
-    temporary = LIBRARY.with_name(f".{LIBRARY.name}.{os.getpid()}")
+    temporary = library.with_name(f".{library.name}.{os.getpid()}")
     command = [
         *compiler, "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", *WARNINGS, *HARDENING,
         f"-I{sysconfig.get_path('include')}", str(SOURCE), "-o", str(temporary), "-lcrypto",
@@ -42,7 +50,7 @@ def compile_library() -> str | None:
         probe = f"import ctypes, sys; ctypes.PyDLL({str(temporary)!r})"
         if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0:
             return "the compiled library does not load"
-        temporary.replace(LIBRARY)  # an atomic rename, so that running processes keep the old library
+        temporary.replace(library)  # an atomic rename, so that running processes keep the old library
     finally:
         temporary.unlink(missing_ok=True)
     return None

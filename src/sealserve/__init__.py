@@ -4,4 +4,4 @@ The public API is the command line (``sealserve``, ``sealserve-model-server``) a
 are internal and may change in any version.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

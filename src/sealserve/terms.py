@@ -11,6 +11,12 @@ LARGEST_VERSION = 2**63 - 1
 Source: tensorflow/serving 9d981c5c, ``sources/storage_path/file_system_storage_path_source.cc``
 (``ParseVersionNumber``: a non-negative 64-bit number).
 """
+LEAF_DAYS = 90
+"""Days for which a certificate of the service or of a user is valid, unless the owner asks for another number."""
+DEFAULT_USER = "default"
+"""The user whose certificate is in the folder ``user/``."""
+INTEL_PCS = "https://api.trustedservices.intel.com"
+"""Intel's provisioning certification service (PCS), the source of collateral."""
 EVERY_ADDRESS = "::"
 """Listening on this address accepts connections to every address of the machine, IPv6 and IPv4."""
 EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the equivalent on a machine without IPv6
@@ -29,6 +35,15 @@ class TargetKind(StrEnum):
     LOCAL = "local"
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
+
+
+class SystemdService(StrEnum):
+    """The services that a systemd unit can run."""
+
+    BROKER = "broker"
+    """The owner's broker."""
+    DEPLOYMENT = "deployment"
+    """A deployment on the local target: `sealserve up` when the machine starts, `sealserve down` when it stops."""
 
 
 class TlsMode(StrEnum):

@@ -10,7 +10,7 @@ import pytest
 
 from sealserve.errors import VerificationError
 from sealserve.sealing.codec import inspect_file, unseal_bytes, unseal_file
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 
 FOLDER = Path(__file__).parent / "encrypted-files"

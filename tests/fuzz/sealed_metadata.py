@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealserve.errors import VerificationError
-from sealserve.sealing.protected_file import METADATA_SIZE, FormatVersion, Header, Metadata, metadata_key
+from sealserve.sealing.format_version import FormatVersion
+from sealserve.sealing.protected_file import METADATA_SIZE, Header, Metadata, metadata_key
 from sealserve.sealing.reader import SealedReader
 from sealserve.secret import SecretBytes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.sealing.codec import inspect_file, seal_file, unseal_file
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_cipher")]

@@ -15,7 +15,9 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # otherwise gRPC's core prints each failed handshake
     try:
         from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
+        from sealserve.cli.deferred_imports import deferred  # noqa: PLC0415
 
+        deferred.enable()
         status = run(sys.argv[1:])
     except KeyboardInterrupt:  # Ctrl-C before `run` handles it
         status = 130

@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__, interruptions
-from sealserve.cli import console, deprecations, help_texts, passphrases, usage_errors
+from sealserve.cli import console, deprecations, extras, help_texts, passphrases, usage_errors
 from sealserve.cli.codes import CliCode
 from sealserve.errors import InputError, SealserveError
 
@@ -241,6 +241,8 @@ def _invoke(arguments: list[str]) -> int:
         return InputError.exit_status
     except ClickException as error:
         raise usage_errors.explain(error) from error
+    except ModuleNotFoundError as error:  # the base installation has only the packages of the client
+        raise extras.missing_extra(error, arguments[0]) or error from error
     except typer.Abort as end:  # a question without an answer, or with the answer "no"
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end

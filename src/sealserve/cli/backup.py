@@ -8,7 +8,11 @@ import typer
 
 from sealserve.cli import console, options
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
+
+with deferred:
+    from sealserve.owner import backup as backups
 
 app = Verbs()
 
@@ -30,8 +34,6 @@ def backup(
     The backup can be opened only with the master key, or with the key management service in [keystore]. Store a copy
     of owner/master.key apart from the backup. The broker can run during the backup.
     """
-    from sealserve.owner import backup as backups  # noqa: PLC0415  # the help does not need the database
-
     workspace = context.workspace
     with console.bytes_progress("Backing up", console.size_of(workspace.owner.root)) as progress:
         made = backups.back_up(

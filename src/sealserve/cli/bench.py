@@ -7,11 +7,10 @@ import typer
 
 from sealserve.cli import connection, console
 from sealserve.cli.context import Context
-from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, first_accepted, guesses
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.request_options import (
     LONGEST_WAIT,
-    REFUSED,
     Inputs,
     Label,
     Model,
@@ -19,11 +18,15 @@ from sealserve.cli.request_options import (
     find_model,
     find_signature,
 )
-from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.verbs import Verbs
-from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.client.predict import Predictor, check_version_choice
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+
+with deferred:
+    from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, first_accepted, guesses
+    from sealserve.cli.tensor_input import read_inputs
+    from sealserve.client.call import INPUT_REFUSED
+    from sealserve.client.load import LoadReport, Request, run_load
+    from sealserve.client.predict import Predictor, check_version_choice
 
 app = Verbs()
 
@@ -94,7 +97,7 @@ def bench(
 
         # If the signature leaves something open, requests before the load find inputs that the model accepts.
         possible = guesses(called) if given.generated else [Guess()]
-        chosen = first_accepted(possible, attempt, REFUSED) if len(possible) > 1 else possible[0]
+        chosen = first_accepted(possible, attempt, INPUT_REFUSED) if len(possible) > 1 else possible[0]
 
         def make_request(number: int) -> Request:
             return Request(model=name, inputs=arrays(number, chosen), signature=signature, version=version, label=label)

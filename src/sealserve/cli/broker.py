@@ -9,23 +9,26 @@ from typing import Annotated
 
 import typer
 
-from sealserve.broker import admin
-from sealserve.broker.admin import KnownRelease
-from sealserve.broker.hardening import forbid_inspection, lock_memory
-from sealserve.broker.head_file import read_head
-from sealserve.broker.openssl_settings import ensure_no_tickets
-from sealserve.broker.releases import Release
 from sealserve.cli import broker_platform, completion, console, options, passphrases
-from sealserve.cli.broker_json import encode
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
 from sealserve.enclave.findings import Danger
-from sealserve.owner import master_key, provisioning, releases
-from sealserve.owner.owner import Owner
-from sealserve.regular_file import read_regular
+
+with deferred:
+    from sealserve.broker import admin
+    from sealserve.broker.admin import KnownRelease
+    from sealserve.broker.hardening import forbid_inspection, lock_memory
+    from sealserve.broker.head_file import read_head
+    from sealserve.broker.openssl_settings import ensure_no_tickets
+    from sealserve.broker.releases import Release
+    from sealserve.cli.broker_json import encode
+    from sealserve.owner import master_key, provisioning, releases
+    from sealserve.owner.owner import Owner
+    from sealserve.regular_file import read_regular
 
 _LOG = logging.getLogger(__name__)
 app = Verbs("Run the broker, and manage which releases get their key.")

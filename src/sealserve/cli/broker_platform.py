@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
-from sealserve.broker import admin
 from sealserve.cli import console, options
-from sealserve.cli.broker_json import encode
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
-from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
+
+with deferred:
+    from sealserve.broker import admin
+    from sealserve.cli.broker_json import encode
+    from sealserve.owner.owner import Owner
 
 app = Verbs("Manage enrolled platforms: the SGX machines that may receive keys.")
 

@@ -3,13 +3,16 @@
 from enum import StrEnum
 from pathlib import Path
 
-from sealserve.bundle import Bundle, Destination, read_bundle
 from sealserve.cli import console
-from sealserve.cluster import wanted
-from sealserve.enclave.measurement import enclave_names
-from sealserve.owner import preparation, releases
-from sealserve.owner.owner import Owner
-from sealserve.workspace import Workspace
+from sealserve.cli.deferred_imports import deferred
+
+with deferred:
+    from sealserve.bundle import Bundle, Destination, read_bundle
+    from sealserve.cluster import wanted
+    from sealserve.enclave.measurement import enclave_names
+    from sealserve.owner import preparation, releases
+    from sealserve.owner.owner import Owner
+    from sealserve.workspace import Workspace
 
 
 class Machines(StrEnum):

@@ -5,11 +5,14 @@ from datetime import UTC, datetime
 
 from sealserve.cli import console
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
-from sealserve.owner import certificates
-from sealserve.owner.certificates import NamedCertificate
 from sealserve.terms import TlsMode
+
+with deferred:
+    from sealserve.owner import certificates
+    from sealserve.owner.certificates import NamedCertificate
 
 app = Verbs("Create, show and renew certificates.")
 

@@ -6,27 +6,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output, Table
 from sealserve.cli.verbs import Verbs
-from sealserve.client.bundle import BundledModel, ClientBundle
-from sealserve.client.credentials import parse_endpoint, printable
-from sealserve.client.predict import Signature, TensorSpec
-from sealserve.deployment import ModelSection
-from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
-from sealserve.model.saved_model import describe
-from sealserve.owner import models, users
-from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import parse_chain
-from sealserve.terms import TlsMode
-from sealserve.whole_folder import appearing
-from sealserve.workspace import Workspace
+from sealserve.terms import DEFAULT_USER, TlsMode
+
+with deferred:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from sealserve.atomic_file import PRIVATE, write_file
+    from sealserve.client.bundle import BundledModel, ClientBundle
+    from sealserve.client.credentials import parse_endpoint, printable
+    from sealserve.client.predict import Signature, TensorSpec
+    from sealserve.deployment import ModelSection
+    from sealserve.deployment.endpoints import endpoints_of
+    from sealserve.model.saved_model import describe
+    from sealserve.owner import models, users
+    from sealserve.pki.authority import Authority, AuthorityKind
+    from sealserve.pki.certificate import parse_chain
+    from sealserve.whole_folder import appearing
+    from sealserve.workspace import Workspace
 
 app = Verbs("Create and read client bundles: files with everything that a user needs to call the service.")
 
@@ -42,7 +46,7 @@ def bundle(
     user: Annotated[
         str,
         typer.Option("--for", help="Name of the user, as in `sealserve user list`", autocompletion=completion.users),
-    ] = users.DEFAULT_USER,
+    ] = DEFAULT_USER,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="File to create (mode 0600)", show_default="NAME.json"),

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import console
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
-from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
-from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
 from sealserve.terms import Cloud
+
+with deferred:
+    from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
+    from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
 
 app = Verbs("Show clouds with SGX machines: sizes, images, addresses, sources.")
 

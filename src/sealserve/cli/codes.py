@@ -46,6 +46,9 @@ class CliCode(ErrorCode):
     INSPECT_KEY_NEEDED = "inspect.key-needed", InputError
     """The requested check of a sealed file is possible only with its key."""
 
+    INSTALL_EXTRA = "install.extra", UnavailableError
+    """The command needs Python packages that are not installed. The hint names the extra that has them."""
+
     MODEL_NOT_LOADABLE = "model.not-loadable", VerificationError
     """The embedded server cannot load the model."""
 

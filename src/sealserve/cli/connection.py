@@ -11,16 +11,19 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
-from sealserve.cli.access import Access, access
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
-from sealserve.client.bundle import ClientBundle
-from sealserve.client.channel import ServiceChannel, open_channels
-from sealserve.client.predict import Predictor
-from sealserve.client.rest import RestPredictor
-from sealserve.pki.certificate import CertifiedKey
-from sealserve.regular_file import read_regular
-from sealserve.workspace import WorkspaceMissingError
+from sealserve.cli.deferred_imports import deferred
+
+with deferred:
+    from sealserve.cli.access import Access, access
+    from sealserve.client.bundle import ClientBundle
+    from sealserve.client.channel import ServiceChannel, open_channels
+    from sealserve.client.predict import Predictor
+    from sealserve.client.rest import RestPredictor
+    from sealserve.pki.certificate import CertifiedKey
+    from sealserve.regular_file import read_regular
+    from sealserve.workspace import WorkspaceMissingError
 
 Target = Annotated[
     str | None,

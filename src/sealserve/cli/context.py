@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment, workspace
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Options
-from sealserve.deployment import Deployment
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve import deployment, workspace
+    from sealserve.deployment import Deployment
+    from sealserve.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,31 @@ from typing import Annotated
 
 import typer
 
-from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
-from sealserve.cli.bundles import received
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster.kubernetes import preconditions, shipping
-from sealserve.cluster.kubernetes.cluster_client import ClusterClient
-from sealserve.cluster.kubernetes.render_context import RenderContext
-from sealserve.cluster.kubernetes.target import KubernetesTarget
-from sealserve.deployment import Deployment
-from sealserve.doctor import host_report
-from sealserve.doctor.codes import DoctorCode
-from sealserve.doctor.examination import examine
-from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.doctor.finding import Machine, Verdict
 from sealserve.errors import SealserveError
-from sealserve.host import probe
-from sealserve.host.facts import HostFacts
-from sealserve.owner import releases
 from sealserve.terms import PlatformKind
-from sealserve.workspace import Workspace, WorkspaceMissingError
+
+with deferred:
+    from sealserve.attestation.tcb_policy import PRESETS
+    from sealserve.cli.bundles import received
+    from sealserve.cluster.kubernetes import preconditions, shipping
+    from sealserve.cluster.kubernetes.cluster_client import ClusterClient
+    from sealserve.cluster.kubernetes.render_context import RenderContext
+    from sealserve.cluster.kubernetes.target import KubernetesTarget
+    from sealserve.deployment import Deployment
+    from sealserve.doctor import host_report
+    from sealserve.doctor.codes import DoctorCode
+    from sealserve.doctor.examination import examine
+    from sealserve.doctor.finding import Finding
+    from sealserve.host import probe
+    from sealserve.host.facts import HostFacts
+    from sealserve.owner import releases
+    from sealserve.workspace import Workspace, WorkspaceMissingError
 
 app = Verbs()
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.MISSING: ("missing", "red")}

@@ -1,11 +1,14 @@
 """``sealserve down``: stop the deployment."""
 
 from sealserve.cli import console, options
-from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
-from sealserve.cli.interruption import stopping
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import targets
+
+with deferred:
+    from sealserve.cli.changing import changing
+    from sealserve.cli.interruption import stopping
+    from sealserve.cluster import targets
 
 app = Verbs()
 

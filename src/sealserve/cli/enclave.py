@@ -13,30 +13,35 @@ from typing import Annotated
 
 import typer
 
-from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console, options
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output, Table
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import ports
-from sealserve.enclave.findings import Danger, refuse
-from sealserve.enclave.image_root import ImageRoot
-from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
-from sealserve.enclave.launch.gramine_sgx import GramineSgx
-from sealserve.enclave.launch.runtime import Runtime
-from sealserve.enclave.launch.simulator import load_simulator
-from sealserve.enclave.manifest_reader import examine, refuse_template
-from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, enclave_names, load_enclave, port_of
-from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
-from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
-from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
-from sealserve.owner import enclaves, releases
-from sealserve.owner.owner import Owner
-from sealserve.owner.simulation import quoting_socket
-from sealserve.regular_file import read_regular
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.server_files import GRAMINE_FOLDER
 from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import ServerKind
+
+with deferred:
+    from sealserve.atomic_file import OutputExistsError, write_file
+    from sealserve.cluster import ports
+    from sealserve.enclave.findings import refuse
+    from sealserve.enclave.image_root import ImageRoot
+    from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
+    from sealserve.enclave.launch.gramine_sgx import GramineSgx
+    from sealserve.enclave.launch.runtime import Runtime
+    from sealserve.enclave.launch.simulator import load_simulator
+    from sealserve.enclave.manifest_reader import examine, refuse_template
+    from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, enclave_names, load_enclave, port_of
+    from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
+    from sealserve.enclave.server_files import PROGRAMS
+    from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
+    from sealserve.owner import enclaves, releases
+    from sealserve.owner.owner import Owner
+    from sealserve.owner.simulation import quoting_socket
+    from sealserve.regular_file import read_regular
 
 app = Verbs("Build, show and run enclaves.")
 

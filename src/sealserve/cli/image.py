@@ -8,21 +8,16 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
-from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
-from sealserve.containers.engine import Engine
-from sealserve.containers.recipes import (
-    DEBIAN,
-    GRAMINE,
-    TENSORFLOW_SERVING,
-    Bases,
-    ImageName,
-    images_for,
-    recipe,
-    reference,
-)
+from sealserve.containers.recipes import DEBIAN, GRAMINE, TENSORFLOW_SERVING, ImageName
 from sealserve.terms import PlatformKind
+
+with deferred:
+    from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
+    from sealserve.containers.engine import Engine
+    from sealserve.containers.recipes import Bases, images_for, recipe, reference
 
 app = Verbs("Build and push the container images.")
 

@@ -9,19 +9,24 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from sealserve import deployment, terms
-from sealserve.atomic_file import OutputExistsError, write_file
+from sealserve import terms
 from sealserve.cli import options
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
-from sealserve.cli.questions import ask, can_ask
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.clouds.catalog import deployment_settings, preset_of
-from sealserve.deployment import Deployment
-from sealserve.deployment.codes import DeploymentCode
 from sealserve.errors import InputError
-from sealserve.model.source import Source, candidates, find_source
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve import deployment
+    from sealserve.atomic_file import OutputExistsError, write_file
+    from sealserve.cli.questions import ask, can_ask
+    from sealserve.clouds.catalog import deployment_settings, preset_of
+    from sealserve.deployment import Deployment
+    from sealserve.deployment.codes import DeploymentCode
+    from sealserve.model.source import Source, candidates, find_source
+    from sealserve.owner.owner import Owner
+    from sealserve.workspace import Workspace
 
 EXAMPLE_MODEL: Final = Path("resnet50-v15-fp32.pb")
 """The default model: `sealserve model make-example` creates it."""
@@ -129,8 +134,6 @@ def init(
     described = deployment.parse(text)
     # 4. Write the file, and create the owner's signing keys where they do not exist.
     write_file(workspace.deployment_file, content, overwrite=force)
-    from sealserve.owner.owner import Owner  # noqa: PLC0415  # it imports the database, which the help does not need
-
     if workspace.owner.root.exists():
         workspace.create()  # existing keys stay; a later step creates a missing key, or reports it as lost
     else:

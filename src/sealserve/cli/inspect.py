@@ -8,10 +8,13 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.codes import CliCode
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
-from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
-from sealserve.sealing.wrap_key import read_wrap_key
+
+with deferred:
+    from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
+    from sealserve.sealing.wrap_key import read_wrap_key
 
 app = Verbs()
 

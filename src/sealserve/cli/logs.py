@@ -9,11 +9,14 @@ import typer
 
 from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster.logs.merge import LogLine
-from sealserve.cluster.logs.selection import LogSelection, parse_since
-from sealserve.cluster.targets import open_target
 from sealserve.log_line import format_time
+
+with deferred:
+    from sealserve.cluster.logs.merge import LogLine
+    from sealserve.cluster.logs.selection import LogSelection, parse_since
+    from sealserve.cluster.targets import open_target
 
 app = Verbs()
 

@@ -6,21 +6,24 @@ from typing import Annotated, Any
 
 import typer
 
-from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console, options
-from sealserve.cli.changing import owning
 from sealserve.cli.context import Context
-from sealserve.cli.conversion import convert_again
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table, Text
-from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
 from sealserve.cli.verbs import Verbs
 from sealserve.errors import InputError, VerificationError
-from sealserve.model.fetch import fetch as fetch_file
-from sealserve.model.half_plus_two import write_half_plus_two
-from sealserve.model.lint import LintedModel, lint
-from sealserve.model.resnet50 import build_frozen_graph
-from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
-from sealserve.owner import models
+
+with deferred:
+    from sealserve.atomic_file import OutputExistsError
+    from sealserve.cli.changing import owning
+    from sealserve.cli.conversion import convert_again
+    from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
+    from sealserve.model.fetch import fetch as fetch_file
+    from sealserve.model.half_plus_two import write_half_plus_two
+    from sealserve.model.lint import LintedModel, lint
+    from sealserve.model.resnet50 import build_frozen_graph
+    from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
+    from sealserve.owner import models
 
 Tags = Annotated[str, typer.Option(help="Tags of the graph in the SavedModel, separated by commas")]
 

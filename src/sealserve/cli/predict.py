@@ -7,17 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
-from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
 from sealserve.cli import connection, console, options
 from sealserve.cli.context import Context
-from sealserve.cli.generated_input import Guess, first_accepted, guesses
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.request_options import (
     LONGEST_WAIT,
-    REFUSED,
     Inputs,
     Label,
     Model,
@@ -25,12 +21,20 @@ from sealserve.cli.request_options import (
     find_model,
     find_signature,
 )
-from sealserve.cli.saved_output import check_format, write_outputs
-from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.verbs import Verbs
-from sealserve.client.credentials import printable
-from sealserve.client.predict import Prediction, check_version_choice
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+
+with deferred:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
+    from sealserve.cli.generated_input import Guess, first_accepted, guesses
+    from sealserve.cli.saved_output import check_format, write_outputs
+    from sealserve.cli.tensor_input import read_inputs
+    from sealserve.client.call import INPUT_REFUSED
+    from sealserve.client.credentials import printable
+    from sealserve.client.predict import Prediction, check_version_choice
 
 app = Verbs()
 SHOWN = 5
@@ -94,7 +98,7 @@ def predict(
             )
             return answered, time.monotonic() - started
 
-        answer, seconds = first_accepted(guesses(called) if given.generated else [Guess()], ask, REFUSED)
+        answer, seconds = first_accepted(guesses(called) if given.generated else [Guess()], ask, INPUT_REFUSED)
     if save is not None:
         with replacing(save, mode=PRIVATE, overwrite=force) as stream:
             write_outputs(answer.outputs, stream, path=save)

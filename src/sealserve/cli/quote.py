@@ -6,14 +6,18 @@ from typing import Annotated
 
 import typer
 
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
-from sealserve.regular_file import read_regular
-from sealserve.sgx.appraisal import examine_quote
-from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.pcs import INTEL_PCS, PcsClient
-from sealserve.sgx.quote import Quote
-from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.terms import INTEL_PCS
+
+with deferred:
+    from sealserve.regular_file import read_regular
+    from sealserve.sgx.appraisal import examine_quote
+    from sealserve.sgx.collateral import Collateral
+    from sealserve.sgx.pcs import PcsClient
+    from sealserve.sgx.quote import Quote
+    from sealserve.sgx.trust_anchor import TrustAnchor
 
 app = Verbs("Show and verify SGX quotes.")
 

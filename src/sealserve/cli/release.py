@@ -5,21 +5,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.cli import console, options
-from sealserve.cli.changing import owning
 from sealserve.cli.context import Context, Place
-from sealserve.cli.conversion import convert_again
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.release_upkeep import diff, prune
 from sealserve.cli.verbs import Verbs
-from sealserve.owner import models, release_store, releases
-from sealserve.owner.keys import read_owner_key
-from sealserve.owner.owner import Owner
-from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
 from sealserve.terms import PlatformKind
-from sealserve.workspace import Workspace
+
+with deferred:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from sealserve.cli.changing import owning
+    from sealserve.cli.conversion import convert_again
+    from sealserve.owner import models, release_store, releases
+    from sealserve.owner.keys import read_owner_key
+    from sealserve.owner.owner import Owner
+    from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+    from sealserve.workspace import Workspace
 
 app = Verbs("Build, ship, verify, compare and list releases.")
 

@@ -9,14 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import console, options
-from sealserve.cli.changing import changing, owning
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
-from sealserve.cluster.needed_releases import needed_releases
-from sealserve.owner import drift, pruning, releases
-from sealserve.owner.pruning import Prunable
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve.cli.changing import changing, owning
+    from sealserve.cluster.needed_releases import needed_releases
+    from sealserve.owner import drift, pruning, releases
+    from sealserve.owner.pruning import Prunable
+    from sealserve.workspace import Workspace
 
 
 def prune(

@@ -8,25 +8,29 @@ from typing import Annotated
 
 import typer
 
-from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console, options
-from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.bundles import Machines
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
-from sealserve.cli.first_steps import take_first_steps
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster.docker import DockerTarget
-from sealserve.cluster.kubernetes import files, shipping
-from sealserve.cluster.kubernetes.monitoring import prometheus_files
-from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.target import KubernetesTarget
-from sealserve.cluster.targets import check_replicas
-from sealserve.ingress.nginx import worker_user
-from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
-from sealserve.ingress.nginx_program import find_nginx
-from sealserve.owner import releases
-from sealserve.owner.owner import Owner
 from sealserve.tcp_ports import rest_port_beside
+
+with deferred:
+    from sealserve.atomic_file import OutputExistsError, write_file
+    from sealserve.cli.bundles import bundle_for, received
+    from sealserve.cli.first_steps import take_first_steps
+    from sealserve.cluster.docker import DockerTarget
+    from sealserve.cluster.kubernetes import files, shipping
+    from sealserve.cluster.kubernetes.monitoring import prometheus_files
+    from sealserve.cluster.kubernetes.objects import objects
+    from sealserve.cluster.kubernetes.target import KubernetesTarget
+    from sealserve.cluster.targets import check_replicas
+    from sealserve.ingress.nginx import worker_user
+    from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
+    from sealserve.ingress.nginx_program import find_nginx
+    from sealserve.owner import releases
+    from sealserve.owner.owner import Owner
 
 app = Verbs("Write the files that a target would apply.")
 

@@ -6,12 +6,14 @@ from typing import Annotated, Final
 import typer
 
 from sealserve.cli import completion
-from sealserve.cli.access import Access
-from sealserve.cli.generated_input import TensorInputError
-from sealserve.client.call import RequestRefusedError, ServiceFailedError
-from sealserve.client.credentials import printable
-from sealserve.client.predict import Signature
+from sealserve.cli.deferred_imports import deferred
 from sealserve.terms import LARGEST_VERSION
+
+with deferred:
+    from sealserve.cli.access import Access
+    from sealserve.cli.generated_input import TensorInputError
+    from sealserve.client.credentials import printable
+    from sealserve.client.predict import Signature
 
 Model = Annotated[
     str | None,
@@ -46,8 +48,6 @@ Label = Annotated[
     typer.Option(help="Label of the version, such as stable, instead of --version", show_default="none",
                  autocompletion=completion.labels),
 ]  # fmt: skip
-REFUSED: Final = (RequestRefusedError, ServiceFailedError)
-"""Errors of the service if a generated input does not fit the model."""
 LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC treats much longer timeouts as already expired
 
 

@@ -7,8 +7,12 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve.owner.restore import restore as restore_workspace
+    from sealserve.workspace import Workspace
 
 app = Verbs()
 
@@ -26,8 +30,6 @@ def restore(
 
     If the restore fails, the folder is not changed.
     """
-    from sealserve.owner.restore import restore as restore_workspace  # noqa: PLC0415  # the help needs no database
-
     workspace = Workspace(context.directory.resolve())
     with console.bytes_progress("Restoring", console.size_of(source)) as progress:
         restored = restore_workspace(workspace, source, master_key=master_key, progress=progress)

@@ -5,15 +5,18 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import options
-from sealserve.cli.bundles import Machines, bundle_for
-from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
-from sealserve.cli.interruption import starting
-from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_deployment
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import wanted
-from sealserve.cluster.targets import check_replicas, open_target
+
+with deferred:
+    from sealserve.cli.bundles import Machines, bundle_for
+    from sealserve.cli.changing import changing
+    from sealserve.cli.interruption import starting
+    from sealserve.cli.live_view import live_view
+    from sealserve.cli.part_table import show_deployment
+    from sealserve.cluster import wanted
+    from sealserve.cluster.targets import check_replicas, open_target
 
 app = Verbs()
 

@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console, options
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
-from sealserve.sealing.codec import seal_file
-from sealserve.sealing.embedded_path import normalise
-from sealserve.sealing.protected_file import FormatVersion
-from sealserve.sealing.tree import seal_tree
-from sealserve.sealing.wrap_key import create_wrap_key, read_wrap_key
-from sealserve.secret import SecretBytes
+from sealserve.sealing.format_version import FormatVersion
+
+with deferred:
+    from sealserve.sealing.codec import seal_file
+    from sealserve.sealing.embedded_path import normalise
+    from sealserve.sealing.tree import seal_tree
+    from sealserve.sealing.wrap_key import create_wrap_key, read_wrap_key
+    from sealserve.secret import SecretBytes
 
 app = Verbs()
 

@@ -6,17 +6,22 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console, options
-from sealserve.cli.bundles import Machines, machines_of
+from sealserve.cli.bundles import Machines
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.systemd.installation import Systemd, system_manager, user_manager
-from sealserve.cluster.systemd.units import Service, Unit, render_unit, unit_name
+from sealserve.terms import SystemdService
+
+with deferred:
+    from sealserve.cli.bundles import machines_of
+    from sealserve.cluster.codes import ClusterCode
+    from sealserve.cluster.systemd.installation import Systemd, system_manager, user_manager
+    from sealserve.cluster.systemd.units import Unit, render_unit, unit_name
 
 app = Verbs("Install systemd units for the broker, or for a deployment on this machine.")
 
 _What = Annotated[
-    Service,
+    SystemdService,
     typer.Argument(
         metavar="SERVICE",
         help="broker: only the owner's broker; deployment: all parts of a deployment on the local target",
@@ -77,9 +82,9 @@ def uninstall(context: Context, service: _What, for_user: _ForUser = False, yes:
     )
 
 
-def _unit(context: Context, service: Service, machines: Machines, *, for_user: bool) -> Unit:
+def _unit(context: Context, service: SystemdService, machines: Machines, *, for_user: bool) -> Unit:
     described = context.deployment
-    if service is Service.DEPLOYMENT and described.target.kind != "local":
+    if service is SystemdService.DEPLOYMENT and described.target.kind != "local":
         raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"A systemd unit for the deployment needs the target local, got {described.target.kind}: "
             f"{described.target.kind} itself starts the deployment with the machine.",

@@ -10,11 +10,14 @@ import typer
 
 from sealserve.cli import console, options
 from sealserve.cli.context import Place
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.enclave.launch.simulator import load_simulator
-from sealserve.owner import simulation
-from sealserve.pcs_address import pcs_url
 from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
+
+with deferred:
+    from sealserve.enclave.launch.simulator import load_simulator
+    from sealserve.owner import simulation
+    from sealserve.pcs_address import pcs_url
 
 _LOG: Final = logging.getLogger(__name__)
 

@@ -12,12 +12,15 @@ from rich.text import Text
 
 from sealserve.cli import console, options
 from sealserve.cli.context import Context
-from sealserve.cli.overview import observe
-from sealserve.cli.part_table import show_deployment, width
-from sealserve.cli.status_document import StatusDocument
-from sealserve.cli.status_view import lines
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import targets
+
+with deferred:
+    from sealserve.cli.overview import observe
+    from sealserve.cli.part_table import show_deployment, width
+    from sealserve.cli.status_document import StatusDocument
+    from sealserve.cli.status_view import lines
+    from sealserve.cluster import targets
 
 app = Verbs()
 

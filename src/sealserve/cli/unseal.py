@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console, options
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output, Table
 from sealserve.cli.verbs import Verbs
-from sealserve.sealing.codec import unseal_file
-from sealserve.sealing.tree import unseal_tree
-from sealserve.sealing.wrap_key import read_wrap_key
+
+with deferred:
+    from sealserve.sealing.codec import unseal_file
+    from sealserve.sealing.tree import unseal_tree
+    from sealserve.sealing.wrap_key import read_wrap_key
 
 app = Verbs()
 

@@ -8,26 +8,31 @@ from typing import Annotated
 
 import typer
 
-from sealserve.bundle import Bundle
-from sealserve.cli import console, options, release_plan
-from sealserve.cli.bundles import Machines, bundle_for, machines_of, received
-from sealserve.cli.changing import changing, owning
+from sealserve.cli import console, options
+from sealserve.cli.bundles import Machines
 from sealserve.cli.context import Context
-from sealserve.cli.first_steps import take_first_steps
-from sealserve.cli.interruption import starting
-from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_deployment
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import targets, wanted
-from sealserve.cluster.target import Target
-from sealserve.deployment import Deployment
-from sealserve.deployment.dangerous import dangerous_settings
-from sealserve.owner import described as kept_description
-from sealserve.owner import preparation, provisioning, releases, users
-from sealserve.owner.first_steps import missing_steps
-from sealserve.owner.owner import Owner
-from sealserve.owner.release_choice import Choice
-from sealserve.workspace import Workspace
+
+with deferred:
+    from sealserve.bundle import Bundle
+    from sealserve.cli import release_plan
+    from sealserve.cli.bundles import bundle_for, machines_of, received
+    from sealserve.cli.changing import changing, owning
+    from sealserve.cli.first_steps import take_first_steps
+    from sealserve.cli.interruption import starting
+    from sealserve.cli.live_view import live_view
+    from sealserve.cli.part_table import show_deployment
+    from sealserve.cluster import targets, wanted
+    from sealserve.cluster.target import Target
+    from sealserve.deployment import Deployment
+    from sealserve.deployment.dangerous import dangerous_settings
+    from sealserve.owner import described as kept_description
+    from sealserve.owner import preparation, provisioning, releases, users
+    from sealserve.owner.first_steps import missing_steps
+    from sealserve.owner.owner import Owner
+    from sealserve.owner.release_choice import Choice
+    from sealserve.workspace import Workspace
 
 app = Verbs()
 

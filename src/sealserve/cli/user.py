@@ -8,14 +8,17 @@ import typer
 
 from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import wanted
-from sealserve.owner import releases, users
-from sealserve.owner.users import User
-from sealserve.pki.authority import LEAF_DAYS
-from sealserve.sealing.release_index import INDEX_FILE
-from sealserve.workspace import Workspace
+from sealserve.terms import LEAF_DAYS
+
+with deferred:
+    from sealserve.cluster import wanted
+    from sealserve.owner import releases, users
+    from sealserve.owner.users import User
+    from sealserve.sealing.release_index import INDEX_FILE
+    from sealserve.workspace import Workspace
 
 app = Verbs("Manage the users of the service: add, list, renew, revoke.")
 

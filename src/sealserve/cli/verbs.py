@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
+from sealserve.cli.deferred_imports import deferred
+
 _Verb = TypeVar("_Verb", bound=Callable[..., None])
 
 
@@ -51,6 +53,7 @@ def _expanded(verb: Callable[..., None]) -> Callable[..., None]:
     def with_options(**given: Any) -> None:
         built = {name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
                  for name, kind in shared.items()}  # fmt: skip
+        deferred.complete()  # the command runs: now it needs all that its module imports
         verb(**given, **built)
 
     with_options.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]

@@ -73,6 +73,10 @@ class ServiceFailedError(UnavailableError):
     code = "client.service-failed"
 
 
+INPUT_REFUSED = (RequestRefusedError, ServiceFailedError)
+"""What the service can answer to an input that does not fit the model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Reply]):
     """A remote method.

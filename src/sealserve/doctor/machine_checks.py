@@ -24,7 +24,7 @@ def tensorflow(machine: Machine, purpose: str) -> Finding:
         name="TensorFlow",
         verdict=Verdict.OK if there else Verdict.MISSING,
         found=f"installed ({purpose})" if there else f"not installed ({purpose})",
-        remedy="" if there else "run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve",
+        remedy="" if there else "run `pip install 'sealserve[server]'`, or `make setup` in a checkout",
     )
 
 

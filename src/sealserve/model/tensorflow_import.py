@@ -21,5 +21,5 @@ def import_tensorflow() -> Any:
     except ImportError as error:
         raise ModelCode.TENSORFLOW_MISSING.error(
             f"TensorFlow cannot be imported: {error}.",
-            hint="Run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
+            hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout.",
         ) from error

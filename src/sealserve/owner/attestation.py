@@ -9,10 +9,10 @@ from sealserve.broker.metrics import Fetched
 from sealserve.deployment import Deployment
 from sealserve.owner.simulation import trusted_root
 from sealserve.pcs_address import pcs_url
-from sealserve.sgx.pcs import API, INTEL_PCS, PcsClient
+from sealserve.sgx.pcs import API, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
-from sealserve.terms import PlatformKind
+from sealserve.terms import INTEL_PCS, PlatformKind
 from sealserve.workspace import Workspace
 
 Documents = Mapping[tuple[str, str], Fetched]

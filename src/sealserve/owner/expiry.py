@@ -10,9 +10,9 @@ from sealserve.owner import users
 from sealserve.owner.certificates import show_certificates
 from sealserve.owner.users import UserState
 from sealserve.pki import expiry
-from sealserve.pki.authority import LEAF_DAYS
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.terms import DEFAULT_USER, LEAF_DAYS
 from sealserve.workspace import Workspace
 
 
@@ -42,7 +42,7 @@ def _named_users(workspace: Workspace) -> Mapping[str, datetime]:
     return {
         f"{expiry.NAMED_USER}{user.name}": user.not_after
         for user in users.list_users(workspace, now=datetime.now(UTC))
-        if user.name != users.DEFAULT_USER and user.state in {UserState.ACTIVE, UserState.EXPIRED}
+        if user.name != DEFAULT_USER and user.state in {UserState.ACTIVE, UserState.EXPIRED}
     }
 
 

@@ -25,15 +25,13 @@ from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.owner.codes import OwnerCode
-from sealserve.pki.authority import CERTIFICATE_FILE, LEAF_DAYS, Authority, AuthorityKind
+from sealserve.pki.authority import CERTIFICATE_FILE, Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
-from sealserve.terms import ServerKind, TlsMode
+from sealserve.terms import DEFAULT_USER, LEAF_DAYS, ServerKind, TlsMode
 from sealserve.workspace import Workspace
 
-DEFAULT_USER: Final = "default"
-"""The user whose certificate is in the folder ``user/``."""
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label, because it is part of a DNS name
 _CERTIFICATE: Final = "client.pem"
 _KEY: Final = "client.key"

@@ -36,10 +36,10 @@ from sealserve.pki.profiles import authority_extensions, leaf_extensions
 from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
+from sealserve.terms import LEAF_DAYS
 from sealserve.whole_folder import appearing
 
 AUTHORITY_DAYS = 3650
-LEAF_DAYS = 90
 
 CERTIFICATE_FILE = "ca.pem"
 KEY_FILE = "ca.key"

@@ -16,7 +16,8 @@ from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import protected_file
 from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.digests import sha256_of
-from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
+from sealserve.sealing.format_version import FormatVersion
+from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sealing.reader import SealedReader, read_header
 from sealserve.sealing.writer import BytesPlaintext, FilePlaintext, Plaintext, write_sealed
 from sealserve.secret import SecretBytes

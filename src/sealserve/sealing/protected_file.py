@@ -16,13 +16,13 @@ protected_files.c (get_node_numbers, ipf_read_mht_node, ipf_generate_metadata_ke
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, NamedTuple, Self
 
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 
 SPEC_VERSION: Final = "Gramine 1.9 (ff71d7af): formats 1.0 and 2.0"
@@ -111,23 +111,6 @@ def pack(layout: Layout, **fields: bytes) -> bytes:
     return bytes(raw)
 
 
-class FormatVersion(Enum):
-    """A format version of encrypted files. Every Gramine reads 1.0. Gramine 1.9 writes 2.0 and reads both."""
-
-    V1_0 = "1.0"
-    V2_0 = "2.0"
-
-    @property
-    def major(self) -> int:
-        """The major version number in the file."""
-        return int(self.value.partition(".")[0])
-
-    @property
-    def header(self) -> Layout:
-        """The layout of node 0."""
-        return HEADER_1_0 if self is FormatVersion.V1_0 else HEADER_2_0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """The plain part of node 0, with the metadata still encrypted. The header itself is not authenticated.
@@ -171,7 +154,7 @@ class Header:
                 f"{major}.{fields['minor_version'][0]}.",
                 hint="Check whether a later version of Gramine wrote the file, or copy it again if it is damaged.",
             )
-        fields = unpack(version.header, node)
+        fields = unpack(_header_layout(version), node)
         return cls(
             version=version,
             minor_version=fields["minor_version"][0],
@@ -185,7 +168,7 @@ class Header:
         """Return node 0, 4096 bytes."""
         flags = {"feature_flags": bytes([self.feature_flags])} if self.version is FormatVersion.V2_0 else {}
         return pack(
-            self.version.header,
+            _header_layout(self.version),
             file_id=_FILE_ID.to_bytes(8, "little"),
             major_version=bytes([self.version.major]),
             minor_version=bytes([self.minor_version]),
@@ -328,3 +311,8 @@ def groups(file_size: int) -> Iterator[Group]:
     """Yield the groups of a content of ``file_size`` bytes in the order of the file."""
     for index in range(mht_nodes(file_size)):
         yield group(index, file_size)
+
+
+def _header_layout(version: FormatVersion) -> Layout:
+    """Return the layout of node 0."""
+    return HEADER_1_0 if version is FormatVersion.V1_0 else HEADER_2_0

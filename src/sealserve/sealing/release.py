@@ -22,8 +22,8 @@ from sealserve.sealing.codec import DigestedFile, Progress
 from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.sealing.ordered_work import in_order
-from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.release_files import check_files
 from sealserve.sealing.release_index import (
     ENCLAVE_FOLDER,

@@ -9,7 +9,7 @@ from sealserve.canonical_document import FILE_LIST_VERSION, FileListDocument, Li
 from sealserve.sealing import codec
 from sealserve.sealing.codec import Progress, SealedFile, UnsealedFile
 from sealserve.sealing.file_tree import regular_files
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 from sealserve.whole_folder import refuse_existing, staging
 

@@ -15,6 +15,7 @@ from sealserve.errors import SealserveError
 from sealserve.regular_file import read_at, write_at
 from sealserve.sealing import node_cipher, protected_file
 from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.sealing.hash_tree import HashTreeWriter
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher
 from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
@@ -25,7 +26,6 @@ from sealserve.sealing.protected_file import (
     MAC_SIZE,
     NODE_SIZE,
     NONCE_SIZE,
-    FormatVersion,
     Group,
     Header,
     Metadata,

@@ -20,8 +20,8 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
+from sealserve.terms import INTEL_PCS
 
-INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 API: Final = "/sgx/certification/v4"
 """The path of the API, for Intel's service and for a PCCS."""

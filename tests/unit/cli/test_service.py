@@ -10,7 +10,8 @@ from tests.harness.workspaces import make_site
 
 from sealserve.cluster.systemd import installation as systemd
 from sealserve.cluster.systemd.installation import Systemd
-from sealserve.cluster.systemd.units import MARKER, Service, unit_name
+from sealserve.cluster.systemd.units import MARKER, unit_name
+from sealserve.terms import SystemdService
 from sealserve.workspace import Workspace
 
 
@@ -37,7 +38,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     return made
 
 
-def name(cli: CommandLine, service: Service = Service.BROKER) -> str:
+def name(cli: CommandLine, service: SystemdService = SystemdService.BROKER) -> str:
     return unit_name(service, Workspace(cli.directory))
 
 
@@ -62,7 +63,7 @@ def test_print_changes_nothing(cli: CommandLine, manager: Systemd) -> None:
     printed = cli.ok("service", "install", "deployment", "--print")
     assert printed.startswith(f"{MARKER}\n[Unit]\n")
     answer = cli.json("service", "install", "deployment", "--print", "--user")
-    assert answer["name"] == name(cli, Service.DEPLOYMENT)
+    assert answer["name"] == name(cli, SystemdService.DEPLOYMENT)
     assert answer["unit"].endswith("WantedBy=default.target\n")
     assert not manager.units.exists()
     assert not (manager.units.parent / "calls").exists()

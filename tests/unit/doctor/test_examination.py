@@ -77,7 +77,7 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert simulated["owner", "TensorFlow"].verdict is Verdict.MISSING
     assert (
         simulated["owner", "TensorFlow"].remedy
-        == "run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve"
+        == "run `pip install 'sealserve[server]'`, or `make setup` in a checkout"
     )
     assert simulated["host", "nginx"].verdict is Verdict.MISSING
     assert simulated["host", "nginx"].remedy == "apt-get install nginx"

@@ -182,7 +182,7 @@ def test_without_tensorflow_one_message_says_what_to_install(
     graph_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with raises(ModelCode.TENSORFLOW_MISSING, match=r"pip install '\.\[server\]'") as caught:
+    with raises(ModelCode.TENSORFLOW_MISSING, match=r"pip install 'sealserve\[server\]'") as caught:
         import_model(graph_file, tmp_path / "models", name="m", version=1, inputs=["input"], outputs=["predict"])
     assert caught.value.code == "model.tensorflow-missing"
     assert caught.value.exit_status == 4

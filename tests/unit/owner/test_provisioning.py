@@ -25,9 +25,9 @@ from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.secret import SecretBytes
-from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
+from sealserve.sgx.pcs import INTEL_ROOT_CRL
 from sealserve.sgx.verifier import SgxVerifier
-from sealserve.terms import PlatformKind
+from sealserve.terms import INTEL_PCS, PlatformKind
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.owner.users import UserState
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, describe, parse_chain
 from sealserve.pki.codes import PkiCode
+from sealserve.terms import DEFAULT_USER
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_user_has_a_certificate_of_their_own(ready: Site) -> None:
 def test_a_name_is_part_of_a_dns_name(ready: Site, name: str) -> None:
     with raises(OwnerCode.USER_NAME, match=r"The user name is invalid: expected 1 to 63"):
         users.add(ready.workspace, ready.deployment, name, now=ready.now)
-    if name != users.DEFAULT_USER:
+    if name != DEFAULT_USER:
         with raises(OwnerCode.USER_UNKNOWN):
             users.credentials_of(ready.workspace, name, now=ready.now)
 

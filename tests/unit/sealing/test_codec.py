@@ -15,7 +15,8 @@ from sealserve.codes import SealserveCode
 from sealserve.sealing.codec import inspect_file, seal_bytes, seal_file, unseal_bytes, unseal_file
 from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import PathMismatchError, is_safe_relative, normalise
-from sealserve.sealing.protected_file import FormatVersion, metadata_key
+from sealserve.sealing.format_version import FormatVersion
+from sealserve.sealing.protected_file import metadata_key
 from sealserve.sealing.reader import TamperedNodeError
 from sealserve.secret import SecretBytes
 

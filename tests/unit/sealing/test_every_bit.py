@@ -10,7 +10,8 @@ import pytest
 from sealserve.errors import VerificationError
 from sealserve.sealing.codec import seal_bytes
 from sealserve.sealing.codes import SealingCode
-from sealserve.sealing.protected_file import FormatVersion, Header, Metadata
+from sealserve.sealing.format_version import FormatVersion
+from sealserve.sealing.protected_file import Header, Metadata
 from sealserve.sealing.reader import SealedReader, TamperedNodeError
 from sealserve.secret import SecretBytes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sealserve.errors import VerificationError
 from sealserve.sealing.codec import seal_bytes, seal_file, unseal_bytes, unseal_file
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 
 pytestmark = pytest.mark.usefixtures("each_cipher")

@@ -7,12 +7,12 @@ from tests.harness.errors import raises
 
 from sealserve.sealing import protected_file
 from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.sealing.protected_file import (
     HEADER_1_0,
     HEADER_2_0,
     KEY_DERIVATION,
     METADATA,
-    FormatVersion,
     Group,
     Header,
     Layout,

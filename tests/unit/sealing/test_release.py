@@ -17,7 +17,7 @@ from tests.harness.killing import interrupted_at, killed_at
 from sealserve.sealing import codec
 from sealserve.sealing.codec import inspect_file, unseal_bytes
 from sealserve.sealing.codes import SealingCode
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.sealing.release import Release, ReleaseContents, Servable, verify_release
 from sealserve.sealing.release_files import (
     ReleaseFileChangedError,

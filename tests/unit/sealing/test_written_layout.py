@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 from sealserve.sealing.codec import seal_digested, seal_file, unseal_file
-from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.format_version import FormatVersion
 from sealserve.secret import SecretBytes
 
 GROUP = 96 * 4096

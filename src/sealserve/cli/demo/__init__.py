@@ -6,8 +6,12 @@ from typing import Annotated
 import typer
 
 from sealserve.cli.context import Context
+from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
 from sealserve.terms import TlsMode
+
+with deferred:
+    from sealserve.cli.demo.demonstration import demonstrate
 
 app = Verbs()
 
@@ -54,9 +58,6 @@ def demo(
     The workspace is created in the current folder, or in the folder of --directory. An existing deployment that is not
     a demo is never changed.
     """
-    # Import here: the help text must not load the modules that the demo needs.
-    from sealserve.cli.demo.demonstration import demonstrate  # noqa: PLC0415
-
     demonstrate(
         context,
         model,

@@ -86,7 +86,7 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
     if find_spec("tensorflow") is None:
         raise ModelCode.TENSORFLOW_MISSING.error(
             "The model cannot be run: TensorFlow is not installed.",
-            hint="Install it: `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
+            hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout.",
         )
     signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
     _check_choice(signatures, choice)

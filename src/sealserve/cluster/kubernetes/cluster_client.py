@@ -91,7 +91,7 @@ class ClusterClient:
         except ImportError as error:
             raise ClusterCode.KUBERNETES_CLIENT_MISSING.error(
                 "The Kubernetes client library for Python is not installed.",
-                hint="In a checkout of sealserve, run `make setup`, or `pip install '.[kubernetes]'`.",
+                hint="Run `pip install 'sealserve[kubernetes]'`, or `make setup` in a checkout.",
             ) from error
         self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
 

@@ -7,12 +7,12 @@ version 252.
 import hashlib
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local.part_commands import own_command
 from sealserve.errors import SealserveError
+from sealserve.terms import SystemdService
 from sealserve.workspace import FOLDER, Workspace
 
 MARKER: Final = "# Written by `sealserve service install`. Your own settings belong in a drop-in: `systemctl edit`."
@@ -21,15 +21,6 @@ MARKER: Final = "# Written by `sealserve service install`. Your own settings bel
 _LONGEST_NAME: Final = 40
 _FIRST_UNPRIVILEGED_PORT: Final = 1024
 _LONGEST_LINE: Final = 2**20 - 1  # LONG_LINE_MAX in systemd's fileio.h
-
-
-class Service(StrEnum):
-    """The services that a unit can run."""
-
-    BROKER = "broker"
-    """The owner's broker."""
-    DEPLOYMENT = "deployment"
-    """A deployment on the local target: `sealserve up` when the machine starts, `sealserve down` when it stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +36,7 @@ class Unit:
     content: str
 
 
-def unit_name(service: Service, workspace: Workspace) -> str:
+def unit_name(service: SystemdService, workspace: Workspace) -> str:
     """Return the unit's name: the workspace folder's name for readability, and a digest of its path for uniqueness."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", workspace.directory.name).strip("-")[:_LONGEST_NAME] or "workspace"
     digest = hashlib.sha256(bytes(workspace.directory)).hexdigest()[:8]
@@ -53,7 +44,7 @@ def unit_name(service: Service, workspace: Workspace) -> str:
 
 
 def render_unit(
-    service: Service,
+    service: SystemdService,
     workspace: Workspace,
     *,
     user: str | None,
@@ -80,12 +71,12 @@ def render_unit(
         sections += ["Wants=network-online.target", "After=network-online.target"]
     # A service that fails repeatedly stays stopped, and `systemctl status` shows the reason.
     sections += ["StartLimitIntervalSec=600", "StartLimitBurst=8", "", "[Service]"]
-    sections += _broker(workspace) if service is Service.BROKER else _deployment(workspace, host_only=host_only)
+    sections += _broker(workspace) if service is SystemdService.BROKER else _deployment(workspace, host_only=host_only)
     sections += [f"WorkingDirectory={_value(str(workspace.directory))}"]
     sections += [f"User={user}"] if user is not None and not for_user_manager else []
     sections += ["LimitCORE=0"]  # a core dump would contain keys
     sections += _HARDENING
-    if service is Service.BROKER and not for_user_manager:
+    if service is SystemdService.BROKER and not for_user_manager:
         sections += [*_BROKER_SANDBOX, f"ReadWritePaths={_argument(str(workspace.directory / FOLDER))}"]
         low = broker_port < _FIRST_UNPRIVILEGED_PORT
         sections += [f"CapabilityBoundingSet={'CAP_NET_BIND_SERVICE' if low else ''}"]

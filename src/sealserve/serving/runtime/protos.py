@@ -25,7 +25,7 @@ class TensorFlowMissingError(UnavailableError):
     def __init__(self, package: str) -> None:
         super().__init__(
             f"The Python package {package} is not installed.",
-            hint="Run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
+            hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout.",
         )
 
 

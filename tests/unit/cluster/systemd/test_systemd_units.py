@@ -11,7 +11,8 @@ from tests.harness.errors import raises
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local.part_commands import role_of
-from sealserve.cluster.systemd.units import MARKER, Service, render_unit, unit_name
+from sealserve.cluster.systemd.units import MARKER, render_unit, unit_name
+from sealserve.terms import SystemdService
 from sealserve.workspace import Workspace
 
 ANALYZE = shutil.which("systemd-analyze")
@@ -22,7 +23,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def rendered(directory: Path, service: Service, *, for_user_manager: bool = False, port: int = 4433) -> str:
+def rendered(directory: Path, service: SystemdService, *, for_user_manager: bool = False, port: int = 4433) -> str:
     unit = render_unit(
         service, Workspace(directory), user="alice", for_user_manager=for_user_manager, broker_port=port
     )  # fmt: skip
@@ -30,9 +31,9 @@ def rendered(directory: Path, service: Service, *, for_user_manager: bool = Fals
     return unit.content
 
 
-@pytest.mark.parametrize("service", Service)
+@pytest.mark.parametrize("service", SystemdService)
 @pytest.mark.parametrize("for_user_manager", [False, True])
-def test_a_path_cannot_add_a_line_to_a_unit(service: Service, for_user_manager: bool) -> None:
+def test_a_path_cannot_add_a_line_to_a_unit(service: SystemdService, for_user_manager: bool) -> None:
     plain = rendered(Path("/srv/model"), service, for_user_manager=for_user_manager).splitlines()
     assert plain[0] == MARKER
     for name in NAMES:
@@ -42,7 +43,7 @@ def test_a_path_cannot_add_a_line_to_a_unit(service: Service, for_user_manager: 
 
 
 def test_content_of_the_units() -> None:
-    broker = rendered(Path("/srv/a b%"), Service.BROKER)
+    broker = rendered(Path("/srv/a b%"), SystemdService.BROKER)
     command = f':"{sys.executable}" "-P" "-m" "sealserve" "broker" "run" "--directory" "/srv/a b%%"'
     assert f"\nExecStart={command}\n" in broker
     assert "\nWorkingDirectory=/srv/a b%%\n" in broker
@@ -51,18 +52,20 @@ def test_content_of_the_units() -> None:
     assert "\nUser=alice\n" in broker
     assert "\nCapabilityBoundingSet=\n" in broker
     assert "\nWantedBy=multi-user.target\n" in broker
-    deployment = rendered(Path("/srv/model"), Service.DEPLOYMENT)
+    deployment = rendered(Path("/srv/model"), SystemdService.DEPLOYMENT)
     assert '"up" "--keep-release" "--role" "all" "--directory" "/srv/model"\n' in deployment
     assert "\nExecStop=:" in deployment
     assert "\nType=oneshot\nRemainAfterExit=yes\n" in deployment
     # Simulated enclaves have their own mount namespaces.
     assert "RestrictNamespaces" not in deployment
     assert "ProtectSystem" not in deployment
-    mine = rendered(Path("/srv/model"), Service.BROKER, for_user_manager=True)
+    mine = rendered(Path("/srv/model"), SystemdService.BROKER, for_user_manager=True)
     assert "User=" not in mine
     assert "ProtectSystem" not in mine
     assert "\nWantedBy=default.target\n" in mine
-    assert "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in rendered(Path("/srv/model"), Service.BROKER, port=443)
+    assert "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in rendered(
+        Path("/srv/model"), SystemdService.BROKER, port=443
+    )
 
 
 def test_down_leaves_the_broker_of_a_unit_alone(tmp_path: Path) -> None:
@@ -73,8 +76,8 @@ def test_down_leaves_the_broker_of_a_unit_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["new\nline", "car\rriage", "nul\0", "tab\t", "end ", "\udcff", "back\\", "\x85", "\u2028"]
 )
-@pytest.mark.parametrize("service", Service)
-def test_a_path_that_systemd_could_not_read_is_refused(name: str, service: Service) -> None:
+@pytest.mark.parametrize("service", SystemdService)
+def test_a_path_that_systemd_could_not_read_is_refused(name: str, service: SystemdService) -> None:
     with raises(
         ClusterCode.SERVICE_PATH, match="cannot be written in a systemd unit: expected printable UTF-8"
     ) as caught:
@@ -86,21 +89,21 @@ def test_a_path_that_systemd_could_not_read_is_refused(name: str, service: Servi
 def test_a_program_that_systemd_would_not_start_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", f"/opt/{folder}/bin/python")
     with raises(ClusterCode.SERVICE_PATH, match="in a program's path neither quotes nor backslashes"):
-        rendered(Path("/srv/model"), Service.BROKER)
+        rendered(Path("/srv/model"), SystemdService.BROKER)
 
 
 def test_names_differ_for_folders_of_the_same_name() -> None:
-    names = {unit_name(Service.BROKER, Workspace(Path(folder) / "model %x")) for folder in ("/a", "/b")}
+    names = {unit_name(SystemdService.BROKER, Workspace(Path(folder) / "model %x")) for folder in ("/a", "/b")}
     assert len(names) == 2
     assert all(name.startswith("sealserve-broker-model-x-") and name.endswith(".service") for name in names)
-    assert len(unit_name(Service.BROKER, Workspace(Path("/") / ("ü" * 300)))) < 100
+    assert len(unit_name(SystemdService.BROKER, Workspace(Path("/") / ("ü" * 300)))) < 100
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is missing: `apt-get install systemd`")
-@pytest.mark.parametrize("service", Service)
+@pytest.mark.parametrize("service", SystemdService)
 @pytest.mark.parametrize("for_user_manager", [False, True])
 def test_systemd_reads_the_units(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service, for_user_manager: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: SystemdService, for_user_manager: bool
 ) -> None:
     """systemd checks that the program exists, so a path that it parses differently is an error."""
     units = tmp_path / "units"
