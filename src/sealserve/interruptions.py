@@ -2,24 +2,29 @@
 
 Python drops an exception that is raised in a finalizer, in the callback of a weak reference or in a C callback. It
 passes the exception to `sys.unraisablehook` and continues, so a command would ignore Ctrl-C. `deliver` replaces the
-hook, which sends the signal again after a short delay.
+hook, which sends the signal again until its handler has run. Once is not enough: a signal that arrives just before a
+system call starts does not interrupt the call.
 """
 
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_AGAIN_AFTER: Final = 0.01  # seconds until a lost interruption is sent again, when the finalizer has returned
+_AGAIN_AFTER: Final = 0.02  # seconds until a lost interruption is sent again, when the finalizer has returned
 
 _lost: Final[list[Callable[[], None]]] = []
 """Functions that are called before a lost interruption is sent again, see `interrupted_once`."""
 _reports: Final[list[Callable[[Any], object]]] = []
 """The hooks that `deliver` replaced. The last one handles all other lost exceptions."""
+
+_delivered = 0
+"""How many times `_interrupt` has run."""
 
 
 def deliver() -> None:
@@ -43,9 +48,17 @@ def _report_or_send_again(unraisable: Any) -> None:
     for prepare in tuple(_lost):
         prepare()
     # Use another thread: a signal sent from here would interrupt this hook and be lost again.
-    timer = threading.Timer(_AGAIN_AFTER, signal.pthread_kill, (threading.main_thread().ident, _interrupting_signal()))
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=_send_again, args=(_delivered,), name="interruptions", daemon=True).start()
+
+
+def _send_again(delivered_before: int) -> None:
+    """Send a signal to the main thread until `_interrupt` has run once more."""
+    main = threading.main_thread()
+    while True:
+        time.sleep(_AGAIN_AFTER)
+        if _delivered != delivered_before or not main.is_alive():
+            return
+        signal.pthread_kill(main.ident or 0, _interrupting_signal())
 
 
 def _interrupting_signal() -> signal.Signals:
@@ -54,6 +67,8 @@ def _interrupting_signal() -> signal.Signals:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    global _delivered  # noqa: PLW0603  # a counter, and not a lock: this runs in the middle of any other code
+    _delivered += 1
     raise KeyboardInterrupt
 
 
