@@ -259,7 +259,12 @@ REFUSED: Final = (
         refused="it selects code that is compiled into TensorFlow Serving; use the thread flags instead",
         reads=True,
     ),
-    Flag(name="mixed_precision", default="", harmless=("",), refused="a model is served in the precision of its SavedModel"),
+    Flag(
+        name="mixed_precision",
+        default="",
+        harmless=("",),
+        refused="a model is served in the precision of its SavedModel",
+    ),
     Flag(name="skip_initialize_tpu", default=False, harmless=(True, False), refused=_TPU),
     Flag(
         name="enable_grpc_healthcheck_service",
