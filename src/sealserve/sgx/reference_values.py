@@ -95,8 +95,8 @@ class ReferenceValues:
             )
         if self.attribute_flags_mask & _NEVER_FREE != _NEVER_FREE or self.xfrm_mask & _X87_AND_SSE != _X87_AND_SSE:
             raise SgxCode.POLICY_REFERENCE_VALUES.error(
-                "The masks of the reference values are incomplete: they must include INIT, DEBUG and MODE64BIT, and x87 "
-                f"and SSE in XFRM; got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
+                "The masks of the reference values are incomplete: they must include INIT, DEBUG and MODE64BIT, and "
+                f"x87 and SSE in XFRM; got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
             )
 
     @property
