@@ -14,8 +14,8 @@ from sealserve.tcp_ports import LARGEST_PORT
 def _as_broker_address(text: str) -> str:
     if ":" in text:
         raise ValueError(
-            "Gramine's client splits its list of brokers at every colon. Expected a DNS name (with an AAAA record for IPv6) "
-            "or an IPv4 address, without the port (use broker.port)"
+            "Gramine's client splits its list of brokers at every colon. Expected a DNS name (with an AAAA record for "
+            "IPv6) or an IPv4 address, without the port (use broker.port)"
         )
     return text
 

@@ -156,18 +156,11 @@ def verify_quote(
 ) -> VerifiedQuote:
     """Verify a quote with the vendor's collateral.
 
-<<<<<<< HEAD
-    The steps are: 1 format of the quote, 2 no debug mode, 3 PCK certificate chain and the signatures in the quote,
-    4 format and dates of the documents, 5 signers of the documents, 6 the documents are for this platform, 7 the
-    documents are not older than seen before, 8 revocation of the PCK certificate, 9 all checks of dcap-qvl, 10 both
-    parsers agree. dcap-qvl omits steps 1, 2 and 4 to 8, or does not report them as separate errors. Step 3 must come
-    before any collateral is fetched.
-=======
     The steps:
 
     1. The format of the quote is valid.
     2. The enclave is not in debug mode.
-    3. The PCK certificate chain ends at the trusted root.
+    3. The PCK certificate chain ends at the trusted root, and the signatures in the quote are valid.
     4. The format and the dates of the documents are valid.
     5. The TCB signing key signed the documents.
     6. The documents are for this platform.
@@ -176,8 +169,8 @@ def verify_quote(
     9. All checks of dcap-qvl succeed.
     10. Both parsers read the same values.
 
-    dcap-qvl omits steps 1 to 8, or does not report them as separate errors.
->>>>>>> srca-tmp
+    dcap-qvl omits steps 1, 2 and 4 to 8, or does not report them as separate errors. Step 3 must succeed before any
+    collateral is fetched.
 
     Args:
         raw: The quote. Its length must be exact.

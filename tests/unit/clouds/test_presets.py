@@ -81,7 +81,7 @@ def test_a_region_is_checked() -> None:
     assert caught.value.hint == "Set --region to one of a, b."
     with raises(CloudsCode.CLOUD_REGION) as caught:
         service.address(None)
-    assert caught.value.message == "The cloud's attestation service depends on the region"
+    assert caught.value.message == "The cloud's attestation service depends on the region: expected --region, got none."
     assert caught.value.code == "cloud.region"
 
 
