@@ -42,9 +42,9 @@ PLACEHOLDER = "X"
 """Stands for what an f-string inserts, for an option, a path or a dotted name. The dictionary contains it."""
 CODE = re.compile(
     r"""(?<![\w`])(?:
-        --?[A-Za-z][\w-]*(?:=[^\s,;)]+)?        # an option
+        --?[A-Za-z][\w-]*(?:=[^\s,;)]*[\w/>])?  # an option
         | <[^<>\s]+>                            # a placeholder of a format
-        | ~?/[\w./*%-]+                         # a path
+        | ~?/[\w./*%-]*[\w/*%-]                # a path
         | \$\{?\w+\}?                           # a variable
         | "[\w.:/-]+" | '[\w.:/-]+'(?!\w)       # a value
         | \w+\([^()\s]*\)                       # a call
