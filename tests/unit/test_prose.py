@@ -142,7 +142,7 @@ def test_code_at_the_end_of_a_sentence_does_not_hide_the_end(vale: Path, tmp_pat
     source = f'''\
         """Read a file.
 
-        This {words} /64. That {words} --flag=5. This {words} `code`. That {words} sgx.debug.
+        This {words} a whole /64. Refusals {words} --flag=5. This {words} `code`. That {words} sgx.debug.
         """
     '''
     assert findings(vale, tmp_path / "module.py", source) == []
