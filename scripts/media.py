@@ -1,6 +1,6 @@
 """Record `sealserve demo` as a picture for the README: docs/images/demo.svg, made from a real run.
 
-The picture is an excerpt: each step with the first lines of its evidence. The numbers in circles become plain numbers,
+The picture is an excerpt: each step with the first lines below its title. The numbers in circles become plain numbers,
 because few fonts have all of them. Nothing else is changed.
 """
 
@@ -18,9 +18,11 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
 WIDTH = 108
-EVIDENCE_LINES = 2
-"""How many lines of evidence each step keeps."""
-INDENT = "    "
+TEXT_LINES, EVIDENCE_LINES = 2, 1
+"""How many lines of its explanation and of its evidence each step keeps."""
+TEXT_INDENT = 4
+"""Lines with a larger indent are evidence."""
+BOLD = "\x1b[1m"
 MARK = "·"
 STEP = tuple("①②③④⑤⑥⑦⑧⑨⑩⑪⑫")
 THEME = TerminalTheme(
@@ -79,25 +81,27 @@ def run(folder: Path) -> str:
 
 
 def excerpt(lines: list[str]) -> list[str]:
-    """Return the heading, and each of the twelve steps and the proof after them with the first lines of evidence."""
+    """Return the heading, and for each of the twelve steps and the proof the title and the first lines below it."""
     kept: list[str] = []
-    steps = evidence = 0
-    proved = False
+    steps = 0
+    left = {"text": 0, "evidence": 0}
     for line in lines:
         plain = Text.from_ansi(line).plain
-        if plain.startswith(STEP):
-            steps, evidence = steps + 1, 0
+        indent = len(plain) - len(plain.lstrip())
+        is_proof = plain.startswith(MARK) and steps == len(STEP)
+        if plain.startswith(STEP) or is_proof:
+            steps += 1
+            left = {"text": TEXT_LINES, "evidence": EVIDENCE_LINES}
             kept.append(line)
-        elif plain.startswith(MARK):  # work before the twelve steps, or the proof and the end after them
-            proved, evidence = proved or steps == len(STEP), EVIDENCE_LINES
-            if steps == len(STEP) and kept and not any(Text.from_ansi(known).plain.startswith(MARK) for known in kept):
-                evidence = 0
-                kept.append(line)
-        elif plain.startswith(INDENT):
-            evidence += 1
-            if evidence <= EVIDENCE_LINES:
-                kept.append(line)
-        elif steps == 0 and not proved:
+        elif plain.startswith(MARK):  # work before the twelve steps, or the end after the proof
+            left = {"text": 0, "evidence": 0}
+        elif indent and BOLD in line:  # the rest of a long title
+            kept += [line] if any(left.values()) else []
+        elif indent:
+            kind = "text" if indent <= TEXT_INDENT else "evidence"
+            left[kind] -= 1
+            kept += [line] if left[kind] >= 0 else []
+        elif steps == 0 and not any(Text.from_ansi(known).plain == plain == "" for known in kept[-1:]):
             kept.append(line)
     return kept
 

@@ -41,13 +41,13 @@ WRITTEN = re.compile(r"^<!-- (?:Written|Generated) by scripts/", re.MULTILINE)
 """Marks a page that is generated. Its texts are checked in the source that they come from."""
 GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
 
-PLACEHOLDER = "X"
-"""Stands for what an f-string inserts, for an option, a path or a dotted name. The dictionary contains it."""
+PLACEHOLDER = "Value"
+"""Stands for the values in an f-string, for an option, a path or a dotted name. A single letter would be an initial."""
 CODE = re.compile(
     r"""(?<![\w`])(?:
-        --?[A-Za-z][\w-]*(?:=[^\s,;)]+)?        # an option
+        --?[A-Za-z][\w-]*(?:=[^\s,;)]*[\w/>])?  # an option
         | <[^<>\s]+>                            # a placeholder of a format
-        | ~?/[\w./*%-]+                         # a path
+        | ~?/[\w./*%-]*[\w/*%-]                # a path
         | \$\{?\w+\}?                           # a variable
         | "[\w.:/-]+" | '[\w.:/-]+'(?!\w)       # a value
         | \w+\([^()\s]*\)                       # a call

@@ -137,6 +137,17 @@ def test_names_of_code_are_not_spelling_mistakes(vale: Path, tmp_path: Path) -> 
     assert findings(vale, tmp_path / "module.py", source) == []
 
 
+def test_code_at_the_end_of_a_sentence_does_not_hide_the_end(vale: Path, tmp_path: Path) -> None:
+    words = " ".join(["word"] * 20)
+    source = f'''\
+        """Read a file.
+
+        This {words} a whole /64. Refusals {words} --flag=5. This {words} `code`. That {words} sgx.debug.
+        """
+    '''
+    assert findings(vale, tmp_path / "module.py", source) == []
+
+
 def test_citations_are_not_sentences(vale: Path, tmp_path: Path) -> None:
     source = f'''\
         """Parse a quote.
