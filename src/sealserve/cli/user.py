@@ -51,8 +51,8 @@ def revoke(context: Context, name: Name, yes: options.Yes = False) -> None:
     context.show(
         _json(user),
         f"Revoked all certificates of {name} in the workspace. Running replicas still accept {name}.",
-        "Next: `sealserve release build`, then `sealserve up`. Then revoke the older releases with `sealserve broker",
-        "revoke`, so that an enclave cannot serve them again.",
+        "Next: `sealserve release build`, then `sealserve up`. Then run `sealserve broker revoke` for the older",
+        "releases, so that an enclave cannot serve them again.",
     )
 
 

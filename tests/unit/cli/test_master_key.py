@@ -54,7 +54,7 @@ def test_a_new_passphrase_may_not_be_short(cli: CommandLine, passphrase_file: Pa
     passphrase_file.write_text("elevenbytes")
     error = cli.error("broker", "rotate-master", "--passphrase-file", passphrase_file)
     assert error["code"] == "keystore.passphrase-short"
-    assert error["message"] == "The new passphrase is too short: expected at least 12 bytes, got 5."
+    assert error["message"] == "The new passphrase is too short: expected at least 12 bytes, got 11."
     assert len(ready.workspace.owner.master_key.read_bytes()) == 32
 
 

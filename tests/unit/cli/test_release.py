@@ -36,7 +36,7 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     cli.ok("enclave", "build")
     assert cli.ok("release", "verify").endswith("all 5 files are valid; its enclave is valid.\n")
     cli.ok("enclave", "build", "--name", "replica-1")
-    assert cli.ok("release", "verify").endswith("all 5 files verify; its 2 enclaves verify.\n")
+    assert cli.ok("release", "verify").endswith("all 5 files are valid; its 2 enclaves are valid.\n")
     assert cli.json("release", "verify")["enclaves"] == ["replica-0", "replica-1"]
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
