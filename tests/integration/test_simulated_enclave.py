@@ -391,7 +391,7 @@ def test_without_a_namespace_the_folder_is_said_and_wiped(world: World, number: 
 
     assert process.returncode == status
     assert f"method=shared-memory-folder folder={folder}" in log
-    assert f"{folder} takes its place in arguments and environment" in log
+    assert f"{folder} replaces it in arguments and environment" in log
     assert not Path(folder).exists()
 
 
@@ -476,7 +476,7 @@ def test_a_debug_enclave_says_so_in_its_quote(world: World) -> None:
     )
     world.broker.refuse = True
 
-    refused(world.run(), "provisioning.refused", "it closed the connection after it had seen the evidence")
+    refused(world.run(), "provisioning.refused", "it closed the connection after it received the evidence")
     assert world.broker.quotes[0].report.attributes.debug
 
 
@@ -515,7 +515,7 @@ def test_a_changed_trusted_file_is_named(world: World) -> None:
 def test_an_unknown_enclave_is_said(world: World) -> None:
     world.build("run")
 
-    refused(world.run("replica-9"), "enclave.missing", "This release has: replica-0.", status=2)
+    refused(world.run("replica-9"), "enclave.missing", "Choose an enclave of this release: replica-0.", status=2)
 
 
 def test_a_broker_that_is_down_is_one_clear_error(world: World) -> None:

@@ -1,1 +1,1 @@
-"""Enclaves: what goes into one, its measurement and signature, and where it runs."""
+"""Enclaves: their contents, measurement and signature, and the runtimes that start them."""

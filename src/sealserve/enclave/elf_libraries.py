@@ -1,4 +1,4 @@
-"""Which shared libraries an ELF file asks for (DT_NEEDED), read from the file: nothing is executed.
+"""Reader for the shared libraries that an ELF file requires (DT_NEEDED). The file is parsed and never executed.
 
 Source: System V ABI, "Object Files" and "Dynamic Section"; System V ABI for AMD64; Linux ``include/uapi/linux/elf.h``.
 
@@ -28,7 +28,7 @@ _MOST_ENTRIES: Final = 4096
 
 
 def needed_libraries(path: Path) -> tuple[str, ...]:
-    """Return the names of the libraries that a file asks for; none if it is not an ELF file for x86-64.
+    """Return the names of the libraries that a file requires; empty if it is not an ELF file for x86-64.
 
     Raises:
         OSError: The file cannot be read.
@@ -40,7 +40,7 @@ def needed_libraries(path: Path) -> tuple[str, ...]:
             try:
                 return tuple(_needed(content))
             except (struct.error, OverflowError, ValueError):
-                return ()  # cut off or malformed: the dynamic loader would not load it either
+                return ()  # truncated or malformed: the dynamic loader would not load it either
 
 
 def _needed(content: mmap.mmap) -> Iterator[str]:
@@ -75,15 +75,15 @@ def _entries(content: mmap.mmap, offset: int, size: int) -> Iterator[tuple[int, 
 
 
 def _offset(address: int, loads: list[tuple[int, int, int]]) -> int:
-    """Return where an address is in the file."""
+    """Return the offset in the file of a virtual address."""
     for start, offset, size in loads:
         if start <= address < start + size:
             return address - start + offset
-    raise ValueError("no segment has the string table")
+    raise ValueError("no segment contains the string table")
 
 
 def _text(content: mmap.mmap, at: int) -> str:
     end = content.find(b"\0", at, at + _LONGEST_NAME)
     if end <= at:
-        raise ValueError("a name without an end")
+        raise ValueError("the name of a library is not terminated")
     return content[at:end].decode("ascii")

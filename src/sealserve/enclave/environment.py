@@ -1,8 +1,8 @@
-"""The environment of an enclave: an allow list of variables, each with the values that it may have.
+"""The environment of an enclave: an allow list of variables, each with its accepted values.
 
-A variable can make a library load other code, write a log or a dump that the host reads, send data elsewhere, or change
-how random numbers and memory are handled. There are hundreds, and each version of a library may add one. So a variable
-that is not in this list is refused by its name.
+A variable can make a library load other code, write a log or a dump that the host can read, or send data elsewhere.
+It can also change how random numbers and memory are handled. Hundreds of such variables exist, and each version of a
+library may add more. Therefore a variable that is not in this list is rejected by its name.
 
 Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov.h``; glibc manual, "Standard Environment Variables" and ld.so(8);
 OpenMP 5.2, chapter 21; tensorflow/tensorflow ``tsl/platform/default/logging.cc``, ``core/util/dump_graph.cc``;
@@ -33,9 +33,9 @@ class Variable:
 
     Args:
         accepts: Returns whether a value is accepted.
-        expected: The accepted values, for people.
-        needed: Whether an enclave without it does not get its key. Then no option allows another value.
-        danger: The class of another value.
+        expected: Description of the accepted values, for messages.
+        needed: Whether the enclave cannot get its key without the variable. No option allows other values then.
+        danger: The class of findings that a rejected value belongs to.
     """
 
     accepts: Callable[[str, MountPlaces], bool]
@@ -55,7 +55,7 @@ def _matching(pattern: str | re.Pattern[str], expected: str, *, needed: bool = F
 
 
 def _is_library_path(value: str, places: MountPlaces) -> bool:
-    # An empty element would be the current directory.
+    # An empty element would mean the current directory.
     return all(places.is_trusted(folder) for folder in value.split(":"))
 
 
@@ -66,7 +66,7 @@ _SCRATCH: Final = Variable(
 )
 
 VARIABLES: Final[Mapping[str, Variable]] = {
-    # What the provisioning library and the broker need.
+    # Required by the provisioning library and the broker.
     "LD_PRELOAD": _exactly(PROVISIONING_LIBRARY, needed=True),
     "SEALSERVE_PLATFORM": _exactly(*PlatformKind, needed=True),
     "SEALSERVE_RELEASE_ID": _matching(r"[0-9a-f]{64}", "a release id: 64 hexadecimal digits", needed=True),
@@ -76,7 +76,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
         rf"{_SERVER}([,; ]+{_SERVER})*", "HOST:PORT, several joined by ';'", needed=True
     ),
     "SECRET_PROVISION_SET_KEY": _exactly(KEY_NAME, needed=True),
-    # What sealserve sets besides.
+    # Also set by sealserve.
     "HOME": _SCRATCH,
     "LANG": _LOCALE,
     "LD_LIBRARY_PATH": Variable(
@@ -92,7 +92,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     "TF_NUM_INTEROP_THREADS": _THREADS,
     "TF_NUM_INTRAOP_THREADS": _THREADS,
     "TMPDIR": _SCRATCH,
-    # What an owner may add: speed and texts only.
+    # An owner may add these variables: they affect only performance and the form of texts.
     "KMP_BLOCKTIME": _matching(r"[0-9]{1,9}|infinite", "milliseconds, or 'infinite'"),
     "LC_ALL": _LOCALE,
     "MKL_NUM_THREADS": _THREADS,
@@ -101,7 +101,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     "TF_ENABLE_ONEDNN_OPTS": _exactly("0", "1"),
     "TZ": _matching(r"[A-Z][A-Za-z_]*(/[A-Za-z0-9_+-]+){0,2}", "a time zone such as 'Europe/Berlin'"),
 }
-"""What is not here is refused. See docs/reference/manifest.md."""
+"""The variables that an enclave may have. All others are rejected. See docs/reference/manifest.md."""
 
 NEEDED: Final = tuple(name for name, variable in VARIABLES.items() if variable.needed)
 
@@ -113,8 +113,8 @@ _LEAKING: Final = re.compile(
 
 
 def why_unknown(name: str) -> tuple[str, Danger]:
-    """Return why a variable that is not in `VARIABLES` is refused, and the class that allows it."""
+    """Return why a variable that is not in `VARIABLES` is rejected, and the class that allows it."""
     if _LEAKING.fullmatch(name):
-        return "it makes a library log or dump what it computes or sends, and the host reads that", Danger.LOG
-    reason = "sealserve does not know this variable: it may change what a library loads, logs or sends"
+        return "it makes a library log or dump data, which the host can read", Danger.LOG
+    reason = "the variable is not in sealserve's allow list: it may change what a library loads, logs or sends"
     return reason, Danger.ENVIRONMENT

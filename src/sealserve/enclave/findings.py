@@ -1,7 +1,7 @@
-"""What is wrong with a manifest: findings with line, setting and reason, and the errors that refuse them.
+"""Findings in a manifest, with line, setting and reason, and the errors that reject them.
 
 A finding that makes the enclave insecure has a class, and the option ``--dangerous-CLASS`` allows that class. A finding
-without a class cannot be allowed: the manifest would make no working enclave.
+without a class cannot be allowed, because the enclave would not work.
 """
 
 import copy
@@ -17,11 +17,11 @@ from sealserve.enclave.toml_lines import Path
 
 LOGGER: Final = logging.getLogger(__name__)
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_MOST_SHOWN: Final = 40  # of the findings in one message: a manifest may have thousands of trusted files
+_MOST_SHOWN: Final = 40  # findings in one message: a manifest may have thousands of trusted files
 
 
 class Danger(StrEnum):
-    """A class of what makes a manifest insecure; ``--dangerous-NAME`` allows it."""
+    """A class of insecure settings in a manifest; ``--dangerous-NAME`` allows the class."""
 
     DEBUG = "debug"
     HOST_INPUT = "host-input"
@@ -36,36 +36,36 @@ class Danger(StrEnum):
 
     @property
     def meaning(self) -> str:
-        """What is allowed."""
+        """Description of the settings that this class allows."""
         return _MEANINGS[self]
 
 
 _MEANINGS: Final = {
-    Danger.DEBUG: "debugging, statistics and profiling: the host reads the enclave's memory",
+    Danger.DEBUG: "debugging, statistics and profiling, with which the host can read the enclave's memory",
     Danger.HOST_INPUT: "arguments or environment from the host",
     Danger.HOST_FILES: "files of the host that are not measured",
     Danger.HOST_DEVICES: "devices and memory shared with the host",
-    Danger.MANIFEST_KEYS: "keys of encrypted files in the manifest, which the host reads",
-    Danger.LOG: "a log with more than errors, which the host reads",
-    Danger.ENVIRONMENT: "environment variables whose effect sealserve does not know",
+    Danger.MANIFEST_KEYS: "keys of encrypted files in the manifest, which the host can read",
+    Danger.LOG: "a log with more than errors, which the host can read",
+    Danger.ENVIRONMENT: "environment variables whose effect sealserve cannot check",
     Danger.INSECURE_SETTINGS: "other settings that Gramine calls insecure or experimental",
     Danger.OTHER_PROGRAM: "a program that is not a model server of sealserve; its arguments are not checked",
     Danger.SERVER_FLAGS: "a model server with plaintext, profiler, polling, files that are not sealed, or one-way TLS "
-    "where more is needed",
+    "where two-way TLS is required",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintFinding:
-    """Something in a manifest that sealserve refuses.
+    """A part of a manifest that sealserve rejects.
 
     Args:
-        line: Where it is, from 1. If a setting is missing: the line of the table that should have it.
+        line: Its line, from 1. If a setting is missing: the line of the table that should contain the setting.
         setting: The setting's dotted name, or the server's flag.
-        reason: Why it is refused.
-        danger: The class that allows it; None if nothing does.
+        reason: Why it is rejected.
+        danger: The class that allows it; None if no option allows it.
         path: The keys to the setting, or None if it is missing or is only a part of a value.
-        code: The error that refuses it, if it is the first that is refused and no finding has a class.
+        code: The code of the error, if this is the first rejected finding and no rejected finding has a class.
     """
 
     line: int
@@ -77,27 +77,27 @@ class LintFinding:
 
     def __str__(self) -> str:
         if self.code is EnclaveCode.MANIFEST_MISSING_SETTING:
-            return f"it lacks the setting {self.setting}"
+            return f"the setting {self.setting} is missing"
         if self.code is EnclaveCode.MANIFEST_UNKNOWN_SETTING:
-            return f"line {self.line}: it has the setting {self.setting}, which {self.reason}"
+            return f"line {self.line}: the setting {self.setting} {self.reason}"
         option = f" (--dangerous-{self.danger})" if self.danger else ""
         return f"line {self.line}: {self.setting}: {self.reason}{option}"
 
 
 def dotted(path: Path) -> str:
-    """Return a setting's name for people. A key that TOML would quote is quoted: it may hold line breaks."""
+    """Return a setting's name for messages. A key that TOML would quote is quoted, since it may hold line breaks."""
     return ".".join(str(part) if _PLAIN_KEY.fullmatch(str(part)) else repr(part) for part in path)
 
 
 def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, name: str) -> None:
-    """Refuse findings, unless their class is allowed; what is allowed is warned of.
+    """Raise an error for findings whose class is not allowed, and log a warning for each allowed finding.
 
     Raises:
-        VerificationError: `manifest.insecure`: There is one of a class that is not allowed.
-        VerificationError: `manifest.missing-setting`: There are only findings that nothing allows; a missing setting is
-            the first.
-        VerificationError: `manifest.unknown-setting`: The same; an unknown setting is the first.
-        VerificationError: `manifest.invalid-setting`: The same; a value that is not accepted is the first.
+        VerificationError: `manifest.insecure`: A finding has a class that is not allowed.
+        VerificationError: `manifest.missing-setting`: All rejected findings are without a class; the first is a missing
+            setting.
+        VerificationError: `manifest.unknown-setting`: The same; the first is an unknown setting.
+        VerificationError: `manifest.invalid-setting`: The same; the first is a value that is not accepted.
     """
     refused = sorted(
         (finding for finding in findings if finding.danger not in allowed), key=lambda finding: finding.danger is None
@@ -108,18 +108,19 @@ def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, na
         if any(finding.danger for finding in refused):
             raise EnclaveCode.MANIFEST_INSECURE.error(
                 f"{name} is insecure: {shown}{more}.",
-                hint="Correct these settings. The option behind a finding allows its class; then the enclave does not "
-                "protect what that class is about.",
+                hint="Correct these settings. The option behind a finding allows the class of the finding, and removes "
+                "the protection that the class is about.",
             )
         raise refused[0].code.error(
-            f"{name} is not accepted: {shown}{more}.", hint="Begin with what `sealserve enclave manifest` prints."
+            f"{name} is not accepted: {shown}{more}.",
+            hint="Start from the manifest that `sealserve enclave manifest` prints.",
         )
     for finding in findings:
         LOGGER.warning("dangerous: %s, %s", name, finding)
 
 
 def without(data: Mapping[str, Any], findings: Collection[LintFinding]) -> dict[str, Any]:
-    """Return a manifest's content without the insecure settings, and with a safe value where one is needed."""
+    """Return a manifest's content without the insecure settings, and with a safe value for each required setting."""
     rest = copy.deepcopy(dict(data))
     paths = (finding.path for finding in findings if finding.path and finding.danger)
     for path in sorted(paths, key=_deepest_last_first):
@@ -143,6 +144,6 @@ def _take_out(data: Any, path: Path) -> None:
             parent = parent[part]
         del parent[last]
     except (KeyError, IndexError):
-        return  # it went with something around it
+        return  # the element was removed together with its parent
     if above and not parent and isinstance(parent, list):
         _take_out(data, tuple(above))

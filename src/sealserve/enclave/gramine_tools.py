@@ -1,7 +1,8 @@
-"""Gramine's own build tools: ``gramine-manifest`` checks and renders, ``gramine-sgx-sign`` measures and signs.
+"""Gramine's build tools: ``gramine-manifest`` checks and renders, ``gramine-sgx-sign`` measures and signs.
 
-They run on the owner's machine, with the owner's key in memory (a memfd) and in no file of theirs. What they return is
-compared with what they were given: the manifest says the same, the SIGSTRUCT verifies, and it is by this key.
+The tools run on the owner's machine. They get the owner's key through a file in memory (memfd), never through a file on
+disk. Their output is compared with their input: the manifest has the same settings, and the SIGSTRUCT verifies under
+the owner's key.
 
 Source: Gramine 1.9, ``python/gramine-manifest``, ``python/gramine-sgx-sign``, ``python/graminelibos/sgx_sign.py``
 (options, defaults that are filled in, which libpal.so is measured), ``Documentation/manpages``.
@@ -51,16 +52,17 @@ class GramineTools:
     libpal: Path
 
     def check_version(self, there: GramineFiles) -> None:
-        """Make sure that what is measured here is what is loaded there.
+        """Check that this machine's ``libpal.so`` equals the one that the enclave loads on the other machine.
 
         Raises:
-            VerificationError: `gramine.other-version`: It is another ``libpal.so``.
+            VerificationError: `gramine.other-version`: The two ``libpal.so`` files differ.
         """
         here = hashlib.sha256(self.libpal.read_bytes()).hexdigest()
         if here != there.libpal.sha256:
             raise EnclaveCode.GRAMINE_OTHER_VERSION.error(
-                f"{self.libpal} has SHA-256 {here}, and {there.libpal.path} in the inventory {there.libpal.sha256}.",
-                hint="Install the same Gramine here, or give the other machine's libpal.so with --libpal.",
+                f"This machine's Gramine differs from the inventory's, so the measurement would differ: {self.libpal} "
+                f"has SHA-256 {here}, and {there.libpal.path} in the inventory has {there.libpal.sha256}.",
+                hint="Install the inventory's version of Gramine here, or pass its libpal.so with --libpal.",
             )
 
     def build(
@@ -72,18 +74,18 @@ class GramineTools:
         signed_on: date,
         dangerous: Collection[Danger] = (),
     ) -> tuple[bytes, Sigstruct]:
-        """Return the ``.manifest.sgx`` and the SIGSTRUCT of a manifest.
+        """Build the ``.manifest.sgx`` and the SIGSTRUCT of a manifest.
 
         Args:
-            manifest: The manifest's text, every trusted file with its digest.
+            manifest: The manifest's text, with the digest of every trusted file.
             name: The enclave's name.
-            signing_key: Signs the SIGSTRUCT.
-            signed_on: The date in it.
+            signing_key: The key that signs the SIGSTRUCT.
+            signed_on: The date in the SIGSTRUCT.
             dangerous: The classes of insecure settings that are allowed in the manifest.
 
         Raises:
             UnavailableError: `gramine.tool-failed`: A tool failed.
-            VerificationError: `gramine.other-output`: What they made is not what they were asked for.
+            VerificationError: `gramine.other-output`: The output differs from the requested enclave.
         """
         with TemporaryDirectory(prefix="sealserve-gramine-") as folder, _in_memory(signing_key) as key:
             place = Path(folder)
@@ -102,32 +104,35 @@ class GramineTools:
         debugging = sigstruct.attributes.debug and Danger.DEBUG not in dangerous
         if sigstruct.modulus != signing_key.public_key().public_numbers().n or debugging:
             raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
-                f"gramine-sgx-sign signed {name!r} with another key, or for debugging."
+                f"gramine-sgx-sign signed the enclave {name!r} with an unexpected key, or enabled debugging.",
+                hint="Check that `gramine-sgx-sign` is the tool of Gramine 1.9 or later.",
             )
         return output, sigstruct
 
 
 def find_tools(*, libpal: Path | None = None) -> GramineTools:
-    """Return Gramine's build tools, from the search path.
+    """Find Gramine's build tools on the search path.
 
     Args:
-        libpal: The ``libpal.so`` to measure; by default the one that belongs to the tools.
+        libpal: The ``libpal.so`` to measure. By default the one in the tools' installation.
 
     Raises:
-        UnavailableError: `gramine.missing`: They are not there.
+        UnavailableError: `gramine.missing`: A tool or ``libpal.so`` is not installed.
     """
     found = {name: shutil.which(name) for name in ("gramine-manifest", "gramine-sgx-sign")}
     manifest, sign = found.values()
     if manifest is None or sign is None:
+        missing = ", ".join(name for name, path in found.items() if path is None)
         raise EnclaveCode.GRAMINE_MISSING.error(
-            f"Gramine's build tools are not here: {', '.join(name for name, path in found.items() if path is None)}.",
+            f"Gramine's build tools are not installed on this machine: {missing} is not on the search path (PATH).",
             hint=f"Install Gramine 1.9 or later ({INSTALLATION}), or build simulated enclaves.",
         )
     own = libpal or _libpal_beside(Path(sign))
     if own is None or not own.is_file():
         raise EnclaveCode.GRAMINE_MISSING.error(
-            f"Gramine for SGX is not complete: there is no {own or 'gramine/sgx/libpal.so beside ' + sign}.",
-            hint="Give it with --libpal.",
+            f"Gramine's installation for SGX is incomplete: {own or 'gramine/sgx/libpal.so beside ' + sign} is "
+            "missing.",
+            hint="Pass the path of libpal.so with --libpal.",
         )
     return GramineTools(manifest=manifest, sign=sign, libpal=own)
 
@@ -139,17 +144,19 @@ def _libpal_beside(program: Path) -> Path | None:
 
 
 def _verbatim(manifest: bytes, name: str) -> bytes:
-    """Return the manifest as a template of Jinja that renders to just that: a file's name might look like one."""
+    """Return the manifest as a Jinja template that renders to the same bytes, since a file name may contain marks."""
     if b"{%" in manifest and b"endraw" in manifest:
         raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
-            f"The manifest of {name!r} has a file name that no template can have (endraw)."
+            f"The manifest of {name!r} cannot be passed to gramine-manifest: a file name contains both {{% and "
+            "endraw, which a Jinja template cannot express.",
+            hint="Rename the file.",
         )
     return b"{% raw %}" + manifest + b"{% endraw %}\n"
 
 
 @contextmanager
 def _in_memory(key: RSAPrivateKey) -> Iterator[int]:
-    """Yield a descriptor of a file in memory with the key, PEM; it is in no folder."""
+    """Yield a descriptor of a file in memory that contains the key in PEM form. The file has no path on disk."""
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
@@ -179,17 +186,18 @@ def _run(arguments: Sequence[str], folder: Path, *descriptors: int) -> None:
     except subprocess.CalledProcessError as error:
         said = (error.stderr or error.stdout or b"").decode(errors="replace").strip().splitlines()
         raise EnclaveCode.GRAMINE_TOOL_FAILED.error(
-            f"{arguments[0]} ended with status {error.returncode}: {' / '.join(said[-3:]) or 'it said nothing'}.",
-            hint="It should be Gramine 1.9 or later, with its Python packages.",
+            f"{arguments[0]} ended with status {error.returncode}: {' / '.join(said[-3:]) or 'no output'}.",
+            hint="Check that Gramine 1.9 or later is installed, with its Python packages.",
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnclaveCode.GRAMINE_TOOL_FAILED.error(f"{arguments[0]} could not do its work: {error}.") from error
+        raise EnclaveCode.GRAMINE_TOOL_FAILED.error(f"{arguments[0]} failed: {error}.") from error
 
 
 def _check_output(asked: EnclaveManifest, made: EnclaveManifest, name: str) -> None:
-    """Compare two manifests; the tools may only fill in defaults."""
+    """Compare the requested manifest with the tools' output. The tools may only add defaults."""
     filled = made.sgx.model_copy(update={"cpu_features": None})
     if made.model_copy(update={"sgx": filled}) != asked or made.sgx.cpu_features not in {None, CpuFeatures()}:
         raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
-            f"gramine-sgx-sign changed the manifest of {name!r}, so it is not what was asked for."
+            f"gramine-sgx-sign changed settings in the manifest of {name!r}, so the output is not used.",
+            hint="Check that `gramine-sgx-sign` is the tool of Gramine 1.9 or later.",
         )

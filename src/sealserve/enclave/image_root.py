@@ -1,4 +1,4 @@
-"""The file system of an image, unpacked in a folder: paths are those inside, and no link leads out of it.
+"""The file system of an image, unpacked in a folder. All paths are inside the image, and no link leads out of it.
 
 The same code reads the running machine, whose folder is ``/``.
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from sealserve.enclave.codes import EnclaveCode
 
-_MOST_LINKS: Final = 40  # as the kernel
+_MOST_LINKS: Final = 40  # the kernel's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class ImageRoot:
     """A folder that holds the file system of an image, or of this machine.
 
     Args:
-        folder: Its place on this machine; absolute.
+        folder: Its absolute path on this machine.
 
     Raises:
-        InputError: `image-root.unusable`: There is no such folder.
+        InputError: `image-root.unusable`: The folder does not exist, or the path is not absolute.
     """
 
     folder: Path
@@ -33,20 +33,20 @@ class ImageRoot:
     def __post_init__(self) -> None:
         if not self.folder.is_absolute() or not self.folder.is_dir():
             raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
-                f"{self.folder} is no folder with the files of an image.",
-                hint="Unpack the image there, or leave --root out to read this machine.",
+                f"{self.folder} is not an absolute path of a folder with the files of an image.",
+                hint="Unpack the image into that folder, or omit --root to read this machine.",
             )
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether it is the running machine's own root."""
+        """Whether the folder is ``/``, the running machine's root."""
         return self.folder == Path("/")
 
     def locate(self, path: str) -> Path:
-        """Return where the absolute ``path`` inside is on this machine, every link followed. It may not exist.
+        """Return the path on this machine of the absolute ``path`` inside, with all links resolved. It may not exist.
 
         Raises:
-            InputError: `image-root.unusable`: Too many links.
+            InputError: `image-root.unusable`: The path goes through more than 40 links.
         """
         place, links = self.folder, 0
         pending = deque(path.split("/"))
@@ -60,31 +60,33 @@ class ImageRoot:
                     place = step
                     continue
                 if (links := links + 1) > _MOST_LINKS:
-                    raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(f"{path} in {self.folder} goes through too many links.")
+                    raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
+                        f"{path} in {self.folder} cannot be resolved: it goes through more than {_MOST_LINKS} links."
+                    )
                 target = str(step.readlink())
                 place = self.folder if target.startswith("/") else place
                 pending.extendleft(reversed(target.split("/")))
         return place
 
     def is_file(self, path: str) -> bool:
-        """Return whether the absolute ``path`` inside is a regular file, or leads to one."""
+        """Return whether the absolute ``path`` inside is a regular file, or a link to a regular file."""
         return self.locate(path).is_file()
 
     def is_folder(self, path: str) -> bool:
-        """Return whether the absolute ``path`` inside is a folder, or leads to one."""
+        """Return whether the absolute ``path`` inside is a folder, or a link to a folder."""
         return self.locate(path).is_dir()
 
     def files(self, folder: str, *, deep: bool = True) -> Iterator[str]:
-        """Yield the paths inside of the files in ``folder``, in no order.
+        """Yield the paths inside the image of the files in ``folder``, in arbitrary order.
 
-        A link to a file counts as a file of its own name, as for Gramine; links to folders are not followed.
+        As in Gramine, a link to a file counts as a file under its own name. Links to folders are not followed.
 
         Args:
             folder: An absolute path inside.
-            deep: Whether to look into folders below.
+            deep: Whether to include files in subfolders.
 
         Raises:
-            InputError: `image-root.unusable`: The operating system does not let us look, or a name is not UTF-8.
+            InputError: `image-root.unusable`: A folder cannot be listed, or a name has an unprintable character.
         """
         pending = [folder.rstrip("/")]
         while pending:
@@ -108,6 +110,6 @@ class ImageRoot:
 def _checked(path: str) -> str:
     if not path.isprintable():
         raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
-            f"The file name {path!r} has a character that no manifest can have.", hint="Rename or remove the file."
+            f"The file name {path!r} has a character that a manifest cannot contain.", hint="Rename or remove the file."
         )
     return path

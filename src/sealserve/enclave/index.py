@@ -1,7 +1,8 @@
-"""The index of a release's enclaves, ``enclave/index.json``: public and signed.
+"""The index of a release's enclaves, ``enclave/index.json``. It is public and signed by the owner.
 
-Measurements exist only after the release, since its id is measured; so they have an index of their own, which names
-the release. It is for people and for the broker's owner: a loader trusts only what is measured.
+The release's id is measured, so measurements exist only after the release. Therefore enclaves have a separate index,
+which names the release. The index is for people and for the broker's owner. An enclave's loader trusts only measured
+files.
 """
 
 import hashlib
@@ -38,13 +39,13 @@ _MAX_SIZE: Final = 2**20
 
 
 class EnclaveIndexMissingError(VerificationError):
-    """A release has no index of its enclaves, or it is not signed."""
+    """The release does not have a signed index of its enclaves."""
 
     code = "enclave-index.missing"
 
 
 class IndexedEnclave(DocumentPart):
-    """An enclave: its name, and its measurement in hexadecimal."""
+    """An enclave in the index: its name, and its MRENCLAVE in hexadecimal."""
 
     name: Name
     mr_enclave: Sha256
@@ -57,7 +58,7 @@ class IndexedFile(ListedFile):
 
 
 class EnclaveIndex(CanonicalDocument):
-    """A whole ``enclave/index.json``; enclaves and files in ascending order."""
+    """The content of ``enclave/index.json``, with enclaves and files in ascending order."""
 
     what: ClassVar[str] = "index of enclaves"
     refusal: ClassVar[ErrorCode] = EnclaveCode.ENCLAVE_INDEX_INVALID
@@ -70,21 +71,21 @@ class EnclaveIndex(CanonicalDocument):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltEnclave:
-    """An enclave that was built: where its files are, and its reference values for the broker.
+    """A built enclave: the paths of its files, and its reference values for the broker.
 
     Args:
-        name: Its name.
-        release_id: The release that it opens.
+        name: The enclave's name.
+        release_id: The id of the release that it opens.
         manifest: The path of its ``.manifest.sgx``.
         sigstruct: The path of its ``.sig``.
-        verified_sigstruct: What was read there and verified; the file may be another one by now.
+        verified_sigstruct: The SIGSTRUCT as it was read and verified. The file may have changed since then.
         mr_enclave: Its measurement.
-        mr_signer: Its signer's.
+        mr_signer: The identity of its signer.
         isv_prod_id: Its product id.
         isv_svn: Its security version.
-        attributes: What its SIGSTRUCT demands of ATTRIBUTES, where `attribute_mask` has ones.
-        attribute_mask: Which bits are demanded.
-        simulated: Whether it is for the simulated platform.
+        attributes: The values of ATTRIBUTES that its SIGSTRUCT requires, where `attribute_mask` has ones.
+        attribute_mask: The bits of ATTRIBUTES that the SIGSTRUCT fixes.
+        simulated: Whether the enclave is for the simulated platform.
     """
 
     name: str
@@ -102,21 +103,22 @@ class BuiltEnclave:
 
 
 def release_id_of(release: Path) -> str:
-    """Return the id of the release in a folder: the SHA-256 of its index. Nothing is verified here.
+    """Return the id of the release in a folder: the SHA-256 of its index. The release is not verified.
 
     Raises:
-        VerificationError: `enclave-index.release`: The folder has no index.
+        VerificationError: `enclave-index.release`: The folder does not have an index, or it cannot be read.
     """
     try:
         return hashlib.sha256(read_regular(release / RELEASE_INDEX_FILE, limit=MAX_INDEX_SIZE)).hexdigest()
     except InputFileError as error:
         raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
-            f"{release} is no release: {RELEASE_INDEX_FILE} cannot be read: {error.reason}."
+            f"{release} is not a release: {RELEASE_INDEX_FILE} cannot be read: {error.reason}.",
+            hint="Give the folder of a release, as `sealserve release build` prints it.",
         ) from error
 
 
 def describe(release: Path, enclave: SignedEnclave) -> BuiltEnclave:
-    """Return the reference values of an enclave."""
+    """Return the paths and reference values of an enclave that was loaded from a release."""
     sigstruct = enclave.sigstruct
     return BuiltEnclave(
         name=enclave.name,
@@ -135,12 +137,12 @@ def describe(release: Path, enclave: SignedEnclave) -> BuiltEnclave:
 
 
 def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
-    """Return the index of a release's enclaves, its signature verified; the files are not looked at.
+    """Read the index of a release's enclaves and verify its signature. The listed files are not checked.
 
     Raises:
-        EnclaveIndexMissingError: It is not there, or not signed.
-        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
-        VerificationError: `enclave-index.invalid`: It is none that sealserve writes.
+        EnclaveIndexMissingError: The index or its signature is missing.
+        VerificationError: `index.bad-signature`: A different key signed the index, or the index was changed.
+        VerificationError: `enclave-index.invalid`: The index does not have the format that sealserve writes.
     """
     path = release / ENCLAVE_FOLDER / INDEX_FILE
     try:
@@ -148,7 +150,7 @@ def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
         signed = read_regular(path.with_name(INDEX_SIGNATURE_FILE), limit=_MAX_SIZE, follow_links=False)
     except InputFileError as error:
         raise EnclaveIndexMissingError(
-            f"{release} has no signed index of enclaves. {error.message}",
+            f"{release} does not have a signed index of enclaves. {error.message}",
             hint="Build its enclaves with `sealserve enclave build`.",
         ) from error
     verified = verify_index(ENCLAVE_DOMAIN, content, signed, owner_key, name=str(path))
@@ -156,7 +158,7 @@ def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
 
 
 def write_index(release: Path, enclaves: dict[str, MrEnclave], public_files: set[str], key: Ed25519PrivateKey) -> None:
-    """Sign an index of these enclaves and files as they are now, and write it."""
+    """Write and sign an index of the given enclaves, and of the current content of the given files."""
     folder = release / ENCLAVE_FOLDER
     names = public_files.union(*({manifest_path(release, n).name, sigstruct_path(release, n).name} for n in enclaves))
     index = EnclaveIndex(
@@ -172,20 +174,23 @@ def write_index(release: Path, enclaves: dict[str, MrEnclave], public_files: set
 def verify_enclave_index(
     release: Path, owner_key: Ed25519PublicKey, *, dangerous: Collection[Danger] = ()
 ) -> tuple[BuiltEnclave, ...]:
-    """Verify the enclaves of a release. No secret is needed. Insecure settings are refused but for ``dangerous``.
+    """Verify the enclaves of a release. No secret is needed. Insecure settings are rejected unless ``dangerous``.
 
-    Steps: (1) the index is signed by the owner, as an index of enclaves; (2) it names this release; (3) each of its
-    files is there, unchanged, and nothing else is; (4) each enclave has a valid SIGSTRUCT for its manifest, the
-    measurement that the index says, and this release's id in its measured environment; what was read for
-    that is what the index says.
+    Steps:
+
+    1. The owner signed the index, as an index of enclaves.
+    2. The index names this release.
+    3. Each listed file exists and is unchanged, and the folder contains no other file.
+    4. Each enclave has a valid SIGSTRUCT for its manifest, the measurement in the index, and this release's id in its
+       measured environment. The bytes that this step reads are compared with the index again.
 
     Raises:
-        EnclaveIndexMissingError: (1) It is not there, or not signed.
-        VerificationError: `index.bad-signature`: (1) Another key signed it, or it was changed.
-        VerificationError: `enclave-index.invalid`: (1) It is none that sealserve writes.
-        VerificationError: `enclave-index.release`: (2) (4) The enclaves are another release's.
-        VerificationError: `enclave-index.files`: (3) (4) A file is missing, changed or too many, or a measurement is
-            another one.
+        EnclaveIndexMissingError: (1) The index or its signature is missing.
+        VerificationError: `index.bad-signature`: (1) A different key signed the index, or the index was changed.
+        VerificationError: `enclave-index.invalid`: (1) The index does not have the format that sealserve writes.
+        VerificationError: `enclave-index.release`: (2) (4) The enclaves belong to a different release.
+        VerificationError: `enclave-index.files`: (3) (4) A file is missing, changed or not listed, or a measurement
+            differs.
         SealserveError: (4) What `load_enclave` raises.
     """
     index = read_index(release, owner_key)  # (1)
@@ -200,22 +205,25 @@ def verify_enclave_index(
         enclave = describe(release, loaded)
         if enclave.mr_enclave.hex() != entry.mr_enclave:
             raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
-                f"The index says MRENCLAVE {entry.mr_enclave} for {entry.name!r}, which measures "
-                f"{enclave.mr_enclave.hex()}."
+                f"The measurement of the enclave {entry.name!r} does not match the signed index: expected MRENCLAVE "
+                f"{entry.mr_enclave}, got {enclave.mr_enclave.hex()}.",
+                hint="Copy the bundle again from the machine that built it.",
             )
         if enclave.release_id != release_id:
             raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
-                f"The enclave {entry.name!r} opens the release {enclave.release_id}."
+                f"The enclave {entry.name!r} opens a different release: expected {release_id}, got "
+                f"{enclave.release_id}.",
+                hint="Build the enclaves for this release.",
             )
         built.append(enclave)
     return tuple(built)
 
 
 def other_enclaves(release: Path, name: str, owner_key: Ed25519PublicKey) -> dict[str, MrEnclave]:
-    """Return the enclaves that a release has already, apart from ``name``, whose files may be in any state.
+    """Return the measurements of a release's enclaves except ``name``, whose files may be in any state.
 
     Raises:
-        SealserveError: What `verify_enclave_index` raises in its steps (1) to (3), except that there is no index.
+        SealserveError: The errors of steps (1) to (3) of `verify_enclave_index`. A missing index is not an error.
     """
     try:
         index = read_index(release, owner_key)
@@ -227,34 +235,34 @@ def other_enclaves(release: Path, name: str, owner_key: Ed25519PublicKey) -> dic
 
 
 def remove_enclave(release: Path, name: str, key: Ed25519PrivateKey) -> None:
-    """Remove an enclave from a release, and sign the index of the others anew. Its files may be in any state.
+    """Remove an enclave from a release, and sign the index of the remaining enclaves. Its files may be in any state.
 
-    The files go first. If that is interrupted, the index names files that are missing: nothing verifies until the
-    enclave is removed or built again.
+    The files are removed first. If the removal is interrupted, the index lists missing files, and verification fails
+    until the enclave is removed or built again.
 
     Args:
         release: The release's folder.
         name: The enclave's name.
-        key: The owner's key for indexes.
+        key: The owner's key for signing indexes.
 
     Raises:
-        InputError: `enclave.missing`: The release has no such enclave.
-        SealserveError: What `other_enclaves` raises for the others.
+        InputError: `enclave.missing`: The release does not contain the enclave.
+        SealserveError: The errors of `other_enclaves` for the remaining enclaves.
     """
     files = manifest_path(release, name), sigstruct_path(release, name)
     others = other_enclaves(release, name, key.public_key())
     indexed = _indexed_names(release, key.public_key())
     if name not in indexed and not any(os.path.lexists(path) for path in files):
         raise EnclaveCode.MISSING.error(
-            f"There is no enclave {name!r} in {release}.",
-            hint=f"This release has: {', '.join(indexed)}." if indexed else None,
+            f"{release} does not contain the enclave {name!r}.",
+            hint=f"Choose an enclave of this release: {', '.join(indexed)}." if indexed else None,
         )
     for path in files:
         path.unlink(missing_ok=True)
     if others:
         write_index(release, others, {BROKER_CA_FILE}, key)
         return
-    for left in (INDEX_FILE, INDEX_SIGNATURE_FILE, BROKER_CA_FILE):  # an index of no enclave does not exist
+    for left in (INDEX_FILE, INDEX_SIGNATURE_FILE, BROKER_CA_FILE):  # an empty index is not valid
         (release / ENCLAVE_FOLDER / left).unlink(missing_ok=True)
     (release / ENCLAVE_FOLDER).rmdir()
 
@@ -269,8 +277,8 @@ def _indexed_names(release: Path, owner_key: Ed25519PublicKey) -> list[str]:
 def _check_release(release: Path, release_id: str, index: EnclaveIndex) -> None:
     if index.release_id != release_id:
         raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
-            f"{release / ENCLAVE_FOLDER} holds enclaves for the release {index.release_id}, and {release} is "
-            f"{release_id}.",
+            f"{release / ENCLAVE_FOLDER} holds enclaves for a different release: expected {release_id}, got "
+            f"{index.release_id}.",
             hint="Build the enclaves for this release.",
         )
 
@@ -283,22 +291,23 @@ def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str]
     shown = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths)
     if shown:
         raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
-            f"The files of {folder} are not those of its signed index: {shown}.",
-            hint="Copy the bundle again from where it was built. There, `sealserve enclave remove --name NAME` drops "
-            "an enclave, and `sealserve enclave build --name NAME` builds it again.",
+            f"The files of {folder} do not match its signed index: {shown}.",
+            hint="Copy the bundle again from the machine that built it. On that machine, `sealserve enclave remove "
+            "--name NAME` removes an enclave, and `sealserve enclave build --name NAME` builds it again.",
         )
 
 
 def _check_read(release: Path, enclave: SignedEnclave, digests: dict[str, str]) -> None:
-    """Check that what was read for step (4) is what the index has: files may change after step (3)."""
+    """Compare the bytes that step (4) read with the index, because files may change after step (3)."""
     for path, content in (
         (manifest_path(release, enclave.name), enclave.manifest_bytes),
         (sigstruct_path(release, enclave.name), enclave.sigstruct_bytes),
     ):
         if digests.get(path.name) != hashlib.sha256(content).hexdigest():
             raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
-                f"{path} is not as its signed index says: it is not in it, or was changed just now.",
-                hint="Copy the bundle again from where it was built.",
+                f"{path} does not match its signed index: the index does not list it, or it was changed during the "
+                "verification.",
+                hint="Copy the bundle again from the machine that built it.",
             )
 
 

@@ -1,7 +1,8 @@
-"""The inventory of what an enclave will trust: path, size and SHA-256 of each file, where the server will run.
+"""The inventory of the files that an enclave will trust: path, size and SHA-256 of each file.
 
-The owner's machine measures with it files that it does not have: those of an image, or of a host. Nothing in it is
-secret, and nothing in it is believed: the owner takes it from an image that he made or checked.
+With an inventory, the owner's machine measures files that it does not have: the files of an image or of a host. The
+inventory contains no secret. It is not trusted by itself: the owner takes it from an image that the owner built or
+checked.
 """
 
 import hashlib
@@ -29,18 +30,18 @@ _Path = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]+$")]
 
 
 class MeasuredFile(ListedFile):
-    """A file: its absolute path where the server runs, size in bytes, SHA-256 in hexadecimal."""
+    """A file: its absolute path where the server runs, its size in bytes, its SHA-256 in hexadecimal."""
 
     path: _Path
 
 
 class GramineFiles(DocumentPart):
-    """Gramine, as it is where the server runs.
+    """Gramine's installation where the server runs.
 
     Args:
-        folder: Its folder; ``runtime/glibc`` in it holds the C library that programs in the enclave use.
-        libos: The library OS. The manifest has its digest.
-        libpal: What is loaded first into an enclave on SGX. It is measured page by page.
+        folder: Gramine's folder. ``runtime/glibc`` in it holds the C library for programs in the enclave.
+        libos: The library OS. The manifest contains its digest.
+        libpal: The loader, which is the first file in an enclave on SGX. It is measured page by page.
     """
 
     folder: _Path
@@ -49,18 +50,18 @@ class GramineFiles(DocumentPart):
 
 
 class Inventory(CanonicalDocument):
-    """A whole inventory; files in ascending order, each once.
+    """A complete inventory, with files in ascending order and without duplicates.
 
     Args:
-        server: Which model server it is.
-        program: The path of what is started: the server's binary, or Python.
-        gramine: Gramine's own files, or None where there is none: the inventory then serves simulated enclaves only.
-        files: What the server may open.
+        server: The kind of model server.
+        program: The path of the program to start: the server's binary, or Python.
+        gramine: Gramine's files. None if Gramine is not installed: the inventory then serves simulated enclaves only.
+        files: The files that the server may open.
     """
 
     what: ClassVar[str] = "inventory of an enclave's files"
     refusal: ClassVar[ErrorCode] = EnclaveCode.INVENTORY_INVALID
-    refusal_hint: ClassVar[str | None] = "`sealserve enclave inventory --output FILE` writes one."
+    refusal_hint: ClassVar[str | None] = "Create an inventory with `sealserve enclave inventory --output FILE`."
 
     version: Literal[1] = 1
     server: Annotated[ServerKind, Field(strict=False)]
@@ -75,7 +76,7 @@ class Inventory(CanonicalDocument):
 
     @property
     def uncompiled(self) -> int:
-        """How many Python modules have no bytecode among the files: Python compiles them at each start."""
+        """The number of Python modules without bytecode among the files. Python compiles them at each start."""
         parts = [file.path.rpartition("/") for file in self.files]
         compiled = {f"{folder}/{name.rsplit('.', 2)[0]}.py" for folder, _, name in parts if name.endswith(".pyc")}
         sources = (f"{folder}/__pycache__/{name}" for folder, _, name in parts if name.endswith(".py"))
@@ -90,20 +91,20 @@ class Inventory(CanonicalDocument):
     def _consistent(self) -> Self:
         paths = [file.path for file in self.files]
         if paths != sorted(set(paths)):
-            raise ValueError("the files should be in ascending order, each once")
+            raise ValueError("the files must be in ascending order, without duplicates")
         if any(os.path.normpath(path) != path for path in (*paths, self.program)):
-            raise ValueError("the paths should be normalised")
+            raise ValueError("the paths must be normalized")
         if self.program not in paths:
-            raise ValueError(f"the program {self.program} should be among the files")
+            raise ValueError(f"the program {self.program} must be among the files")
         return self
 
 
 def read_inventory(path: Path) -> Inventory:
-    """Return the inventory in a file.
+    """Read an inventory from a file.
 
     Raises:
-        InputError: `inventory.invalid`: It is none.
-        SealserveError: What `read_regular` raises.
+        InputError: `inventory.invalid`: The file is not a valid inventory.
+        SealserveError: The errors of `read_regular`.
     """
     return Inventory.parse(read_regular(path, limit=MAX_SIZE), name=str(path))
 
@@ -116,18 +117,18 @@ def take_inventory(
     gramine: str,
     progress: Callable[[int], None] | None = None,
 ) -> Inventory:
-    """Measure what an enclave with this server would trust.
+    """Measure the files that an enclave with this server would trust.
 
     Args:
         root: The image's files, or this machine's.
-        server: Which model server.
-        program: The server's binary, or the Python of the virtual environment that it is installed in.
+        server: The kind of model server.
+        program: The server's binary, or the Python of its virtual environment.
         gramine: Gramine's folder.
-        progress: Called with the number of bytes that were read, for each file, from any thread.
+        progress: Called after each file with its size in bytes, from any thread.
 
     Raises:
         InputError: `image-root.unusable`: The image cannot be read.
-        InputError: `inventory.server-missing`: There is no such server in it.
+        InputError: `inventory.server-missing`: The image does not contain the server.
         InputError: `enclave.trusted-source`: One of its files cannot be read.
     """
     there = list_gramine(root, gramine)
@@ -143,15 +144,15 @@ def take_inventory(
 def measure(
     paths: Iterable[str], *, root: ImageRoot | None = None, progress: Callable[[int], None] | None = None
 ) -> tuple[MeasuredFile, ...]:
-    """Return size and SHA-256 of each of ``paths`` (absolute), in ascending order, each once.
+    """Measure files: return the size and SHA-256 of each of ``paths`` (absolute), in ascending order, each once.
 
     Args:
         paths: The paths inside ``root``.
         root: The image; by default this machine.
-        progress: Called with the number of bytes that were read, for each file, from any thread.
+        progress: Called after each file with its size in bytes, from any thread.
 
     Raises:
-        InputError: `enclave.trusted-source`: One of them cannot be read; the message names it.
+        InputError: `enclave.trusted-source`: A file cannot be read; the message names it.
     """
     place = root or ImageRoot(Path("/"))
 
@@ -172,9 +173,9 @@ def _measure(place: Path, path: str) -> MeasuredFile:
             return MeasuredFile(path=path, size=stream.tell(), sha256=digest)
     except InputFileError as error:
         raise EnclaveCode.TRUSTED_SOURCE.error(
-            f"{place} should be measured, and cannot be read: {error.reason}."
+            f"{place} cannot be measured, because it cannot be read: {error.reason}."
         ) from error
     except OSError as error:
         raise EnclaveCode.TRUSTED_SOURCE.error(
-            f"{place} should be measured, and cannot be read: {error.strerror}."
+            f"{place} cannot be measured, because it cannot be read: {error.strerror}."
         ) from error

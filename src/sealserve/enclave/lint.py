@@ -1,6 +1,6 @@
-"""What makes an enclave's manifest insecure: each finding with its line, its reason, and its class.
+"""Lint of an enclave's manifest: finds insecure settings, each with its line, reason and class.
 
-A class of findings is allowed by name only (``--dangerous-NAME``), and each use is logged as a warning.
+A class of findings is allowed only by its name (``--dangerous-NAME``), and each use is logged as a warning.
 
 Source: Gramine 1.9, ``Documentation/manifest-syntax.rst`` (which settings are insecure, and why).
 """
@@ -23,12 +23,12 @@ _OFF: Final = (False, 0)
 
 
 def lint(text: str, data: Mapping[str, Any] | None = None, *, one_way_tls: bool = False) -> tuple[LintFinding, ...]:
-    """Return what is insecure in a manifest, in the order of its lines. `examine` also has what is not accepted.
+    """Return the insecure settings of a manifest, in the order of lines. `examine` also finds unaccepted settings.
 
     Args:
-        text: The manifest, a valid TOML text.
-        data: What it says, where it was parsed already.
-        one_way_tls: Whether the server's sealed TLS settings let in clients without a certificate.
+        text: The manifest, which must be valid TOML.
+        data: The parsed manifest, if it was parsed before. By default ``text`` is parsed.
+        one_way_tls: Whether the server's sealed TLS settings accept clients without a certificate.
     """
     return _Linter(text, tomllib.loads(text) if data is None else data, one_way_tls=one_way_tls).findings()
 
@@ -42,14 +42,14 @@ class _Linter:
 
     @cached_property
     def _lines(self) -> Mapping[Path, int]:
-        return find_lines(self._text)  # only where there is something to say: a manifest may have 100,000 lines
+        return find_lines(self._text)  # only if there are findings: a manifest may have 100,000 lines
 
     def findings(self) -> tuple[LintFinding, ...]:
         found = [*self._named(self._data, ()), *self._loader(), *self._files(), *self._sgx(), *self._server()]
         return tuple(sorted(found, key=lambda finding: (finding.line, finding.setting)))
 
     def _named(self, value: object, path: Path) -> Iterator[LintFinding]:
-        """Find settings whose names say that they are insecure, wherever they are but in the environment."""
+        """Find settings whose names mark them as insecure, in all tables except the environment."""
         if isinstance(value, list):
             for index, element in enumerate(value):
                 yield from self._named(element, (*path, index))
@@ -62,13 +62,15 @@ class _Linter:
 
     def _by_name(self, key: str, path: Path) -> LintFinding:
         if key == "insecure__keys":
-            return self._finding(path, "the key is readable in the manifest", Danger.MANIFEST_KEYS)
+            return self._finding(path, "the host can read the key in the manifest", Danger.MANIFEST_KEYS)
         if key in {"insecure__use_cmdline_argv", "insecure__use_host_env"}:
             what = "arguments" if key.endswith("argv") else "environment"
             return self._finding(path, f"the host chooses the {what}", Danger.HOST_INPUT)
         if key.startswith("debug__"):
-            return self._finding(path, "it is for debugging only", Danger.DEBUG)
-        return self._finding(path, f"Gramine calls it {key.split('__', maxsplit=1)[0]}", Danger.INSECURE_SETTINGS)
+            return self._finding(path, "the setting is for debugging only", Danger.DEBUG)
+        return self._finding(
+            path, f"Gramine calls the setting {key.split('__', maxsplit=1)[0]}", Danger.INSECURE_SETTINGS
+        )
 
     def _loader(self) -> Iterator[LintFinding]:
         loader = _table(self._data, "loader")
@@ -76,11 +78,15 @@ class _Linter:
             yield from self._variable(name, value)
         for key, what in (("env_src_file", "environment"), ("argv_src_file", "arguments")):
             if key in loader:
-                yield self._finding(("loader", key), f"the {what} is not in the manifest", Danger.HOST_INPUT)
+                yield self._finding(
+                    ("loader", key), f"the {what} is in a separate file, not in the manifest", Danger.HOST_INPUT
+                )
         if loader.get("log_level", "error") not in ("none", "error"):
-            yield self._finding(("loader", "log_level"), "more than errors may leak secrets to the host", Danger.LOG)
+            yield self._finding(
+                ("loader", "log_level"), "messages other than errors may leak secrets to the host", Danger.LOG
+            )
         if "log_file" in loader:
-            yield self._finding(("loader", "log_file"), "the log goes to a file of the host", Danger.LOG)
+            yield self._finding(("loader", "log_file"), "the log is written to a file of the host", Danger.LOG)
 
     def _variable(self, name: str, value: object) -> Iterator[LintFinding]:
         path = ("loader", "env", name)
@@ -88,7 +94,7 @@ class _Linter:
             if "passthrough" in value:
                 yield self._finding(path, "the host chooses its value", Danger.HOST_INPUT)
                 return
-            value = value.get("value")  # Gramine's other form of a plain text
+            value = value.get("value")  # Gramine's alternative form of a plain text
         variable = VARIABLES.get(name)
         if variable is None:
             yield self._finding(path, *why_unknown(name))
@@ -107,31 +113,34 @@ class _Linter:
             reason = "without it, the host's current directory is the root"
             yield self._missing("fs.root", reason, Danger.HOST_FILES, beside=("fs",))
         elif _table(fs, "root").get("type") != "tmpfs":
-            yield self._finding(("fs", "root"), "the root should be a tmpfs, not the host's", Danger.HOST_FILES)
+            yield self._finding(
+                ("fs", "root"), "the root should be a tmpfs, not a folder of the host", Danger.HOST_FILES
+            )
         for index, mount in enumerate(_list(fs, "mounts")):
             if not isinstance(mount, Mapping):
                 continue
             path = ("fs", "mounts", index)
             uri, kind = str(mount.get("uri", "")), mount.get("type", "chroot")
             if kind == "untrusted_shm":
-                yield self._finding(path, "memory shared with the host", Danger.HOST_DEVICES)
+                yield self._finding(path, "the memory is shared with the host", Danger.HOST_DEVICES)
             elif uri.startswith("dev:"):
-                yield self._finding(path, "a device of the host", Danger.HOST_DEVICES)
+                yield self._finding(path, "it is a device of the host", Danger.HOST_DEVICES)
             elif kind == "chroot" and (
                 _is_everything(str(mount.get("path", "/"))) or _is_everything(uri.removeprefix("file:") or "/")
             ):
-                yield self._finding(path, "all files of the host, or the host's in place of all", Danger.HOST_FILES)
+                reason = "it exposes all files of the host, or replaces the whole root by files of the host"
+                yield self._finding(path, reason, Danger.HOST_FILES)
 
     def _sgx(self) -> Iterator[LintFinding]:
         sgx = _table(self._data, "sgx")
         for index, file in enumerate(_list(sgx, "allowed_files")):
             path = ("sgx", "allowed_files", index)
-            yield self._finding(path, f"{file!r} is not measured: the host changes it", Danger.HOST_FILES)
+            yield self._finding(path, f"{file!r} is not measured: the host can change it", Danger.HOST_FILES)
         if sgx.get("file_check_policy", "strict") != "strict":
-            reason = "files that nobody measured are opened"
+            reason = "the enclave would open files that are not measured"
             yield self._finding(("sgx", "file_check_policy"), reason, Danger.HOST_FILES)
         for key, reason in (
-            ("debug", "the host reads the enclave's memory"),
+            ("debug", "the host can read the enclave's memory"),
             ("enable_stats", "statistics need a debug enclave"),
             ("vtune_profile", "profiling needs a debug enclave"),
         ):
@@ -141,13 +150,13 @@ class _Linter:
             yield self._finding(("sgx", "profile"), "profiling needs a debug enclave", Danger.DEBUG)
         for key in ("allowed_ioctls", "ioctl_structs"):
             if _table(self._data, "sys").get(key):
-                yield self._finding(("sys", key), "their data passes the host unprotected", Danger.HOST_DEVICES)
+                yield self._finding(("sys", key), "the data passes through the host unprotected", Danger.HOST_DEVICES)
 
     def _server(self) -> Iterator[LintFinding]:
         entrypoint = _table(self._data, "libos").get("entrypoint")
         argv = [str(argument) for argument in _list(_table(self._data, "loader"), "argv")]
         if not isinstance(entrypoint, str) or not argv:
-            return  # the reader says that it is missing, or of another type
+            return  # the manifest reader reports the missing or invalid setting
         program = find_program(entrypoint, argv, self._places)
         if program.server is None:
             path: Path = ("libos", "entrypoint") if program.index is None else ("loader", "argv", program.index)
@@ -184,12 +193,12 @@ class _Linter:
 
 
 def nearest_line(lines: Mapping[Path, int], path: Path) -> int:
-    """Return the line of a setting, or of the innermost table around it that the text has."""
+    """Return the line of a setting, or the line of the innermost enclosing table in the text."""
     return next((lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), 1)
 
 
 def _is_everything(path: str) -> bool:
-    """Return whether a path is the root, or leads upwards to wherever that is."""
+    """Return whether a path is the root, or a relative path that leads to a parent folder."""
     normal = posixpath.normpath(path)
     return not normal.strip("/") or normal.split("/")[0] == ".."
 

@@ -1,4 +1,4 @@
-"""The manifest of an enclave, as Gramine 1.9 reads it: one typed description for writing and for reading.
+"""The manifest of an enclave in the format of Gramine 1.9: one typed description for writing and for reading.
 
 `manifest_reader` reads a manifest's text.
 
@@ -33,12 +33,12 @@ _SixteenBits = Annotated[int, Field(ge=0, le=0xFFFF)]
 
 
 def _plain_text(value: Any) -> Any:
-    """Return a variable's text in Gramine's other form, ``{ value = "x" }``."""
+    """Return the text of a variable in Gramine's alternative form, ``{ value = "x" }``; else return it unchanged."""
     return value["value"] if isinstance(value, dict) and value.keys() == {"value"} else value
 
 
 class Libos(_Table):
-    """``[libos]``: the program that is started."""
+    """``[libos]``: the program that Gramine starts."""
 
     entrypoint: str
 
@@ -51,7 +51,7 @@ class LoaderEntrypoint(_Table):
 
 
 class Loader(_Table):
-    """``[loader]``: argument vector and environment, fixed."""
+    """``[loader]``: the fixed argument vector and environment."""
 
     entrypoint: LoaderEntrypoint | None = None
     log_level: Literal["none", "error"] = "error"
@@ -66,7 +66,7 @@ class Root(_Table):
 
 
 class HostMount(_Table):
-    """A file or folder of the host. Only its trusted files can be opened."""
+    """A file or folder of the host. The enclave can open only the trusted files in it."""
 
     type: Literal["chroot"] = "chroot"
     path: str
@@ -81,7 +81,7 @@ class TmpfsMount(_Table):
 
 
 class EncryptedMount(_Table):
-    """A sealed file or folder (the URI then ends in a slash), relative to the release's folder."""
+    """A sealed file or folder, relative to the release's folder. The URI of a folder ends in a slash."""
 
     type: Literal["encrypted"] = "encrypted"
     path: str
@@ -90,12 +90,12 @@ class EncryptedMount(_Table):
 
     @property
     def source(self) -> str:
-        """The path of the sealed file or folder in the release, normalised; it begins each embedded path."""
+        """The normalized path of the sealed file or folder in the release. Each embedded path begins with it."""
         return posixpath.normpath(self.uri.removeprefix(_FILE))
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder."""
+        """Whether the mount is a folder."""
         return self.uri.endswith("/")
 
 
@@ -103,20 +103,20 @@ Mount = Annotated[HostMount | TmpfsMount | EncryptedMount, Field(discriminator="
 
 
 class FileSystem(_Table):
-    """``[fs]``."""
+    """``[fs]``: the root and the mounts."""
 
     root: Root
     mounts: list[Mount]
 
 
 class Stack(_Table):
-    """``[sys.stack]``."""
+    """``[sys.stack]``: the size of each thread's stack."""
 
     size: str
 
 
 class System(_Table):
-    """``[sys]``: SIGTERM reaches the server, and DNS is the only source of names."""
+    """``[sys]``: SIGTERM reaches the server, and host names are resolved only through DNS."""
 
     enable_sigterm_injection: Literal[True]
     enable_extra_runtime_domain_names_conf: Literal[True]
@@ -146,7 +146,7 @@ class CpuFeatures(_Table):
 
 
 class Sgx(_Table):
-    """``[sgx]``."""
+    """``[sgx]``: size, threads, versions and trusted files of the enclave."""
 
     debug: Literal[False]
     remote_attestation: Literal["dcap"]
@@ -162,7 +162,7 @@ class Sgx(_Table):
 
 
 class EnclaveManifest(_Table):
-    """A whole ``.manifest.sgx``."""
+    """A complete ``.manifest.sgx``."""
 
     libos: Libos
     loader: Loader
@@ -172,7 +172,7 @@ class EnclaveManifest(_Table):
 
     @property
     def enclave_size(self) -> int:
-        """In bytes."""
+        """``sgx.enclave_size`` in bytes."""
         size = self.sgx.enclave_size
         return int(size[:-1]) * _SIZE_UNITS[size[-1]] if size[-1] in _SIZE_UNITS else int(size)
 
@@ -183,16 +183,16 @@ class EnclaveManifest(_Table):
 
     @property
     def private_folders(self) -> list[str]:
-        """The paths of the tmpfs mounts."""
+        """The paths of the tmpfs mounts, which are folders in the enclave's memory."""
         return [mount.path for mount in self.fs.mounts if isinstance(mount, TmpfsMount)]
 
     @property
     def private_root(self) -> str:
-        """The top-level folder below which all private files lie: ``/release``."""
+        """The top-level folder that contains all private files: ``/release``."""
         return "/" + self.encrypted_mounts[0].path.split("/")[1]
 
     def host_path(self, path: str) -> str | None:
-        """Return the host's path of ``path`` inside, if a host mount has it. As in Gramine, the longest path counts."""
+        """Return the host's path of ``path`` inside, or None. As in Gramine, the mount with the longest path counts."""
         fitting = [mount for mount in self.fs.mounts if f"{path}/".startswith(f"{mount.path}/")]
         mount = max(fitting, key=lambda mount: len(mount.path), default=None)
         if not isinstance(mount, HostMount):
@@ -200,7 +200,7 @@ class EnclaveManifest(_Table):
         return mount.uri.removeprefix(_FILE).rstrip("/") + path.removeprefix(mount.path)
 
     def to_bytes(self) -> bytes:
-        """Return the manifest's text: equal manifests have equal bytes."""
+        """Return the manifest's text. Equal manifests have equal bytes."""
         return tomli_w.dumps(self.model_dump(exclude_none=True)).encode()
 
     @model_validator(mode="after")
@@ -213,34 +213,34 @@ class EnclaveManifest(_Table):
         paths = [mount.path for mount in self.fs.mounts]
         for path in (*paths, self.libos.entrypoint):
             if not is_plain(path) or path == "/":
-                yield f"{path!r} should be an absolute, normalised path other than '/'"
+                yield f"{path!r} must be an absolute, normalized path other than '/'"
         if len(set(paths)) < len(paths):
             yield "two entries of fs.mounts have the same path"
         if len({file.uri for file in self.sgx.trusted_files}) < len(self.sgx.trusted_files):
-            yield "sgx.trusted_files names a file twice"
+            yield "sgx.trusted_files lists a file twice"
         if not self.encrypted_mounts:
-            yield "fs.mounts should have an encrypted mount"
+            yield "fs.mounts must have an encrypted mount"
         else:
             yield from self._mount_problems()
         trusted = {file.path for file in self.sgx.trusted_files}
         if self.host_path(self.libos.entrypoint) not in trusted:
-            yield f"libos.entrypoint {self.libos.entrypoint!r} should be one of sgx.trusted_files"
+            yield f"libos.entrypoint {self.libos.entrypoint!r} must be one of sgx.trusted_files"
         if self.host_path(BROKER_CA_PATH) != _BROKER_CA or _BROKER_CA not in trusted:
-            yield f"{BROKER_CA_PATH} should be a mount of the trusted file 'file:{_BROKER_CA}'"
+            yield f"{BROKER_CA_PATH} must be a mount of the trusted file 'file:{_BROKER_CA}'"
 
     def _mount_problems(self) -> Iterator[str]:
         for mount in self.encrypted_mounts:
             if mount.source.startswith(("/", "..")) or mount.source == ".":
-                yield f"the encrypted mount {mount.uri!r} should lie in the release's folder"
+                yield f"the encrypted mount {mount.uri!r} must be in the release's folder"
             if mount.key_name != self.loader.env.get("SECRET_PROVISION_SET_KEY", mount.key_name):
-                yield f"the key {mount.key_name!r} of {mount.uri!r} is not the one that is provisioned"
+                yield f"the key {mount.key_name!r} of {mount.uri!r} is not SECRET_PROVISION_SET_KEY's key"
         private = [*(mount.path for mount in self.encrypted_mounts), *self.private_folders]
         for path in private:
             if not path.startswith(self.private_root + "/"):
-                yield f"{path!r} should lie below {self.private_root!r}, as the other private files"
+                yield f"{path!r} must be below {self.private_root!r}, like the other private files"
         for other in self.fs.mounts:
             if isinstance(other, HostMount) and f"{other.path}/".startswith(f"{self.private_root}/"):
-                yield f"{other.path!r} should not lie in {self.private_root!r}: it would hide private files"
+                yield f"{other.path!r} must not be in {self.private_root!r}: it would hide private files"
             for path in private:
                 if other.path.startswith(f"{path}/"):
-                    yield f"{other.path!r} should not lie in {path!r}: it would hide a part of it"
+                    yield f"{other.path!r} must not be in {path!r}: it would hide a part of it"

@@ -1,7 +1,7 @@
-"""The one way to read a manifest: it finds everything that sealserve refuses in it.
+"""The reader of manifests. Every manifest is read here, so that every insecure or unknown setting is found.
 
-Reading accepts only what `manifest` knows, so that no setting weakens an enclave unnoticed: an unknown key, or a value
-that sealserve would not write, is refused by name.
+The reader accepts only settings that `manifest` defines. It rejects an unknown key, and a value that sealserve would
+not write, by name. Therefore no setting can weaken an enclave unnoticed.
 """
 
 import reprlib
@@ -20,15 +20,15 @@ from sealserve.enclave.lint import lint, nearest_line
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.toml_lines import Path, find_lines
 
-_TEMPLATE_MARKS: Final = ("{{", "{%", "{#")  # of Jinja, which gramine-manifest renders
-_TYPE_TAGS: Final = frozenset({"chroot", "tmpfs", "encrypted"})  # pydantic's, in the place of an error
+_TEMPLATE_MARKS: Final = ("{{", "{%", "{#")  # Jinja syntax, which gramine-manifest renders
+_TYPE_TAGS: Final = frozenset({"chroot", "tmpfs", "encrypted"})  # pydantic adds them to the location of an error
 
 
 def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
-    """Return the text of a manifest, and what it says.
+    """Return the text of a manifest, and the parsed data.
 
     Raises:
-        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
+        VerificationError: `manifest.syntax`: The manifest is not UTF-8 text or not valid TOML.
     """
     try:
         text = raw.decode()
@@ -38,29 +38,29 @@ def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def refuse_template(raw: bytes, *, name: str) -> None:
-    """Refuse a manifest that Gramine would render first: its text can then become any other.
+    """Reject a manifest that contains template syntax, because its rendered content cannot be checked.
 
-    Call it for texts that somebody wrote, not for what `EnclaveManifest.to_bytes` or Gramine's tools returned: a
-    trusted file may have such a name, and those are never rendered.
+    Call it for texts that a person wrote. Do not call it for the output of `EnclaveManifest.to_bytes` or Gramine's
+    tools: the name of a trusted file may contain such syntax, and these texts are never rendered.
 
     Raises:
-        VerificationError: `manifest.template`: It has a mark of Jinja.
+        VerificationError: `manifest.template`: The manifest contains Jinja syntax.
     """
     for number, line in enumerate(raw.splitlines(), start=1):
         for mark in _TEMPLATE_MARKS:
             if mark.encode() in line:
                 raise EnclaveCode.MANIFEST_TEMPLATE.error(
-                    f"{name} is a template: line {number} has {mark!r}, which gramine-manifest replaces.",
-                    hint=f"Render it first, and check the result: `gramine-manifest {name} rendered.manifest`.",
+                    f"{name} is a template: line {number} contains {mark!r}, which gramine-manifest would replace.",
+                    hint=f"Render the template, and check the result: `gramine-manifest {name} rendered.manifest`.",
                 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedManifest:
-    """A manifest and everything that is refused in it.
+    """A manifest and every finding that rejects it.
 
     Args:
-        findings: In the order of their lines. Those without a class are refused in any case.
+        findings: In the order of their lines. Findings without a class are always rejected.
         manifest: The manifest without the insecure settings; None if the findings leave none.
     """
 
@@ -69,24 +69,24 @@ class ExaminedManifest:
 
 
 def examine(raw: bytes, *, name: str, one_way_tls: bool = False) -> ExaminedManifest:
-    """Return what a manifest says, and everything that `parse_manifest` refuses in it.
+    """Return the parsed manifest, and every finding for which `parse_manifest` rejects it.
 
-    Steps: (1) it is TOML; (2) find what makes the enclave insecure; (3) find what is not known here in the rest.
+    Steps: (1) parse the TOML; (2) find insecure settings; (3) find unknown or invalid settings in the rest.
 
     Args:
         raw: The file's exact bytes.
-        name: What to call it in errors.
-        one_way_tls: Whether the server lets in clients without a certificate.
+        name: The manifest's name in error messages.
+        one_way_tls: Whether the server accepts clients without a certificate.
 
     Raises:
-        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
+        VerificationError: `manifest.syntax`: The manifest is not UTF-8 text or not valid TOML.
     """
     text, data = read_toml(raw, name=name)  # (1)
     try:
         return _examine(text, data, one_way_tls=one_way_tls)
-    except RecursionError as error:  # keys with dots nest deeper than what the TOML parser itself follows
+    except RecursionError as error:  # dotted keys can nest deeper than the TOML parser's own limit
         raise EnclaveCode.MANIFEST_SYNTAX.error(
-            f"{name} is not valid TOML for a manifest: it is nested too deeply."
+            f"{name} cannot be used as a manifest: its TOML is nested too deeply."
         ) from error
 
 
@@ -114,27 +114,27 @@ def parse_manifest(
 
     Args:
         raw: The file's exact bytes.
-        name: What to call it in errors.
-        dangerous: The classes of insecure settings that are allowed; they are not in what is returned.
-        one_way_tls: Whether the server lets in clients without a certificate.
+        name: The manifest's name in error messages.
+        dangerous: The classes of insecure settings that are allowed. The result does not contain these settings.
+        one_way_tls: Whether the server accepts clients without a certificate.
 
     Raises:
-        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
-        VerificationError: `manifest.insecure`: It has insecure settings; the message has the line, the setting and the
-            reason of each.
-        VerificationError: `manifest.missing-setting`: A needed setting is not there; the message names it.
-        VerificationError: `manifest.unknown-setting`: A setting is there that is not accepted; the message names it.
+        VerificationError: `manifest.syntax`: The manifest is not UTF-8 text or not valid TOML.
+        VerificationError: `manifest.insecure`: The manifest has insecure settings. The message has the line, the
+            setting and the reason of each.
+        VerificationError: `manifest.missing-setting`: A required setting is missing; the message names it.
+        VerificationError: `manifest.unknown-setting`: A setting is not accepted; the message names it.
         VerificationError: `manifest.invalid-setting`: A setting has a value that is not accepted; the message names
             both.
     """
     examined = examine(raw, name=name, one_way_tls=one_way_tls)
     refuse(examined.findings, dangerous, name=name)
-    assert examined.manifest is not None  # noqa: S101  # without it there is a finding that nothing allows
+    assert examined.manifest is not None  # noqa: S101  # if it is None, `refuse` has raised an error
     return examined.manifest
 
 
 def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
-    """Return the finding for what pydantic found."""
+    """Convert an error of pydantic into a finding."""
     path = _path_of(detail["loc"])
     where = dotted(path) or "as a whole"
     line = nearest_line(lines, path)
@@ -149,12 +149,12 @@ def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
         )
     reason = detail["msg"].removeprefix("Value error, ")
     if path:
-        reason += f" (it is {reprlib.repr(detail['input'])})"
+        reason += f", got {reprlib.repr(detail['input'])}"
     return LintFinding(line=line, setting=where, reason=reason, danger=None, code=EnclaveCode.MANIFEST_INVALID_SETTING)
 
 
 def _path_of(place: tuple[int | str, ...]) -> Path:
-    """Return the keys of a place that pydantic names: it puts in the type of a mount, which is not a key."""
+    """Return the keys of a location that pydantic reports, without the type of a mount that pydantic adds."""
     path: list[int | str] = []
     for part in place:
         if part in _TYPE_TAGS and path[-2:-1] == ["mounts"]:

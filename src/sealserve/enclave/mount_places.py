@@ -1,7 +1,7 @@
-"""Where a path inside the enclave leads, by the mounts of a manifest that may be malformed.
+"""Resolution of paths inside the enclave by the mounts of a manifest, which may be malformed.
 
-Gramine takes the mount with the longest matching path. A path that is not absolute and normalised leads nowhere here:
-nothing that sealserve writes has one.
+As in Gramine, the mount with the longest matching path counts. A path that is not absolute and normalized resolves to
+no mount, because sealserve never writes such a path.
 """
 
 import posixpath
@@ -12,7 +12,10 @@ from typing import Any, Self
 
 
 def is_plain(path: str) -> bool:
-    """Return whether a path is absolute and normalised. POSIX lets two leading slashes mean something else."""
+    """Return whether a path is absolute and normalized.
+
+    A path with two leading slashes is not accepted, because POSIX lets systems interpret it differently.
+    """
     return path.startswith("/") and not path.startswith("//") and posixpath.normpath(path) == path
 
 
@@ -21,8 +24,8 @@ class MountPlaces:
     """The mounts of a manifest, by their paths.
 
     Args:
-        types: The type of each.
-        sources: The path outside the enclave of each that has one.
+        types: The type of each mount.
+        sources: The path outside the enclave, for each mount that has one.
     """
 
     types: Mapping[str, str]
@@ -30,7 +33,7 @@ class MountPlaces:
 
     @classmethod
     def of(cls, mounts: Iterable[Any]) -> Self:
-        """Return the places of ``fs.mounts``; an entry that is not a mount is ignored."""
+        """Return the mounts of ``fs.mounts``. An entry that is not a mount is ignored."""
         types: dict[str, str] = {}
         sources: dict[str, str] = {}
         for mount in mounts:
@@ -41,12 +44,12 @@ class MountPlaces:
         return cls(types, sources)
 
     def type_of(self, path: str) -> str | None:
-        """Return the type of the mount that has ``path``, or None."""
+        """Return the type of the mount that contains ``path``, or None."""
         place = self._mount_of(path)
         return None if place is None else self.types[place]
 
     def file_name(self, path: str) -> str:
-        """Return the name that the file at ``path`` has outside the enclave; inside, a mount may give it another."""
+        """Return the name outside the enclave of the file at ``path``. A mount can give it a different name inside."""
         place = self._mount_of(path)
         outside = path if place is None else self.sources.get(place, place) + path.removeprefix(place)
         return posixpath.basename(outside)
@@ -58,11 +61,11 @@ class MountPlaces:
         return next((place for place in parents if place in self.types), None)
 
     def is_sealed(self, path: str) -> bool:
-        """Return whether a file at ``path`` is a sealed one."""
+        """Return whether a file at ``path`` is sealed."""
         return self.type_of(path) == "encrypted"
 
     def is_trusted(self, path: str) -> bool:
-        """Return whether a file at ``path`` is one of the host's, which Gramine opens only if it is measured."""
+        """Return whether a file at ``path`` is a file of the host, which Gramine opens only if it is measured."""
         return self.type_of(path) == "chroot"
 
     def is_scratch(self, path: str) -> bool:

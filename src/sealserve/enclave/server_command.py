@@ -1,8 +1,8 @@
-"""The command line of each model server: all of it is measured, so what it asks for is what runs.
+"""The command line of each model server. The command line is measured, so the host cannot change it.
 
-Every pool of threads has its size here, since by default it would follow the host's number of processors, which the
-host chooses, and ``sgx.max_threads`` is fixed. There is no plaintext port, no profiler, no polling for other versions.
-The REST port has the TLS settings of the gRPC port.
+Every pool of threads has a fixed size here. By default, a pool's size follows the number of processors, which the host
+chooses, while ``sgx.max_threads`` is fixed. The command line has no plaintext port, no profiler, and no polling for
+other versions. The REST port has the TLS settings of the gRPC port.
 
 Source: tensorflow/serving 9d981c5c, ``tensorflow_serving/model_servers/main.cc`` (flags), ``server.h`` (defaults) and
 ``server.cc``, BuildAndStart (what listens, which pools there are).
@@ -26,8 +26,8 @@ PRIVATE_ROOT: Final = "/release"
 SCRATCH: Final = f"{PRIVATE_ROOT}/scratch"
 # Gramine 1.9, manifest-syntax.rst, "Number of threads": main, IPC, async and one TLS-handshake thread.
 GRAMINE_THREADS: Final = 4
-_REQUESTS_PER_THREAD: Final = 4  # as both servers' default has it, for each processor
-# Threads that no flag bounds: gRPC's (at most 16 in reserve in its pool, timers, one for each busy poll) and Python's.
+_REQUESTS_PER_THREAD: Final = 4  # the default of both servers, per processor
+# Threads that no flag limits: gRPC's (at most 16 in reserve in its pool, timers, one for each busy poll) and Python's.
 _EMBEDDED_THREADS: Final = 64
 # The same, TensorFlow Serving's loaders and watchers, and threads of gRPC's synchronous server between requests.
 _SERVING_THREADS: Final = 128
@@ -35,14 +35,15 @@ _SERVING_THREADS: Final = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threads:
-    """How many threads a server may have.
+    """The numbers of threads that a server may have.
 
     Args:
-        tensorflow: Of TensorFlow's pool for the work of one operation.
-        inter_op: Of TensorFlow's pool for operations. Our server gives it a thread for each run, and one for a load.
-        requests: Handle requests over gRPC at the same time.
-        rest: The same over REST; 0 if it is off.
-        unbounded: Allowed for what no flag bounds.
+        tensorflow: Threads of TensorFlow's pool for the work inside an operation.
+        inter_op: Threads of TensorFlow's pool for operations. sealserve's server needs a thread for each run and one
+            thread for a load.
+        requests: Threads that handle requests over gRPC.
+        rest: Threads that handle requests over REST; 0 if REST is off.
+        unbounded: Allowance for threads that no flag limits.
     """
 
     tensorflow: int
@@ -53,12 +54,12 @@ class Threads:
 
     @property
     def all(self) -> int:
-        """``sgx.max_threads``: with Gramine's own."""
+        """The value of ``sgx.max_threads``: all threads, including Gramine's own."""
         return self.tensorflow + self.inter_op + self.requests + self.rest + self.unbounded + GRAMINE_THREADS
 
 
 def threads_of(deployment: Deployment) -> Threads:
-    """Return how many threads the deployment's server may have."""
+    """Return the numbers of threads that the deployment's server may have."""
     pool = deployment.server.threads
     requests = _REQUESTS_PER_THREAD * pool
     rest = requests if deployment.server.rest else 0
@@ -81,16 +82,16 @@ def command(
     configuration: Iterable[str],
     files_in_memory: bool = False,
 ) -> tuple[str, ...]:
-    """Return a server's whole command line.
+    """Return a server's complete command line.
 
     Args:
-        deployment: What is served, and how.
-        program: The server's binary, or Python.
-        port: Where it listens.
-        bytecode: Whether Python may use the bytecode beside the modules; only where all of it is measured.
+        deployment: The deployment that the server belongs to.
+        program: The path of the server's binary, or of Python.
+        port: The gRPC port.
+        bytecode: Whether Python may use the bytecode beside the modules. Allowed only if all bytecode is measured.
         configuration: The flags that name the configuration files in the release.
-        files_in_memory: Whether the release's files lie decrypted in memory, as in the simulated enclave: they can then
-            be emptied once they are loaded. In Gramine they are the sealed ones themselves.
+        files_in_memory: Whether the release's files are stored decrypted in memory, as in the simulated enclave. They
+            can then be emptied after loading. In Gramine, the files are the sealed files themselves.
     """
     threads = threads_of(deployment)
     common = (
@@ -124,16 +125,16 @@ def command(
         *(["--empty_files_after_load"] if files_in_memory else []),
         *_rest(deployment, threads),
         *_metrics(deployment),
-        # On this machine, only NGINX reaches the server.
+        # On the local target, only NGINX on the same machine connects to the server.
         *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
     )
 
 
 def _channel_arguments(deployment: Deployment) -> str:
-    """Return the settings of gRPC's connections: their age, and how often a client may ping to keep one open.
+    """Return the settings of gRPC's connections: their maximum age, and how often a client may ping to keep one open.
 
-    gRPC's own limit is one ping in five minutes, and none without a call, after which it ends the connection with
-    ``too_many_pings``. Usual clients ping more often, to keep a connection through load balancers open.
+    gRPC's default limit is one ping in five minutes, and no ping without a call. It ends a connection that exceeds the
+    limit with ``too_many_pings``. Usual clients ping more often, to keep a connection open through load balancers.
 
     Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h`` and
     ``ext/transport/chttp2/transport/ping_abuse_policy.cc``.
@@ -147,9 +148,9 @@ def _channel_arguments(deployment: Deployment) -> str:
 
 
 def _rest(deployment: Deployment, threads: Threads) -> tuple[str, ...]:
-    """Return the flags of the REST API: its threads, and the age of its connections, which is that of gRPC's.
+    """Return the flags of the REST API: its threads, and the maximum age of connections, equal to gRPC's.
 
-    The server closes a connection at this age at the latest, where gRPC adds up to 10 %.
+    The REST server closes a connection at this age at the latest. gRPC adds up to 10 %.
     """
     if not deployment.server.rest:
         return ()
@@ -160,20 +161,21 @@ def _rest(deployment: Deployment, threads: Threads) -> tuple[str, ...]:
 
 
 def _metrics(deployment: Deployment) -> tuple[str, ...]:
-    """Return the flag of the page of metrics: its port has the TLS of the others, and asks for users' certificates.
+    """Return the flag of the metrics port, which uses the same TLS and client certificates as the other ports.
 
-    On this machine alone, replicas share an address, and a port that is measured cannot be each one's own.
+    On the local target the flag is omitted: the replicas share an address, and a measured port cannot differ between
+    replicas.
     """
     port = deployment.server.metrics_port
     return () if port is None or deployment.target.kind == "local" else (argument("monitoring_port", port),)
 
 
 def isolation(*, bytecode: bool) -> tuple[str, ...]:
-    """Return Python's options that keep its user's environment and unmeasured bytecode away from it.
+    """Return Python options that make it ignore the user's environment and unmeasured bytecode.
 
-    It writes no bytecode (-B). Where bytecode beside the modules is not measured, it is looked for in a private folder
-    that does not exist, so that a ``__pycache__`` whose files but name a module's size and time has no say. Gramine
-    opens only files that are measured, so there it may be used: it saves Python most of its start.
+    Python writes no bytecode (-B). If bytecode beside the modules is not measured, Python searches for it in a private
+    folder that does not exist. Otherwise a ``__pycache__`` file would be used that matches a module only in size and
+    time. Gramine opens only measured files, so there bytecode may be used. It saves most of Python's start-up time.
 
     Source: Python documentation, "Command line and environment", -I, -B and -X pycache_prefix.
     """

@@ -1,16 +1,19 @@
-"""Which files a model server opens, read off the folders of an image or of this machine. Nothing in it is executed.
+"""Determines the files that a model server opens, from the folders of an image or of this machine. Nothing is executed.
 
-Embedded server: the virtual environment's Python, its ``pyvenv.cfg``, the standard library with libpython, all of its
-site-packages, and what ``.pth`` files in there add to the path. Left out is what no running server opens: headers
-(``include`` folders), the standard library's own tests and its modules for terminals and screens, records of how a
-package was installed (they name folders and times, and would make two equal trees differ), and bytecode that is valid
-by its source's time.
+For the embedded server these are: the virtual environment's Python, its ``pyvenv.cfg``, the standard library with
+libpython, all site-packages, and the folders that ``.pth`` files add to the path. Files that no running server opens
+are left out:
 
-Of the system's libraries, those are taken that one of these files asks for (DT_NEEDED), with what they ask for
-themselves, and the few that glibc opens by name.
+- headers (``include`` folders);
+- the standard library's own tests, and its modules for terminals and screens;
+- records of how a package was installed, whose folders and times would make two equal trees differ;
+- bytecode that is validated by the time of its source.
 
-Bytecode is taken if it is hash-based (``python -m compileall -f --invalidation-mode unchecked-hash``): its bytes do not
-depend on when it was made, and since the file is measured itself, its source need not be opened to trust it.
+Of the system's libraries, the list contains only those that one of these files requires (DT_NEEDED), recursively, and
+the few libraries that glibc opens by name.
+
+Bytecode is included if it is hash-based (``python -m compileall -f --invalidation-mode unchecked-hash``). Its bytes do
+not depend on the time of compilation. The bytecode is measured itself, so its source is not needed to trust it.
 
 Source: PEP 552 (flags in bytes 4 to 7 of a ``.pyc``); Python documentation, ``site`` (``pyvenv.cfg``, ``.pth``);
 glibc 2.41, ``sysdeps/nptl/unwind-link.c`` and ``nss/nss_module.c`` (libraries that are opened by name);
@@ -30,35 +33,35 @@ from sealserve.terms import ServerKind
 
 LIBRARY_FOLDER: Final = "/usr/lib/x86_64-linux-gnu"
 GRAMINE_FOLDER: Final = f"{LIBRARY_FOLDER}/gramine"
-# Inside the enclave, Gramine's C library comes first. (Gramine 1.9, CI-Examples/python/python.manifest.template)
+# Inside the enclave, Gramine's C library comes first (Gramine 1.9, CI-Examples/python/python.manifest.template).
 RUNTIME_FOLDER: Final = "runtime/glibc"
 PROGRAMS: Final = {
     ServerKind.EMBEDDED: "/opt/sealserve/bin/python",
     ServerKind.TENSORFLOW_SERVING: "/usr/bin/tensorflow_model_server",
 }
-"""Where the images have each server."""
+"""The path of each server's program in the images."""
 
 _INSTALLATION_RECORDS: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"})
-# Of the standard library: its own tests, what is installed elsewhere, and what needs a terminal or a screen.
+# Parts of the standard library: its own tests, packages of other folders, and modules for a terminal or a screen.
 _NOT_OPENED: Final = (
     "test/", "site-packages/", "dist-packages/", "tkinter/", "idlelib/", "turtledemo/", "curses/",
     "lib-dynload/_tkinter.", "lib-dynload/_curses", "lib-dynload/readline.", "lib-dynload/nis.",
 )  # fmt: skip
 _HASH_BASED: Final = 0b01
 _SHARED_LIBRARY: Final = re.compile(r"\.so(\.[0-9.]+)?$")
-# Libraries that glibc opens by name: for the unwinding of a cancelled thread, and for names of hosts and users.
+# Libraries that glibc opens by name: for unwinding a cancelled thread, and for resolving names of hosts and users.
 _OPENED_BY_NAME: Final = re.compile(r"libgcc_s\.so\.1|libresolv\.so\.2|libnss_[a-z0-9_]+\.so\.2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gramine:
-    """Where Gramine's files are, inside an image. Paths are absolute.
+    """The paths of Gramine's files inside an image. All paths are absolute.
 
     Args:
-        folder: Its folder.
+        folder: Gramine's folder.
         libos: The library OS.
         libpal: The loader for SGX.
-        runtime: What programs in the enclave find in ``/lib``.
+        runtime: The libraries that programs in the enclave find in ``/lib``.
     """
 
     folder: str
@@ -68,7 +71,7 @@ class Gramine:
 
 
 def list_gramine(root: ImageRoot, folder: str = GRAMINE_FOLDER) -> Gramine | None:
-    """Return Gramine's files in an image, or None if it has no Gramine for SGX."""
+    """Return Gramine's files in an image, or None if Gramine for SGX is not installed in it."""
     found = Gramine(
         folder=folder,
         libos=f"{folder}/libsysdb.so",
@@ -79,21 +82,21 @@ def list_gramine(root: ImageRoot, folder: str = GRAMINE_FOLDER) -> Gramine | Non
 
 
 def list_server(root: ImageRoot, server: ServerKind, *, program: str, gramine: Gramine | None) -> tuple[str, ...]:
-    """Return the absolute paths of what a server opens, in ascending order.
+    """Return the absolute paths of the files that a server opens, in ascending order.
 
     Args:
         root: The image.
-        server: Which model server.
+        server: The kind of model server.
         program: The server's binary, or the Python of its virtual environment.
-        gramine: Gramine's files there; its C library then takes the place of the system's.
+        gramine: Gramine's files in the image. Its C library then replaces the system's.
 
     Raises:
-        InputError: `inventory.server-missing`: There is no such server in the image.
+        InputError: `inventory.server-missing`: The image does not contain the server.
     """
     if not program.startswith("/") or not root.is_file(program):
         raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
-            f"There is no model server: {program} is no file in {root.folder}.",
-            hint="Give its path inside the image with --program.",
+            f"The model server was not found: {program} is not an absolute path of a file in {root.folder}.",
+            hint="Pass its path inside the image with --program.",
         )
     runtime = gramine.runtime if gramine else ()
     own = set(_python_environment(root, program)) if server is ServerKind.EMBEDDED else set()
@@ -106,8 +109,8 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
     settings = f"{environment}/pyvenv.cfg"
     if not root.is_file(settings):
         raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
-            f"{program} belongs to no virtual environment: there is no {settings} in {root.folder}.",
-            hint="Install sealserve into a virtual environment, and give its bin/python with --program.",
+            f"{program} does not belong to a virtual environment: {settings} is missing in {root.folder}.",
+            hint="Install sealserve into a virtual environment, and pass its bin/python with --program.",
         )
     base, version = _base(root, settings)
     name = f"python{version}"
@@ -115,7 +118,8 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
     for folder in (standard, packages):
         if not root.is_folder(folder):
             raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
-                f"The Python of {settings} is incomplete: there is no {folder} in {root.folder}."
+                f"The Python of {settings} is incomplete: the folder {folder} is missing in {root.folder}.",
+                hint="Install Python with its standard library in the image, and create the virtual environment again.",
             )
     yield settings
     yield from _shared_libraries(root, f"{base}/lib")
@@ -127,20 +131,21 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
 
 
 def _base(root: ImageRoot, settings: str) -> tuple[str, str]:
-    """Return the prefix of the Python that a virtual environment was made from, and its version as ``3.11``."""
+    """Return the prefix of the Python that created a virtual environment, and its version, such as ``3.11``."""
     text = root.locate(settings).read_text(encoding="utf-8", errors="replace")
     values = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
     home, version = values.get("home", ""), values.get("version") or values.get("version_info", "")
     found = re.match(r"3\.\d+", version)
     if not home.startswith("/") or found is None:
         raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
-            f"{settings} in {root.folder} names no Python: `home` or `version` is missing."
+            f"{settings} in {root.folder} does not name its Python: `home` or `version` is missing.",
+            hint="Create the virtual environment again with `python3 -m venv`.",
         )
     return str(PurePosixPath(home).parent), found[0]
 
 
 def _modules(root: ImageRoot, folder: str) -> Iterator[str]:
-    """Yield what a program may open of a folder with modules and their data."""
+    """Yield the files that a program may open in a folder of modules and their data."""
     for path in root.files(folder):
         below = path.removeprefix(f"{folder}/").split("/")
         if "include" in below[:-1] or (below[-1] in _INSTALLATION_RECORDS and below[0].endswith(".dist-info")):
@@ -155,7 +160,7 @@ def _is_hash_based(root: ImageRoot, path: str) -> bool:
         with root.locate(path).open("rb") as stream:
             return bool(int.from_bytes(stream.read(8)[4:], "little") & _HASH_BASED)
     except OSError:
-        return True  # taken, so that measuring it says what is wrong
+        return True  # include the file, so that measuring it reports the error
 
 
 def _added_folders(root: ImageRoot, packages: str) -> Iterator[str]:
@@ -168,14 +173,14 @@ def _added_folders(root: ImageRoot, packages: str) -> Iterator[str]:
 
 
 def _system_libraries(root: ImageRoot, seeds: Collection[str], *, provided: Collection[str]) -> set[str]:
-    """Return the system's libraries that the files ``seeds`` ask for, and those that these ask for.
+    """Return the system's libraries that the files in ``seeds`` require, directly or through other libraries.
 
-    A machine has hundreds of other libraries. If they were measured, each update of one would stop the enclave.
+    A machine has hundreds of other libraries. If they were measured, each update of one library would stop the enclave.
 
     Args:
         root: The image.
         seeds: The program, and every file that it may load.
-        provided: The names that Gramine's C library has; it comes first, so the system's are never opened.
+        provided: The names of the libraries in Gramine's C library. They come first, so the system's are never opened.
     """
     available = {_name(path): path for path in _library_places(root)}
     pending = [path for path in seeds if _SHARED_LIBRARY.search(path) or "." not in _name(path)]
@@ -191,7 +196,7 @@ def _system_libraries(root: ImageRoot, seeds: Collection[str], *, provided: Coll
 
 
 def _target(root: ImageRoot, path: str) -> str:
-    """Return the path of the file that a link in the same folder leads to."""
+    """Return the path of a link's target, as a file in the link's folder."""
     return f"{PurePosixPath(path).parent}/{root.locate(path).name}"
 
 
@@ -206,6 +211,6 @@ def _name(path: str) -> str:
 
 
 def _shared_libraries(root: ImageRoot, folder: str) -> Iterator[str]:
-    """Yield the shared libraries right in a folder; the dynamic loader looks no deeper."""
+    """Yield the shared libraries directly in a folder, because the dynamic loader does not search subfolders."""
     if root.is_folder(folder):
         yield from (path for path in root.files(folder, deep=False) if _SHARED_LIBRARY.search(path))

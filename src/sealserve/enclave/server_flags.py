@@ -1,7 +1,8 @@
-"""What is insecure in the flags of a model server: plaintext, polling, files that are not sealed, and more.
+"""Finds insecure flags of a model server: plaintext, polling, files that are not sealed, and more.
 
-Both servers take the last of several equal flags, and neither knows abbreviations or ``--no`` forms: sealserve's server
-refuses to start, and TensorFlow Serving ignores them. So a needed flag in such a form counts as missing.
+If a flag is repeated, both servers use the last one. Neither server supports abbreviations or ``--no`` forms:
+sealserve's server refuses to start, and TensorFlow Serving ignores them. So a required flag in such a form counts as
+missing.
 
 Source: tensorflow/serving 9d981c5c, ``model_servers/main.cc``, ``server.h``, ``server.cc`` (what listens, and the
 defaults); tensorflow/tensorflow ``core/util/command_line_flags.cc``. The flags: `sealserve.serving_flags`.
@@ -16,20 +17,20 @@ from sealserve.enclave.server_program import Server
 from sealserve.serving_flags import BY_NAME, FLAGS, HONOURED
 
 _FALSE: Final = frozenset({"false", "0", "no"})
-_OLDER: Final = "an older or missing version of the model would be served later"
+_OLDER: Final = "the server would later load an older version of the model, or drop a version that the host removed"
 SEALED: Final = tuple(sorted(flag.name for flag in FLAGS if flag.reads))
-"""Flags of either server that name files to read."""
+"""Flags of either server that name a file which the server reads."""
 _OWN_BOOLEANS: Final = frozenset(flag.name for flag in HONOURED if isinstance(flag.default, bool))  # take no argument
 _SERVING_BOOLEANS: Final = frozenset(flag.name for flag in FLAGS if isinstance(flag.default, bool) and not flag.ours)
 
 
 @dataclass(frozen=True, slots=True)
 class FlagFinding:
-    """Something insecure in the flags.
+    """An insecure flag.
 
     Args:
         name: The flag, without dashes.
-        index: Its place in the arguments; None if it is missing.
+        index: Its index in the arguments; None if it is missing.
         reason: Why it is insecure.
     """
 
@@ -47,13 +48,13 @@ class _Given:
 def judge_flags(
     server: Server, arguments: Sequence[str], places: MountPlaces, *, one_way_tls: bool
 ) -> Iterator[FlagFinding]:
-    """Yield what is insecure in the arguments of a model server.
+    """Yield the insecure flags in the arguments of a model server.
 
     Args:
         server: The model server.
         arguments: Its arguments, without the program.
-        places: Where paths inside the enclave lead.
-        one_way_tls: Whether its TLS settings let in clients without a certificate.
+        places: Resolves paths inside the enclave.
+        one_way_tls: Whether its TLS settings accept clients without a certificate.
     """
     own = server is Server.OWN
     flags = _own_flags(arguments) if own else _serving_flags(arguments)
@@ -68,7 +69,7 @@ def judge_flags(
         if (_default(name, own=own) if given is None else given.value).lower() not in wanted:
             yield FlagFinding(name, given.index if given else None, reason)
     if not own and one_way_tls:
-        reason = "with one-way TLS anybody may reload models: its inference port also takes HandleReloadConfigRequest"
+        reason = "with one-way TLS, any client may reload models: the inference port also has HandleReloadConfigRequest"
         yield FlagFinding(
             "ssl_config_file", flags["ssl_config_file"].index if "ssl_config_file" in flags else None, reason
         )
@@ -76,31 +77,31 @@ def judge_flags(
 
 _Rule = tuple[str, frozenset[str], str]
 _POLLING: Final[tuple[_Rule, ...]] = (
-    ("file_system_poll_wait_seconds", frozenset({"0"}), f"{_OLDER}; it is 1 by default"),
+    ("file_system_poll_wait_seconds", frozenset({"0"}), f"{_OLDER}; the default is 1 second"),
     ("model_config_file_poll_wait_seconds", frozenset({"0"}), _OLDER),
 )
 _OWN_RULES: Final[tuple[_Rule, ...]] = (
-    ("dangerous_plaintext", _FALSE, "the server speaks plaintext"),
-    ("dangerous_plaintext_rest", _FALSE, "the server speaks plaintext"),
+    ("dangerous_plaintext", _FALSE, "the server accepts plaintext connections"),
+    ("dangerous_plaintext_rest", _FALSE, "the server accepts plaintext connections"),
 )
 _SERVING_RULES: Final[tuple[_Rule, ...]] = (
-    ("rest_api_port", frozenset({"0"}), "its REST API has no TLS"),
-    ("enable_profiler", _FALSE, "a profile shows what runs inside; it is on by default"),
-    ("use_alts_credentials", _FALSE, "ALTS takes the place of TLS"),
-    ("grpc_socket_path", frozenset({""}), "its socket has no TLS"),
+    ("rest_api_port", frozenset({"0"}), "the server's REST API has no TLS"),
+    ("enable_profiler", _FALSE, "a profile shows what runs inside the enclave; the profiler is on by default"),
+    ("use_alts_credentials", _FALSE, "ALTS replaces TLS"),
+    ("grpc_socket_path", frozenset({""}), "the server's Unix socket has no TLS"),
 )
 
 
 def _default(name: str, *, own: bool) -> str:
-    """Return the default of a flag in one of the servers, as its command line would give it."""
+    """Return a flag's default in one of the servers, as text on its command line."""
     flag = BY_NAME[name]
     return str(flag.default if own or flag.theirs is None else flag.theirs)
 
 
 def _needed(flags: Mapping[str, _Given], *, own: bool) -> Iterator[FlagFinding]:
-    needed = [("ssl_config_file", "without it the server speaks plaintext")]
+    needed = [("ssl_config_file", "without it the server accepts plaintext connections")]
     if own:
-        needed.append(("file_list", "without it the server does not notice that the host hides files of the release"))
+        needed.append(("file_list", "without it the server does not detect that the host hides files of the release"))
     for name, reason in needed:
         given = flags.get(name)
         if given is None or not given.value:
@@ -108,9 +109,9 @@ def _needed(flags: Mapping[str, _Given], *, own: bool) -> Iterator[FlagFinding]:
 
 
 def _serving_flags(arguments: Sequence[str]) -> dict[str, _Given]:
-    """Return TensorFlow Serving's flags: ``--name=value`` alone, up to ``--``; bare booleans are true.
+    """Return TensorFlow Serving's flags: only ``--name=value``, up to ``--``. A boolean flag without a value is true.
 
-    What it does not understand it prints, and then it starts all the same (``main.cc``).
+    TensorFlow Serving prints flags that it does not support, and starts nevertheless (``main.cc``).
     """
     flags = {}
     for index, argument in enumerate(arguments):
@@ -123,12 +124,12 @@ def _serving_flags(arguments: Sequence[str]) -> dict[str, _Given]:
 
 
 def _own_flags(arguments: Sequence[str]) -> dict[str, _Given]:
-    """Return the flags of sealserve's server: ``--name=value`` and ``--name value``; bare booleans are true."""
+    """Return the flags of sealserve's server: ``--name=value`` or ``--name value``. A bare boolean flag is true."""
     flags = {}
     for index, argument in enumerate(arguments):
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
-            continue  # the value of the flag before, or the server refuses to start
+            continue  # the value of the previous flag; otherwise the server refuses to start
         if not equals:
             after = arguments[index + 1] if index + 1 < len(arguments) else "--"
             value = "true" if name in _OWN_BOOLEANS or after.startswith("--") else after

@@ -1,9 +1,9 @@
-"""Which model server a manifest starts, and with which arguments: by what Gramine executes, not by what argv says.
+"""Determines which model server a manifest starts, and with which arguments, from the file that Gramine executes.
 
-Gramine executes ``libos.entrypoint``; ``loader.argv[0]`` is a text that the program may believe. Two programs are
-known: sealserve's server, as Python's module or by its console script, and TensorFlow Serving's binary. A shell,
-``env``, a dynamic loader, other Python code or a binary of another name may start anything, so that its arguments
-cannot be checked.
+Gramine executes ``libos.entrypoint``. ``loader.argv[0]`` is only a text, which the program may rely on. Two programs
+are supported: sealserve's server, as a Python module or through its console script, and TensorFlow Serving's binary. A
+shell, ``env``, a dynamic loader, other Python code or a binary with a different name may start any program, so its
+arguments cannot be checked.
 
 Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, "LibOS entrypoint"; Python documentation, "Command line".
 """
@@ -21,14 +21,14 @@ _TENSORFLOW_SERVING: Final = "tensorflow_model_server"
 _OWN_SCRIPT: Final = "sealserve-model-server"
 _OWN_MODULE: Final = "sealserve.serving"
 _PYTHON: Final = re.compile(r"python(3(\.[0-9]+)?)?")
-# Options that keep things away from Python or change nothing that matters: no -c, -i, -v, -W, -x, -d.
+# Options that isolate Python or do not affect security. Not among them: -c, -i, -v, -W, -x, -d.
 _HARMLESS_OPTIONS: Final = re.compile(r"-[IBEsSPuO]+")
 _MODULE_OPTION: Final = re.compile(r"-[IBEsSPuO]*m(?P<module>.*)", re.DOTALL)
 _BYTECODE_FOLDER: Final = "pycache_prefix="
 
 
 class Server(Enum):
-    """A known model server."""
+    """A supported model server."""
 
     OWN = auto()
     TENSORFLOW_SERVING = auto()
@@ -36,13 +36,13 @@ class Server(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a manifest starts.
+    """The program that a manifest starts.
 
     Args:
-        server: The model server; None if it is another program.
+        server: The model server; None if it is a different program.
         first: The index in ``loader.argv`` of the server's first argument.
-        reason: Why it is none of the known ones, or what is wrong with how it is named.
-        index: The index in ``loader.argv`` of what ``reason`` is about; None if it is about ``libos.entrypoint``.
+        reason: Why the program is not supported, or what is wrong with its name.
+        index: The index in ``loader.argv`` that ``reason`` is about; None if it is about ``libos.entrypoint``.
     """
 
     server: Server | None
@@ -55,16 +55,16 @@ def find_program(entrypoint: str, argv: Sequence[str], places: MountPlaces) -> P
     """Return which program ``libos.entrypoint`` and ``loader.argv`` start.
 
     Args:
-        entrypoint: The path of what Gramine executes.
+        entrypoint: The path of the file that Gramine executes.
         argv: The argument vector.
-        places: Where paths inside the enclave lead: a mount can give a file another name.
+        places: Resolves paths inside the enclave, because a mount can give a file a different name.
     """
     name = posixpath.basename(entrypoint)
     if (outside := places.file_name(entrypoint)) != name:
-        reason = f"a mount gives the host's file {outside!r} the name {name!r}: it is not what its name says"
+        reason = f"a mount gives the host's file {outside!r} the name {name!r}, so its name does not identify it"
         return Program(server=None, reason=reason)
     if argv and argv[0] != entrypoint:
-        reason = "it names another program than libos.entrypoint, which is the one that Gramine starts"
+        reason = "it differs from libos.entrypoint, which is the program that Gramine starts"
         return Program(server=None, reason=reason, index=0)
     if name == _TENSORFLOW_SERVING:
         return Program(server=Server.TENSORFLOW_SERVING)
@@ -72,12 +72,12 @@ def find_program(entrypoint: str, argv: Sequence[str], places: MountPlaces) -> P
         return Program(server=Server.OWN)
     if _PYTHON.fullmatch(name):
         return _of_python(argv, places)
-    reason = f"{name or entrypoint!r} is not a known model server: what it starts, and how, is not visible here"
+    reason = f"{name or entrypoint!r} is not a supported model server, so its arguments cannot be checked"
     return Program(server=None, reason=reason)
 
 
 def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
-    """Read Python's own options as Python does, up to the module or the script."""
+    """Read Python's own options in the same way as Python, up to the module or the script."""
     at = 1
     while at < len(argv):
         argument = argv[at]
@@ -95,8 +95,8 @@ def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
         elif posixpath.basename(argument) == places.file_name(argument) == _OWN_SCRIPT:
             return Program(server=Server.OWN, first=at + 1)
         else:
-            return _other(f"Python gets {argument!r}, which is neither -m {_OWN_MODULE} nor a harmless option", at)
-    return _other(f"Python gets no program: it should run -m {_OWN_MODULE}", None)
+            return _other(f"the Python argument {argument!r} is neither -m {_OWN_MODULE} nor a harmless option", at)
+    return _other(f"Python gets no program; expected -m {_OWN_MODULE}", None)
 
 
 def _other(reason: str, index: int | None) -> Program:

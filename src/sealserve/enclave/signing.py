@@ -1,4 +1,4 @@
-"""Building an enclave: its manifest with every digest in it, its measurement, its signature."""
+"""Building an enclave: its manifest with all digests, its measurement, and its signature."""
 
 import hashlib
 import logging
@@ -55,38 +55,40 @@ def build_enclave(
     dangerous: Collection[Danger] = (),
     one_way_tls: bool = False,
 ) -> BuiltEnclave:
-    """Build the enclave ``spec`` into the release's ``enclave/`` folder, and sign the folder's index anew.
+    """Build the enclave ``spec`` into the release's ``enclave/`` folder, and sign the folder's index again.
 
-    The same specification and the same trusted files give the same MRENCLAVE. The index is written last, so what
-    was interrupted does not verify; building again mends it.
+    The same specification and the same trusted files give the same MRENCLAVE. The index is written last. An interrupted
+    build therefore does not verify, and building again repairs it.
 
     Args:
         release: The release's folder.
-        spec: What the enclave is made of.
-        broker_ca: The certificate of the authority that signs the broker's, PEM. The enclave trusts only this one.
-        signing_key: Signs the SIGSTRUCT.
-        index_signer: The owner's key for indexes.
+        spec: The specification of the enclave.
+        broker_ca: The certificate (PEM) of the CA that issues the broker's certificate. The enclave trusts no other CA.
+        signing_key: The key that signs the SIGSTRUCT.
+        index_signer: The owner's key for signing indexes.
         signed_on: The date in the SIGSTRUCT. It is not measured.
-        gramine: What builds an enclave for SGX; by default the tools on the search path.
-        manifest: A manifest of the owner's own making, in place of the specification's.
+        gramine: The tools that build an enclave for SGX; by default the tools on the search path.
+        manifest: A custom manifest, which replaces the specification's. By default the specification's is used.
         dangerous: The classes of insecure settings that are allowed in the manifest.
-        one_way_tls: Whether the release's TLS settings let in clients without a certificate.
+        one_way_tls: Whether the release's TLS settings accept clients without a certificate.
 
     Raises:
         VerificationError: `manifest.template`: ``manifest`` is a template.
         VerificationError: `manifest.insecure`: The manifest has insecure settings.
         InputError: `enclave.other-manifest`: ``manifest`` is not for this release, platform or broker CA.
-        UnavailableError: `gramine.missing`: The enclave is for SGX, and there is no Gramine here.
-        VerificationError: `gramine.other-version`: Gramine here is another one than where the enclave will run.
-        InputError: `enclave.other-release`: ``spec`` names another release.
-        InputError: `enclave.broker-ca`: ``broker_ca`` is no certificate, or not the one that the other enclaves here
-            trust.
-        SealserveError: What `other_enclaves` raises for an index that was there before.
+        UnavailableError: `gramine.missing`: The enclave is for SGX, and Gramine is not installed on this machine.
+        VerificationError: `gramine.other-version`: This machine's Gramine differs from Gramine in the inventory.
+        InputError: `enclave.other-release`: ``spec`` names a different release.
+        InputError: `enclave.broker-ca`: ``broker_ca`` is not a certificate, or the release's other enclaves trust a
+            different CA.
+        SealserveError: The errors of `other_enclaves` for an existing index.
     """
     release_id = release_id_of(release)
     if spec.release_id != release_id:
         raise EnclaveCode.OTHER_RELEASE.error(
-            f"The enclave {spec.name!r} is specified for the release {spec.release_id}, and {release} is {release_id}."
+            f"The enclave {spec.name!r} is specified for a different release: expected {release_id} ({release}), got "
+            f"{spec.release_id}.",
+            hint="Specify the enclave for this release.",
         )
     tools = None if spec.simulated else gramine or find_tools()
     if tools is not None and spec.gramine is not None:
@@ -116,17 +118,18 @@ def build_enclave(
 
 
 def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> None:
-    """Make sure that a manifest of the owner's own making is for this release, platform and broker."""
+    """Check that a custom manifest is for this release, platform and broker."""
     for variable in ("SEALSERVE_RELEASE_ID", "SEALSERVE_PLATFORM", "SECRET_PROVISION_SERVERS"):
         here, there = own.loader.env[variable], specified.loader.env[variable]
         if here != there:
             raise EnclaveCode.OTHER_MANIFEST.error(
-                f"The manifest has loader.env.{variable} = {here!r}, where this release needs {there!r}.",
-                hint="Begin with what `sealserve enclave manifest` prints for this release.",
+                f"The manifest is for a different deployment: loader.env.{variable} should be {there!r}, got {here!r}.",
+                hint="Start from the manifest that `sealserve enclave manifest` prints for this release.",
             )
     if specified.sgx.trusted_files[0] not in own.sgx.trusted_files:
         raise EnclaveCode.OTHER_MANIFEST.error(
-            "The manifest does not trust this workspace's broker CA, or another one."
+            "The manifest does not trust this workspace's broker CA: sgx.trusted_files lists no CA, or a different CA.",
+            hint="Start from the manifest that `sealserve enclave manifest` prints for this release.",
         )
 
 
@@ -139,20 +142,21 @@ def resign(
     dangerous_debug: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> Sigstruct:
-    """Sign an enclave's manifest again, whatever its SIGSTRUCT says, and write the new one over it.
+    """Sign an enclave's manifest again, regardless of its current SIGSTRUCT, and replace the SIGSTRUCT.
 
-    The folder's index stays as it is, and so no longer verifies.
+    The folder's index is not updated, and therefore no longer verifies.
 
     Args:
         release: The release's folder.
         name: The enclave's name.
-        signing_key: Signs; another key gives another MRSIGNER and the same MRENCLAVE.
-        signed_on: The date to put in.
-        dangerous_debug: Set DEBUG: the host can then read the enclave's memory. Brokers refuse such an enclave.
+        signing_key: The key that signs. A different key gives a different MRSIGNER and the same MRENCLAVE.
+        signed_on: The date in the SIGSTRUCT.
+        dangerous_debug: Whether to set DEBUG. The host can then read the enclave's memory, and brokers reject the
+            enclave.
         dangerous: The classes of insecure settings that are allowed in the manifest.
 
     Raises:
-        SealserveError: What `parse_manifest` raises.
+        SealserveError: The errors of `parse_manifest`.
     """
     return _sign(
         release,
@@ -177,7 +181,7 @@ def _sign(
 ) -> Sigstruct:
     attributes = PRODUCTION_ATTRIBUTES
     if dangerous_debug:
-        LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so its host can read its memory", name)
+        LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so the host can read its memory", name)
         attributes = Attributes(flags=attributes.flags | AttributeFlags.DEBUG, xfrm=attributes.xfrm)
     settings = parse_manifest(manifest, name=name, dangerous=dangerous).sgx
     sigstruct = Sigstruct.sign(
@@ -197,11 +201,14 @@ def _place_broker_ca(release: Path, certificate: bytes, *, fixed: bool) -> None:
     try:
         x509.load_pem_x509_certificates(certificate)
     except ValueError as error:
-        raise EnclaveCode.BROKER_CA.error("The broker's CA certificate is no certificate in PEM form.") from error
+        raise EnclaveCode.BROKER_CA.error(
+            "The broker's CA certificate cannot be read: expected a certificate in PEM form.",
+            hint="Give the CA certificate of the broker's workspace.",
+        ) from error
     if not fixed:
         write_file(path, certificate)
     elif path.read_bytes() != certificate:
         raise EnclaveCode.BROKER_CA.error(
-            f"{path} is another certificate, which the release's other enclaves trust and measure.",
+            f"The broker's CA certificate differs from {path}, which the release's other enclaves trust and measure.",
             hint="Give the same broker CA, or build a new release.",
         )

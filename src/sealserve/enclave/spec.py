@@ -1,9 +1,9 @@
-"""What an enclave is made of, and the manifest that says so: one template for both servers and both platforms.
+"""The specification of an enclave, and the manifest that follows from it, for both servers and both platforms.
 
-For the simulated platform the trusted files are by default the interpreter, its ``pyvenv.cfg``, every module of
-sealserve and the broker's CA certificate. The standard library and third-party packages are then *not* measured: the
-simulation shows the flow, and what it measures is enough to notice another sealserve. Cached bytecode is not measured
-and not used. With an inventory, everything that the server may open is measured, as it is for SGX.
+By default, the trusted files of a simulated enclave are the interpreter, its ``pyvenv.cfg``, every module of sealserve
+and the broker's CA certificate. The standard library and third-party packages are *not* measured then. The simulation
+shows the procedure, and this set is enough to detect a changed sealserve. Cached bytecode is neither measured nor used.
+With an inventory, every file that the server may open is measured, as on SGX.
 
 Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, ``CI-Examples/python/python.manifest.template`` (the C
 library in ``/lib``, LD_LIBRARY_PATH), ``CI-Examples/ra-tls-secret-prov`` (provisioning of a key).
@@ -45,28 +45,29 @@ from sealserve.terms import PlatformKind
 DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
 DEFAULT_MAX_THREADS: Final = 80
 
-_RUNTIME_PLACE: Final = "/lib"  # where Gramine's examples have its C library inside
+_RUNTIME_PLACE: Final = "/lib"  # the folder inside the enclave of Gramine's C library, as in Gramine's examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveSpec:
-    """What an enclave is made of.
+    """The specification of an enclave.
 
     Args:
-        name: Names its files: ``NAME.manifest.sgx``, ``NAME.sig``.
-        release_id: Of the release that it opens, 64 hexadecimal digits. It is measured.
-        argv: The server's whole command line, measured; the first is the absolute path of the program.
-        broker: Host and port of the broker, measured.
-        mounts: The sealed files and folders, and where they appear below ``/release``.
+        name: The base name of its files: ``NAME.manifest.sgx``, ``NAME.sig``.
+        release_id: The id of the release that it opens, 64 hexadecimal digits. It is measured.
+        argv: The server's complete command line. It is measured, and begins with the program's absolute path.
+        broker: The broker's host and port, which are measured.
+        mounts: The sealed files and folders, and their mount points below ``/release``.
         trusted_files: Files of the host whose digests are measured. `make_manifest` adds the broker's CA.
-        gramine: Gramine where it runs. Without it, it is for the simulated platform's own loader only.
-        threads: TensorFlow's threads in each of its pools.
-        max_threads: How many threads there may be in all.
-        enclave_size: In bytes, a power of two of at least one MiB.
-        edmm: Whether memory is added when it is used (a processor with SGX2, Linux 6.0).
+        gramine: Gramine's files where the enclave runs. Without them, only the simulated platform's own loader can run
+            the enclave.
+        threads: The number of TensorFlow's threads in each of its pools.
+        max_threads: The maximum number of all threads.
+        enclave_size: The size in bytes, a power of two of at least one MiB.
+        edmm: Whether memory is added when it is used (requires a processor with SGX2, and Linux 6.0).
         isv_prod_id: The product id, 16 bits.
         isv_svn: The security version, 16 bits.
-        simulated: Whether it is for the simulated platform.
+        simulated: Whether the enclave is for the simulated platform.
     """
 
     name: str
@@ -87,32 +88,48 @@ class EnclaveSpec:
     def __post_init__(self) -> None:
         host, port = self.broker
         problems = (
-            (not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", self.name), f"the name {self.name!r}"),
-            (not re.fullmatch(r"[0-9a-f]{64}", self.release_id), f"the release id {self.release_id!r}"),
-            (not self.argv or not self.argv[0].startswith("/"), "the program (argv[0]), which should be absolute"),
-            (not self.mounts, "the mounts: there should be one at least"),
-            (not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not 0 < port < 2**16, f"the broker {host!r}:{port}"),
-            (self.threads < 1, f"the threads ({self.threads})"),
-            (not GRAMINE_THREADS <= self.max_threads < 2**16, f"the number of all threads ({self.max_threads})"),
+            (
+                not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", self.name),
+                "the name must have 1 to 63 of a-z, 0-9, '.', '_' and '-', and start and end with a letter or digit",
+            ),
+            (
+                not re.fullmatch(r"[0-9a-f]{64}", self.release_id),
+                f"the release id must be 64 hexadecimal digits, got {self.release_id!r}",
+            ),
+            (
+                not self.argv or not self.argv[0].startswith("/"),
+                f"the program (argv[0]) must be an absolute path, got {(*self.argv, '')[0]!r}",
+            ),
+            (not self.mounts, "at least one mount is required, got none"),
+            (
+                not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not 0 < port < 2**16,
+                f"the broker must be a host name and a port from 1 to 65535, got {host!r}:{port}",
+            ),
+            (self.threads < 1, f"the number of threads must be at least 1, got {self.threads}"),
+            (
+                not GRAMINE_THREADS <= self.max_threads < 2**16,
+                f"the number of all threads must be from {GRAMINE_THREADS} to 65535, got {self.max_threads}",
+            ),
             (
                 self.enclave_size < MEBIBYTE or self.enclave_size & (self.enclave_size - 1) != 0,
-                f"the enclave size ({self.enclave_size} bytes): it should be a power of two of at least 1 MiB",
+                f"the enclave size must be a power of two of at least 1 MiB, got {self.enclave_size} bytes",
             ),
-            (not 0 <= self.isv_prod_id < 2**16, f"the product id ({self.isv_prod_id})"),
-            (not 0 <= self.isv_svn < 2**16, f"the security version ({self.isv_svn})"),
+            (not 0 <= self.isv_prod_id < 2**16, f"the product id must be from 0 to 65535, got {self.isv_prod_id}"),
+            (not 0 <= self.isv_svn < 2**16, f"the security version must be from 0 to 65535, got {self.isv_svn}"),
         )
-        for wrong, what in problems:
+        for wrong, reason in problems:
             if wrong:
-                raise EnclaveCode.INVALID_SPEC.error(f"The enclave {self.name!r} cannot be made: not usable is {what}.")
+                raise EnclaveCode.INVALID_SPEC.error(f"The enclave {self.name!r} cannot be specified: {reason}.")
         if self.gramine is None and not self.simulated:
             raise EnclaveCode.INVALID_SPEC.error(
-                f"The enclave {self.name!r} is for SGX, and there is no Gramine among what was measured.",
-                hint="Install Gramine there, and measure again: `sealserve enclave inventory` says if it is found.",
+                f"The enclave {self.name!r} cannot be built for SGX: the inventory does not contain Gramine.",
+                hint="Install Gramine where the server runs, and create the inventory again with `sealserve enclave "
+                "inventory`, which prints whether it finds Gramine.",
             )
 
 
 def model_server_files(*, interpreter: Path | None = None) -> tuple[Path, ...]:
-    """Return what is measured of it: the interpreter, its ``pyvenv.cfg`` and every module of sealserve, in order."""
+    """Return the files of the embedded server that are measured: interpreter, ``pyvenv.cfg``, sealserve's modules."""
     program = Path(interpreter or sys.executable)
     settings = program.parent.parent / "pyvenv.cfg"
     modules = sorted(path for folder in sealserve.__path__ for path in Path(folder).rglob("*.py"))
@@ -120,7 +137,7 @@ def model_server_files(*, interpreter: Path | None = None) -> tuple[Path, ...]:
 
 
 def release_mounts(release: Path) -> tuple[EncryptedMount, ...]:
-    """Return the mounts for what the release in ``release`` has: its folders and its file list, below ``/release``."""
+    """Return mounts below ``/release`` for the file list and for the folders that the release contains."""
     mounts = [
         EncryptedMount(path=f"{PRIVATE_ROOT}/{folder}", uri=f"file:{folder}/")
         for folder in ("config", "models", "tls")
@@ -167,16 +184,17 @@ def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifes
 
 
 def _entrypoint(spec: EnclaveSpec) -> LoaderEntrypoint | None:
-    """Return the library OS, with the digest that it had where it was measured."""
+    """Return the library OS with its measured digest, or None if Gramine's files are not known."""
     if spec.gramine is None:
         return None
     return LoaderEntrypoint(uri=f"file:{spec.gramine.libos.path}", sha256=spec.gramine.libos.sha256)
 
 
 def _library_folders(spec: EnclaveSpec) -> tuple[str, ...]:
-    """Return where the dynamic loader looks, in order: it asks LD_LIBRARY_PATH before a program's own RUNPATH.
+    """Return the folders that the dynamic loader searches, in order.
 
-    So a Python with its libpython in a folder of its own must find that one, and not the system's.
+    The loader searches LD_LIBRARY_PATH before a program's RUNPATH. So the folder of a separate libpython must come
+    before the system's folder. Otherwise Python would load the system's libpython.
     """
     paths = [PurePosixPath(file.path) for file in spec.trusted_files]
     own = {str(path.parent) for path in paths if path.name.startswith("libpython")} - {LIBRARY_FOLDER}
@@ -185,7 +203,7 @@ def _library_folders(spec: EnclaveSpec) -> tuple[str, ...]:
 
 
 def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:
-    """Yield the mounts of the trusted files: Gramine's C library in ``/lib``, all else where the host has it."""
+    """Yield the mounts of the trusted files: Gramine's C library in ``/lib``, all others at their path on the host."""
     paths = [file.path for file in spec.trusted_files]
     if spec.gramine is not None:
         runtime = f"{spec.gramine.folder}/{RUNTIME_FOLDER}"
@@ -218,7 +236,7 @@ def _environment(spec: EnclaveSpec) -> dict[str, str]:
 
 
 def _topmost(files: Iterable[str]) -> list[str]:
-    """Return the fewest folders (or files in the root) that hold all of ``files``."""
+    """Return the smallest set of folders (or files in the root) that contains all of ``files``."""
     paths = [PurePosixPath(path) for path in files]
     places = {path.parent if path.parent != PurePosixPath("/") else path for path in paths}
     return sorted(str(place) for place in places if not places.intersection(place.parents))

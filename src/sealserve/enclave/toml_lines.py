@@ -1,6 +1,6 @@
-"""On which line each value of a TOML text stands: the standard library's parser does not say.
+"""Finds the line of each value in a TOML text, because the standard library's parser does not report lines.
 
-It is for texts that ``tomllib`` has accepted, so it looks only for where keys, values and elements begin.
+The text must be one that ``tomllib`` accepts. So this module looks only for the beginning of keys, values and elements.
 
 Source: TOML 1.0.0, sections "Keys", "String", "Array", "Table", "Inline Table", "Array of Tables".
 """
@@ -23,7 +23,7 @@ _SCALAR: Final = re.compile(r"[^,\]}#\r\n]+")
 
 
 def find_lines(text: str) -> dict[Path, int]:
-    """Return the line, from 1, of each table, key and element in ``text``, a valid TOML text."""
+    """Return the line, from 1, of each table, key and element in ``text``, which must be valid TOML."""
     return _Scanner(text).scan()
 
 
@@ -33,7 +33,7 @@ class _Scanner:
         self._at = 0
         self._line, self._counted = 1, 0
         self._lines: dict[Path, int] = {}
-        self._tables: dict[Path, int] = {}  # how many tables there are so far in each array of tables
+        self._tables: dict[Path, int] = {}  # the number of tables so far in each array of tables
 
     def scan(self) -> dict[Path, int]:
         table: Path = ()
@@ -99,7 +99,7 @@ class _Scanner:
             self._at += 1
 
     def _resolve(self, keys: Path) -> Path:
-        """Return where the table of these keys is: in an array of tables, the last one is meant."""
+        """Return the path of the table with these keys. In an array of tables, this is the last table so far."""
         path: Path = ()
         for key in keys:
             path = (*path, key)

@@ -1,1 +1,1 @@
-"""The model's way in: fetched, made, converted and described, in the clear and on its owner's machine only."""
+"""Fetching, creating, converting and describing plaintext models, only on their owner's machine."""

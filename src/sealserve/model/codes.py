@@ -1,61 +1,61 @@
-"""The codes of the errors of sealserve.model.
+"""Error codes of sealserve.model.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by its type, or that carries data, has its own class. Such a class defines its code itself.
 """
 
 from sealserve.errors import ErrorCode, InputError, UnavailableError, VerificationError
 
 
 class ModelCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a member describes the error."""
 
     FETCH_DIGEST_MISMATCH = "fetch.digest-mismatch", VerificationError
-    """What came is not what was pinned."""
+    """The downloaded file does not have the expected SHA-256."""
     FETCH_INSECURE_URL = "fetch.insecure-url", InputError
-    """The address is no https address."""
+    """The URL is not a valid https URL, or redirects to a URL that is not https."""
     FETCH_INVALID_DIGEST = "fetch.invalid-digest", InputError
-    """The expected digest is no SHA-256."""
+    """The expected digest is not a SHA-256 in hexadecimal."""
     FETCH_REFUSED = "fetch.refused", UnavailableError
-    """The server answered with something else than the file."""
+    """The server did not return the file: it answered with an error, or with too many redirects."""
     FETCH_TOO_LARGE = "fetch.too-large", VerificationError
-    """The file is larger than allowed."""
+    """The file is larger than the limit."""
     FETCH_UNREACHABLE = "fetch.unreachable", UnavailableError
     """The server cannot be reached, or the connection broke."""
 
     AMBIGUOUS = "model.ambiguous", InputError
-    """A SavedModel can be read in two ways."""
+    """The SavedModel is ambiguous: two readers could see different models."""
     ASSET_NAME = "model.asset-name", InputError
-    """The name of an asset can lead out of the SavedModel's ``assets`` folder."""
+    """The name of an asset is not a plain file name in the SavedModel's ``assets`` folder."""
     INVALID_NAME = "model.invalid-name", InputError
-    """The name or the version cannot be those of a servable."""
+    """The name or the version is not valid for a servable."""
     LIFTING = "model.lifting", VerificationError
-    """A variable that was written has another value than the constant that it was."""
+    """A constant was converted into a variable, and the variable was written with a different value."""
     MISSING = "model.missing", InputError
-    """There is no model at that path."""
+    """The path of the model does not exist."""
     NO_SERVE_TAG = "model.no-serve-tag", InputError
-    """No graph of the SavedModel has the tags that are to be served."""
+    """The SavedModel does not contain a graph with the requested tags."""
     NO_SIGNATURE = "model.no-signature", InputError
-    """Nothing says what goes into the model and what comes out."""
+    """The inputs and outputs of the model are unknown: it has no signature, or they were not given."""
     NOT_A_GRAPH = "model.not-a-graph", InputError
-    """The file is no GraphDef."""
+    """The file is not a GraphDef in binary form (a frozen graph)."""
     NOT_A_SAVED_MODEL = "model.not-a-saved-model", InputError
-    """The folder is no SavedModel."""
+    """The folder is not a SavedModel in the supported binary form."""
     NOT_FROZEN = "model.not-frozen", InputError
-    """The graph has variables, and their values are elsewhere."""
+    """The graph is not frozen: it has variables whose values are not in the file."""
     REFUSED = "model.refused", InputError
-    """TensorFlow does not load the graph."""
+    """TensorFlow cannot load the graph."""
     TENSORFLOW_MISSING = "model.tensorflow-missing", UnavailableError
     """TensorFlow is not installed."""
     UNKNOWN_NODE = "model.unknown-node", InputError
-    """The graph has no node of that name."""
+    """The graph does not have a node with this name."""
     UNUSABLE_FILE = "model.unusable-file", InputError
-    """There is something in the folder that is no plain file or folder."""
+    """The model's folder contains an entry that is neither a regular file nor a folder."""
     VARIABLES_MISSING = "model.variables-missing", InputError
-    """The graph has variables, and their values are not all there."""
+    """The graph has variables, but files with their values are missing."""
 
     SERVER_CONFIG_MISSING = "server-config.missing", InputError
     """A configuration file of the model server cannot be read."""
     SERVER_CONFIG_SYNTAX = "server-config.syntax", InputError
-    """A configuration file of the model server is not in protobuf text format, or has a field that is not known."""
+    """A configuration file of the model server is not valid protobuf text, or has an unknown field."""
     SERVER_CONFIG_VALUE = "server-config.value", InputError
-    """A configuration file of the model server says what the server would refuse."""
+    """A configuration file of the model server has a value that the server would reject."""

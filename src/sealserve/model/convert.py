@@ -1,6 +1,6 @@
-"""Models come in: a frozen graph becomes a SavedModel, a SavedModel is checked and copied.
+"""Import of models: a frozen graph is converted into a SavedModel, a SavedModel is checked and copied.
 
-The result has one graph with the one tag ``serve``, which is what servers load unless they are told otherwise.
+The result has one graph with the single tag ``serve``, which servers load by default.
 """
 
 import os
@@ -41,11 +41,11 @@ from sealserve.whole_folder import appearing
 _FINGERPRINT = "fingerprint.pb"
 
 Progress = Callable[[str], None]
-"""Called with a few words at the start of each step."""
+"""Called at the start of each step with a short description of the step."""
 
 
 class SourceKind(StrEnum):
-    """What a model was imported from."""
+    """The form of a model before its import."""
 
     FROZEN_GRAPH = "frozen-graph"
     SAVED_MODEL = "saved-model"
@@ -59,8 +59,8 @@ class ImportedModel:
         name: The servable's name.
         version: Its version.
         folder: The SavedModel, ``NAME/VERSION`` below the destination.
-        source: What it was made from.
-        info: What is in it.
+        source: The form of the model before its import.
+        info: A description of the SavedModel.
     """
 
     name: ModelName
@@ -82,33 +82,33 @@ def import_model(
     keep_frozen: bool = False,
     progress: Progress | None = None,
 ) -> ImportedModel:
-    """Make ``destination/NAME/VERSION`` from a frozen graph or a SavedModel, whole or not at all.
+    """Create ``destination/NAME/VERSION`` from a frozen graph or a SavedModel. The folder appears atomically.
 
     Args:
         source: A frozen graph (a file), or a SavedModel (a folder).
-        destination: The folder of all models; made where it is missing.
+        destination: The folder of all models; created if it does not exist.
         name: The servable's name.
         version: Its version.
-        inputs: Names of a frozen graph's input nodes; the signature's inputs have the same names.
-        outputs: Names of its output nodes, likewise.
-        tags: The tags of the SavedModel's graph that is served. Its other graphs are left out, and its tags become the
-            one tag ``serve``.
-        keep_frozen: Whether a frozen graph's large constants stay constants. Otherwise they become variables, of which
-            TensorFlow keeps one copy, and not several.
+        inputs: Names of a frozen graph's input nodes. The signature's inputs get the same names.
+        outputs: Names of a frozen graph's output nodes. The signature's outputs get the same names.
+        tags: The tags of the SavedModel's graph that is served. Its other graphs are removed, and its tags are replaced
+            by the single tag ``serve``.
+        keep_frozen: Whether a frozen graph's large constants stay constants. By default they become variables, because
+            TensorFlow holds one copy of a variable and several copies of a constant.
         progress: Called at the start of each step.
 
     Raises:
-        InputError: `model.invalid-name`: ``name`` or ``version`` cannot be a servable's.
-        InputError: `model.missing`: There is nothing at ``source``.
-        OutputExistsError: That version of that model exists already.
-        InputError: `model.not-a-graph`, `model.unknown-node`, `model.not-frozen`, `model.no-signature`: As
+        InputError: `model.invalid-name`: ``name`` or ``version`` is not valid for a servable.
+        InputError: `model.missing`: ``source`` does not exist.
+        OutputExistsError: This version of the model already exists.
+        InputError: `model.not-a-graph`, `model.unknown-node`, `model.not-frozen`, `model.no-signature`: See
             `check_frozen`.
-        InputError: `model.refused`: TensorFlow does not load the graph.
-        UnavailableError: `model.tensorflow-missing`: A frozen graph needs TensorFlow, and there is none.
+        InputError: `model.refused`: TensorFlow cannot load the graph.
+        UnavailableError: `model.tensorflow-missing`: A frozen graph requires TensorFlow, which is not installed.
         InputError: `model.not-a-saved-model`, `model.ambiguous`, `model.unusable-file`, `model.no-serve-tag`,
-            `model.variables-missing`: As `check_servable`.
-        VerificationError: `model.lifting`: A variable was not written with the value of its constant.
-        UnavailableError: `file.disk-full`: There is no room for it.
+            `model.variables-missing`: See `check_servable`.
+        VerificationError: `model.lifting`: A variable was written with a different value than its constant.
+        UnavailableError: `file.disk-full`: The disk is full.
     """
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
@@ -116,7 +116,7 @@ def import_model(
     if folder.exists():
         raise OutputExistsError(
             f"{folder} already exists.",
-            hint="Set another version of the model in sealserve.toml, or remove the folder.",
+            hint="Set a different version of the model in sealserve.toml, or remove the folder.",
         )
     kind = SourceKind.SAVED_MODEL if source.is_dir() else SourceKind.FROZEN_GRAPH
     if kind is SourceKind.SAVED_MODEL:
@@ -125,7 +125,9 @@ def import_model(
         if form != TEXT_FILE:
             check_servable(source, tags=tags)
         if folder.resolve().is_relative_to(source.resolve()):
-            raise OutputExistsError(f"{folder} lies inside {source}.", hint="Give another destination.")
+            raise OutputExistsError(
+                f"{folder} cannot be created: it is inside the source {source}.", hint="Give a different destination."
+            )
         with appearing(folder) as temporary:
             tell("copying the SavedModel")
             for file in plain_files(source):
@@ -148,7 +150,7 @@ def import_model(
 
 
 def _write_binary_form(source: Path, destination: Path) -> None:
-    """Write the SavedModel in a file of protobuf's text format as TensorFlow's binary file."""
+    """Convert a SavedModel in protobuf's text format into TensorFlow's binary file."""
     import_tensorflow()
     from google.protobuf import text_format  # noqa: PLC0415  # TensorFlow is optional
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415
@@ -163,7 +165,10 @@ def _write_binary_form(source: Path, destination: Path) -> None:
 
 
 def _keep_one_graph(folder: Path, tags: Sequence[str]) -> None:
-    """Leave the graph with ``tags`` in the SavedModel, with the one tag ``serve``, unless that is so already."""
+    """Reduce the SavedModel to the graph with ``tags``, and set its tags to the single tag ``serve``.
+
+    If the SavedModel already has this form, it is not changed.
+    """
     message = read_saved_model(folder)
     served = serving_meta_graph(folder, message, tags)
     if len(message.meta_graphs) == 1 and list(served.meta_info_def.tags) == [SERVE_TAG]:
@@ -174,12 +179,12 @@ def _keep_one_graph(folder: Path, tags: Sequence[str]) -> None:
     del message.meta_graphs[:]
     message.meta_graphs.append(kept)
     (folder / SAVED_MODEL_FILE).write_bytes(message.SerializeToString())
-    (folder / _FINGERPRINT).unlink(missing_ok=True)  # it is the other file's
+    (folder / _FINGERPRINT).unlink(missing_ok=True)  # it describes the original file
 
 
 @contextmanager
 def tensorflow_writes() -> Iterator[None]:
-    """Turn TensorFlow's error for a full disk into the operating system's."""
+    """Convert TensorFlow's error for a full disk into the operating system's error."""
     try:
         yield
     except Exception as error:
@@ -193,19 +198,20 @@ def tensorflow_writes() -> Iterator[None]:
 def _write_saved_model(
     source: Path, folder: Path, *, inputs: Sequence[str], outputs: Sequence[str], keep_frozen: bool
 ) -> None:
-    """Write the graph in ``source`` as a SavedModel with one signature, its placement on devices removed."""
+    """Write the graph in ``source`` as a SavedModel with one signature, without placement of nodes on devices."""
     tf = import_tensorflow()
     saved_model = tf.compat.v1.saved_model
     graph_def = tf.compat.v1.GraphDef.FromString(source.read_bytes())
     for node in graph_def.node:
-        node.device = ""  # a variable's reader would be placed beside it
+        node.device = ""  # otherwise the operation that reads a variable would be placed on the same device
     lifted = Lifted(graph_def=graph_def, values={}) if keep_frozen else lift(graph_def, keep={*inputs, *outputs})
     with tf.Graph().as_default() as graph:
         try:
             import_lifted(lifted)
         except (ValueError, tf.errors.OpError) as error:
             raise ModelCode.REFUSED.error(
-                f"TensorFlow {tf.__version__} does not load {source}: {_first_line(error)}"
+                f"{source} cannot be loaded by TensorFlow {tf.__version__}: {_first_line(error)}",
+                hint="Convert the model with a TensorFlow version that can load it, or export it as a SavedModel.",
             ) from error
         with tf.compat.v1.Session(graph=graph) as session:
             initialise(lifted, session)
@@ -223,7 +229,7 @@ def _write_saved_model(
 
 
 def _tensor_info(graph: Any, node: str) -> Any:
-    """Return the ``TensorInfo`` of a node's first output (TensorFlow's own builder of it is deprecated)."""
+    """Return the ``TensorInfo`` of a node's first output. TensorFlow's own function for this is deprecated."""
     from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo  # noqa: PLC0415  # TensorFlow is optional
 
     tensor = graph.get_tensor_by_name(f"{node}:0")
@@ -239,11 +245,14 @@ def _checked_name(name: str) -> str:
         return TypeAdapter(names.Name).validate_python(name)
     except ValidationError as error:
         raise ModelCode.INVALID_NAME.error(
-            f"{name!r} is no servable's name.", hint="Letters, digits, and '.', '_' and '-' between them, at most 63."
+            f"{name!r} is not a valid name of a servable.",
+            hint="Use at most 63 letters and digits, with '.', '_' and '-' between them.",
         ) from error
 
 
 def _checked_version(version: int) -> int:
     if not 0 <= version <= LARGEST_VERSION:
-        raise ModelCode.INVALID_NAME.error(f"A version is a number from 0 to {LARGEST_VERSION}: got {version}.")
+        raise ModelCode.INVALID_NAME.error(
+            f"The version {version} is out of range: expected a number from 0 to {LARGEST_VERSION}."
+        )
     return version

@@ -1,6 +1,6 @@
-"""What a graph reads from a serialised ``tf.Example``, and the texts that a model knows.
+"""The features that a graph parses from a serialized ``tf.Example``, and the words in a model's vocabularies.
 
-Both are needed to generate inputs for a model that takes strings.
+Both are required to generate example inputs for a model with string inputs.
 
 Source: tensorflow/core/ops/parsing_ops.cc, TensorFlow 2.21 (the order of inputs and the attributes of each operation).
 """
@@ -19,7 +19,7 @@ _LONGEST_WORD: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature of a ``tf.Example``: its type (``string``, ``float32`` or ``int64``), and how many values it has."""
+    """A feature of a ``tf.Example``: its type (``string``, ``float32`` or ``int64``), and its number of values."""
 
     dtype: str
     count: int
@@ -28,9 +28,9 @@ class Feature:
 def parsed_features(graph: Any, tf: Any) -> Mapping[str, Feature]:
     """Return the features that a ``GraphDef`` parses, by name.
 
-    Args:
-        graph: TensorFlow's message, with its library of functions.
-        tf: The module ``tensorflow``.
+    graph: TensorFlow's ``GraphDef`` message, with its library of functions.
+    graph: TensorFlow's message, with its library of functions.
+    tf: The module ``tensorflow``.
     """
     found: dict[str, Feature] = {}
     for nodes in _bodies(graph):
@@ -55,7 +55,7 @@ def parsed_features(graph: Any, tf: Any) -> Mapping[str, Feature]:
 
 
 def known_words(graph: Any, folder: Path, tf: Any) -> Sequence[str]:
-    """Return the words of a model's vocabularies: lines of its text assets, and constants of its graph.
+    """Return the words of a model's vocabularies: lines of its text assets, and string constants of its graph.
 
     Args:
         graph: TensorFlow's ``GraphDef``.
@@ -76,7 +76,7 @@ def known_words(graph: Any, folder: Path, tf: Any) -> Sequence[str]:
 
 
 def _plain(lines: Sequence[bytes]) -> Iterator[str]:
-    """Yield the lines that are words: printable text without spaces."""
+    """Yield the lines that consist of a single word: printable text without spaces."""
     for line in lines:
         text = line.decode(errors="replace")
         if 0 < len(text) <= _LONGEST_WORD and text.isprintable() and " " not in text and "\ufffd" not in text:
@@ -89,7 +89,7 @@ def _bodies(graph: Any) -> Iterator[Sequence[Any]]:
 
 
 def _keys(inputs: Sequence[str], by_name: Mapping[str, Any], tf: Any) -> list[bytes]:
-    """Return the strings of constant inputs; those that are computed are left out."""
+    """Return the strings of constant inputs. Computed inputs are ignored."""
     keys: list[bytes] = []
     for name in inputs:
         node = by_name.get(name.split(":")[0])

@@ -1,4 +1,4 @@
-"""What will fail at the first request to a model, although it loads: found by reading, without TensorFlow."""
+"""Detects models that load but fail at the first request. The files are parsed without TensorFlow."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,33 +15,33 @@ _SHOWN: Final = 3
 
 
 def expected_failures(folder: Path, graph: pb.MetaGraphDef, program: Program) -> Iterator[str]:
-    """Yield a sentence for each kind of failure: values that nothing restores, files that are missing, wrong devices.
+    """Yield one sentence per kind of failure: uninitialized variables and tables, missing files, wrong devices.
 
     Args:
         folder: The SavedModel.
-        graph: The graph of it that is served.
-        program: The same as a program.
+        graph: The graph that is served.
+        program: The same graph as a program.
     """
     loaded = _ran(program, (target for run in loading_runs(graph) for target in run.targets))
     requested = _ran(program, request_tensors(graph))
     unset = sorted(requested - loaded)
     if variables := [name for name in unset if program.nodes[name].op in VARIABLE_OPERATIONS]:
-        yield f"Loading gives no value to {_named('variable', variables)}: requests that read it fail."
+        yield f"Loading does not initialize {_named('variable', variables)}: requests that read it fail."
     elif any(program.nodes[name].op in VARIABLE_OPERATIONS for name in requested) and (
         missing := missing_variables(folder)
     ):
-        yield f"The values of its variables are missing: there is no {missing}."
+        yield f"The values of its variables are incomplete: {missing} is missing."
     if tables := [name for name in unset if program.nodes[name].op in _TABLES]:
-        yield f"Loading does not initialise {_named('table', tables)}: requests that look something up fail."
+        yield f"Loading does not initialize {_named('table', tables)}: requests that use it fail."
     if missing_assets := [name for name in asset_files(graph) if not (folder / "assets" / name).is_file()]:
-        yield f"Loading fails without {_named('asset', missing_assets)}, which the assets folder does not have."
+        yield f"Loading fails: the assets folder does not contain {_named('asset', missing_assets)}."
     devices = sorted({program.node(place).device for place in program.runs(request_tensors(graph))})
     if foreign := [device for device in devices if device and _PROCESSOR not in device.upper()]:
-        yield f"Nodes are pinned to {', '.join(foreign[:_SHOWN])}, and an enclave has only processors."
+        yield f"Nodes are pinned to {', '.join(foreign[:_SHOWN])}, but an enclave can use only the CPU."
 
 
 def _ran(program: Program, tensors: Iterable[str]) -> frozenset[str]:
-    """Return the nodes of the graph itself that run for ``tensors``."""
+    """Return the nodes of the graph itself, without its functions, that run for ``tensors``."""
     return frozenset(name for function, name in program.runs(tensors) if not function)
 
 

@@ -1,8 +1,8 @@
-"""Where the names of the files come from that loading a model reads.
+"""Determines the origin of the names of files that loading a model reads.
 
-A name is accepted if it is, unchanged, what the loader feeds: the path of the variables, or of an asset. It is followed
-backwards through identities, arguments of functions, and variables that only ever hold such a path (TensorFlow 2's
-exporter keeps the path of an asset in a variable). Every other name is the model's own choice.
+A name is accepted if it is exactly a path that the loader feeds: the path of the variables, or of an asset. The name is
+traced back through identities, function arguments, and variables that only ever hold such a path (TensorFlow 2's
+exporter stores the path of an asset in a variable). Any other name is chosen by the model, and is rejected.
 """
 
 from collections import Counter
@@ -23,16 +23,16 @@ _EXPECTED: Final = {Allowed.ASSETS: FedFile.ASSET, Allowed.VARIABLES: FedFile.VA
 _COMPUTED: Final = "a file whose name the model computes"
 
 _Origin = FedFile | str
-"""Where a tensor comes from; for one that the loader does not feed, what to call the file that it names."""
+"""The origin of a tensor: a file that the loader feeds, or else a description of the file that the tensor names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignFile:
-    """A node that reads a file which is not sealed with the model.
+    """A node that reads a file that is not sealed with the model.
 
     Args:
         place: The node.
-        file: What is known of the file, as words.
+        file: A description of the file, for messages.
     """
 
     place: Place
@@ -40,7 +40,7 @@ class ForeignFile:
 
 
 def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
-    """Yield each node of the run that reads a file other than the assets or the variables, as its class has it."""
+    """Yield each node of the run that reads a file other than the assets or variables that its class allows."""
     places = sorted(program.runs(run.targets))
     graph = _Body(nodes=program.nodes, known={**run.feeds, **_path_variables(program, run)})
     bodies = {"": graph, **_called(program, graph, [program.nodes[name] for function, name in places if not function])}
@@ -50,7 +50,7 @@ def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
         if known and (expected := _EXPECTED.get(known.allowed)):
             inputs = _data_inputs(node)
             index = _FILE_NAME_INPUT.get(node.op, 0)
-            # a function that the run was not followed into has no body here
+            # a function that the analysis could not enter has no body in `bodies`
             followed = function in bodies and index < len(inputs)
             found = bodies[function].origin(inputs[index]) if followed else _COMPUTED
             if found is not expected:
@@ -58,10 +58,10 @@ def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
 
 
 def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, FedFile]:
-    """Return the tensors that read variables which hold only a path that the loader feeds, each with its origin.
+    """Return the tensors that read a variable which holds only a path that the loader feeds, each with its origin.
 
-    Every use of such a variable is in the graph itself, and reads it or assigns the same fed path. No other node makes
-    a handle of the same variable.
+    Such a variable must meet two conditions. All its uses are in the graph itself, and each use reads it or assigns the
+    same fed path. No other node creates a handle of the same variable.
     """
     fed = _Body(nodes=program.nodes, known=run.feeds)
     uses: dict[str, list[pb.NodeDef]] = {}
@@ -87,7 +87,7 @@ def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, FedFile]:
 
 
 def _shared_name(variable: pb.NodeDef) -> bytes:
-    """Return the name under which TensorFlow finds the variable. All nodes with an empty name have the same variable.
+    """Return the name by which TensorFlow finds the variable. All nodes with an empty name share one variable.
 
     Source: ``core/kernels/resource_variable_ops.cc`` (``VarHandleOp``) of TensorFlow 2.21.
     """
@@ -96,7 +96,7 @@ def _shared_name(variable: pb.NodeDef) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
-    """The nodes of the graph, or of a function, and where some of its tensors come from.
+    """The nodes of the graph or of a function, with the known origins of its tensors.
 
     Args:
         nodes: The nodes by name.
@@ -107,7 +107,7 @@ class _Body:
     known: Mapping[str, _Origin]
 
     def origin(self, tensor: str) -> _Origin:
-        """Return where a tensor comes from."""
+        """Return the origin of a tensor."""
         seen: set[str] = set()
         while tensor not in seen:
             seen.add(tensor)
@@ -121,9 +121,9 @@ class _Body:
 
 
 def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> dict[str, _Body]:
-    """Return the functions that the nodes call, directly or not, each with what is known of its arguments.
+    """Return the functions that the nodes call, directly or indirectly, with the known origins of their arguments.
 
-    An argument that two calls give different origins has none that is known.
+    An argument that gets different origins in two calls counts as computed.
     """
     bodies: dict[str, _Body] = {}
     pending: list[str] = []
@@ -156,12 +156,12 @@ def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> dict[s
 
 
 def _calls(program: Program, body: _Body, node: pb.NodeDef) -> Iterator[tuple[str, Sequence[_Origin] | None]]:
-    """Yield each function that a node may call, with the origins of the arguments, or None if the lint cannot tell."""
+    """Yield each function that a node may call, with the origins of its arguments, or None if they are unknown."""
     direct = node.attr["f"].func.name if node.op in _CALLS and "f" in node.attr else node.op
     yield direct, [body.origin(name) for name in _data_inputs(node)]
     others = functions_of(node)
     if direct in others:
-        others.remove(direct)  # once: a function that is an attribute of another as well can be called with anything
+        others.remove(direct)  # remove it only once: a second occurrence can be called with any arguments
     for name in (*others, *program.substitutes.get(direct, ())):
         yield name, None
         yield from ((other, None) for other in program.substitutes.get(name, ()))

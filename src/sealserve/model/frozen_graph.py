@@ -1,6 +1,6 @@
-"""Frozen graphs (``.pb``): whether a file is one, and whether it has the nodes that are asked for.
+"""Checks of frozen graphs (``.pb``): whether a file is a frozen graph, and whether it has the named nodes.
 
-All of this happens before TensorFlow is imported: a wrong name is an error at once. Source of the file's layout:
+The checks run before TensorFlow is imported, so that a wrong name is reported immediately. Source of the file's layout:
 TensorFlow's ``graph.proto`` and ``node_def.proto``.
 """
 
@@ -20,17 +20,19 @@ _SHOWN = 5
 
 
 def read_graph(path: Path) -> pb.GraphDef:
-    """Return the graph in the file ``path``.
+    """Read the graph in the file ``path``.
 
     Raises:
-        InputError: `model.missing`: There is no such file.
-        InputError: `model.not-a-graph`: It holds no GraphDef, or one without nodes.
+        InputError: `model.missing`: The file does not exist.
+        InputError: `model.not-a-graph`: The file is not a GraphDef, or its graph has no nodes.
     """
     message = pb.GraphDef()
     try:
         message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
     except InputFileMissingError as error:
-        raise ModelCode.MISSING.error(f"There is no model at {path}.") from error
+        raise ModelCode.MISSING.error(
+            f"The model {path} does not exist.", hint="Give the path of a frozen graph (.pb) or a SavedModel folder."
+        ) from error
     except DecodeError as error:
         raise _not_a_graph(path) from error
     if not message.node or not all(node.name and node.op for node in message.node):
@@ -39,21 +41,24 @@ def read_graph(path: Path) -> pb.GraphDef:
 
 
 def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Check that ``graph`` has the nodes, and that the outputs depend on no variable.
+    """Check that ``graph`` has the named nodes, and that the outputs do not depend on variables.
 
     Args:
         graph: The graph.
-        path: What to call it in errors.
+        path: The graph's path, for error messages.
         inputs: Names of nodes that are fed.
         outputs: Names of nodes that are fetched.
 
     Raises:
-        InputError: `model.no-signature`: No input or no output is named.
-        InputError: `model.unknown-node`: A node is not there; the message names the nearest.
-        InputError: `model.not-frozen`: A variable is not frozen into a constant.
+        InputError: `model.no-signature`: ``inputs`` or ``outputs`` is empty.
+        InputError: `model.unknown-node`: A node does not exist; the message names the most similar node.
+        InputError: `model.not-frozen`: An output depends on a variable, whose value is not in the graph.
     """
     if not inputs or not outputs:
-        raise ModelCode.NO_SIGNATURE.error(f"{path}: a frozen graph needs the names of its inputs and of its outputs.")
+        raise ModelCode.NO_SIGNATURE.error(
+            f"The inputs and outputs of {path} are unknown: a frozen graph does not contain them.",
+            hint="Name the input and output nodes as model.inputs and model.outputs in sealserve.toml.",
+        )
     consumed = {_node_name(source) for node in graph.node for source in node.input}
     sources = [node.name for node in graph.node if node.op == "Placeholder"]
     sinks = [node.name for node in graph.node if node.name not in consumed]
@@ -70,7 +75,7 @@ def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outpu
 
 
 def reachable(graph: pb.GraphDef, names: Sequence[str]) -> set[str]:
-    """Return the names of the nodes that ``names`` depend on, themselves included."""
+    """Return the names of all nodes that ``names`` depend on, including ``names``."""
     inputs = {node.name: node.input for node in graph.node}
     found: set[str] = set()
     waiting = list(names)
@@ -89,7 +94,7 @@ def _check_node(graph: pb.GraphDef, path: Path, name: str, *, kind: str, likely:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     nearest = close[0] if close else ", ".join(repr(each) for each in likely[:_SHOWN])
     hint = f"Did you mean {nearest!r}?" if close else f"Its likely {kind}s: {nearest}." if likely else None
-    raise ModelCode.UNKNOWN_NODE.error(f"{path} has no node {name!r}, which should be an {kind}.", hint=hint)
+    raise ModelCode.UNKNOWN_NODE.error(f"{path} does not have a node {name!r}, which is named as an {kind}.", hint=hint)
 
 
 def _node_name(source: str) -> str:
@@ -99,8 +104,9 @@ def _node_name(source: str) -> str:
 def _not_a_graph(path: Path) -> SealserveError:
     if path.name == SAVED_MODEL_FILE:
         return ModelCode.NOT_A_GRAPH.error(
-            f"{path} is a SavedModel's file, no frozen graph.", hint=f"Give the folder {path.parent}."
+            f"{path} is not a frozen graph: it belongs to a SavedModel.", hint=f"Give the folder {path.parent}."
         )
     return ModelCode.NOT_A_GRAPH.error(
-        f"{path} is no frozen graph.", hint="Give a GraphDef in binary form (.pb), or a SavedModel folder."
+        f"{path} is not a frozen graph: it is not a GraphDef in binary form.",
+        hint="Give a GraphDef in binary form (.pb), or a SavedModel folder.",
     )

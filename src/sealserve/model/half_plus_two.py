@@ -1,4 +1,4 @@
-"""A SavedModel that computes ``y = x / 2 + 2``: the smallest example, known from TensorFlow Serving's tutorials."""
+"""A SavedModel that computes ``y = x / 2 + 2``: the example from TensorFlow Serving's tutorials."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def write_half_plus_two(folder: Path) -> None:
     Raises:
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
         OutputExistsError: The folder already exists.
-        UnavailableError: `file.unwritable`, `file.disk-full`: It cannot be written.
+        UnavailableError: `file.unwritable`, `file.disk-full`: The model cannot be written.
     """
     tf = import_tensorflow()
     module = tf.Module()

@@ -1,13 +1,14 @@
-"""A frozen graph's large constants become variables: the same values, in a file of their own.
+"""Converts a frozen graph's large constants into variables with the same values, stored in a separate file.
 
-TensorFlow keeps several copies of a constant: in the graph, in the graph that it optimised, in the kernel. Of a
-variable it keeps one. Measured with ResNet50 (102 MB of weights): docs/decisions/0031-constants-become-variables.md.
+TensorFlow holds several copies of a constant: in the graph, in the optimized graph, and in the kernel. It holds one
+copy of a variable. Measured with ResNet50 (102 MB of weights): docs/decisions/0031-constants-become-variables.md.
 
-Every other node stays as it is, and each value is compared bit for bit with what was written. With TensorFlow's graph
-optimiser off, the answers are bit for bit the same. It multiplies some constants in advance, and no variables,
-so with it on the last bits of an answer can differ, as they do between two of its versions.
+All other nodes stay unchanged, and each written value is compared bit for bit with its constant. With TensorFlow's
+graph optimizer off, the answers are identical bit for bit. The optimizer precomputes products of some constants, but
+not of variables. So with the optimizer on, the last bits of an answer can differ, as between two versions of
+TensorFlow.
 
-Source: tensorflow/tensorflow 2.21, ``python/framework/importer.py`` (``input_map``: what is mapped need not be there).
+Source: tensorflow/tensorflow 2.21, ``python/framework/importer.py`` (``input_map``: mapped nodes need not exist).
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +20,7 @@ from sealserve.model.codes import ModelCode
 from sealserve.model.tensorflow_import import import_tensorflow
 
 LARGE: Final = 64 * 1024
-"""Bytes from which on a constant is lifted. Small ones are shapes, axes and the like, and stay."""
+"""The size in bytes from which a constant is converted. Smaller constants, such as shapes and axes, stay constants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class Lifted:
     """A graph without its large constants.
 
     Args:
-        graph_def: The rest.
-        values: The constants that were taken out, as arrays, by their nodes' names.
+        graph_def: The remaining graph.
+        values: The removed constants as arrays, by the names of their nodes.
     """
 
     graph_def: Any
@@ -36,11 +37,11 @@ class Lifted:
 
 
 def lift(graph_def: Any, *, keep: Collection[str]) -> Lifted:
-    """Take the large constants out of a graph (a ``GraphDef``).
+    """Remove the large constants from a graph (a ``GraphDef``).
 
     Args:
         graph_def: The graph. It is not changed.
-        keep: Names of nodes that stay: the inputs and the outputs.
+        keep: Names of nodes that are not removed: the inputs and the outputs.
     """
     tf = import_tensorflow()
     values = {
@@ -55,16 +56,16 @@ def lift(graph_def: Any, *, keep: Collection[str]) -> Lifted:
         if node.name not in values:
             added = rest.node.add()
             added.CopyFrom(node)
-            del added.input[:]  # a constant is there from the start: nothing has to wait for it
+            del added.input[:]  # a control dependency on a removed constant is not needed
             added.input.extend(name for name in node.input if name.removeprefix("^") not in values or name[0] != "^")
     return Lifted(graph_def=rest, values=values)
 
 
 def import_lifted(lifted: Lifted) -> None:
-    """Import the graph into the current one, with a variable in the place of each constant.
+    """Import the graph into the current graph, with a variable in place of each removed constant.
 
     Raises:
-        ValueError, OpError: TensorFlow does not take it.
+        ValueError, OpError: TensorFlow rejects the graph.
     """
     tf = import_tensorflow()
     reads = {}
@@ -77,7 +78,7 @@ def import_lifted(lifted: Lifted) -> None:
 
 
 def initialise(lifted: Lifted, session: Any) -> None:
-    """Give each variable of the session's graph its value."""
+    """Assign each variable of the session's graph its value."""
     tf = import_tensorflow()
     variables = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
     for name, value in lifted.values.items():
@@ -86,10 +87,10 @@ def initialise(lifted: Lifted, session: Any) -> None:
 
 
 def check_written(lifted: Lifted, folder: Path) -> None:
-    """Check that the SavedModel in ``folder`` has each value, bit for bit. The rest of the graph is as it was.
+    """Check that the SavedModel in ``folder`` has each value, bit for bit. The rest of the graph was not changed.
 
     Raises:
-        VerificationError: `model.lifting`: It has another one.
+        VerificationError: `model.lifting`: A variable has a different value than its constant.
     """
     if not lifted.values:
         return
@@ -98,7 +99,8 @@ def check_written(lifted: Lifted, folder: Path) -> None:
         written = reader.get_tensor(name)
         if written.dtype != value.dtype or written.shape != value.shape or written.tobytes() != value.tobytes():
             raise ModelCode.LIFTING.error(
-                f"The constant {name!r} was not written as it was.", hint="Convert with --keep-frozen, and report this."
+                f"The constant {name!r} was written with a different value.",
+                hint="Convert the model with --keep-frozen, and report this error.",
             )
 
 

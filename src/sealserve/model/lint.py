@@ -1,14 +1,15 @@
-"""Looks for what a model could reach outside of the enclave, and for what one request could leave to another client's.
+"""Lint of models: what a model could reach outside of the enclave, and what a request could leave for other clients.
 
-A SavedModel is a program, written by somebody whom the owner may not know. The lint judges what TensorFlow executes:
+A SavedModel is a program, and the owner may not know its author. The lint judges what TensorFlow executes:
 
-1. Which graph: the one whose set of tags is served. A SavedModel with two such graphs is refused, so the choice does
-   not depend on their order. The other graphs are judged as well, since a setting could make a server load them.
-2. Which operations: each of them has a class (`sealserve.model.operations`), which says where a model may have it. An
-   operation without a class is refused.
-3. Which nodes run: what loading runs (`sealserve.model.loading_runs`) and what a request runs, functions included.
-4. Which files: loading reads only those that the server names, assets and variables (`sealserve.model.file_names`).
-5. Which constants and variables: numbers and strings. A handle or an object could be that of another request.
+1. The graph: the one whose set of tags is served. A SavedModel with two such graphs is rejected, so that the choice
+   does not depend on their order. The other graphs are judged too, because a setting could make a server load them.
+2. The operations: each operation has a class (`sealserve.model.operations`), which defines where a model may have it.
+   An operation without a class is rejected.
+3. The nodes that run: those that loading runs (`sealserve.model.loading_runs`) and those that a request runs,
+   including functions.
+4. The files: loading reads only files that the server names, assets and variables (`sealserve.model.file_names`).
+5. The constants and variables: only numbers and strings. A handle or an object could belong to another request.
 
 docs/reference/model-lint.md lists the classes, and what the lint does not prevent.
 """
@@ -39,7 +40,7 @@ _TYPE_ATTRIBUTES: Final = {
     "RestoreSlice": "dt",
     "RestoreV2": "dtypes",
 }
-"""Operations that make tensors from stored bytes, and the attribute that has the tensors' types."""
+"""Operations that create tensors from stored bytes, and the attribute with the tensors' types."""
 _VECTORS: Final = {
     "BatchSelfAdjointEigV2": "compute_v",
     "BatchSvd": "compute_uv",
@@ -47,24 +48,26 @@ _VECTORS: Final = {
     "SelfAdjointEigV2": "compute_v",
     "Svd": "compute_uv",
 }
-"""Operations that leave their vectors unwritten unless the attribute is true, which is its default."""
+"""Operations that leave their vectors unwritten unless the attribute is true, which is the default."""
 _LOGGED: Final = {"RegexFullMatch": (1,), "RegexReplace": (1, 2)}
-"""Operations that print some of their inputs to standard error if these are invalid, and the places of those inputs.
+"""Operations that print inputs to standard error if they are invalid, and the indexes of these inputs.
 
-TensorFlow's log level does not reach the library that prints, RE2 (``re2/re2.cc``).
+TensorFlow's log level does not affect the library that prints, RE2 (``re2/re2.cc``).
 """
-_PRINTS: Final = "prints its pattern to standard error if it is invalid, and a request can decide the pattern"
+_PRINTS: Final = "prints its pattern to standard error if the pattern is invalid, and a request can set the pattern"
 _SEEDS: Final = ("seed", "seed2")
-_SEEDED: Final = "draws random numbers from a fixed seed, so they tell the next client how many an earlier request drew"
-_HOLDS_A_HANDLE: Final = "keeps or makes a handle or an object, which could be that of another request"
+_SEEDED: Final = (
+    "draws random numbers from a fixed seed, so the numbers show a client how many numbers earlier requests drew"
+)
+_HOLDS_A_HANDLE: Final = "stores or creates a handle or an object, which could belong to another request"
 
 
 class RefusedOperationError(InputError):
-    """A model has operations that can reach outside of the enclave, keep a client's data, or are unknown to TensorFlow.
+    """A model has operations that can reach outside of the enclave, store a client's data, or are not TensorFlow's.
 
     Args:
         folder: The SavedModel.
-        findings: What was found, each with its reason.
+        findings: The rejected operations, each with its reason.
     """
 
     code = "model.refused-operation"
@@ -72,28 +75,28 @@ class RefusedOperationError(InputError):
     def __init__(self, folder: Path, findings: "Collection[RefusedOperation]") -> None:
         listed = "; ".join(map(str, findings))
         hint = (
-            "Export the model without them; or name them in its dangerous_operations: what they write, print or send "
-            "leaves the enclave, and what they keep can reach other clients."
+            "Export the model without them, or allow them by name in the model's dangerous_operations. Then data that "
+            "they write, print or send leaves the enclave, and data that they store can reach other clients."
         )
         if all(finding.custom for finding in findings):
             hint = (
-                "Export the model without them. The embedded server loads no other library, so naming them in "
-                'dangerous_operations helps only with server.kind = "tensorflow-serving", whose binary has TensorFlow '
-                "Text and Decision Forests."
+                "Export the model without them. The embedded server loads only TensorFlow's own library. Allowing them "
+                'in dangerous_operations helps only with server.kind = "tensorflow-serving", whose binary contains '
+                "TensorFlow Text and Decision Forests."
             )
-        super().__init__(f"{folder} has operations that are refused: {listed}.", hint=hint)
+        super().__init__(f"{folder} has operations that are not allowed: {listed}.", hint=hint)
         self.findings = tuple(findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedOperation:
-    """An operation that is refused.
+    """An operation that the lint rejects.
 
     Args:
-        operation: Its name.
-        reason: What it does, as the rest of a sentence.
-        nodes: Some of the nodes that are such operations; those of a function after its name and a slash.
-        custom: Whether TensorFlow itself does not have it.
+        operation: The operation's name.
+        reason: What it does, as the rest of a sentence that begins with the operation's name.
+        nodes: Some of its nodes. A node of a function is written as the function's name, a slash, and the node's name.
+        custom: Whether the operation is not part of TensorFlow itself.
     """
 
     operation: str
@@ -107,13 +110,13 @@ class RefusedOperation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintedModel:
-    """A SavedModel in which nothing is refused.
+    """A SavedModel that passed the lint.
 
     Args:
         folder: The SavedModel.
-        allowed: What would have been refused, and was allowed.
-        unused: What was allowed, and is not there.
-        warnings: What will fail at the first request, as sentences.
+        allowed: The operations that the lint would reject, but that were allowed by name.
+        unused: The names that were allowed, but that the model does not need.
+        warnings: Sentences about failures to expect at the first request.
     """
 
     folder: Path
@@ -129,23 +132,23 @@ def lint(
     tags: Collection[str] = SERVE_TAGS,
     custom_operations: bool = False,
 ) -> LintedModel:
-    """Make sure that the SavedModel in ``folder`` has no operation that is refused, except those that are allowed.
+    """Check that the SavedModel in ``folder`` has no rejected operation, except those that are allowed by name.
 
     Args:
         folder: The SavedModel.
-        dangerous_operations: Names of operations that are allowed all the same.
+        dangerous_operations: Names of operations that are allowed in spite of the lint.
         tags: The tags of the graph that is served.
-        custom_operations: Whether the server has libraries beside TensorFlow. Without them, an operation that
-            TensorFlow does not have is refused even if its name is allowed, since the model could not be loaded.
+        custom_operations: Whether the server has libraries besides TensorFlow. Without them, an operation that
+            TensorFlow does not have is rejected even if its name is allowed, because the model could not be loaded.
 
     Raises:
-        RefusedOperationError: It has; the message names each, and why.
-        InputError: `model.missing`: There is no such folder.
-        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
+        RefusedOperationError: The model has rejected operations; the message names each with its reason.
+        InputError: `model.missing`: The folder does not exist.
+        InputError: `model.not-a-saved-model`: The folder has no readable ``saved_model.pb``.
         InputError: `model.no-serve-tag`: No graph has these tags.
-        InputError: `model.ambiguous`: It can be read in two ways.
-        InputError: `model.asset-name`: The name of an asset leads out of the ``assets`` folder.
-        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
+        InputError: `model.ambiguous`: Two readers could see different models.
+        InputError: `model.asset-name`: The name of an asset is not a plain file name in the ``assets`` folder.
+        InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
     findings = find(folder, tags=tags)
     refused = [
@@ -167,7 +170,7 @@ def lint(
 
 
 def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
-    """Return what is to be refused in the SavedModel in ``folder``, sorted by name; errors as in `lint`."""
+    """Return the rejected operations of the SavedModel in ``folder``, sorted by name. Errors: see `lint`."""
     message = read_saved_model(folder)
     served = serving_meta_graph(folder, message, tags)
     findings: dict[tuple[str, str], list[str]] = {}
@@ -182,12 +185,12 @@ def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOpe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runs:
-    """What runs of a meta graph.
+    """The nodes of a meta graph that run.
 
     Args:
         loading: The nodes that loading runs.
         requested: The nodes that a request can run.
-        misused: The nodes whose inputs or attributes make them dangerous, each with the reason.
+        misused: The nodes that are dangerous because of their inputs or attributes, each with the reason.
     """
 
     loading: frozenset[Place]
@@ -196,10 +199,10 @@ class _Runs:
 
 
 def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, str, str]]:
-    """Yield each node that is refused, with the name of its operation and the reason."""
+    """Yield each rejected node, with the name of its operation and the reason."""
     program = Program.of(graph)
     loads = loading_runs(graph)
-    # clients reach the served graph only; in a graph for training, signatures change variables
+    # clients reach only the served graph; in a graph for training, signatures may change variables
     requested = program.runs(request_tensors(graph)) if is_served else frozenset()
     foreign = (found for run in loads for found in foreign_files(program, run))
     runs = _Runs(
@@ -217,12 +220,12 @@ def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, 
 
 
 def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
-    """Return why a node is refused, or None if it is not."""
+    """Return why a node is rejected, or None if it is accepted."""
     found = class_of().get(node.op)
     if found is None:
         return _unknown(node.op)
     if node.op in _VECTORS and (_VECTORS[node.op] not in node.attr or node.attr[_VECTORS[node.op]].b):
-        return None  # it writes all of its outputs
+        return None  # the operation writes all of its outputs
     refused = {
         Allowed.ANYWHERE: False,
         Allowed.LOADING: place in runs.requested,
@@ -239,7 +242,7 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
 
 
 def _printing(program: Program, requested: Collection[str]) -> Iterator[Place]:
-    """Yield the nodes that may print an input which is not a constant. What a signature names, a client can feed."""
+    """Yield the nodes that may print an input which is not a constant. A client can feed a tensor in a signature."""
     for (function, name), node in program.all_nodes():
         nodes = program.functions[function] if function else program.nodes
         fed = () if function else requested
@@ -256,9 +259,9 @@ def _is_seeded(node: pb.NodeDef) -> bool:
 
 
 def _holds_a_handle(node: pb.NodeDef, kind: str) -> bool:
-    """Return whether a node makes a handle of stored bytes, or keeps one in a variable, a table or a queue.
+    """Return whether a node creates a handle from stored bytes, or stores one in a variable, a table or a queue.
 
-    A handle that loading keeps would make what belongs to one run, such as an iterator, last for all requests.
+    A handle that loading stores would make a resource of one run, such as an iterator, available to all requests.
     """
     if kind in _STATE:
         values = list(node.attr.values())
@@ -273,7 +276,7 @@ def _unknown(operation: str) -> str:
     return (
         f"is not an operation of TensorFlow {TENSORFLOW_VERSION}: it belongs to {library}"
         if library
-        else f"is not an operation of TensorFlow {TENSORFLOW_VERSION}: it needs a library whose code nobody looked at"
+        else f"is not an operation of TensorFlow {TENSORFLOW_VERSION}: it needs a library whose code was not reviewed"
     )
 
 

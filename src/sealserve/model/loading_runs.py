@@ -1,6 +1,6 @@
-"""What runs when a model server loads a meta graph, and which file names it feeds.
+"""The runs that load a meta graph in a model server, and the file names that the loader feeds.
 
-TensorFlow's loader makes two runs: one restores the variables, one initialises the tables. It feeds the path of the
+TensorFlow's loader makes two runs: one restores the variables, one initializes the tables. It feeds the path of the
 variables to the first, and the paths of the assets to both. Source: ``cc/saved_model/loader.cc`` (``RestoreSession``)
 and ``loader_util.cc`` (``GetAssetFileDefs``, ``GetInitOp``) of TensorFlow 2.21.
 """
@@ -37,8 +37,8 @@ class LoadingRun:
     """A run of the session while a model is loaded.
 
     Args:
-        targets: The operations that it asks for.
-        feeds: The file names that it feeds, by the tensor's name.
+        targets: The operations that the run requests.
+        feeds: The file names that the run feeds, by the tensor's name.
     """
 
     targets: tuple[str, ...]
@@ -46,7 +46,7 @@ class LoadingRun:
 
 
 def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
-    """Return the runs of TensorFlow's loader: restoring, then initialising. All initialisers that it knows count.
+    """Return the runs of TensorFlow's loader: restoring, then initializing. All known initializers are included.
 
     Raises:
         InputError: `model.asset-name`: An asset is not a plain file name.
@@ -62,10 +62,10 @@ def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
 
 
 def asset_files(graph: pb.MetaGraphDef) -> list[str]:
-    """Return the names of the asset files that the loader feeds, below the SavedModel's ``assets`` folder.
+    """Return the names of the asset files that the loader feeds, relative to the SavedModel's ``assets`` folder.
 
     Raises:
-        InputError: `model.asset-name`: One is not a plain file name.
+        InputError: `model.asset-name`: A name is not a plain file name.
     """
     assets = _assets(graph)
     for asset in assets:
@@ -78,15 +78,15 @@ def asset_files(graph: pb.MetaGraphDef) -> list[str]:
 
 
 def tensor_name(name: str) -> str:
-    """Return the full name of a tensor: without an index, the first output is meant."""
+    """Return the full name of a tensor. A name without an index means the node's first output."""
     return name if ":" in name else f"{name}:0"
 
 
 def request_tensors(graph: pb.MetaGraphDef) -> Iterator[str]:
-    """Yield the tensors that a request can ask for or feed: those of the signatures.
+    """Yield the tensors that a request can fetch or feed: the tensors of the signatures.
 
-    The signature of the initialiser names an operation, which has no output to ask for. If it names anything else, a
-    client can ask for that as well.
+    The signature of the initializer normally names an operation without outputs, which a client cannot fetch. If it
+    names any other operation, a client can fetch that too.
     """
     nodes = {node.name: node for node in graph.graph_def.node}
     for signature_name, signature in graph.signature_def.items():
@@ -118,13 +118,14 @@ def _asset_tensors(graph: pb.MetaGraphDef) -> list[str]:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ModelCode.AMBIGUOUS.error(
-            f"Several assets are fed to the tensor {repeated[0]!r}.", hint="Export the model again with TensorFlow."
+            f"Several assets are fed to the same tensor, {repeated[0]!r}: the model is ambiguous.",
+            hint="Export the model again with TensorFlow.",
         )
     return names
 
 
 def _assets(graph: pb.MetaGraphDef) -> list[pb.AssetFileDef]:
-    """Return the assets: those of the meta graph, or if it has none, those of the collection of older SavedModels."""
+    """Return the assets of the meta graph or, if it has none, the assets in the collection of older SavedModels."""
     if graph.asset_file_def or _ASSETS_COLLECTION not in graph.collection_def:
         return list(graph.asset_file_def)
     try:
@@ -133,5 +134,5 @@ def _assets(graph: pb.MetaGraphDef) -> list[pb.AssetFileDef]:
         ]
     except DecodeError as error:
         raise ModelCode.ASSET_NAME.error(
-            "The SavedModel's list of assets is damaged.", hint="Export the model again."
+            "The SavedModel's list of assets cannot be parsed.", hint="Export the model again."
         ) from error

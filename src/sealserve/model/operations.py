@@ -1,4 +1,4 @@
-"""TensorFlow's operations by what they can reach: the classes of ``operations.toml``.
+"""Classes of TensorFlow's operations, by what an operation can reach: the content of ``operations.toml``.
 
 Source: the operations' documentation and registration in tensorflow 2.21, ``tensorflow/core/ops/*.cc`` and
 ``tensorflow/core/api_def/base_api/``; their kernels in ``tensorflow/core/kernels/``. `make operations` compares the
@@ -14,33 +14,33 @@ from importlib import resources
 from typing import Final
 
 TENSORFLOW_VERSION: Final = "2.21.0"
-"""The TensorFlow whose operations are in ``operations.toml``."""
+"""The version of TensorFlow whose operations are in ``operations.toml``."""
 
 
 class Allowed(StrEnum):
-    """Where a model may have an operation."""
+    """Where in a model an operation is allowed."""
 
     ANYWHERE = "anywhere"
     LOADING = "while-loading"
     """Loading may run it, a request may not."""
     ASSETS = "from-assets"
-    """Loading may run it on a file of the SavedModel's assets; a request may not run it."""
+    """Loading may run it on an asset file of the SavedModel; a request may not run it."""
     VARIABLES = "from-variables"
     """Loading may run it on the SavedModel's variables; a request may not run it."""
     UNUSED = "where-nothing-runs-it"
-    """It may be in the graph, where neither loading nor a request runs it."""
+    """It may be in the graph if neither loading nor a request runs it."""
     NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationClass:
-    """Operations that can reach the same things.
+    """A group of operations that can reach the same resources.
 
     Args:
-        name: What documentation calls the class.
-        allowed: Where a model may have them.
+        name: The name of the class in the documentation.
+        allowed: Where in a model the operations are allowed.
         does: What they do, as the rest of a sentence that begins with the operation's name.
-        why: The reason of the judgement.
+        why: The reason for the judgment.
         operations: Their names, sorted.
     """
 
@@ -53,7 +53,7 @@ class OperationClass:
 
 @functools.cache
 def classes() -> tuple[OperationClass, ...]:
-    """Return all classes. Each operation that TensorFlow registers is in one of them."""
+    """Return all classes. Each operation that TensorFlow registers is in exactly one class."""
     text = resources.files(__package__).joinpath("operations.toml").read_text("utf-8")
     return tuple(
         OperationClass(
@@ -88,5 +88,5 @@ _LIBRARIES: Final = (
 
 
 def library_of(operation: str) -> str | None:
-    """Return the library that is known to have an operation that TensorFlow itself does not have, or None."""
+    """Return the library that is known to provide an operation that TensorFlow itself does not have, or None."""
     return next((library for pattern, library in _LIBRARIES if re.fullmatch(pattern, operation)), None)

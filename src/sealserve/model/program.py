@@ -1,6 +1,7 @@
-"""A meta graph as a program: its nodes and functions by name, and what runs when certain nodes are asked for.
+"""A meta graph as a program: its nodes and functions by name, and the nodes that run for given tensors.
 
-What runs is overestimated: all nodes of a function count, and all functions that a node names in any attribute.
+The set of nodes that run is overestimated: it contains all nodes of a function, and all functions that a node names in
+any attribute.
 Source of what TensorFlow follows: ``core/graph/subgraph.cc`` (``PruneForReverseReachability``),
 ``core/framework/function.cc``, ``core/grappler/optimizers/implementation_selector.cc`` (``api_implements``) of
 TensorFlow 2.21.
@@ -16,7 +17,7 @@ from sealserve.model.codes import ModelCode
 from sealserve.model.operations import class_of
 
 Place = tuple[str, str]
-"""A node: the name of the function that it is in, or an empty string for the graph itself, and the node's name."""
+"""A node: the name of its function (empty for the graph itself), and the node's name."""
 
 _IMPLEMENTS: Final = "api_implements"
 
@@ -29,7 +30,7 @@ class Program:
         nodes: The graph's nodes by name.
         functions: The nodes of each function by name, by the function's name.
         arguments: The names of each function's arguments.
-        substitutes: The functions that TensorFlow may run in the place of a function, or with it.
+        substitutes: The functions that TensorFlow may run instead of a function, or together with it.
     """
 
     nodes: Mapping[str, pb.NodeDef]
@@ -42,8 +43,8 @@ class Program:
         """Return the program of a meta graph.
 
         Raises:
-            InputError: `model.ambiguous`: Two nodes or functions have the same name, one has none, a function has the
-                name of an operation, or a node takes an attribute from the caller of its function.
+            InputError: `model.ambiguous`: Two nodes or functions have the same name, a name is empty, a function has
+                the name of an operation, or a node takes an attribute from the caller of its function.
         """
         library = graph.graph_def.library
         _check_unique((function.signature.name for function in library.function), "functions")
@@ -53,8 +54,8 @@ class Program:
             name = function.signature.name
             if name in class_of():
                 raise ModelCode.AMBIGUOUS.error(
-                    f"The model has a function called {name!r}, as an operation of TensorFlow is called.",
-                    hint="Export the model again; TensorFlow itself never gives a function such a name.",
+                    f"The model is ambiguous: its function {name!r} has the name of an operation of TensorFlow.",
+                    hint="Export the model again. TensorFlow itself never gives a function such a name.",
                 )
             functions[name] = _by_name(function.node_def, f"nodes of the function {name!r}")
             _check_written_out(name, function.node_def)
@@ -68,13 +69,13 @@ class Program:
         )
 
     def all_nodes(self) -> Iterator[tuple[Place, pb.NodeDef]]:
-        """Yield each node of the graph and of its functions, whether something runs it or not."""
+        """Yield each node of the graph and of its functions, whether or not it runs."""
         yield from ((("", name), node) for name, node in self.nodes.items())
         for function, nodes in self.functions.items():
             yield from (((function, name), node) for name, node in nodes.items())
 
     def runs(self, tensors: Iterable[str]) -> frozenset[Place]:
-        """Return the nodes that run when ``tensors`` or operations of the graph are asked for."""
+        """Return the nodes that run when ``tensors`` or operations of the graph are requested."""
         found: set[Place] = set()
         called: list[str] = []
         pending = [node_name(name) for name in tensors]
@@ -104,18 +105,18 @@ class Program:
 
 
 def node_name(tensor: str) -> str:
-    """Return the name of the node that a tensor's name, or a control dependency, names."""
+    """Return the name of the node that a tensor's name or a control dependency refers to."""
     return tensor.removeprefix("^").partition(":")[0]
 
 
 def functions_of(node: pb.NodeDef) -> list[str]:
-    """Return the functions that a node may call: the one that it is named after, and those in its attributes."""
+    """Return the functions that a node may call: its operation's name, and the functions in its attributes."""
     called = (function.name for value in _attributes(node) for function in (value.func, *value.list.func))
     return [name for name in (node.op, *called) if name]
 
 
 def _attributes(node: pb.NodeDef) -> Iterator[pb.AttrValue]:
-    """Yield the attributes of a node, and those of the functions in its attributes, which can be functions as well."""
+    """Yield the attributes of a node, and those of the functions in its attributes, which can contain functions too."""
     pending = list(node.attr.values())
     while pending:
         value = pending.pop()
@@ -125,15 +126,16 @@ def _attributes(node: pb.NodeDef) -> Iterator[pb.AttrValue]:
 
 
 def _check_written_out(function: str, nodes: Iterable[pb.NodeDef]) -> None:
-    """Refuse attributes that the caller of a function fills in: they mean something else at each call.
+    """Reject attributes that the caller of a function fills in, because their value differs between calls.
 
     Source: ``core/framework/function.cc`` (``InstantiateFunction``) of TensorFlow 2.21.
     """
     for node in nodes:
         if any(value.placeholder for value in _attributes(node)):
             raise ModelCode.AMBIGUOUS.error(
-                f"The node {node.name!r} of the function {function!r} takes an attribute from the function's callers.",
-                hint="Export the model again with TensorFlow 2, which writes all attributes out.",
+                f"The model is ambiguous: the node {node.name!r} of the function {function!r} takes an attribute from "
+                "the function's callers.",
+                hint="Export the model again with TensorFlow 2, which writes all attributes in full.",
             )
 
 
@@ -146,16 +148,19 @@ def _by_name(nodes: Iterable[pb.NodeDef], what: str) -> dict[str, pb.NodeDef]:
 def _check_unique(names: Iterable[str], what: str) -> None:
     counted = Counter(names)
     if "" in counted:
-        raise ModelCode.AMBIGUOUS.error(f"Not all {what} have names.", hint="Export the model again with TensorFlow.")
+        raise ModelCode.AMBIGUOUS.error(
+            f"The model is ambiguous: some of its {what} have no name.", hint="Export the model again with TensorFlow."
+        )
     repeated = sorted(name for name, count in counted.items() if count > 1)
     if repeated:
         raise ModelCode.AMBIGUOUS.error(
-            f"Several {what} have the same name: {repeated[0]!r}.", hint="Export the model again with TensorFlow."
+            f"The model is ambiguous: several of its {what} have the same name, {repeated[0]!r}.",
+            hint="Export the model again with TensorFlow.",
         )
 
 
 def _substitutes(library: pb.FunctionDefLibrary) -> dict[str, frozenset[str]]:
-    """Return, for each function, its gradient and the functions that implement the same interface."""
+    """Return, for each function, its gradient function and the functions that implement the same interface."""
     implementing: dict[bytes, set[str]] = {}
     for function in library.function:
         if interface := function.attr[_IMPLEMENTS].s if _IMPLEMENTS in function.attr else b"":

@@ -1,13 +1,13 @@
-"""Weights from a seed, for a network whose answers to any two pictures differ clearly.
+"""Weights from a seed, for a network whose answers for any two pictures differ clearly.
 
-No pretrained file can be shipped, and with ordinary random weights all pictures get nearly the same answer: each layer
-passes on its input's average, which is what pictures share, and deep layers pass on nothing else. Three things undo
-that:
+A pretrained file cannot be shipped. With ordinary random weights, all pictures get nearly the same answer: each layer
+passes on the average of its input, which pictures have in common, and deep layers pass on little else. Three measures
+prevent this:
 
-- Each filter's weights sum to zero, so that an even input gives no response.
-- The first layer's channels come in pairs of one filter with two thresholds, and the next layer subtracts one from the
-  other. What is left saturates, so that pictures in 0..1 and in 0..255 stay within the same range, and no answer is all
-  in one class.
+- Each filter's weights sum to zero, so that a uniform input gives no response.
+- The first layer's channels come in pairs of one filter with two thresholds, and the next layer subtracts one channel
+  from the other. The difference saturates. So pictures in 0..1 and in 0..255 stay within the same range, and no answer
+  has its whole probability in one class.
 - The last layer is scaled so that the logits' standard deviation is about 4.
 
 All numbers are drawn as integers and summed exactly, so that a seed gives the same bytes on every machine.
@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 _STEPS = 1000  # weights are multiples of 1 / _STEPS before they are scaled
 _UNIFORM_STD = _STEPS / 3**0.5
-_GAIN = 2.9  # 1 / variance of a rectified standard normal variable: what rectifying takes, a layer gives back
-_BRANCH_GAMMA = 0.5  # a residual branch adds less than it is added to
-_THRESHOLD = 1.0  # between the two channels of a pair in the first layer
+_GAIN = 2.9  # 1 / variance of a rectified standard normal variable: a layer compensates what rectifying removes
+_BRANCH_GAMMA = 0.5  # a residual branch adds less than the value that it is added to
+_THRESHOLD = 1.0  # difference between the two channels of a pair in the first layer
 _LOGITS = 1 / 3  # scale of the last layer's weights, measured with the full network
 
 Array = npt.NDArray[np.float32]
 
 
 def initialise(model: Any, *, seed: int) -> None:
-    """Set all weights and batch-norm values of a ResNet (a keras model of ``resnet50.build_model``) from ``seed``."""
+    """Set all weights and batch-norm values of a ResNet (a Keras model of ``resnet50.build_model``) from ``seed``."""
     generator = np.random.Generator(np.random.PCG64(seed))
     for layer in model.layers:
         shapes = {variable.name: tuple(variable.shape) for variable in layer.weights}
@@ -43,7 +43,7 @@ def initialise(model: Any, *, seed: int) -> None:
 
 
 def _filters(generator: np.random.Generator, shape: tuple[int, ...], *, name: str) -> Array:
-    """Return a convolution's filters, [height, width, channels in, channels out]."""
+    """Return a convolution's filters, with the shape [height, width, channels in, channels out]."""
     height, width, channels, _ = shape
     one_by_one = height == width == 1
     filters = _centred(generator, shape, axes=(0, 1, 2) if one_by_one else (0, 1))

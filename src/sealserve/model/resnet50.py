@@ -1,7 +1,7 @@
-"""ResNet50 v1.5 as a frozen graph: the architecture is real, the weights come from a seed.
+"""ResNet50 v1.5 as a frozen graph, with the real architecture and weights from a seed.
 
-Source: K. He et al., "Deep Residual Learning for Image Recognition" (2015), table 1, and, for version 1.5, NVIDIA's
-DeepLearningExamples: a bottleneck that halves the picture does so in its 3x3 convolution, not in the 1x1 before it.
+Source: K. He et al., "Deep Residual Learning for Image Recognition" (2015), table 1. For version 1.5: NVIDIA's
+DeepLearningExamples. A bottleneck that halves the picture does so in its 3x3 convolution, not in the 1x1 before it.
 ``keras.applications`` has version 1, whose 1x1 convolutions also have biases.
 """
 
@@ -24,10 +24,10 @@ class Architecture:
     """The sizes of a ResNet with bottlenecks.
 
     Args:
-        blocks: How many residual blocks each stage has.
-        width: Channels after the first layer; each stage doubles them.
-        side: Height and width of a picture, in pixels.
-        classes: How many classes there are.
+        blocks: The number of residual blocks in each stage.
+        width: The number of channels after the first layer; each stage doubles it.
+        side: The height and width of a picture, in pixels.
+        classes: The number of classes.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -48,18 +48,18 @@ def build_frozen_graph(
 ) -> None:
     """Write a frozen FP32 graph: ``input`` [batch, side, side, 3] to ``predict`` [batch, classes], probabilities.
 
-    The same seed gives the same bytes with one version of TensorFlow. Pictures may be in any range, such as 0..1 or
+    One seed gives the same bytes with the same version of TensorFlow. Pictures may be in any range, such as 0..1 or
     0..255.
 
     Args:
         destination: The file to write, atomically.
-        seed: Where the weights and batch-norm values come from.
+        seed: The seed of the weights and batch-norm values.
         architecture: The network's sizes.
-        progress: Called with a few words at the start of each step.
+        progress: Called at the start of each step with a short description of the step.
 
     Raises:
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
-        UnavailableError: `file.disk-full`: There is no room for the file.
+        UnavailableError: `file.disk-full`: The disk is full.
     """
     tell = progress or (lambda _: None)
     tell("importing TensorFlow")
@@ -75,7 +75,7 @@ def build_frozen_graph(
 
 
 def build_model(architecture: Architecture = RESNET50) -> Any:
-    """Return the network as a keras model, its weights all zero.
+    """Return the network as a Keras model, with all weights zero.
 
     Raises:
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
@@ -117,7 +117,7 @@ def _convolution(layers: Any, x: Any, width: int, *, size: int, stride: int, nam
 
 
 def _freeze(tf: Any, model: Any, architecture: Architecture) -> Any:
-    """Return a GraphDef of ``model`` and softmax: variables are constants, and nothing unneeded is left."""
+    """Return a GraphDef of ``model`` and softmax, with variables as constants and without unneeded nodes."""
     from tensorflow.python.framework.convert_to_constants import (  # noqa: PLC0415  # TensorFlow is optional
         convert_variables_to_constants_v2,
     )

@@ -1,4 +1,4 @@
-"""SavedModels: what is in one, and whether a model server could serve it. No TensorFlow is needed.
+"""Description of SavedModels, and checks whether a model server could serve them. TensorFlow is not required.
 
 Source: TensorFlow's ``saved_model.proto`` and ``meta_graph.proto`` (the file) and ``saved_model/constants.h`` (the
 folder).
@@ -21,7 +21,7 @@ from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
 SAVED_MODEL_FILE = "saved_model.pb"
 TEXT_FILE = "saved_model.pbtxt"
 CHUNKED_FILE = "saved_model.cpb"
-LARGEST_MESSAGE = 2**31  # what protobuf can hold
+LARGEST_MESSAGE = 2**31  # bytes; protobuf's limit
 SERVE_TAG = "serve"
 SERVE_TAGS = (SERVE_TAG,)
 VARIABLE_OPERATIONS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
@@ -35,9 +35,9 @@ class TensorSpec:
     """An input or output of a signature.
 
     Args:
-        name: What clients call it.
-        dtype: Its type, as TensorFlow names it: ``float32``, ``string``...
-        shape: Its dimensions, None for any size; None for any number of dimensions.
+        name: Its name for clients.
+        dtype: Its type, by TensorFlow's name: ``float32``, ``string``...
+        shape: Its dimensions, with None for any size. None instead of a tuple means any number of dimensions.
     """
 
     name: str
@@ -50,7 +50,7 @@ class SavedSignature:
     """A function that clients can call.
 
     Args:
-        name: What clients call it.
+        name: Its name for clients.
         method: TensorFlow Serving's method, such as ``tensorflow/serving/predict``.
         inputs: Sorted by name.
         outputs: Sorted by name.
@@ -67,10 +67,10 @@ class MetaGraph:
     """A graph of a SavedModel.
 
     Args:
-        tags: What it is for: a set, sorted.
-        tensorflow_version: Which TensorFlow wrote it.
-        signatures: Sorted by name.
-        operations: The kinds of operations in it and in its functions, sorted.
+        tags: The set of its tags, sorted.
+        tensorflow_version: The version of TensorFlow that wrote it.
+        signatures: Its signatures, sorted by name.
+        operations: The names of the operations in it and in its functions, sorted.
     """
 
     tags: tuple[str, ...]
@@ -80,19 +80,19 @@ class MetaGraph:
 
     @property
     def has_variables(self) -> bool:
-        """Whether it needs the ``variables`` folder."""
+        """Whether the graph needs the ``variables`` folder."""
         return not VARIABLE_OPERATIONS.isdisjoint(self.operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModelInfo:
-    """A SavedModel.
+    """A description of a SavedModel.
 
     Args:
         folder: The folder that holds ``saved_model.pb``.
-        files: How many files it has.
-        size: Their sizes together, in bytes.
-        graphs: Its graphs, one in most.
+        files: The number of its files.
+        size: The total size of its files in bytes.
+        graphs: Its graphs. Most SavedModels have one.
         tags: The tags of the graph that is served, sorted.
     """
 
@@ -104,41 +104,42 @@ class SavedModelInfo:
 
     @property
     def serving_graph(self) -> MetaGraph:
-        """The graph that a model server loads, chosen as in `serving_meta_graph`; errors as there."""
+        """The graph that a model server loads. The choice and the errors are those of `serving_meta_graph`."""
         return self.graphs[_index_of_tags(self.folder, [graph.tags for graph in self.graphs], self.tags)]
 
 
 def read_saved_model(folder: Path) -> pb.SavedModel:
-    """Return the message in ``saved_model.pb`` of the SavedModel ``folder``.
+    """Read ``saved_model.pb`` of the SavedModel ``folder``.
 
     Raises:
-        InputError: `model.missing`: There is no such folder.
-        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
-        InputError: `model.ambiguous`: Protobuf libraries differ in what they read of it.
+        InputError: `model.missing`: The folder does not exist.
+        InputError: `model.not-a-saved-model`: The folder has no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: Protobuf libraries differ in what they read of the file.
     """
     if not folder.is_dir():
         raise ModelCode.MISSING.error(
-            f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb."
+            f"The folder {folder} does not exist.", hint="Give the folder that contains saved_model.pb."
         )
     path = folder / SAVED_MODEL_FILE
     message = pb.SavedModel()
     if form_of(folder) == TEXT_FILE:
         raise ModelCode.NOT_A_SAVED_MODEL.error(
-            f"{folder} holds the text form of a SavedModel, {TEXT_FILE}: expected {SAVED_MODEL_FILE}.",
-            hint="Name the folder as model.path and run `sealserve model convert`, which writes the binary form.",
+            f"{folder} has a SavedModel in text form: expected {SAVED_MODEL_FILE}, got {TEXT_FILE}.",
+            hint="Set the folder as model.path and run `sealserve model convert`, which writes the binary form.",
         )
     try:
         message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
     except InputFileMissingError as error:
         hint = _version_hint(folder)
         raise ModelCode.NOT_A_SAVED_MODEL.error(
-            f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint
+            f"{folder} is not a SavedModel: it does not contain {SAVED_MODEL_FILE}.", hint=hint
         ) from error
     except DecodeError as error:
         raise ModelCode.NOT_A_SAVED_MODEL.error(
-            f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged."
+            f"{path} is not a SavedModel: TensorFlow did not write it, or it is damaged.",
+            hint="Export or copy the model again.",
         ) from error
-    # a server would execute what the lint did not see
+    # otherwise a server could execute parts that the lint cannot see
     if field := unread_field(message):
         raise ModelCode.AMBIGUOUS.error(
             f"{path} has the field {field.partition('model.')[2]} in a form that only some protobuf libraries read.",
@@ -148,33 +149,35 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
 
 
 def form_of(folder: Path) -> str | None:
-    """Return the name of the file that holds the SavedModel ``folder``, or None if there is none.
+    """Return the name of the file that holds the SavedModel in ``folder``, or None if it does not exist.
 
     Raises:
-        InputError: `model.ambiguous`: There are several. TensorFlow would read one of them, and ignore the others.
-        InputError: `model.not-a-saved-model`: It has the chunked form, which needs a library of its own.
+        InputError: `model.ambiguous`: Several such files exist. TensorFlow would read one and ignore the others.
+        InputError: `model.not-a-saved-model`: The file has the chunked form, which requires a separate library.
     """
     forms = [name for name in (SAVED_MODEL_FILE, TEXT_FILE, CHUNKED_FILE) if os.path.lexists(folder / name)]
     if len(forms) > 1:
         raise ModelCode.AMBIGUOUS.error(
-            f"{folder} holds several SavedModels: {', '.join(forms)}.", hint="Keep the file that belongs to the model."
+            f"{folder} is ambiguous: it contains several SavedModels ({', '.join(forms)}).",
+            hint="Keep only the file that belongs to the model.",
         )
     if forms == [CHUNKED_FILE]:
         raise ModelCode.NOT_A_SAVED_MODEL.error(
-            f"{folder} holds the chunked form of a SavedModel, {CHUNKED_FILE}: expected {SAVED_MODEL_FILE}.",
+            f"{folder} has a SavedModel in chunked form: expected {SAVED_MODEL_FILE}, got {CHUNKED_FILE}.",
             hint="Export the model without tf.saved_model.SaveOptions(experimental_image_format=True).",
         )
     return forms[0] if forms else None
 
 
 def serving_meta_graph(folder: Path, message: pb.SavedModel, tags: Collection[str] = SERVE_TAGS) -> pb.MetaGraphDef:
-    """Return the graph of a SavedModel that a model server loads: the one whose set of tags is ``tags``.
+    """Return the graph of a SavedModel that a model server loads: the graph whose set of tags is ``tags``.
 
-    Source: ``cc/saved_model/reader.cc`` of TensorFlow 2.21. It takes the first of several; here they are an error.
+    Source: ``cc/saved_model/reader.cc`` of TensorFlow 2.21. TensorFlow uses the first of several such graphs. Here,
+    several graphs are an error.
 
     Raises:
-        InputError: `model.no-serve-tag`: There is none.
-        InputError: `model.ambiguous`: There are several.
+        InputError: `model.no-serve-tag`: No graph has these tags.
+        InputError: `model.ambiguous`: Several graphs have these tags.
     """
     return message.meta_graphs[
         _index_of_tags(folder, [tuple(graph.meta_info_def.tags) for graph in message.meta_graphs], tags)
@@ -182,17 +185,17 @@ def serving_meta_graph(folder: Path, message: pb.SavedModel, tags: Collection[st
 
 
 def describe(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelInfo:
-    """Return what is in the SavedModel ``folder``.
+    """Describe the SavedModel ``folder``.
 
     Args:
         folder: The SavedModel.
         tags: The tags of the graph that is served.
 
     Raises:
-        InputError: `model.missing`: There is no such folder.
-        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
-        InputError: `model.ambiguous`: It can be read in two ways.
-        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
+        InputError: `model.missing`: The folder does not exist.
+        InputError: `model.not-a-saved-model`: The folder has no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: Two readers could see different models.
+        InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
     message = read_saved_model(folder)
     files = plain_files(folder)
@@ -206,10 +209,10 @@ def describe(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelI
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """Return all files in ``folder`` and below, sorted. Links to files count as files, since their content is copied.
+    """Return all files below ``folder``, sorted. A link to a file counts as a file, because its content is copied.
 
     Raises:
-        InputError: `model.unusable-file`: There is a link to a folder, a socket, or the like.
+        InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
     files = []
     for path in sorted(folder.rglob("*")):
@@ -217,38 +220,40 @@ def plain_files(folder: Path) -> list[Path]:
             files.append(path)
         elif path.is_symlink() or not path.is_dir():
             raise ModelCode.UNUSABLE_FILE.error(
-                f"{path} is no plain file or folder.", hint="Put a copy of the file or folder in its place."
+                f"{path} cannot be used in a model: it is not a regular file or folder.",
+                hint="Replace it by a copy of the file or folder.",
             )
     return files
 
 
 def check_servable(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelInfo:
-    """Return what is in the SavedModel ``folder``, which a model server could load and serve.
+    """Check that a model server could load and serve the SavedModel ``folder``, and describe it.
 
     Args:
         folder: The SavedModel.
         tags: The tags of the graph that is served.
 
     Raises:
-        InputError: `model.missing`: There is no such folder.
-        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
-        InputError: `model.ambiguous`: It can be read in two ways.
-        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
-        InputError: `model.no-serve-tag`: It has no graph for serving.
-        InputError: `model.no-signature`: Its graph for serving has no signature with outputs.
-        InputError: `model.variables-missing`: The values of its variables are not all there: TensorFlow would load an
-            uninitialised model and report success.
+        InputError: `model.missing`: The folder does not exist.
+        InputError: `model.not-a-saved-model`: The folder has no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: Two readers could see different models.
+        InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
+        InputError: `model.no-serve-tag`: No graph has these tags.
+        InputError: `model.no-signature`: The graph has no signature with outputs.
+        InputError: `model.variables-missing`: Files with the values of variables are missing. TensorFlow would load an
+            uninitialized model and report success.
     """
     info = describe(folder, tags=tags)
     graph = info.serving_graph
     if not any(signature.outputs for signature in graph.signatures):
         raise ModelCode.NO_SIGNATURE.error(
-            f"{folder} has no signature: nothing says what goes into the model and what comes out.",
-            hint=f"Export it with a signature named {DEFAULT_SIGNATURE!r}.",
+            f"{folder} does not have a signature, so the inputs and outputs of the model are unknown.",
+            hint=f"Export the model with a signature named {DEFAULT_SIGNATURE!r}.",
         )
     if graph.has_variables and (missing := missing_variables(folder)):
         raise ModelCode.VARIABLES_MISSING.error(
-            f"{folder} has variables, but not {missing}.", hint="Copy the whole folder of the SavedModel."
+            f"{folder} is incomplete: the graph has variables, but {missing} is missing.",
+            hint="Copy the whole folder of the SavedModel.",
         )
     return info
 
@@ -279,7 +284,7 @@ def _tensors(infos: Mapping[str, pb.TensorInfo]) -> tuple[TensorSpec, ...]:
 
 
 def dtype_name(number: int) -> str:
-    """Return TensorFlow's name of a ``DataType``, or its number where it is a new one."""
+    """Return TensorFlow's name of a ``DataType``, or its number if the type is unknown here."""
     known = pb.DataType.values()
     return _DTYPES.get(number) or (
         pb.DataType.Name(number).removeprefix("DT_").lower() if number in known else f"dtype {number}"
@@ -293,7 +298,7 @@ def _shape(message: pb.TensorShapeProto) -> tuple[int | None, ...] | None:
 
 
 def missing_variables(folder: Path) -> str:
-    """Return the first file that is missing of those that hold the variables' values, or an empty string."""
+    """Return the first missing file of those that hold the variables' values, or an empty string."""
     if not (folder / _INDEX).is_file():
         return str(_INDEX)
     shards = {path.name for path in (folder / _INDEX).parent.iterdir()}
@@ -303,22 +308,23 @@ def missing_variables(folder: Path) -> str:
 
 
 def _index_of_tags(folder: Path, graphs: Sequence[Collection[str]], tags: Collection[str]) -> int:
-    """Return the place of the one graph whose set of tags is ``tags``."""
+    """Return the index of the only graph whose set of tags is ``tags``."""
     wanted = ", ".join(sorted(set(tags)))
     fitting = [index for index, found in enumerate(graphs) if set(found) == set(tags)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise ModelCode.AMBIGUOUS.error(
-            f"{folder} has {len(fitting)} graphs with the tags {wanted}: which one is served depends on their order.",
+            f"{folder} is ambiguous: {len(fitting)} graphs have the tags {wanted}, and their order would decide which "
+            "is served.",
             hint="Export the model again with one graph for these tags.",
         )
     found = "; ".join(sorted(", ".join(sorted(set(found))) or "a graph without tags" for found in graphs))
     raise ModelCode.NO_SERVE_TAG.error(
-        f"{folder} has no graph with the tags {wanted}: it has {found or 'no graph at all'}.",
-        hint="Name the tags of one of its graphs as the model's tags in sealserve.toml."
+        f"{folder} does not have a graph with the tags {wanted}: it has {found or 'no graph at all'}.",
+        hint="Set the tags of one of its graphs as the model's tags in sealserve.toml."
         if found.strip()
-        else "Export it with tf.saved_model.save or model.export.",
+        else "Export the model with tf.saved_model.save or model.export.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The configuration files of TensorFlow Serving that a release carries, in protobuf text format.
+"""TensorFlow Serving's configuration files in a release, in protobuf text format.
 
 Source: tensorflow/serving 9d981c5c, ``config/model_server_config.proto``, ``config/monitoring_config.proto`` and
 ``servables/tensorflow/session_bundle_config.proto`` (fields), ``batching/batching_session.cc`` (batch sizes).
@@ -30,13 +30,13 @@ _DEFAULT_MAX_BATCH_SIZE: Final = 1000  # SharedBatchScheduler::QueueOptions, ten
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model and the versions of it that are served.
+    """A model and its served versions.
 
     Args:
-        name: What clients call it.
-        base_path: The folder with its version folders, where the server sees it.
-        versions: All that are served.
-        labels: Names of versions.
+        name: Its name for clients.
+        base_path: The path of the folder with its version folders, from the server's point of view.
+        versions: All served versions.
+        labels: Labels of versions: each label's version number.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ServedModel:
 
 
 def model_server_config(models: Sequence[ServedModel]) -> bytes:
-    """Return the ``ModelServerConfig`` that serves exactly these versions: a host that hides one stops the server."""
+    """Return the ``ModelServerConfig`` for exactly these versions. If the host hides a version, the server stops."""
     configs = [
         ModelConfig(
             name=model.name,
@@ -65,48 +65,51 @@ def model_server_config(models: Sequence[ServedModel]) -> bytes:
 
 
 def read_batching_parameters(path: Path) -> bytes:
-    """Return the content of a file with ``BatchingParameters``, checked.
+    """Read and check a file with ``BatchingParameters``, and return its content.
 
     Raises:
-        InputError: `server-config.missing`: It cannot be read.
-        InputError: `server-config.syntax`: It is none.
-        InputError: `server-config.value`: The server would refuse its values.
+        InputError: `server-config.missing`: The file cannot be read.
+        InputError: `server-config.syntax`: The file is not valid protobuf text, or has an unknown field.
+        InputError: `server-config.value`: The server would reject a value.
     """
     content, parameters = _read(path, BatchingParameters())
     for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads", "max_execution_batch_size"):
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
             raise ModelCode.SERVER_CONFIG_VALUE.error(
-                f"{path}: {name} is {getattr(parameters, name).value}; it begins at 1."
+                f"{path} has an invalid {name}: expected at least 1, got {getattr(parameters, name).value}."
             )
     if parameters.HasField("batch_timeout_micros") and parameters.batch_timeout_micros.value < 0:
-        raise ModelCode.SERVER_CONFIG_VALUE.error(f"{path}: batch_timeout_micros is negative.")
+        raise ModelCode.SERVER_CONFIG_VALUE.error(
+            f"{path} has an invalid batch_timeout_micros: expected 0 or more, got "
+            f"{parameters.batch_timeout_micros.value}."
+        )
     sizes = list(parameters.allowed_batch_sizes)
     if sizes != sorted(set(sizes)) or any(size < 1 for size in sizes):
         raise ModelCode.SERVER_CONFIG_VALUE.error(
-            f"{path}: allowed_batch_sizes must ascend from 1 on; they are {sizes}."
+            f"{path} has invalid allowed_batch_sizes: expected ascending numbers from 1, got {sizes}."
         )
     limit = "max_execution_batch_size" if parameters.enable_large_batch_splitting.value else "max_batch_size"
     largest = getattr(parameters, limit).value if parameters.HasField(limit) else _DEFAULT_MAX_BATCH_SIZE
     if sizes and sizes[-1] != largest:
         raise ModelCode.SERVER_CONFIG_VALUE.error(
-            f"{path}: the last of allowed_batch_sizes is {sizes[-1]}; it must be {limit}, {largest}."
+            f"{path} has invalid allowed_batch_sizes: the last must equal {limit} ({largest}), got {sizes[-1]}."
         )
     return content
 
 
 def read_monitoring_config(path: Path) -> bytes:
-    """Return the content of a file with ``MonitoringConfig``, checked.
+    """Read and check a file with ``MonitoringConfig``, and return its content.
 
     Raises:
-        InputError: `server-config.missing`: It cannot be read.
-        InputError: `server-config.syntax`: It is none.
-        InputError: `server-config.value`: The server would refuse its values.
+        InputError: `server-config.missing`: The file cannot be read.
+        InputError: `server-config.syntax`: The file is not valid protobuf text, or has an unknown field.
+        InputError: `server-config.value`: The server would reject a value.
     """
     content, monitoring = _read(path, MonitoringConfig())
     where = monitoring.prometheus_config.path
     if where and not where.startswith("/"):
         raise ModelCode.SERVER_CONFIG_VALUE.error(
-            f"{path}: prometheus_config.path is {where!r}; it must begin with a slash."
+            f"{path} has an invalid prometheus_config.path: expected a path that begins with a slash, got {where!r}."
         )
     return content
 
@@ -116,10 +119,13 @@ def _read(path: Path, message: _Parsed) -> tuple[bytes, _Parsed]:
         content = read_regular(path)
     except InputFileError as error:
         raise ModelCode.SERVER_CONFIG_MISSING.error(
-            f"{path} cannot be read: {error.reason}.", hint="sealserve.toml names it, relative to itself."
+            f"{path} cannot be read: {error.reason}.",
+            hint="Check the path in sealserve.toml, which is relative to the folder of sealserve.toml.",
         ) from error
     try:
         return content, text_format.Parse(content, message)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         kind = message.DESCRIPTOR.name
-        raise ModelCode.SERVER_CONFIG_SYNTAX.error(f"{path} is no {kind} in protobuf text format: {error}.") from error
+        raise ModelCode.SERVER_CONFIG_SYNTAX.error(
+            f"{path} is not a valid {kind} in text format: {str(error).rstrip('.')}."
+        ) from error

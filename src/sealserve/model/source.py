@@ -1,4 +1,4 @@
-"""Where an owner's model is: the SavedModel or frozen graph that a path means, and what to do about other paths."""
+"""Finds the SavedModel or frozen graph that a path refers to, and suggests a fix for other paths."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ from sealserve.terms import LARGEST_VERSION
 _SAVED_MODEL_FILES: Final = (SAVED_MODEL_FILE, TEXT_FILE, CHUNKED_FILE)
 _FROZEN_GRAPH: Final = ".pb"
 _MOST_ENTRIES: Final = 1000
-"""How many entries of a folder are looked at: the folder may be anything, such as a home directory."""
+"""The maximum number of a folder's entries that are read: the folder may be anything, such as a home directory."""
 
 _KERAS: Final = "a Keras model"
 _NOT_TENSORFLOW: Final = "Convert it to a TensorFlow SavedModel first."
@@ -31,7 +31,7 @@ _OTHER_FORMATS: Final[Mapping[str, tuple[str, str]]] = {
     ".safetensors": ("a file of weights", _NOT_TENSORFLOW),
     ".pbtxt": ("a graph as text", "Write the frozen graph in binary form (.pb)."),
 }
-"""What a file of another format is, and what to do; for Keras, see `_other_format`."""
+"""The name of each other format, and the hint for it. For Keras, see `_other_format`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Source:
 
     Args:
         path: The SavedModel's folder, or the file of the frozen graph.
-        version: The version that the name of the SavedModel's folder says, as in ``resnet50/1``; None without one.
-        other_versions: The other versions beside it.
+        version: The version in the name of the SavedModel's folder, as in ``resnet50/1``; None if the name has none.
+        other_versions: The other versions in the same folder.
     """
 
     path: Path
@@ -50,15 +50,15 @@ class Source:
 
 
 def find_source(path: Path) -> Source:
-    """Return the model that a user means by a path.
+    """Return the model that a path refers to.
 
-    This is the SavedModel or frozen graph itself, the newest version in a folder as TensorFlow Serving has it
-    (``resnet50/1``, ``resnet50/2``), or the SavedModel around a ``saved_model.pb``.
+    The path can be the SavedModel or frozen graph itself, or a ``saved_model.pb`` in a SavedModel. In a folder of
+    versions in TensorFlow Serving's layout (``resnet50/1``, ``resnet50/2``), the newest version is used.
 
     Raises:
-        InputError: `model.missing`: Nothing exists there; the hint names similar models.
-        InputError: `model.not-a-saved-model`: The folder holds no SavedModel.
-        InputError: `model.not-a-graph`: The file has another format than a frozen graph.
+        InputError: `model.missing`: The path does not exist; the hint names similar models.
+        InputError: `model.not-a-saved-model`: The folder does not contain a SavedModel.
+        InputError: `model.not-a-graph`: The file has a format other than a frozen graph.
     """
     if path.name in _SAVED_MODEL_FILES and path.is_file():
         path = path.parent
@@ -72,7 +72,8 @@ def find_source(path: Path) -> Source:
         newest, folder = versions[-1]
         return Source(path=folder, version=newest, other_versions=[number for number, _ in versions[:-1]])
     raise ModelCode.NOT_A_SAVED_MODEL.error(
-        f"{path} is not a SavedModel: it contains no {SAVED_MODEL_FILE}.", hint=_nearest_hint(path / SAVED_MODEL_FILE)
+        f"{path} is not a SavedModel: it does not contain {SAVED_MODEL_FILE}.",
+        hint=_nearest_hint(path / SAVED_MODEL_FILE),
     )
 
 
@@ -80,18 +81,18 @@ def check_source(path: Path) -> None:
     """Check that a path can be a model, before the model is read.
 
     Raises:
-        InputError: `model.missing`: Nothing exists there; the hint names similar models.
-        InputError: `model.not-a-graph`: The file has another format than a frozen graph.
+        InputError: `model.missing`: The path does not exist; the hint names similar models.
+        InputError: `model.not-a-graph`: The file has a format other than a frozen graph.
     """
     if not path.exists():
-        raise ModelCode.MISSING.error(f"There is no model at {path}.", hint=_nearest_hint(path))
+        raise ModelCode.MISSING.error(f"The model {path} does not exist.", hint=_nearest_hint(path))
     other = _OTHER_FORMATS.get(path.suffix.lower())
     if other is not None and path.is_file():
         raise _other_format(path, *other)
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Return the models that lie in a folder, by their names. Without a folder there are none."""
+    """Return the models directly in a folder, sorted by name. Empty if the folder does not exist."""
     return sorted(found for found in _entries(folder) if _is_model(found))
 
 
@@ -103,7 +104,7 @@ def _other_format(path: Path, what: str, hint: str) -> SealserveError:
 
 
 def _nearest_hint(path: Path) -> str:
-    """Return the hint for a path without a model: the models near it with the most similar names."""
+    """Return the hint for a path without a model: the models nearby with the most similar names."""
     there = candidates(path.parent)
     by_name = {found.name: found for found in reversed(there)} | {found.stem: found for found in reversed(there)}
     close = difflib.get_close_matches(path.name, by_name, n=3, cutoff=0.5)
@@ -111,8 +112,8 @@ def _nearest_hint(path: Path) -> str:
     if near:
         return f"Did you mean {' or '.join(map(str, near))}?"
     if there:
-        return f"Models in {path.parent}: {', '.join(found.name for found in there[:8])}."
-    return "Give a SavedModel folder or a frozen graph (.pb). To create an example: `sealserve model make-example`."
+        return f"Choose a model in {path.parent}: {', '.join(found.name for found in there[:8])}."
+    return "Give a SavedModel folder or a frozen graph (.pb). Create an example with `sealserve model make-example`."
 
 
 def _is_model(path: Path) -> bool:
@@ -126,7 +127,7 @@ def _is_saved_model(folder: Path) -> bool:
 
 
 def _versions(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the versions of a model in a folder as TensorFlow Serving has it, with their SavedModels."""
+    """Yield the versions of a model in a folder with TensorFlow Serving's layout, with their SavedModels."""
     for entry in _entries(folder):
         number = _version(entry.name)
         if number is not None and _is_saved_model(entry):
@@ -140,7 +141,7 @@ def _version(name: str) -> int | None:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Yield what a folder contains, without hidden entries. A folder that cannot be read has nothing."""
+    """Yield the entries of a folder, except hidden entries. A folder that cannot be read counts as empty."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in islice(entries, _MOST_ENTRIES)]

@@ -1,8 +1,8 @@
-"""Fields of a message that one protobuf library reads and another does not.
+"""Detects fields of a message that some protobuf libraries read and others ignore.
 
-Python's protobuf library keeps an entry of a map as unknown bytes if the entry has a field that is not its key or its
-value. The C++ library, which TensorFlow uses, drops only the unknown field and reads the entry. The same can happen to
-a field with an unusual wire type. Source: protobuf 6, ``upb/wire/decode.c`` (``_upb_Decoder_DecodeToMap``) and
+Python's protobuf library stores an entry of a map as unknown bytes if the entry has a field that is neither its key nor
+its value. The C++ library, which TensorFlow uses, drops only the unknown field and reads the entry. The same can happen
+to a field with an unusual wire type. Source: protobuf 6, ``upb/wire/decode.c`` (``_upb_Decoder_DecodeToMap``) and
 ``google/protobuf/map_entry.h``.
 """
 
@@ -11,9 +11,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 
 def unread_field(message: Message) -> str | None:
-    """Return the name of a field that is declared for ``message``, or for a message in it, but was not read, or None.
+    """Return the name of a field of ``message``, or of a message in it, that is declared but was not read, or None.
 
-    Fields that are not declared do not count: a newer TensorFlow may write them.
+    Undeclared fields do not count, because a newer TensorFlow may write them.
     """
     pending = [message]
     while pending:

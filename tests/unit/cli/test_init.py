@@ -94,11 +94,21 @@ def test_a_folder_of_versions_means_its_newest_version(bare: CommandLine, given:
 @pytest.mark.parametrize(
     ("given", "code", "message", "hint"),
     [
-        ("flowrs", "model.missing", "There is no model at {}.", "Did you mean {folder}/flowers?"),
-        ("net", "model.missing", "There is no model at {}.", "Did you mean {folder}/net.pb?"),
-        ("zzz", "model.missing", "There is no model at {}.", "Models in {folder}: flowers, net.pb."),
-        ("a/b/c", "model.missing", "There is no model at {}.", "Give a SavedModel folder or a frozen graph (.pb). To"),
-        ("empty", "model.not-a-saved-model", "{} is not a SavedModel: it contains no saved_model.pb.", "Give a Saved"),
+        ("flowrs", "model.missing", "The model {} does not exist.", "Did you mean {folder}/flowers?"),
+        ("net", "model.missing", "The model {} does not exist.", "Did you mean {folder}/net.pb?"),
+        ("zzz", "model.missing", "The model {} does not exist.", "Choose a model in {folder}: flowers, net.pb."),
+        (
+            "a/b/c",
+            "model.missing",
+            "The model {} does not exist.",
+            "Give a SavedModel folder or a frozen graph (.pb). Create",
+        ),
+        (
+            "empty",
+            "model.not-a-saved-model",
+            "{} is not a SavedModel: it does not contain saved_model.pb.",
+            "Give a Saved",
+        ),
         ("m.keras", "model.not-a-graph", "{} is a Keras model: expected", "Export it as a SavedModel in Python"),
         ("m.H5", "model.not-a-graph", "{} is a Keras model: expected", "Export it as a SavedModel in Python"),
         ("m.onnx", "model.not-a-graph", "{} is an ONNX model: expected", "Convert it to a TensorFlow SavedModel first"),
@@ -164,7 +174,7 @@ def test_a_person_is_asked(tmp_path: Path) -> None:
     status, shown = on_a_terminal(tmp_path, answers="flowrs\n\nDockr\ndocker\n0\n3\none-way\n")
     assert status == 0
     assert "SavedModel folder or frozen graph [flowers]: " in shown
-    assert "Error: There is no model at flowrs. Did you mean flowers?" in shown
+    assert "Error: The model flowrs does not exist. Did you mean flowers?" in shown
     assert "Error: Expected local or docker or kubernetes, got 'Dockr'. Did you mean docker?" in shown
     assert "Error: Expected a number of at least 1, got '0'." in shown
     described = deployment.read(tmp_path / "sealserve.toml")

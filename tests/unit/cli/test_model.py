@@ -38,7 +38,7 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path:
     cli = CommandLine(capsys, make_site(tmp_path / "site", source=Path("none.pb")).directory)
     error = cli.error("model", "convert")
     assert (error["code"], error["status"]) == ("model.missing", 2)
-    assert error["message"] == f"There is no model at {tmp_path / 'site' / 'none.pb'}."
+    assert error["message"] == f"The model {tmp_path / 'site' / 'none.pb'} does not exist."
 
 
 def test_an_example_never_replaces_a_file(cli: CommandLine, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_signature_that_fails_is_told_with_what_tensorflow_says(cli: CommandLi
     assert failed.status == 3
     assert "serving_default  failed: FAILED_PRECONDITION: Could not find variable" in failed.out
     assert "1 of 1 signatures failed. Give them other inputs with --input" in failed.err
-    assert "Loading gives no value to the variable 'variable'" in failed.err
+    assert "Loading does not initialize the variable 'variable'" in failed.err
     as_json = cli.bare("model", "test", path.parent, "--json")
     assert as_json.status == 3
     assert (as_json.json[0]["ok"], as_json.json[0]["outputs"]) == (False, {})

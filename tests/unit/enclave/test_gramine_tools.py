@@ -97,11 +97,11 @@ def test_a_name_that_looks_like_a_template_stays_what_it_is(
         ),
         (
             {"change": "manifest['loader']['log_level'] = 'none'"},
-            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed settings in the manifest"),
         ),
         (
             {"change": "sgx['cpu_features']['amx'] = 'required'"},
-            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed settings in the manifest"),
         ),
         ({"change": "sgx['debug'] = True"}, (SealserveError, r"sgx\.debug")),
     ],
@@ -146,7 +146,9 @@ def test_another_gramine_than_there_would_measure_another_enclave(
 
 def test_without_gramine(build_for_sgx: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with raises(EnclaveCode.GRAMINE_MISSING, match="not here: gramine-manifest, gramine-sgx-sign") as caught:
+    with raises(
+        EnclaveCode.GRAMINE_MISSING, match="not installed on this machine: gramine-manifest, gramine-sgx-sign"
+    ) as caught:
         build_for_sgx()
     assert "gramine.readthedocs.io" in (caught.value.hint or "")
 
@@ -155,9 +157,9 @@ def test_gramine_without_its_part_for_sgx(tmp_path: Path, monkeypatch: pytest.Mo
     programs = install(tmp_path / "gramine")
     shutil.rmtree(tmp_path / "gramine/lib")
     monkeypatch.setenv("PATH", str(programs))
-    with raises(EnclaveCode.GRAMINE_MISSING, match=r"there is no gramine/sgx/libpal\.so beside"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match=r"incomplete: gramine/sgx/libpal\.so beside .* is missing"):
         find_tools()
-    with raises(EnclaveCode.GRAMINE_MISSING, match="there is no /none"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match="incomplete: /none is missing"):
         find_tools(libpal=Path("/none"))
 
 

@@ -61,7 +61,9 @@ def test_links_to_files_are_files_and_links_to_folders_are_not_followed(root: Im
 def test_a_circle_of_links(root: ImageRoot, folder: Path) -> None:
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("/a")
-    with raises(EnclaveCode.IMAGE_ROOT_UNUSABLE, match=r"/a in .* goes through too many links") as caught:
+    with raises(
+        EnclaveCode.IMAGE_ROOT_UNUSABLE, match=r"/a in .* cannot be resolved: it goes through more than 40 links"
+    ) as caught:
         root.locate("/a")
     assert caught.value.code == "image-root.unusable"
 
@@ -69,7 +71,7 @@ def test_a_circle_of_links(root: ImageRoot, folder: Path) -> None:
 @pytest.mark.parametrize("name", [b"a\nb", b"a\xff"])
 def test_a_name_that_no_manifest_can_have(root: ImageRoot, folder: Path, name: bytes) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/usr/" + name)).write_bytes(b"")
-    with raises(EnclaveCode.IMAGE_ROOT_UNUSABLE, match="has a character that no manifest can have"):
+    with raises(EnclaveCode.IMAGE_ROOT_UNUSABLE, match="has a character that a manifest cannot contain"):
         list(root.files("/usr"))
 
 
@@ -80,7 +82,9 @@ def test_what_cannot_be_listed_is_named(root: ImageRoot) -> None:
 
 @pytest.mark.parametrize("folder", [Path("relative"), Path("/none")])
 def test_no_folder(folder: Path) -> None:
-    with raises(EnclaveCode.IMAGE_ROOT_UNUSABLE, match="is no folder with the files of an image"):
+    with raises(
+        EnclaveCode.IMAGE_ROOT_UNUSABLE, match="is not an absolute path of a folder with the files of an image"
+    ):
         ImageRoot(folder)
 
 

@@ -78,7 +78,7 @@ def test_files_are_measured_once_each_in_order(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with raises(
-        EnclaveCode.TRUSTED_SOURCE, match="none should be measured, and cannot be read: No such file"
+        EnclaveCode.TRUSTED_SOURCE, match="none cannot be measured, because it cannot be read: No such file"
     ) as caught:
         measure([str(tmp_path / "none")])
     assert caught.value.code == "enclave.trusted-source"
@@ -95,10 +95,10 @@ Change = Callable[[dict[str, Any]], object]
         (lambda i: i.update(server="nginx"), "server: Input should be 'embedded' or 'tensorflow-serving'"),
         (lambda i: i.update(files=[]), "files: Tuple should have at least 1 item"),
         (lambda i: i.update(more=1), "more: Extra inputs are not permitted"),
-        (lambda i: i["files"].reverse(), "the files should be in ascending order, each once"),
-        (lambda i: i["files"].insert(0, i["files"][0]), "the files should be in ascending order, each once"),
-        (lambda i: i.update(program="/bin/sh"), "the program /bin/sh should be among the files"),
-        (lambda i: i["files"][-1].update(path="/usr/x/../y"), "the paths should be normalised"),
+        (lambda i: i["files"].reverse(), "the files must be in ascending order, without duplicates"),
+        (lambda i: i["files"].insert(0, i["files"][0]), "the files must be in ascending order, without duplicates"),
+        (lambda i: i.update(program="/bin/sh"), "the program /bin/sh must be among the files"),
+        (lambda i: i["files"][-1].update(path="/usr/x/../y"), "the paths must be normalized"),
         (lambda i: i["files"][0].update(path="opt"), "files.0.path: String should match"),
         (lambda i: i["files"][0].update(path="/a\nb"), "files.0.path: String should match"),
         (lambda i: i["files"][0].update(size=-1), "files.0.size: Input should be greater"),

@@ -242,9 +242,9 @@ def test_all_that_is_wrong_is_said_at_once(good: dict[str, Any]) -> None:
     for part in (
         "sgx.debug: ",
         "sgx.remote_attestation: ",
-        "it has the setting sgx.seal_key, which is not accepted",
-        "it lacks the setting loader.env.LD_PRELOAD",
-        "it lacks the setting sys.enable_sigterm_injection",
+        "the setting sgx.seal_key is not accepted",
+        "the setting loader.env.LD_PRELOAD is missing",
+        "the setting sys.enable_sigterm_injection is missing",
     ):
         assert part in caught.value.message
 
@@ -267,7 +267,7 @@ def test_a_message_names_a_limited_number_of_settings(good: dict[str, Any]) -> N
     ],
 )
 def test_a_template_is_refused_with_its_line(text: str) -> None:
-    with raises(EnclaveCode.MANIFEST_TEMPLATE, match=r"it is a template: line 2 has '\{") as caught:
+    with raises(EnclaveCode.MANIFEST_TEMPLATE, match=r"it is a template: line 2 contains '\{") as caught:
         refuse_template(f"x = 1\n{text}\n".encode(), name="it")
     assert caught.value.code == "manifest.template"
     assert "gramine-manifest" in (caught.value.hint or "")

@@ -101,7 +101,7 @@ def test_a_missing_setting_is_named(text: bytes, setting: str) -> None:
             data = data[table]
         del data[last]
 
-    with pytest.raises(VerificationError, match=f"lacks the setting {setting}") as caught:
+    with pytest.raises(VerificationError, match=f"the setting {setting} is missing") as caught:
         parse_manifest(edited(text, remove))
 
     # Without mounts, the server's files are not sealed either.
@@ -125,7 +125,7 @@ def test_a_setting_that_is_not_known_to_be_harmless_is_refused(text: bytes, sett
             data = data[table]
         data[last] = value
 
-    with raises(EnclaveCode.MANIFEST_UNKNOWN_SETTING, match=f"has the setting {setting}, which is not accepted") as e:
+    with raises(EnclaveCode.MANIFEST_UNKNOWN_SETTING, match=f"the setting {setting} is not accepted") as e:
         parse_manifest(edited(text, add))
 
     assert e.value.code == "manifest.unknown-setting"
@@ -173,19 +173,22 @@ BAD_VALUES: list[tuple[Edit, str]] = [
     (lambda m: m["sgx"].update(isvsvn=True), "sgx.isvsvn"),
     (lambda m: m["sgx"]["trusted_files"].append("file:/bin/sh"), "sgx.trusted_files.2"),
     (lambda m: m["sgx"]["trusted_files"][0].update(sha256="A" * 64), "sgx.trusted_files.0.sha256"),
-    (lambda m: m["sgx"]["trusted_files"].append(m["sgx"]["trusted_files"][0]), "names a file twice"),
+    (lambda m: m["sgx"]["trusted_files"].append(m["sgx"]["trusted_files"][0]), "lists a file twice"),
     (lambda m: m["sys"].update(enable_sigterm_injection=False), "sys.enable_sigterm_injection"),
     (lambda m: m["loader"].update(argv=[]), "loader.argv"),
     (lambda m: m["fs"]["mounts"].append({"path": "/etc", "uri": "file:/etc"}), "fs.mounts"),
-    (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "x"}), "'x' should be an absolute"),
-    (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "/x"}), "'/x' should lie below '/release'"),
+    (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "x"}), "'x' must be an absolute"),
+    (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "/x"}), "'/x' must be below '/release'"),
     (lambda m: m["fs"]["mounts"].append(m["fs"]["mounts"][0]), "the same path"),
-    (lambda m: m["fs"]["mounts"][-2].update(uri="file:/models/"), "should lie in the release's folder"),
-    (lambda m: m["fs"]["mounts"][-2].update(uri="file:a/../../models/"), "should lie in the release's folder"),
-    (lambda m: m["fs"]["mounts"][-2].update(uri="file:./"), "should lie in the release's folder"),
-    (lambda m: m["fs"]["mounts"][-2].update(key_name="default"), "'default' of 'file:models/' is not the one"),
-    (lambda m: _start(m, "bin/python"), "'bin/python' should be an absolute"),
-    (lambda m: _start(m, "/etc/python3"), "libos.entrypoint '/etc/python3' should be one of sgx.trusted_files"),
+    (lambda m: m["fs"]["mounts"][-2].update(uri="file:/models/"), "must be in the release's folder"),
+    (lambda m: m["fs"]["mounts"][-2].update(uri="file:a/../../models/"), "must be in the release's folder"),
+    (lambda m: m["fs"]["mounts"][-2].update(uri="file:./"), "must be in the release's folder"),
+    (
+        lambda m: m["fs"]["mounts"][-2].update(key_name="default"),
+        "'default' of 'file:models/' is not SECRET_PROVISION_SET_KEY's",
+    ),
+    (lambda m: _start(m, "bin/python"), "'bin/python' must be an absolute"),
+    (lambda m: _start(m, "/etc/python3"), "libos.entrypoint '/etc/python3' must be one of sgx.trusted_files"),
 ]
 
 

@@ -83,7 +83,9 @@ def test_a_library_folder_beside_usr(tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["/usr/bin/none", "usr/bin/python3.11", "/usr/bin"])
 def test_no_server(tmp_path: Path, program: str) -> None:
     root = ImageRoot(embedded_image(tmp_path))
-    with raises(EnclaveCode.INVENTORY_SERVER_MISSING, match=f"{program} is no file in {tmp_path}") as caught:
+    with raises(
+        EnclaveCode.INVENTORY_SERVER_MISSING, match=f"{program} is not an absolute path of a file in {tmp_path}"
+    ) as caught:
         list_server(root, ServerKind.EMBEDDED, program=program, gramine=None)
     assert caught.value.code == "inventory.server-missing"
 
@@ -91,12 +93,15 @@ def test_no_server(tmp_path: Path, program: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (None, "belongs to no virtual environment"),
-        ("version = 3.11.2\n", "names no Python: `home` or `version` is missing"),
-        ("home = bin\nversion = 3.11.2\n", "names no Python"),
-        ("home = /usr/bin\nversion = 2.7\n", "names no Python"),
-        ("home = /usr/local/bin\nversion_info = 3.11.2\n", "incomplete: there is no /usr/local/lib/python3.11"),
-        ("home = /usr/bin\nversion_info = 3.12.1\n", "incomplete: there is no /usr/lib/python3.12"),
+        (None, "does not belong to a virtual environment"),
+        ("version = 3.11.2\n", "does not name its Python: `home` or `version` is missing"),
+        ("home = bin\nversion = 3.11.2\n", "does not name its Python"),
+        ("home = /usr/bin\nversion = 2.7\n", "does not name its Python"),
+        (
+            "home = /usr/local/bin\nversion_info = 3.11.2\n",
+            "incomplete: the folder /usr/local/lib/python3.11 is missing",
+        ),
+        ("home = /usr/bin\nversion_info = 3.12.1\n", "incomplete: the folder /usr/lib/python3.12 is missing"),
     ],
 )
 def test_an_environment_without_its_python(tmp_path: Path, settings: str | None, message: str) -> None:

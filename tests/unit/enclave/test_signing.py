@@ -125,9 +125,9 @@ def test_an_enclave_is_removed_and_the_others_stay(
 
     assert verify_enclave_index(release.folder, index_key.public_key()) == (one,)
     assert not gone.manifest.exists()
-    with raises(EnclaveCode.MISSING, match="There is no enclave 'replica-0'") as missing:
+    with raises(EnclaveCode.MISSING, match="does not contain the enclave 'replica-0'") as missing:
         remove_enclave(release.folder, "replica-0", index_key)
-    assert missing.value.hint == "This release has: replica-1."
+    assert missing.value.hint == "Choose an enclave of this release: replica-1."
 
     remove_enclave(release.folder, "replica-1", index_key)
 
@@ -177,7 +177,7 @@ def test_a_tampered_neighbour_is_not_signed_again(build: Build, make_spec: Make)
 
 
 def test_an_enclave_for_another_release_is_refused(build: Build, make_spec: Make) -> None:
-    with raises(EnclaveCode.OTHER_RELEASE, match="is specified for the release 000") as caught:
+    with raises(EnclaveCode.OTHER_RELEASE, match="is specified for a different release: .* got 000") as caught:
         build(make_spec(release_id="0" * 64))
 
     assert caught.value.code == "enclave.other-release"
@@ -187,7 +187,7 @@ def test_the_brokers_ca_is_one_certificate_for_all_enclaves(build: Build, make_s
     other = broker_ca + b"\n"
 
     build(make_spec())
-    with raises(EnclaveCode.BROKER_CA, match="no certificate in PEM form"):
+    with raises(EnclaveCode.BROKER_CA, match="expected a certificate in PEM form"):
         build(make_spec(), broker_ca=b"nothing")
     with raises(EnclaveCode.BROKER_CA, match="which the release's other enclaves trust") as caught:
         build(make_spec(name="replica-1"), broker_ca=other)
@@ -217,7 +217,7 @@ def test_a_loader_refuses_a_changed_manifest(build: Build, make_spec: Make, rele
     built = build(make_spec())
     built.manifest.write_bytes(built.manifest.read_bytes().replace(b"--port=8500", b"--port=8501"))
 
-    with raises(EnclaveCode.MEASUREMENT, match=f"was signed for {built.mr_enclave.hex()}") as caught:
+    with raises(EnclaveCode.MEASUREMENT, match=f"was signed for MRENCLAVE {built.mr_enclave.hex()}") as caught:
         load_enclave(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.measurement"
@@ -236,7 +236,9 @@ def test_a_missing_enclave_is_said_with_those_that_are_there(build: Build, make_
     with raises(EnclaveCode.MISSING, match="sealserve enclave build"):
         load_enclave(release.folder, "replica-0")
     build(make_spec())
-    with raises(EnclaveCode.MISSING, match=r"no enclave 'other'.*This release has: replica-0\.") as caught:
+    with raises(
+        EnclaveCode.MISSING, match=r"not contain the enclave 'other'.*Choose an enclave of this release: replica-0\."
+    ) as caught:
         load_enclave(release.folder, "other")
     assert caught.value.code == "enclave.missing"
 
@@ -249,7 +251,7 @@ class TestIndex:
     def test_a_missing_index_is_said(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         (release.folder / "enclave/index.json.sig").unlink()
 
-        with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves") as caught:
+        with pytest.raises(EnclaveIndexMissingError, match="does not have a signed index of enclaves") as caught:
             verify_enclave_index(release.folder, index_key.public_key())
         assert caught.value.code == "enclave-index.missing"
 
@@ -291,14 +293,16 @@ class TestIndex:
     def test_the_enclaves_of_another_release_are_refused(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         (release.folder / "release.json").write_bytes(b"another release")
 
-        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"holds enclaves for the release {release.id}") as caught:
+        with raises(
+            EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"holds enclaves for a different release: .* got {release.id}"
+        ) as caught:
             verify_enclave_index(release.folder, index_key.public_key())
         assert caught.value.code == "enclave-index.release"
 
     def test_a_folder_without_a_release_is_said(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         (release.folder / "release.json").unlink()
 
-        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match="is no release"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match="is not a release"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_every_difference_is_named(self, release: Release, index_key: Ed25519PrivateKey) -> None:
@@ -321,7 +325,7 @@ class TestIndex:
             return load_enclave(folder, name)
 
         monkeypatch.setattr("sealserve.enclave.index.load_enclave", swap_and_load)
-        with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"replica-0\.sig is not as its signed index says"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"replica-0\.sig does not match its signed index"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_an_index_that_lies_about_a_measurement_is_refused(
@@ -330,7 +334,10 @@ class TestIndex:
         content = (release.folder / "enclave/index.json").read_bytes()
         self.sign(release, index_key, content.replace(built.mr_enclave.hex().encode(), b"0" * 64))
 
-        with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match="The index says MRENCLAVE 0000"):
+        with raises(
+            EnclaveCode.ENCLAVE_INDEX_FILES,
+            match="'replica-0' does not match the signed index: expected MRENCLAVE 0000",
+        ):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_an_enclave_that_opens_another_release_is_refused(
@@ -346,7 +353,9 @@ class TestIndex:
             content.replace(release.id.encode(), hashlib.sha256(b"another release").hexdigest().encode()),
         )
 
-        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"'replica-0' opens the release {release.id}"):
+        with raises(
+            EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"'replica-0' opens a different release: .* got {release.id}"
+        ):
             verify_enclave_index(other, index_key.public_key())
 
     @staticmethod

@@ -98,7 +98,9 @@ def test_a_python_finds_its_own_library_before_the_systems(make_spec: Make) -> N
 
 
 def test_for_sgx_there_must_be_gramine(make_spec: Make) -> None:
-    with raises(EnclaveCode.INVALID_SPEC, match="is for SGX, and there is no Gramine") as caught:
+    with raises(
+        EnclaveCode.INVALID_SPEC, match="cannot be built for SGX: the inventory does not contain Gramine"
+    ) as caught:
         make_spec(simulated=False)
     assert "enclave inventory" in (caught.value.hint or "")
 
@@ -118,16 +120,16 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "../x"}, "the name '../x'"),
-        ({"release_id": "abc"}, "the release id 'abc'"),
+        ({"name": "../x"}, "the name must have"),
+        ({"release_id": "abc"}, "the release id must be 64 hexadecimal digits, got 'abc'"),
         ({"argv": ()}, "the program"),
         ({"argv": ("python",)}, "the program"),
-        ({"mounts": ()}, "the mounts"),
-        ({"broker": ("::1", 4433)}, "the broker '::1':4433"),
+        ({"mounts": ()}, "at least one mount"),
+        ({"broker": ("::1", 4433)}, "from 1 to 65535, got '::1':4433"),
         ({"broker": ("a;b", 4433)}, "the broker"),
-        ({"broker": ("host", 0)}, "the broker 'host':0"),
-        ({"threads": 0}, "the threads (0)"),
-        ({"max_threads": 3}, "the number of all threads (3)"),
+        ({"broker": ("host", 0)}, "from 1 to 65535, got 'host':0"),
+        ({"threads": 0}, "the number of threads must be at least 1, got 0"),
+        ({"max_threads": 3}, "the number of all threads must be from 4 to 65535, got 3"),
         ({"enclave_size": 3 * 2**30}, "a power of two"),
         ({"enclave_size": 2**10}, "at least 1 MiB"),
         ({"isv_prod_id": 2**16}, "the product id"),

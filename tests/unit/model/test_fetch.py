@@ -78,13 +78,13 @@ def test_a_file_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
 
 def test_another_file_that_is_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / "model.pb").write_bytes(b"mine")
-    with pytest.raises(OutputExistsError, match=f"instead of {SHA256}"):
+    with pytest.raises(OutputExistsError, match=f"expected SHA-256 {SHA256}"):
         fetch("https://example.invalid/model.pb", tmp_path / "model.pb", sha256=SHA256)
     assert (tmp_path / "model.pb").read_bytes() == b"mine"
 
 
 def test_another_digest_leaves_no_file(server: str, tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_DIGEST_MISMATCH, match=f"has SHA-256 {SHA256}, expected {'0' * 64}") as caught:
+    with raises(ModelCode.FETCH_DIGEST_MISMATCH, match=f"expected SHA-256 {'0' * 64}, got {SHA256}") as caught:
         fetch(f"{server}/model.pb", tmp_path / "model.pb", sha256="0" * 64)
     assert caught.value.code == "fetch.digest-mismatch"
     assert caught.value.exit_status == 3
@@ -93,7 +93,7 @@ def test_another_digest_leaves_no_file(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/model.pb", "/unsized"])
 def test_a_file_that_is_too_large_is_cut_off(server: str, tmp_path: Path, path: str) -> None:
-    with raises(ModelCode.FETCH_TOO_LARGE, match="more than the 1,000 bytes that are allowed") as caught:
+    with raises(ModelCode.FETCH_TOO_LARGE, match="is too large: it has more than 1,000 bytes") as caught:
         fetch(server + path, tmp_path / "model.pb", sha256=SHA256, largest=1000)
     assert caught.value.code == "fetch.too-large"
     assert list(tmp_path.iterdir()) == []
@@ -120,11 +120,11 @@ def test_an_error_of_the_server_is_named_without_the_secrets_of_the_address(serv
     with raises(ModelCode.FETCH_REFUSED) as caught:
         fetch(address, tmp_path / "model.pb", sha256=SHA256)
     assert caught.value.code == "fetch.refused"
-    assert caught.value.message == f"{server}/nowhere answers 404 Not Found."
+    assert caught.value.message == f"The download of {server}/nowhere failed: the server answered 404 Not Found."
 
 
 def test_redirects_end(server: str, tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_REFUSED, match="redirects more than 5 times"):
+    with raises(ModelCode.FETCH_REFUSED, match="more than 5 redirects"):
         fetch(f"{server}/loop", tmp_path / "model.pb", sha256=SHA256)
 
 
@@ -140,24 +140,26 @@ def test_redirects_end(server: str, tmp_path: Path) -> None:
     ],
 )
 def test_only_https_is_fetched(url: str, tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_INSECURE_URL, match="is no https address") as caught:
+    with raises(ModelCode.FETCH_INSECURE_URL, match="cannot be fetched: it is not an https URL") as caught:
         fetch(url, tmp_path / "model.pb", sha256=SHA256)
     assert caught.value.code == "fetch.insecure-url"
 
 
 def test_what_is_no_url_is_refused(tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_INSECURE_URL, match="That is no URL"):
+    with raises(ModelCode.FETCH_INSECURE_URL, match="is not a valid URL"):
         fetch("https://[::1", tmp_path / "model.pb", sha256=SHA256)
 
 
 def test_a_redirect_away_from_https_is_refused(server: str, tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_INSECURE_URL, match=r"http://203\.0\.113\.1/model\.pb is no https address"):
+    with raises(
+        ModelCode.FETCH_INSECURE_URL, match=r"http://203\.0\.113\.1/model\.pb cannot be fetched: it is not an https URL"
+    ):
         fetch(f"{server}/out", tmp_path / "model.pb", sha256=SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "g" * 64, "sha256:" + "0" * 64])
 def test_what_is_no_digest_is_refused(digest: str, tmp_path: Path) -> None:
-    with raises(ModelCode.FETCH_INVALID_DIGEST, match="is no SHA-256") as caught:
+    with raises(ModelCode.FETCH_INVALID_DIGEST, match="is not a SHA-256") as caught:
         fetch("https://example.invalid/", tmp_path / "model.pb", sha256=digest)
     assert caught.value.code == "fetch.invalid-digest"

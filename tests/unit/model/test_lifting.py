@@ -102,6 +102,6 @@ def test_a_value_that_was_not_written_as_it_was_is_noticed(tf: Any, frozen: Path
     name = next(iter(lifted.values))
     changed = lifted.values[name].copy()
     changed.flat[0] = -changed.flat[0] - 1
-    with raises(ModelCode.LIFTING, match=r"was not written as it was") as caught:
+    with raises(ModelCode.LIFTING, match=r"was written with a different value") as caught:
         check_written(lifting.Lifted(graph_def=lifted.graph_def, values={name: changed}), folder)
     assert caught.value.code == "model.lifting"

@@ -62,12 +62,12 @@ def test_batching_parameters_are_kept_as_they_are(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("allowed_batch_sizes: [8, 4]", r"must ascend from 1 on; they are \[8, 4\]"),
-        ("allowed_batch_sizes: [0, 1000]", "must ascend from 1 on"),
-        ("max_batch_size { value: 32 } allowed_batch_sizes: [8]", "is 8; it must be max_batch_size, 32"),
-        ("allowed_batch_sizes: [8]", "it must be max_batch_size, 1000"),
-        ("num_batch_threads { value: 0 }", "num_batch_threads is 0; it begins at 1"),
-        ("batch_timeout_micros { value: -1 }", "batch_timeout_micros is negative"),
+        ("allowed_batch_sizes: [8, 4]", r"expected ascending numbers from 1, got \[8, 4\]"),
+        ("allowed_batch_sizes: [0, 1000]", "expected ascending numbers from 1"),
+        ("max_batch_size { value: 32 } allowed_batch_sizes: [8]", r"must equal max_batch_size \(32\), got 8"),
+        ("allowed_batch_sizes: [8]", r"must equal max_batch_size \(1000\), got 8"),
+        ("num_batch_threads { value: 0 }", "invalid num_batch_threads: expected at least 1, got 0"),
+        ("batch_timeout_micros { value: -1 }", "invalid batch_timeout_micros: expected 0 or more, got -1"),
     ],
 )
 def test_batching_parameters_that_the_server_would_refuse(tmp_path: Path, text: str, what: str) -> None:
@@ -79,13 +79,15 @@ def test_batching_parameters_that_the_server_would_refuse(tmp_path: Path, text: 
 def test_a_monitoring_config(tmp_path: Path) -> None:
     text = 'prometheus_config { enable: true path: "/metrics" }'
     assert read_monitoring_config(written(tmp_path, text)) == text.encode()
-    with raises(ModelCode.SERVER_CONFIG_VALUE, match="must begin with a slash"):
+    with raises(ModelCode.SERVER_CONFIG_VALUE, match="expected a path that begins with a slash"):
         read_monitoring_config(written(tmp_path, 'prometheus_config { path: "metrics" }'))
 
 
 @pytest.mark.parametrize("text", ["max_batch_size: 32", "no_such_field: 1", "max_batch_size {", "\0", "{}"])
 def test_what_is_no_such_file(tmp_path: Path, text: str) -> None:
-    with raises(ModelCode.SERVER_CONFIG_SYNTAX, match=r"some\.config is no BatchingParameters in protobuf") as caught:
+    with raises(
+        ModelCode.SERVER_CONFIG_SYNTAX, match=r"some\.config is not a valid BatchingParameters in text format"
+    ) as caught:
         read_batching_parameters(written(tmp_path, text))
     assert caught.value.code == "server-config.syntax"
 

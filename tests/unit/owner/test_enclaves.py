@@ -117,7 +117,7 @@ def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_pa
         update={"service": site.deployment.service.model_copy(update={"tls": TlsMode.TWO_WAY})}
     )
     spec = enclaves.specify(site.workspace, two_way, release.folder, name="a", port=1, inventory=serving)
-    with raises(EnclaveCode.MANIFEST_INSECURE, match="with one-way TLS anybody may reload models") as caught:
+    with raises(EnclaveCode.MANIFEST_INSECURE, match="with one-way TLS, any client may reload models") as caught:
         enclaves.build(site.workspace, release.folder, spec, now=site.now)
     assert caught.value.code == "manifest.insecure"
     dangerous = [Danger.SERVER_FLAGS]
@@ -181,7 +181,9 @@ def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert missing.value.code == "enclave-index.missing"
     (first.folder / "enclave").rename(second.folder / "enclave")
-    with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=r"holds enclaves for the release .*, and .* is") as caught:
+    with raises(
+        EnclaveCode.ENCLAVE_INDEX_RELEASE, match=r"holds enclaves for a different release: expected .*, got "
+    ) as caught:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert caught.value.code == "enclave-index.release"
 

@@ -240,7 +240,7 @@ def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Pat
         releases.verify(release.folder, owner_key)
     archive.pack(release.folder, tmp_path / "changed.tar")
     (release.folder / "enclave/index.json").unlink()
-    with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
+    with pytest.raises(EnclaveIndexMissingError, match="does not have a signed index of enclaves"):
         releases.verify(release.folder, owner_key)
 
     with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"changed: replica-0\.sig"):
@@ -258,7 +258,7 @@ def test_what_would_not_be_unpacked_is_not_packed(ready: Site, tmp_path: Path) -
     with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"missing: replica-0\.sig"):
         releases.pack(ready.workspace, release.folder, tmp_path / "lacking.tar")
     (release.folder / "enclave/index.json").unlink()
-    with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
+    with pytest.raises(EnclaveIndexMissingError, match="does not have a signed index of enclaves"):
         releases.pack(ready.workspace, release.folder, tmp_path / "lacking.tar")
     assert not (tmp_path / "lacking.tar").exists()
 

@@ -1,1 +1,1 @@
-"""Running an enclave of a release on the host: what every runtime needs, and the choice of one."""
+"""Running an enclave of a release on the host: the runtimes, and the code that they share."""

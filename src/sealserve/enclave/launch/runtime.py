@@ -1,7 +1,7 @@
-"""The protocol of runtimes: what runs an enclave of a release on this machine.
+"""The protocol of runtimes, which run an enclave of a release on this machine.
 
-There are three: Gramine on SGX (`gramine_sgx.GramineSgx`), and two of the simulated platform, which an installation may
-lack (`simulator.load_simulator`): sealserve's own loader, and Gramine's library OS without SGX.
+Three runtimes exist: Gramine on SGX (`gramine_sgx.GramineSgx`), and two runtimes of the simulated platform, which may
+not be installed (`simulator.load_simulator`): sealserve's own loader, and Gramine's library OS without SGX.
 """
 
 from collections.abc import Collection
@@ -12,10 +12,10 @@ from sealserve.enclave.findings import Danger
 
 
 class Runtime(Protocol):
-    """Runs enclaves in the main thread of this process, which has started no other thread."""
+    """Runs enclaves in the main thread of this process. The process must not have started other threads."""
 
     def run(self, bundle: Path, name: str, *, dangerous: Collection[Danger]) -> int:
-        """Start an enclave, pass signals on to its server, and return the server's exit status once it has ended.
+        """Start an enclave, pass signals on to its server, and wait for the server's end.
 
         Args:
             bundle: The release's folder, with ``enclave/`` in it.

@@ -1,4 +1,4 @@
-"""The server as the launcher's child: it gets the launcher's signals, and does not outlive it.
+"""The server as a child process of the launcher: it receives the launcher's signals, and does not outlive it.
 
 Source: Linux manual pages prctl(2), PR_SET_PDEATHSIG; signal(7).
 """
@@ -23,11 +23,11 @@ SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 +
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
+class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is not an error
     """A signal asked the launcher to end before the server ran.
 
     Args:
-        number: The signal.
+        number: The number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,21 +36,22 @@ class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
 
 
 class Child(Protocol):
-    """A process that gets the relayed signals: `subprocess.Popen`, or what has the same two methods."""
+    """A process that receives the relayed signals: `subprocess.Popen`, or a class with the same two methods."""
 
     def send_signal(self, sig: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
 
     def wait(self) -> int:
-        """Return its exit status once it has ended: negative if a signal ended it."""
+        """Wait for the end, and return the exit status: negative if a signal ended the process."""
         ...
 
 
 class SignalRelay:
-    """What the launcher does with SIGTERM, SIGINT and SIGHUP.
+    """Handler of the launcher's SIGTERM, SIGINT and SIGHUP.
 
-    Before the server runs, the first one raises `StoppedBySignal`, so that everything is undone; while it runs, each is
-    passed on to it; afterwards they are ignored, so that nothing interrupts the wiping, until `again`.
+    Before the server runs, the first signal raises `StoppedBySignal`, so that cleanup code runs. While the server runs,
+    each signal is passed on to it. Afterwards signals are held back until `again`, so that they do not interrupt the
+    wiping of memory.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class SignalRelay:
         self._asked = False
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """Handle a signal."""
+        """Handle a signal according to the state of the server."""
         self._asked = True
         if self._server is not None:
             self._server.send_signal(number)
@@ -72,14 +73,14 @@ class SignalRelay:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal asked for the end."""
+        """Whether a signal requested the end."""
         return self._asked
 
     def again(self) -> None:
-        """Let signals stop the launcher once more: the server has ended, and nothing is to be wiped.
+        """Let signals stop the launcher again. Call it when the server has ended and no memory is left to wipe.
 
         Raises:
-            StoppedBySignal: One came meanwhile.
+            StoppedBySignal: A signal arrived in the meantime.
         """
         self._raise = True
         if self._held:
@@ -88,13 +89,13 @@ class SignalRelay:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold signals back until the end of the block, for calls that would lose what they opened.
+        """Hold signals back until the end of the block, for calls that would leak what they opened.
 
-        Python raises an exception of a signal handler between any two steps, also where a function has opened a socket
-        and has not yet returned it. The block should be short, since it delays the end.
+        Python raises an exception from a signal handler between any two steps. A function may then have opened a socket
+        without having returned it. Keep the block short, because it delays the end.
 
         Raises:
-            StoppedBySignal: A signal came meanwhile; raised at the end of the block.
+            StoppedBySignal: A signal arrived during the block; raised at its end.
         """
         self._raise = False
         try:
@@ -103,7 +104,7 @@ class SignalRelay:
             self.again()
 
     def run(self, start: Callable[[], Child]) -> int:
-        """Start the server, wait for its end, and return its exit status, as a shell would say it."""
+        """Start the server, wait for its end, and return its exit status in a shell's form (128 + N for signal N)."""
         self._raise = False
         server = start()
         self._server = server
@@ -116,9 +117,9 @@ class SignalRelay:
 
 @contextmanager
 def relayed_signals() -> Iterator[SignalRelay]:
-    """Yield a relay that handles the signals, and restore the handlers at the end. For the main thread."""
+    """Yield a relay that handles the signals, and restore the handlers at the end. Use it in the main thread."""
     relay = SignalRelay()
-    awaited = [number for number in RELAYED if signal.getsignal(number) is not signal.SIG_IGN]  # else it stays ignored
+    awaited = [number for number in RELAYED if signal.getsignal(number) is not signal.SIG_IGN]  # keep ignored signals
     before = {number: signal.signal(number, relay.receive) for number in awaited}
     try:
         yield relay
@@ -128,7 +129,7 @@ def relayed_signals() -> Iterator[SignalRelay]:
 
 
 def until_stopped(run: Callable[[SignalRelay], int]) -> int:
-    """Call ``run`` with a relay of signals, and return its exit status, or that of the signal that stopped it."""
+    """Call ``run`` with a relay of signals; return its exit status, or the status of the signal that stopped it."""
     with relayed_signals() as relay:
         try:
             return run(relay)
@@ -145,12 +146,11 @@ def start_server(
     folder: Path = Path("/"),
     inherited: Collection[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start the server with exactly these arguments and this environment, in ``folder``, without standard input.
+    """Start the server in ``folder`` with exactly these arguments and this environment, without standard input.
 
-    It inherits the standard output and error, and the descriptors in ``inherited``.
-
-    It is in a process group of its own: a terminal's Ctrl-C reaches it once, through the launcher. If the launcher is
-    killed, so is the server.
+    The server inherits standard output, standard error, and the descriptors in ``inherited``. It runs in a separate
+    process group, so that a terminal's Ctrl-C reaches it only once, through the launcher. If the launcher is killed,
+    the kernel kills the server too.
 
     Raises:
         UnavailableError: `enclave.server-start`: The program cannot be started.
@@ -175,12 +175,12 @@ def start_server(
         )
     except OSError as error:
         raise EnclaveCode.SERVER_START.error(
-            f"The server {program} cannot be started: {error.strerror}.",
-            hint="Build the enclave on a machine with the same paths.",
+            f"The model server {program} cannot be started: {error.strerror}.",
+            hint="Build the enclave on a machine where the program has the same path as on this machine.",
         ) from error
 
 
 def set_parent_death_signal(number: int) -> None:
-    """Ask the kernel to send this process a signal when its parent ends."""
+    """Ask the kernel to send a signal to this process when its parent ends."""
     if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")

@@ -1,7 +1,7 @@
-"""The one way to the simulated platform: nothing else imports ``enclave.simulated`` or ``sgx.simulated``.
+"""The only import path to the simulated platform: no other module imports ``enclave.simulated`` or ``sgx.simulated``.
 
-An installation for production can leave these two packages out. They are therefore imported when a command first needs
-them, and a missing package is an error with a code of its own.
+An installation for production can leave these two packages out. Therefore they are imported when a command first needs
+them, and a missing package raises an error with its own code.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ class SimulatorMissingError(UnavailableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulator:
-    """What the rest of sealserve uses of the simulated platform.
+    """The parts of the simulated platform that the rest of sealserve uses.
 
     Args:
         enclave: The runtime of simulated enclaves.
         gramine_direct: The runtime of simulated enclaves in Gramine's library OS.
-        private_memory_method: How an enclave's private memory is kept from others.
-        available_method: Returns the best method that works here, and why a better one does not.
-        vendor: Stands in for the processor's vendor.
+        private_memory_method: How an enclave's private memory is protected from other processes.
+        available_method: Returns the best method that works on this machine, and why a better method does not.
+        vendor: Stands in for the processor's vendor (Intel) and its certificate authorities.
         platform: Stands in for a processor.
-        pcs_server: Publishes what the vendor signed.
-        quoting_server: Makes the platform's quotes.
+        pcs_server: Publishes the collateral that the vendor signed.
+        quoting_server: Creates the platform's quotes.
     """
 
     enclave: "type[SimulatedEnclave]"
@@ -54,19 +54,20 @@ class Simulator:
 
 
 def load_simulator() -> Simulator:
-    """Import the simulated platform.
+    """Import the simulated platform and return its parts.
 
     Raises:
-        SimulatorMissingError: It is not installed.
+        SimulatorMissingError: The packages are not installed.
     """
     try:
         from sealserve.enclave.simulated import gramine_direct, launcher, private_memory  # noqa: PLC0415
         from sealserve.sgx.simulated import pcs, platform, quoting, vendor  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith(PACKAGES):
-            raise  # the simulated platform is there, and lacks something else
+            raise  # the simulated platform is installed, but one of its dependencies is missing
         raise SimulatorMissingError(
-            f"The simulated platform is not installed: expected {' and '.join(PACKAGES)}, and {error.name} is missing.",
+            f"The simulated platform is not installed: {' and '.join(PACKAGES)} are required, and {error.name} is "
+            "missing.",
             hint='Install sealserve with its simulated platform, or set platform = "sgx" in sealserve.toml.',
         ) from error
     return Simulator(

@@ -1,7 +1,7 @@
-"""A launcher that starts the enclave again when a signal has ended its server: an abort, a lack of memory.
+"""Supervisor that starts the enclave again after a signal ended its server, such as an abort or an out-of-memory kill.
 
-Docker and Kubernetes restart a container; on the local target nothing else would. Each start is a new process, which is
-attested and receives the key anew, since nothing of the ended enclave may be kept.
+Docker and Kubernetes restart a container. On the local target, only this supervisor restarts the enclave. Each start is
+a new process, which is attested and receives the key again, because no state of the ended enclave may be reused.
 """
 
 import logging
@@ -19,14 +19,14 @@ _POLL: Final = 0.1
 
 
 class _InChildError(Exception):
-    """This process is the child."""
+    """Raised in the child process, to leave the parent's loop."""
 
 
 class _Launcher:
-    """A launcher in a child process, as `SignalRelay.run` takes it.
+    """A launcher in a child process, in the form that `SignalRelay.run` requires.
 
     Args:
-        serves: Whether its server answers.
+        serves: Returns whether the enclave's server answers.
     """
 
     def __init__(self, serves: Callable[[], bool]) -> None:
@@ -35,12 +35,12 @@ class _Launcher:
         self.served = False
 
     def fork(self) -> "_Launcher":
-        """Make the child; return in the parent.
+        """Fork the child process; return in the parent.
 
         Raises:
-            _InChildError: In the child, so that it leaves the loop of its parent.
+            _InChildError: In the child, so that it leaves the parent's loop.
         """
-        # A signal that the child gets before it has its own handlers would be lost in those of its parent.
+        # Block signals during the fork. Otherwise the parent's handlers in the child would consume them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
         try:
             self._pid = os.fork()
@@ -54,13 +54,13 @@ class _Launcher:
         return self
 
     def send_signal(self, sig: int) -> None:
-        """Pass on a signal. The child is not reaped before `wait` returns, so its id is still its own."""
+        """Pass on a signal. `wait` reaps the child only at its end, so no other process can have its id."""
         os.kill(self._pid, sig)
 
     def wait(self) -> int:
-        """Return the exit status once the child has ended: negative if a signal ended it."""
+        """Wait for the child's end, and return its exit status: negative if a signal ended it."""
         while True:
-            # Reaping it at the end only keeps `send_signal` from reaching another process with its id.
+            # WNOWAIT keeps the process id reserved, so that `send_signal` cannot reach another process with that id.
             ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
                 return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
@@ -71,17 +71,17 @@ class _Launcher:
 def supervise(launch: Callable[[], int], *, attempts: int, serves: Callable[[], bool]) -> int:
     """Call ``launch`` in a child process, and again when a signal has ended its server; return the exit status.
 
-    It returns in each child as well, with what ``launch`` returned. The pause before a new start doubles from 1 to 60
-    seconds, so that a server that crashes again and again does not keep the broker busy.
+    The function also returns in each child, with the result of ``launch``. The pause before a new start doubles from 1
+    to 60 seconds, so that a server that crashes repeatedly does not overload the broker.
 
     Args:
         launch: Starts the enclave and waits for its end. Called in the child's main thread.
-        attempts: How often it is started before it is given up; the count begins anew after five minutes without a
-            crash.
-        serves: Whether the server answers. What crashes before it ever did is not started again: it would crash again.
+        attempts: The maximum number of starts. The count starts over after five minutes without a crash.
+        serves: Returns whether the server answers. A server that crashes before its first answer is not started again,
+            because it would crash again.
 
     Raises:
-        StoppedBySignal: A signal came while no enclave ran.
+        StoppedBySignal: A signal arrived while no enclave ran.
     """
     LOGGER.info("step=supervisor pid=%d attempts=%d", os.getpid(), attempts)
     pauses, failed, served = Pauses(), 0, False
@@ -103,9 +103,9 @@ def supervise(launch: Callable[[], int], *, attempts: int, serves: Callable[[], 
             pause = pauses.after(ran)
             LOGGER.warning("step=again after=%.0fs failed=%d signal=%s", pause, failed, name)
             time.sleep(pause)
-    return launch()  # in the child, with the handlers that were there before
+    return launch()  # in the child, with the original signal handlers
 
 
 def _is_crash(status: int) -> bool:
-    """Whether a signal that nobody sends to ask for the end has ended the server."""
+    """Return whether a signal ended the server that is not one of the usual requests to stop."""
     return status - SIGNALLED in set(signal.Signals) - set(RELAYED)

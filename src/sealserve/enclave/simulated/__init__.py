@@ -1,1 +1,1 @@
-"""A stand-in for Gramine on a machine without SGX. It protects nothing from the host's root."""
+"""A stand-in for Gramine on a machine without SGX. It protects nothing from root on the host."""

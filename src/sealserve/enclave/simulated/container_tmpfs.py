@@ -1,7 +1,8 @@
-"""The tmpfs that a container's runtime mounted for an enclave: one enclave has it at a time, and nobody else sees in.
+"""The tmpfs that a container runtime mounted for an enclave. One enclave uses it at a time.
 
-It is claimed by an exclusive lock on the folder itself, which the kernel releases when its holder ends, in whatever
-way: nothing is left behind, and nobody wipes what a running enclave has opened.
+Other users of the container cannot read it. An enclave claims it with an exclusive lock on the folder itself. The
+kernel releases the lock when the process ends for any reason. So no stale lock remains, and no process wipes the files
+that a running enclave has opened.
 
 Source: Linux manual pages flock(2), proc_pid_mountinfo(5).
 """
@@ -15,17 +16,17 @@ _MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 
 
 def why_not(folder: str) -> str | None:
-    """Return why ``folder`` cannot be an enclave's private memory, or None if it can. Nothing is changed.
+    """Return why ``folder`` cannot be an enclave's private memory, or None if it can. The folder is not changed.
 
     Args:
-        folder: Where the tmpfs should be mounted, exactly.
+        folder: The exact mount point of the tmpfs.
     """
     mounted = [line.split() for line in _MOUNT_TABLE.read_text().splitlines()]
     kinds = [fields[fields.index("-") + 1] for fields in mounted if fields[4] == folder]
     if not kinds or kinds[-1] != "tmpfs":
-        return f"no tmpfs at {folder}"
+        return f"no tmpfs is mounted at {folder}"
     found = Path(folder).stat()
-    if found.st_uid != os.geteuid():  # its owner can always look in, and open it to others
+    if found.st_uid != os.geteuid():  # the owner of a folder can always read it and open it to others
         return f"the tmpfs at {folder} belongs to user {found.st_uid}, not to {os.geteuid()}"
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return f"the tmpfs at {folder} cannot be written"
@@ -33,16 +34,16 @@ def why_not(folder: str) -> str | None:
 
 
 def claim(folder: str) -> int:
-    """Take ``folder`` for this process alone, and let only its user in, as Docker's default (1777) does not.
+    """Claim ``folder`` for this process, and restrict it to its user, because Docker's default mode is 1777.
 
     Args:
-        folder: One for which `why_not` found nothing.
+        folder: A folder for which `why_not` returned None.
 
     Returns:
         The descriptor that holds the claim until it is closed. Started programs do not inherit it.
 
     Raises:
-        BlockingIOError: Another enclave has it. Nothing was changed.
+        BlockingIOError: A different enclave uses the folder. The folder was not changed.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

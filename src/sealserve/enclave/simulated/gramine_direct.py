@@ -1,4 +1,4 @@
-"""Simulated enclaves in Gramine's library OS, without SGX: the launcher attests, since gramine-direct cannot."""
+"""Simulated enclaves in Gramine's library OS without SGX. The launcher attests, because gramine-direct cannot."""
 
 import os
 import tomllib
@@ -24,7 +24,7 @@ class GramineDirect:
     """The runtime of simulated enclaves in Gramine's library OS.
 
     Args:
-        quoting_socket: Where the simulated quoting enclave answers.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
     """
 
     quoting_socket: Path
@@ -43,33 +43,34 @@ def run_gramine_direct(
     broker_timeout: float = 60.0,
     dangerous: Collection[Danger] = (),
 ) -> int:
-    """Start a simulated enclave whose server runs in Gramine's library OS, without SGX; else as `run_enclave`.
+    """Start a simulated enclave whose server runs in Gramine's library OS without SGX; otherwise as `run_enclave`.
 
-    Gramine checks the trusted files as they are opened, and opens the sealed ones itself. There is nothing that it
-    could attest, so the launcher does that, and hands over the key in a manifest of its own, which is never in a folder
-    (see `manifest_in_memory`). As everything simulated, it protects nothing from this machine's root.
+    Gramine checks the trusted files when they are opened, and opens the sealed files itself. Without SGX, Gramine
+    cannot attest. So the launcher attests, and passes the key in a separate manifest that exists in memory only (see
+    `manifest_in_memory`). Like every simulation, it protects nothing from this machine's root.
 
     Raises:
         InputError: `enclave.without-gramine`: The enclave was built without Gramine's files in the inventory.
-        SealserveError: As `run_enclave`.
+        SealserveError: The errors of `run_enclave`.
     """
     here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
 
     def launch(relay: SignalRelay) -> int:
-        # Verify the enclave. Gramine compares the trusted files itself, when the server opens them.
+        # Verify the enclave. Gramine itself compares the trusted files when the server opens them.
         forbid_core_dumps()
         enclave = load_simulated(here, name, dangerous, check_files=False)
         if enclave.manifest.loader.entrypoint is None:
             raise EnclaveCode.WITHOUT_GRAMINE.error(
-                f"The enclave {name!r} was built without Gramine's files.",
-                hint="Install Gramine, take an inventory, and build it again with `--inventory`.",
+                f"The enclave {name!r} cannot run in Gramine: it was built without Gramine's files.",
+                hint="Install Gramine, create an inventory with `sealserve enclave inventory --output FILE`, and build "
+                "the enclave again with `--inventory FILE`.",
             )
         loader = find_loader("gramine-direct")
         # Attest it to the broker, and put the key into a manifest that exists in memory only.
         forbid_inspection()
         with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
             direct = _direct_manifest(enclave.manifest_bytes, key)
-        # Run the server in Gramine until it ends; the manifest with the key is wiped then.
+        # Run the server in Gramine until it ends. Then wipe the manifest that contains the key.
         with manifest_in_memory(name, direct) as manifest:
             log_step("server", program=loader, library_os=enclave.manifest.loader.entrypoint.uri)
             start = partial(
@@ -88,7 +89,7 @@ def run_gramine_direct(
 
 
 def _direct_manifest(manifest: bytes, key: SecretBytes) -> bytes:
-    """Return the manifest for gramine-direct: with the key in it, and without what would ask for it."""
+    """Return the manifest for gramine-direct: with the key, and without the settings of the provisioning library."""
     data = tomllib.loads(manifest.decode())
     name = data["loader"]["env"]["SECRET_PROVISION_SET_KEY"]
     data["loader"]["env"] = {

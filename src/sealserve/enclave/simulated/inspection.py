@@ -1,8 +1,9 @@
-"""What a simulated enclave leaves of its memory for others to look at: no core dumps, and nothing of the launcher.
+"""Limits on how other processes can read a simulated enclave's memory: no core dumps, and an undumpable launcher.
 
-Only the launcher is made undumpable, which also keeps other processes of its user from reading it. Not the server:
-exec undoes that, and an undumpable server's ``/proc/PID/fd`` would be root's, where the local target sees which process
-listens; in a user namespace it would hide nothing either (see `private_memory`). None of it keeps root out.
+Only the launcher is made undumpable, which also prevents other processes of its user from reading its memory. The
+server cannot be: exec undoes the setting. An undumpable server's ``/proc/PID/fd`` would also belong to root, and the
+local target reads it to find the process that listens. In a user namespace, the setting would have no effect (see
+`private_memory`). None of these measures protects from root.
 
 Source: Linux manual pages core(5), "Controlling which mappings are written to the core dump" and "Piping core dumps to
 a program"; prctl(2), PR_SET_DUMPABLE; Linux, ``fs/coredump.c``, do_coredump (a limit of exactly 1).
@@ -23,13 +24,13 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def forbid_core_dumps() -> None:
-    """Make this process, and what it starts, leave no core dump.
+    """Disable core dumps of this process and of the programs that it starts.
 
-    A limit of 0 is not enough: the kernel ignores it when ``core_pattern`` is a pipe, as with systemd-coredump. A limit
-    of exactly 1 stops a piped dump, and is too small for a file. Where the limit is 0 already and cannot be raised,
-    the filter keeps the dump to its headers and the registers.
+    A limit of 0 is not enough: the kernel ignores it if ``core_pattern`` is a pipe, as with systemd-coredump. A limit
+    of exactly 1 stops a piped dump, and is too small for a file. If the limit is already 0 and cannot be raised, the
+    filter reduces the dump to its headers and the registers.
     """
-    with suppress(FileNotFoundError):  # a kernel that dumps nothing at all
+    with suppress(FileNotFoundError):  # a kernel without support for core dumps
         _CORE_FILTER.write_text("0")
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
@@ -38,9 +39,10 @@ def forbid_core_dumps() -> None:
 
 
 def forbid_inspection() -> None:
-    """Let no other process of this user attach to this one or read its memory. A started program is not covered.
+    """Prevent other processes of this user from attaching to this process or reading its memory.
 
-    Call it after entering a user namespace: an undumpable process may not write its own ``/proc/self/uid_map``.
+    A started program is not covered. Call this function after entering a user namespace: an undumpable process may not
+    write its own ``/proc/self/uid_map``.
 
     Raises:
         UnavailableError: `enclave.inspection`: The kernel refused.
@@ -48,5 +50,7 @@ def forbid_inspection() -> None:
     if _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise EnclaveCode.INSPECTION.error(
-            f"The launcher cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}."
+            f"The launcher's memory cannot be protected from other processes: prctl(PR_SET_DUMPABLE, 0) failed: "
+            f"{reason}.",
+            hint="Allow prctl in the sandbox or seccomp profile of this process.",
         )

@@ -1,18 +1,18 @@
-"""The loader of simulated enclaves: it does what gramine-sgx and its provisioning library do, without an enclave.
+"""The loader of simulated enclaves. It does the work of gramine-sgx and its provisioning library, without an enclave.
 
 The steps, in this order:
 
- 1. manifest and SIGSTRUCT are read; the signature verifies, and the measurement is the signed one (as EINIT checks);
- 2. the trusted files are as measured;
- 3. private memory is obtained, with room for what is sealed;
- 4. the first broker of the measured list accepts a connection;
- 5. an ephemeral key is made, and the quoting enclave quotes it (report: measurement, signer, attributes, versions);
- 6. the broker's certificate verifies, and it releases the key;
- 7. the encrypted mounts are opened into the private memory, and the key is wiped;
- 8. the server runs with exactly the measured arguments and environment, until it ends or is asked to;
- 9. the private memory is wiped.
+ 1. The manifest and SIGSTRUCT are read. The signature verifies, and the measurement matches it (as EINIT checks).
+ 2. The trusted files match their measured digests.
+ 3. Private memory is obtained, with enough space for the sealed files.
+ 4. The first available broker of the measured list accepts a connection.
+ 5. An ephemeral key is created, and the quoting enclave quotes it (report: measurement, signer, attributes, versions).
+ 6. The broker's certificate verifies, and the broker releases the key.
+ 7. The encrypted mounts are decrypted into the private memory, and the key is wiped.
+ 8. The server runs with exactly the measured arguments and environment, until it ends or a signal stops it.
+ 9. The private memory is wiped.
 
-Each step is logged with its evidence, as ``step=NAME field=value ...``. No secret is.
+Each step is logged with its evidence, as ``step=NAME field=value ...``. The log contains no secret.
 """
 
 import logging
@@ -49,21 +49,21 @@ from sealserve.sgx.simulated.quoting import request_quote
 from sealserve.terms import PlatformKind
 
 LOGGER: Final = logging.getLogger(__name__)
-# x87, SSE, AVX and AVX-512, as a current server processor offers them in XCR0.
+# The features x87, SSE, AVX and AVX-512, which a current server processor offers in XCR0.
 PLATFORM_XFRM: Final = 0xE7
-# What the provisioning library removes from the environment, and what loads it.
+# Variables that the provisioning library removes from the environment, and the variable that loads the library.
 CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedEnclave:
-    """The runtime of simulated enclaves, which starts an enclave again when its server crashes.
+    """The runtime of simulated enclaves. It starts an enclave again when its server crashes.
 
     Args:
-        quoting_socket: Where the simulated quoting enclave answers.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
         attempts: The maximum number of starts.
-        serves: Whether the enclave's server answers; needed for several starts. A server that crashes before it
-            answered is not started again.
+        serves: Returns whether the enclave's server answers; required for more than one start. A server that crashes
+            before its first answer is not started again.
     """
 
     quoting_socket: Path
@@ -93,25 +93,25 @@ def run_enclave(
 ) -> int:
     """Start a simulated enclave, wait for its end, and return its server's exit status.
 
-    To be called in the main thread of a process of its own, which has started no other thread: the process moves into
-    a mount namespace, and does not come out again. SIGTERM, SIGINT and SIGHUP are passed on to the server.
+    Call it in the main thread of a separate process that has started no other thread: the process moves into a mount
+    namespace, and cannot leave it. SIGTERM, SIGINT and SIGHUP are passed on to the server.
 
     Args:
         bundle: The release's folder, with ``enclave/`` in it.
         name: The enclave's name.
-        quoting_socket: Where the simulated quoting enclave answers.
-        exit_with_parent: Whether to end (as by SIGTERM) when the parent process does.
-        connect_timeout: Seconds to wait for each broker's connection.
-        broker_timeout: Seconds to wait for each of the broker's answers.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
+        exit_with_parent: Whether to end (as by SIGTERM) when the parent process ends.
+        connect_timeout: Maximum seconds to wait for a connection to each broker.
+        broker_timeout: Maximum seconds to wait for each of the broker's answers.
         dangerous: The classes of insecure settings that are allowed in the manifest.
 
     Returns:
-        The server's exit status; 128 + N if signal N ended it, or asked the launcher to end before it ran.
+        The server's exit status; 128 + N if signal N ended it, or stopped the launcher before the server ran.
 
     Raises:
-        InputError: `enclave.place`: ``bundle`` lies in the manifest's private folder.
+        InputError: `enclave.place`: ``bundle`` is inside the manifest's private folder.
         VerificationError: `enclave.not-simulated`: The enclave is for SGX.
-        SealserveError: What the steps raise: see `load_enclave`, `check_trusted_files`, `private_memory`,
+        SealserveError: The errors of the steps: see `load_enclave`, `check_trusted_files`, `private_memory`,
             `provisioning`, `request_quote`, `open_mounts`, `start_server`.
     """
     here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
@@ -120,7 +120,7 @@ def run_enclave(
     def launch(relay: SignalRelay) -> int:
         if exit_with_parent:
             _end_with(parent)
-        # Protect this process before it holds a secret.
+        # Protect this process from inspection before it holds a secret.
         forbid_core_dumps()
         # Verify the enclave and the files that it trusts (steps 1 and 2).
         enclave = load_simulated(here, name, dangerous)
@@ -128,10 +128,10 @@ def run_enclave(
         needed = sealed_size(enclave.manifest, here)
         with private_memory(enclave.manifest.private_root, needed=needed) as memory:
             if exit_with_parent:
-                _end_with(parent)  # entering a user namespace has reset the signal
+                _end_with(parent)  # entering a user namespace has reset the parent-death signal
             forbid_inspection()
             log_step("private-memory", method=memory.method, folder=memory.root)
-            # Attest the enclave to the broker, and open the release with its key (4 to 7).
+            # Attest the enclave to the broker, and decrypt the release with its key (4 to 7).
             with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
                 opened = open_mounts(enclave.manifest, here, memory, key)
             log_step("mounts", files=opened.files, bytes=opened.size, key="wiped")
@@ -144,18 +144,18 @@ def run_enclave(
 def load_simulated(
     bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_files: bool = True
 ) -> SignedEnclave:
-    """Verify an enclave of a release, and make sure that it can run here.
+    """Verify an enclave of a release, and check that it can run on this machine.
 
     Args:
         bundle: The release's folder; absolute.
         name: The enclave's name.
         dangerous: The classes of insecure settings that are allowed in the manifest.
-        check_files: Whether to compare the trusted files with their digests. Gramine does that itself.
+        check_files: Whether to compare the trusted files with their digests. Gramine compares them itself.
 
     Raises:
         VerificationError: `enclave.not-simulated`: The enclave is for SGX.
-        InputError: `enclave.place`: ``bundle`` lies in the manifest's private folder.
-        SealserveError: What `load_enclave` and `check_trusted_files` raise.
+        InputError: `enclave.place`: ``bundle`` is inside the manifest's private folder.
+        SealserveError: The errors of `load_enclave` and `check_trusted_files`.
     """
     LOGGER.warning("simulated enclave %s: simulation protects nothing from this machine's root", name)
     enclave = load_enclave(bundle, name, dangerous=dangerous)
@@ -163,14 +163,15 @@ def load_simulated(
     environment = manifest.loader.env
     if environment["SEALSERVE_PLATFORM"] != PlatformKind.SIMULATED:
         raise EnclaveCode.NOT_SIMULATED.error(
-            f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r}; only a simulated one "
-            "runs here.",
+            f"The enclave {name!r} cannot run on the simulated platform: it was built for the platform "
+            f"{environment['SEALSERVE_PLATFORM']!r}.",
             hint="Start it with gramine-sgx on an SGX machine.",
         )
     if bundle.is_relative_to(manifest.private_root):
         raise EnclaveCode.PLACE.error(
-            f"The release is in {bundle}, and {manifest.private_root} is where the enclave has its private files.",
-            hint="Put the release elsewhere.",
+            f"The release cannot be in {bundle}: the enclave mounts its private files at {manifest.private_root}, "
+            "which would hide it.",
+            hint=f"Move the release to a folder outside of {manifest.private_root}.",
         )
     log_step(
         "measured",
@@ -193,14 +194,14 @@ def provision(
     """Attest a loaded enclave to the first broker that accepts a connection, and return the release's key.
 
     Args:
-        enclave: From `load_simulated`.
+        enclave: The enclave that `load_simulated` returned.
         bundle: The release's folder.
-        quoting_socket: Where the simulated quoting enclave answers.
-        connect_timeout: Seconds to wait for each broker's connection.
-        broker_timeout: Seconds to wait for each of the broker's answers.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
+        connect_timeout: Maximum seconds to wait for a connection to each broker.
+        broker_timeout: Maximum seconds to wait for each of the broker's answers.
 
     Raises:
-        SealserveError: What `provisioning` and `request_quote` raise.
+        SealserveError: The errors of `provisioning` and `request_quote`.
     """
     environment = enclave.manifest.loader.env
     inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
@@ -253,5 +254,5 @@ def _end_with(parent: int) -> None:
 
 
 def log_step(step: str, **evidence: object) -> None:
-    """Log a step with its evidence, as `cluster.launch_log` reads it."""
+    """Log a step with its evidence, in the format that `cluster.launch_log` parses."""
     LOGGER.info("step=%s %s", step, " ".join(f"{field}={value}" for field, value in evidence.items()))

@@ -1,8 +1,8 @@
-"""The manifest for gramine-direct, which has the release's key in it: a file in memory without a name.
+"""The manifest for gramine-direct, which contains the release's key: a file in memory without a path on disk.
 
-gramine-direct takes a path, appends ``.manifest`` and opens it. The path here is a symbolic link to the descriptor of a
-memory file (memfd), which the loader inherits. The kernel frees such a file with the last process that holds it, so
-SIGKILL leaves nothing but the link. When the server has ended, the file is overwritten besides.
+gramine-direct takes a path, appends ``.manifest`` and opens the result. Here the path is a symbolic link to the
+descriptor of a memory file (memfd), which the loader inherits. The kernel frees such a file when the last process that
+holds it ends. So SIGKILL leaves only the link. In addition, the file is overwritten when the server has ended.
 
 Source: Gramine 1.9, ``tools/gramine.in`` (what the script checks), ``pal/src/host/linux-common/file_utils.c``,
 read_text_file_to_cstr; Linux manual pages memfd_create(2) and proc_pid_fd(5).
@@ -19,7 +19,8 @@ from typing import Final
 from sealserve.atomic_file import PRIVATE
 from sealserve.regular_file import write_at
 
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # also writable where the root file system is not; it holds a link only
+# /dev/shm is writable even if the root file system is read-only. It holds only the link.
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # not a predictable file name: a random folder is created in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class ManifestInMemory:
     """A manifest that gramine-direct can open.
 
     Args:
-        application: What gramine-direct gets as its argument.
-        descriptor: What it must inherit, under the same number.
+        application: The path to pass to gramine-direct as its argument.
+        descriptor: The descriptor that gramine-direct must inherit under the same number.
     """
 
     application: Path
@@ -41,7 +42,7 @@ def manifest_in_memory(name: str, content: bytes) -> Iterator[ManifestInMemory]:
 
     Args:
         name: The enclave's name.
-        content: The manifest.
+        content: The manifest's text.
     """
     descriptor = os.memfd_create(f"{name}.manifest")
     try:

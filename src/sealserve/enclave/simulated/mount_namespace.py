@@ -1,7 +1,8 @@
-"""A mount namespace of this process's own, with a new root in which one folder is memory that nobody else sees.
+"""A private mount namespace for this process, with a new root in which one folder is memory of this namespace only.
 
-The new root is a tmpfs with every top-level entry of the real root bound into it, so that all paths stay as they are,
-and one folder more. It lives as long as the processes in it: nothing is written to the host's root, and nothing stays.
+The new root is a tmpfs. Every top-level entry of the real root is bind-mounted into it, so all paths stay the same, and
+one folder is added. The namespace exists as long as the processes in it. The host's root is not changed, and no files
+remain.
 
 Source: Linux manual pages unshare(2), mount_namespaces(7), user_namespaces(7), pivot_root(2).
 """
@@ -25,22 +26,22 @@ _MS_PRIVATE: Final = 1 << 18
 _MNT_DETACH: Final = 2
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
 _OLD_ROOT: Final = ".old-root"
-_STAGES: Final = ("/mnt", "/usr")  # covered for a moment, in this namespace only
+_STAGES: Final = ("/mnt", "/usr")  # one of them is covered briefly, in this namespace only
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(private: str) -> None:
-    """Move this process into a namespace of its own, in which the folder ``private`` is an empty tmpfs, 0700.
+    """Move this process into a new namespace, in which the folder ``private`` is an empty tmpfs with mode 0700.
 
-    The current directory stays where it was. Root needs no user namespace; anybody else gets one in which the user
-    is mapped to itself alone.
+    The current directory stays the same. Root does not need a user namespace. Any other user gets a user namespace that
+    maps only this user and its group.
 
     Args:
-        private: An absolute path of one level, such as ``/release``. What the host has there is not visible inside.
+        private: An absolute path of one level, such as ``/release``. The host's folder at this path is hidden inside.
 
     Raises:
-        OSError: The kernel refuses. The process may then be half-way in: ask `why_not` first.
+        OSError: The kernel refuses. The process may then be in an incomplete state, so call `why_not` first.
     """
     directory = Path.cwd()
     if os.geteuid() == 0:
@@ -56,7 +57,7 @@ def enter(private: str) -> None:
     stage = next(place for place in _STAGES if place.strip("/") in entries)
     _mount("sealserve", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")
     (Path(stage) / _OLD_ROOT).mkdir()
-    _pivot_root(stage, f"{stage}/{_OLD_ROOT}")  # from here on, the old root is below /.old-root, uncovered
+    _pivot_root(stage, f"{stage}/{_OLD_ROOT}")  # from here on, the old root is accessible below /.old-root
     os.chdir("/")
     for name in sorted(entries.keys() - {private.strip("/")}):
         _bind(Path("/", _OLD_ROOT, name), Path("/", name))
@@ -64,12 +65,12 @@ def enter(private: str) -> None:
     _mount("sealserve-private", private, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0700")
     _call(_LIBC.umount2, b"/" + _OLD_ROOT.encode(), _MNT_DETACH)
     Path("/", _OLD_ROOT).rmdir()
-    _mount(None, "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)  # the root folder itself, not what is in it
+    _mount(None, "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)  # affects only the root folder, not the mounts in it
     os.chdir(directory)
 
 
 def why_not(private: str) -> str | None:
-    """Try `enter` in a child process; return why it does not work here, or None if it does.
+    """Try `enter` in a child process; return why it does not work on this machine, or None if it works.
 
     Args:
         private: As for `enter`.
@@ -112,8 +113,8 @@ def _bind(source: Path, target: Path) -> None:
     elif source.is_file():
         target.touch()
     else:
-        return  # a socket or device in the root folder: nothing that a server needs
-    with contextlib.suppress(FileNotFoundError):  # it went away meanwhile
+        return  # a server does not need a socket or device in the root folder
+    with contextlib.suppress(FileNotFoundError):  # the entry was removed in the meantime
         _mount(str(source), str(target), None, _MS_BIND | _MS_REC)
 
 

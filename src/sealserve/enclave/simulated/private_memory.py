@@ -1,15 +1,16 @@
-"""Memory for a simulated enclave's plaintext files: three ways to have it, the best that works here.
+"""Memory for a simulated enclave's decrypted files. Three methods exist; the best method that works is used.
 
-1. A mount namespace with a tmpfs (see `mount_namespace`). As root, only the enclave's own processes have the files on a
-   path; another root process gets there through ``/proc/PID/root``. Without root the namespace needs a user namespace,
-   whose owner has every privilege in it: so each other process of the same user gets there too, and neither an
-   undumpable server nor Yama changes that (user_namespaces(7), "Capabilities"; ptrace(2)).
-2. The tmpfs that a container's target mounted at the manifest's place, since a container's default seccomp profile
-   forbids unshare: every process of this user in the container sees it. One enclave has it at a time.
-3. A folder of ours (0700) in shared memory: every process of this user sees it, and so does root. The paths in the
-   measured arguments are then replaced by the folder's, which is said.
+1. A mount namespace with a tmpfs (see `mount_namespace`). As root, only the enclave's processes see the files at a
+   path. Other root processes can reach them through ``/proc/PID/root``. Without root, the namespace needs a user
+   namespace, whose owner has every privilege in it. So every other process of the same user can reach the files too.
+   Neither an undumpable server nor Yama prevents this (user_namespaces(7), "Capabilities"; ptrace(2)).
+2. The tmpfs that the container's target mounted at the manifest's path. It is needed because a container's default
+   seccomp profile forbids unshare. Every process of this user in the container can read it. One enclave uses it at a
+   time.
+3. A folder (mode 0700) in shared memory. Every process of this user, and root, can read it. The paths in the measured
+   arguments are then replaced by the folder's path, which is logged.
 
-None of them keeps anything from root: on SGX it is the processor that does.
+None of the methods protects from root. On SGX, the processor does.
 """
 
 import logging
@@ -31,12 +32,12 @@ from sealserve.enclave.simulated import container_tmpfs, mount_namespace
 LOGGER: Final = logging.getLogger(__name__)
 _ZEROS: Final = bytes(2**20)
 _MEBIBYTE: Final = 2**20
-_SPARE: Final = 16  # MiB beside the model's files, for what the server writes to its scratch folder
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a tmpfs, which is what is looked for; the folder in it is ours
+_SPARE: Final = 16  # MiB in addition to the model's files, for the server's scratch folder
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # must be a tmpfs; a folder with mode 0700 is created in it
 
 
 class PrivateMemoryMethod(StrEnum):
-    """How the memory is kept from others."""
+    """How the memory is protected from other processes."""
 
     NAMESPACE = "mount-namespace"
     USER_NAMESPACE = "user-mount-namespace"
@@ -45,24 +46,24 @@ class PrivateMemoryMethod(StrEnum):
 
     @property
     def note(self) -> str:
-        """Who can look in beside root and the enclave; empty if nobody on the machine, or in the container, can."""
+        """The processes besides root and the enclave that can read the memory; empty if none can."""
         return _NOTES.get(self, "")
 
 
 _NOTES: Final = {
-    PrivateMemoryMethod.USER_NAMESPACE: "mount namespace in a user namespace: other processes of this user can look in",
-    PrivateMemoryMethod.SHARED: "no mount namespace here: other processes of this user can read that memory",
+    PrivateMemoryMethod.USER_NAMESPACE: "mount namespace in a user namespace: other processes of this user can read it",
+    PrivateMemoryMethod.SHARED: "no mount namespace available: other processes of this user can read the memory",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateMemory:
-    """A folder in memory, where a manifest's private files go.
+    """A folder in memory for a manifest's private files.
 
     Args:
-        inside: The folder's path as the manifest has it, such as ``/release``.
+        inside: The folder's path in the manifest, such as ``/release``.
         root: Its real path for this process and its children.
-        method: How it is kept from others.
+        method: How it is protected from other processes.
     """
 
     inside: str
@@ -74,18 +75,18 @@ class PrivateMemory:
         return self.root / inside.removeprefix(self.inside).lstrip("/")
 
     def translate(self, text: str) -> str:
-        """Return ``text``, an argument or a variable, with the manifest's private paths as they really are."""
+        """Return ``text``, an argument or a variable, with the manifest's private paths replaced by the real paths."""
         if str(self.root) == self.inside:
             return text
         return re.sub(rf"(?<![\w./-]){re.escape(self.inside)}(?=/|$)", lambda _: str(self.root), text)
 
 
 def available_method(inside: str) -> tuple[PrivateMemoryMethod, str]:
-    """Return the best method that works on this machine for the folder ``inside``, and why a better one does not."""
+    """Return the best method that works on this machine for ``inside``, and why a better method does not work."""
     refused = mount_namespace.why_not(inside)
     if refused is None:
         return (PrivateMemoryMethod.NAMESPACE if os.geteuid() == 0 else PrivateMemoryMethod.USER_NAMESPACE), ""
-    refused = f"no mount namespace here ({refused})"
+    refused = f"no mount namespace available ({refused})"
     unusable = container_tmpfs.why_not(inside)
     return (
         (PrivateMemoryMethod.CONTAINER, refused)
@@ -98,15 +99,16 @@ def available_method(inside: str) -> tuple[PrivateMemoryMethod, str]:
 def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
     """Obtain private memory for the folder ``inside``, and wipe it at the end.
 
-    It may move this process into a mount namespace for good: call it in a process of its own, before threads start.
+    The call may move this process into a mount namespace permanently. Call it in a separate process, before threads
+    start.
 
     Args:
         inside: An absolute path of one level.
-        needed: How much will be written to it, in bytes.
+        needed: The number of bytes that will be written.
 
     Raises:
-        UnavailableError: `enclave.private-memory`: None of the three ways works.
-        UnavailableError: `enclave.private-memory-room`: It has less than ``needed`` free.
+        UnavailableError: `enclave.private-memory`: None of the three methods works.
+        UnavailableError: `enclave.private-memory-room`: The memory has less than ``needed`` bytes free.
     """
     method, refused = available_method(inside)
     claim = None
@@ -114,19 +116,19 @@ def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
         try:
             claim = container_tmpfs.claim(inside)
         except BlockingIOError:
-            method, refused = PrivateMemoryMethod.SHARED, f"{refused}, and the tmpfs at {inside} is another enclave's"
+            method, refused = PrivateMemoryMethod.SHARED, f"{refused}, and another enclave uses the tmpfs at {inside}"
     if method is PrivateMemoryMethod.SHARED:
         root = _shared_folder(inside, refused, needed)
         LOGGER.warning(
-            "private memory: %s: %s takes its place in arguments and environment, and other processes of this user can "
-            "read it",
+            "private memory: %s: %s replaces it in arguments and environment, and other processes of this user can "
+            "read that folder",
             refused,
             root,
         )
     else:
         root = Path(inside)
         if method is PrivateMemoryMethod.CONTAINER:
-            wipe(root)  # what an earlier run left when it was killed
+            wipe(root)  # remove files of an earlier run that was killed
         else:
             mount_namespace.enter(inside)
     watch = _wipe_when_killed(root) if method is PrivateMemoryMethod.SHARED else None
@@ -145,7 +147,7 @@ def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
 
 
 def wipe(folder: Path) -> None:
-    """Overwrite every file below ``folder`` with zeros, and remove all that is in it."""
+    """Overwrite every file below ``folder`` with zeros, and remove all contents of the folder."""
     for parent, folders, files in os.walk(folder, topdown=False):
         for name in files:
             path = Path(parent, name)
@@ -168,22 +170,22 @@ def _overwrite(path: Path) -> None:
 
 
 def _shared_folder(inside: str, refused: str, needed: int) -> Path:
-    """Make a folder in shared memory: in the place that has room, or else in the first that can be written."""
+    """Create a folder in shared memory: in the first place with enough space, or else in the first writable place."""
     candidates = [_SHARED_MEMORY, *(Path(place) for place in [os.environ.get("XDG_RUNTIME_DIR")] if place)]
     usable = [place for place in candidates if place.is_dir() and os.access(place, os.R_OK | os.W_OK | os.X_OK)]
     for place in sorted(usable, key=lambda place: _free(place) < needed):
         with suppress(OSError):
             return Path(tempfile.mkdtemp("", "sealserve-", place))
     raise EnclaveCode.PRIVATE_MEMORY.error(
-        f"There is no memory for the enclave's private files: {refused}; and {' and '.join(map(str, candidates))} "
+        f"No memory is available for the enclave's private files: {refused}, and {' and '.join(map(str, candidates))} "
         "cannot be written.",
-        hint=f"In a container, mount a tmpfs at {inside} (mode 0700, owned by its user).",
+        hint=f"In a container, mount a tmpfs at {inside} (mode 0700, owned by the container's user).",
     )
 
 
 def _free(folder: Path) -> float:
     found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize if found.f_blocks else float("inf")  # a tmpfs with size=0 has no bound
+    return found.f_bavail * found.f_frsize if found.f_blocks else float("inf")  # a tmpfs with size=0 has no limit
 
 
 def _check_room(root: Path, method: PrivateMemoryMethod, inside: str, needed: int) -> None:
@@ -195,22 +197,22 @@ def _check_room(root: Path, method: PrivateMemoryMethod, inside: str, needed: in
     hints = {
         PrivateMemoryMethod.CONTAINER: f"Give the container a larger tmpfs: `{tmpfs}`.",
         PrivateMemoryMethod.SHARED: (
-            f"Give the container `{tmpfs}`, or `--shm-size={size}` for each enclave in it; or run as root "
-            "where a mount namespace is allowed."
+            f"Start the container with `{tmpfs}`, or with `--shm-size={size}` for each enclave in it. "
+            "Or run as root where a mount namespace is allowed."
         ),
     }
     raise EnclaveCode.PRIVATE_MEMORY_ROOM.error(
-        f"The release takes {needed / _MEBIBYTE:.1f} MiB of private memory, and {root} ({method}) has "
+        f"The private memory is too small: the release needs {needed / _MEBIBYTE:.1f} MiB, and {root} ({method}) has "
         f"{free / _MEBIBYTE:.1f} MiB free.",
-        hint=hints.get(method, "A tmpfs takes at most half of the machine's memory: use a machine with more."),
+        hint=hints.get(method, "Use a machine with more memory: a tmpfs has at most half of the machine's memory."),
     )
 
 
 def _wipe_when_killed(folder: Path) -> tuple[int, int]:
-    """Start a process that wipes ``folder`` if this one is killed; it ends when the returned descriptor is closed.
+    """Start a process that wipes ``folder`` if this process is killed. It ends when the returned descriptor is closed.
 
     Returns:
-        Its process id, and the descriptor.
+        The id of the new process, and the descriptor.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -220,7 +222,7 @@ def _wipe_when_killed(folder: Path) -> tuple[int, int]:
             os.setsid()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            os.read(reading, 1)  # returns at the end of the pipe: the other process is gone, whatever the reason
+            os.read(reading, 1)  # returns at the end of the pipe, when the other process has ended for any reason
             if folder.is_dir():
                 wipe(folder)
                 folder.rmdir()

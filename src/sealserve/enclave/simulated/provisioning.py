@@ -1,9 +1,10 @@
-"""The enclave's way to its key: the stand-in for Gramine's ``libsecret_prov_attest.so``.
+"""The enclave's request for its key: the stand-in for Gramine's ``libsecret_prov_attest.so``.
 
-It reads the same measured variables, ``SECRET_PROVISION_SERVERS`` and ``SECRET_PROVISION_CA_CHAIN_PATH``, and goes the
-same way: connect to the first server of the list that accepts, make the quotes, shake hands, ask, take 16 bytes.
+It reads the same measured variables, ``SECRET_PROVISION_SERVERS`` and ``SECRET_PROVISION_CA_CHAIN_PATH``, and takes the
+same steps: connect to the first server of the list that accepts, create the quote, complete the TLS handshake, send the
+request, receive 16 bytes.
 
-Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``. Unlike there, connecting has a time limit.
+Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``. Unlike there, a connection attempt has a time limit.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ _RECORD: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class BrokerConnection:
-    """A connection that a broker accepted: the socket, and the broker's measured name and port."""
+    """A connection that a broker accepted: the socket, and the broker's measured host and port."""
 
     socket: socket.socket
     host: str
@@ -39,14 +40,14 @@ class BrokerConnection:
 
 
 def connect(brokers: list[tuple[str, int]], *, timeout: float) -> BrokerConnection:
-    """Connect to the first broker that accepts.
+    """Connect to the first broker that accepts a connection.
 
     Args:
-        brokers: Hosts and ports.
-        timeout: Seconds for each.
+        brokers: Hosts and ports, in order of preference.
+        timeout: Maximum seconds for each attempt.
 
     Raises:
-        UnavailableError: `provisioning.unreachable`: None does.
+        UnavailableError: `provisioning.unreachable`: No broker accepts a connection.
     """
     reasons = []
     for host, port in brokers:
@@ -55,8 +56,8 @@ def connect(brokers: list[tuple[str, int]], *, timeout: float) -> BrokerConnecti
         except OSError as error:
             reasons.append(f"{host}:{port}: {error.strerror or error}")
     raise EnclaveCode.PROVISIONING_UNREACHABLE.error(
-        f"The broker is down or cannot be reached ({'; '.join(reasons)}).",
-        hint="Start it (`sealserve broker run`), or check the address: it is measured into the enclave.",
+        f"No broker accepts a connection: {'; '.join(reasons)}.",
+        hint="Start the broker with `sealserve broker run`, or check its address, which is measured into the enclave.",
     )
 
 
@@ -68,24 +69,28 @@ def fetch_key(
     now: datetime,
     timeout: float,
 ) -> SecretBytes:
-    """Attest over a fresh connection to a broker, and return the key, 16 bytes.
+    """Attest to a broker over a new connection, and return the key of 16 bytes.
 
-    Steps: (1) make a key and have it quoted; (2) TLS handshake: the broker's certificate must be issued by
-    ``broker_ca`` for its measured name, a name or an address; (3) ask, and take the secret.
+    Steps:
+
+    1. Create a key pair, and have it quoted.
+    2. Complete the TLS handshake. ``broker_ca`` must have issued the broker's certificate for the broker's measured
+       host, which is a name or an address.
+    3. Send the request, and receive the secret.
 
     Args:
-        broker: From `connect`. It is closed at the end.
-        broker_ca: Certificates in PEM form, the only ones that are trusted.
+        broker: The connection that `connect` returned. It is closed at the end.
+        broker_ca: Certificates in PEM form. No others are trusted.
         quote_for: Returns a quote with the given report data.
-        now: For the certificate's dates.
-        timeout: Seconds to wait for each answer; the broker may fetch collateral meanwhile.
+        now: The current time, for the dates in the enclave's certificate.
+        timeout: Maximum seconds to wait for each answer. The broker may download collateral during this time.
 
     Raises:
-        VerificationError: `provisioning.broker-certificate`: (1) (2) ``broker_ca`` is no certificate, or the broker
-            shows another one.
-        VerificationError: `provisioning.refused`: (2) (3) The broker turned the evidence down.
-        UnavailableError: `provisioning.connection`: (2) (3) The connection broke, or there is no broker.
-        SealserveError: What ``quote_for`` and `ProvisioningClient` raise.
+        VerificationError: `provisioning.broker-certificate`: (1) (2) ``broker_ca`` is not a certificate, or did not
+            issue the broker's certificate.
+        VerificationError: `provisioning.refused`: (2) (3) The broker rejected the evidence.
+        UnavailableError: `provisioning.connection`: (2) (3) The connection broke, or the server is not a broker.
+        SealserveError: The errors of ``quote_for`` and `ProvisioningClient`.
     """
     with broker.socket as connection:
         context = _context(broker_ca, make_certificate(quote_for, now))  # (1)
@@ -97,21 +102,25 @@ def fetch_key(
         except ssl.SSLCertVerificationError as error:
             raise EnclaveCode.PROVISIONING_BROKER_CERTIFICATE.error(
                 f"The certificate of the broker at {broker} does not verify: {error.verify_message}.",
-                hint="It must be issued by the measured broker CA, for this very name or address.",
+                hint="Check the broker's address and certificate: the measured broker CA must have issued the "
+                "certificate for exactly this host name or address.",
             ) from error
         except ssl.SSLError as error:
             if "ALERT" in (error.reason or ""):
                 raise _refusal(broker) from error
             raise EnclaveCode.PROVISIONING_CONNECTION.error(
-                f"At {broker} there is no broker: {error.reason or error}."
+                f"The server at {broker} is not a broker: the TLS handshake failed: {error.reason or error}.",
+                hint="Check the broker's address, and start the broker with `sealserve broker run`.",
             ) from error
         except TimeoutError as error:
             raise EnclaveCode.PROVISIONING_CONNECTION.error(
-                f"The broker at {broker} did not answer in {timeout:g} s."
+                f"The broker at {broker} did not answer within {timeout:g} s.",
+                hint="Check the broker's log: it may be downloading collateral slowly.",
             ) from error
         except OSError as error:
             raise EnclaveCode.PROVISIONING_CONNECTION.error(
-                f"The connection to the broker at {broker} broke: {error.strerror}."
+                f"The connection to the broker at {broker} broke: {error.strerror}.",
+                hint="Check that the broker runs, and start the enclave again.",
             ) from error
 
 
@@ -127,8 +136,8 @@ def _receive(session: ssl.SSLSocket, broker: BrokerConnection) -> SecretBytes:
 
 def _refusal(broker: BrokerConnection) -> SealserveError:
     return EnclaveCode.PROVISIONING_REFUSED.error(
-        f"The broker at {broker} refused this enclave: it closed the connection after it had seen the evidence.",
-        hint="Why is in the broker's audit log: `sealserve broker log`.",
+        f"The broker at {broker} rejected this enclave: it closed the connection after it received the evidence.",
+        hint="Read the reason in the broker's audit log: run `sealserve broker log` on the owner's machine.",
     )
 
 
@@ -139,7 +148,8 @@ def _context(broker_ca: bytes, pair: RaTlsKeyPair) -> ssl.SSLContext:
         context.load_verify_locations(cadata=broker_ca.decode("ascii", "replace"))
     except ssl.SSLError as error:
         raise EnclaveCode.PROVISIONING_BROKER_CERTIFICATE.error(
-            "The measured broker CA is no certificate in PEM form."
+            "The measured broker CA cannot be read: expected certificates in PEM form.",
+            hint="Build the enclave again with the broker's CA certificate.",
         ) from error
     with _unlinked(pair) as path:
         context.load_cert_chain(path)
@@ -148,7 +158,7 @@ def _context(broker_ca: bytes, pair: RaTlsKeyPair) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _unlinked(pair: RaTlsKeyPair) -> Iterator[str]:
-    """Yield a path to certificate and key in memory: the ssl module reads them from files only."""
+    """Yield a path to the certificate and key in memory, because the ssl module reads them only from files."""
     key = pair.private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

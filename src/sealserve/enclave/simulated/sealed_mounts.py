@@ -1,4 +1,4 @@
-"""The encrypted mounts of a manifest, opened into private memory."""
+"""Decryption of a manifest's encrypted mounts into private memory."""
 
 import contextlib
 import stat
@@ -16,27 +16,27 @@ from sealserve.secret import SecretBytes
 
 @dataclass(frozen=True, slots=True)
 class OpenedFiles:
-    """How much was opened: files, and plaintext bytes."""
+    """The number of decrypted files, and of plaintext bytes."""
 
     files: int
     size: int
 
 
 def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, key: SecretBytes) -> OpenedFiles:
-    """Unseal every file of every encrypted mount, and make the empty folders that the manifest asks for.
+    """Decrypt every file of every encrypted mount, and create the empty folders that the manifest requires.
 
-    As in Gramine, a file must have been sealed under the path that it has in the release: one that was put in
-    another's place does not open. That the host hides a file is not noticed here, but by the server's file list.
+    As in Gramine, a file must have been sealed under its path in the release. A file that was moved to a different path
+    does not open. This function does not detect that the host hides a file: the server's file list does.
 
     Args:
-        manifest: Names the mounts; their sources are relative to ``bundle``.
+        manifest: Lists the mounts; their sources are relative to ``bundle``.
         bundle: The release's folder.
-        memory: Where the plaintext goes.
+        memory: The destination of the plaintext.
         key: The release's key.
 
     Raises:
         VerificationError: `enclave.mount-source`: A mount's source is missing.
-        SealserveError: What `regular_files` and `unseal_file` raise.
+        SealserveError: The errors of `regular_files` and `unseal_file`.
     """
     count = size = 0
     for mount in manifest.encrypted_mounts:
@@ -52,11 +52,11 @@ def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, 
 
 
 def sealed_size(manifest: EnclaveManifest, bundle: Path) -> int:
-    """Return the bytes of the sealed files below the encrypted mounts: their plaintext takes less, page by page.
+    """Return the total size in bytes of the sealed files below the encrypted mounts. Their plaintext is smaller.
 
     Args:
-        manifest: Names the mounts.
-        bundle: The release's folder. What is missing or no regular file counts nothing: `open_mounts` judges that.
+        manifest: Lists the mounts.
+        bundle: The release's folder. A missing or irregular file is not counted, because `open_mounts` reports it.
     """
     total = 0
     for mount in manifest.encrypted_mounts:
@@ -74,11 +74,11 @@ def _files(mount: EncryptedMount, bundle: Path, memory: PrivateMemory) -> Sequen
         return ("",)
     try:
         listing = list_folder(source)
-        for folder in listing.empty_folders:  # Gramine lists folders as the host shows them, empty ones too
+        for folder in listing.empty_folders:  # Gramine lists folders as the host presents them, including empty ones
             (memory.path(mount.path) / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         return regular_files(source) if listing.files or listing.others else ()
     except TreeMissingError as error:
         raise EnclaveCode.MOUNT_SOURCE.error(
-            f"The release has nothing at {mount.source!r}, which the enclave mounts at {mount.path}.",
-            hint="Copy the release again from where it was built.",
+            f"The release does not contain {mount.source!r}, which the enclave mounts at {mount.path}.",
+            hint="Copy the release again from the machine that built it.",
         ) from error

@@ -73,7 +73,7 @@ def test_a_failure_is_diagnosed_and_tried_again(
     assert len(log.read_text().splitlines()) == 3
     said = [record.message for record in caplog.records]
     assert sum(message.startswith("step=ended status=7") for message in said) == 3
-    assert "step=diagnosis the 2 trusted files are as they were measured" in said
+    assert "step=diagnosis all 2 trusted files match their measured digests" in said
     assert any("the broker at 127.0.0.1:1 cannot be reached: Connection refused" in message for message in said)
     assert any("/dev/sgx_enclave is" in message for message in said)
 
@@ -85,7 +85,7 @@ def test_the_last_attempt_is_diagnosed_too(
     with caplog.at_level(logging.INFO):
         assert run(release, enclave, attempts=1) == 7
     said = [record.message for record in caplog.records]
-    assert "step=diagnosis the 2 trusted files are as they were measured" in said
+    assert "step=diagnosis all 2 trusted files match their measured digests" in said
     assert not any(message.startswith("step=again") for message in said)
 
 
@@ -169,7 +169,7 @@ def test_a_signal_stops_the_verification_before_each_start(
 
 def test_without_gramine(release: Release, enclave: SignedEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/none")
-    with raises(EnclaveCode.GRAMINE_LOADER_MISSING, match="There is no gramine-sgx on this machine") as caught:
+    with raises(EnclaveCode.GRAMINE_LOADER_MISSING, match="gramine-sgx is not installed on this machine") as caught:
         run(release, enclave)
     assert caught.value.code == "gramine.loader-missing"
     assert "doctor host" in (caught.value.hint or "")
@@ -185,5 +185,5 @@ def test_the_diagnosis_names_a_changed_file_and_a_broker_that_answers(
         build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([sys.executable, str(program)])))
         program.write_bytes(b"changed")
         found = list(diagnose(release.folder, load_enclave(release.folder, "replica-0"), SignalRelay()))
-    assert f"The trusted file {program} has SHA-256" in found[0]
-    assert f"the broker at 127.0.0.1:{port} answers" in found[-1]
+    assert f"The trusted file {program} was changed after the enclave was built: expected SHA-256" in found[0]
+    assert f"the broker at 127.0.0.1:{port} accepts connections" in found[-1]

@@ -104,7 +104,7 @@ def test_a_refusal_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_LIBC", SimpleNamespace(prctl=lambda *_: -1))
     monkeypatch.setattr(ctypes, "get_errno", lambda: 1)
 
-    with raises(EnclaveCode.INSPECTION, match=r"undumpable: prctl\(PR_SET_DUMPABLE, 0\): .* not permitted") as e:
+    with raises(EnclaveCode.INSPECTION, match=r"prctl\(PR_SET_DUMPABLE, 0\) failed: .* not permitted") as e:
         forbid_inspection()
 
     assert e.value.code == "enclave.inspection"

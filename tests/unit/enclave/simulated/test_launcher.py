@@ -38,7 +38,7 @@ def change(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"', "is for the platform 'sgx'"),
+        (b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"', "was built for the platform 'sgx'"),
     ],
 )
 def test_only_what_is_made_for_simulation_runs_in_it(
@@ -56,7 +56,7 @@ def test_a_release_where_the_private_files_go_is_refused(release: Release, chang
     top = Path(*release.folder.parts[:2])
     change(b"/release/", f"{top}/".encode())
 
-    with raises(EnclaveCode.PLACE, match=f"{top} is where the enclave has its private files") as caught:
+    with raises(EnclaveCode.PLACE, match=f"mounts its private files at {top}") as caught:
         load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.place"

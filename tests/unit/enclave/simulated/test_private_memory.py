@@ -126,7 +126,7 @@ os.read(ours[0], 1)
     output = run(python, before=OWN_TMPFS + NO_UNSHARE + hold, inside=release)
 
     assert "method shared-memory-folder" in output
-    assert "and the tmpfs at /release is another enclave's: /dev/shm/sealserve-" in output
+    assert "and another enclave uses the tmpfs at /release: /dev/shm/sealserve-" in output
     assert "kept ['other']" in output
 
 
@@ -191,7 +191,7 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert result.returncode == 0, result.stderr
     code, message, hint = result.stdout.splitlines()
     assert code == "enclave.private-memory-room"
-    assert message.startswith("The release takes 100.0 MiB of private memory, and /")
+    assert message.startswith("The private memory is too small: the release needs 100.0 MiB, and /")
     assert f"({method}" in message
     assert message.endswith("has 64.0 MiB free.")
     assert all(fix in hint for fix in fixes)
@@ -221,7 +221,7 @@ os.environ["XDG_RUNTIME_DIR"] = {str(tmp_path)!r}
 
 def test_who_can_look_in_is_said_of_each_way() -> None:
     assert PrivateMemoryMethod.USER_NAMESPACE.note == (
-        "mount namespace in a user namespace: other processes of this user can look in"
+        "mount namespace in a user namespace: other processes of this user can read it"
     )
     assert "other processes of this user can read" in PrivateMemoryMethod.SHARED.note
     assert PrivateMemoryMethod.NAMESPACE.note == PrivateMemoryMethod.CONTAINER.note == ""
@@ -250,8 +250,11 @@ def test_else_a_folder_in_shared_memory_is_taken_and_said_so(python: Python) -> 
     root = re.search(r"^root (/dev/shm/sealserve-\w+) 0o700$", output, re.MULTILINE)
     assert root is not None, output
     assert "method shared-memory-folder" in output
-    assert "no mount namespace here (Operation not permitted (unshare)), and no tmpfs at /release" in output
-    assert f"{root[1]} takes its place in arguments and environment, and other processes of this user can" in output
+    assert (
+        "no mount namespace available (Operation not permitted (unshare)), and no tmpfs is mounted at /release"
+        in output
+    )
+    assert f"{root[1]} replaces it in arguments and environment, and other processes of this user can" in output
     assert f"translated --base={root[1]}/models/x" in output
     assert output.endswith("after False\n")
     assert not Path(root[1]).exists()
@@ -284,7 +287,7 @@ def test_where_nothing_works_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
     with raises(
-        EnclaveCode.PRIVATE_MEMORY, match=r"namespace here \(Operation not permitted.*mount a tmpfs at /x"
+        EnclaveCode.PRIVATE_MEMORY, match=r"namespace available \(Operation not permitted.*mount a tmpfs at /x"
     ) as caught:
         private_memory.private_memory("/x").__enter__()
 

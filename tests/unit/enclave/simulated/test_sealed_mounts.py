@@ -90,7 +90,9 @@ def test_a_missing_source_is_named(
     path = release.folder / source
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    with raises(EnclaveCode.MOUNT_SOURCE, match=f"nothing at '{source}', which the enclave mounts at {mounted}") as e:
+    with raises(
+        EnclaveCode.MOUNT_SOURCE, match=f"does not contain '{source}', which the enclave mounts at {mounted}"
+    ) as e:
         open_mounts(manifest, release.folder, memory, SecretBytes(bytes(range(16))))
 
     assert e.value.code == "enclave.mount-source"
