@@ -40,8 +40,8 @@ _BLACK_PARTS: Final = (
 _MODULE: Final = Path(__file__).resolve().parent.parent / "src/sealserve/serving/runtime/tried_operations.py"
 _HEAD: Final = '''"""Operations that were given inputs of hostile shapes and values, and did not end the process.
 
-Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN and without it. Those of them that
-`aborting_operations` has a rule for are survived behind a guard.
+Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN and without it. An operation with a
+rule in `aborting_operations` is safe only behind a guard.
 """
 
 from typing import Final

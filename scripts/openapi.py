@@ -1,4 +1,4 @@
-"""Write docs/reference/openapi.json, the description of the REST API, or check that what is committed is that.
+"""Write docs/reference/openapi.json, the description of the REST API, or check that the committed file is up to date.
 
 Source: OpenAPI Specification 3.1.1 (spec.openapis.org/oas/v3.1.1); tensorflow/serving, ``g3doc/api_rest.md``. A test
 compares the description with the server's answers.
@@ -25,24 +25,24 @@ _SERVICE: Final = "grpc.tf-serving.service.com"
 _FLOAT_TEXT: Final = "a number; `NaN`, `Infinity` and `-Infinity` are written without quotation marks, unlike in JSON"
 
 _WHERE: Final = {"": (), "/versions/{version}": ("version",), "/labels/{label}": ("label",)}
-"""What follows the model's name in a path, and its parameters."""
+"""The part of a path after the model's name, and its parameters."""
 _CALLS: Final = {
     "predict": "Run a signature of the model on tensors",
     "classify": "Classify examples (`tf.Example`)",
     "regress": "Compute a regression of examples (`tf.Example`)",
 }
 _ERRORS: Final = {
-    400: "The request does not fit the model's signature, or is not JSON.",
-    404: "The model, the version or the label is not served, or the path is not one of this API.",
-    413: f"The body takes more than {_LARGEST_BODY} MiB once it is unpacked.",
-    429: "Too many requests run or wait, or the server has no memory for this one.",
-    503: "The version is loading or was unloaded. Try again.",
+    400: "The request does not match the model's signature, or is not valid JSON.",
+    404: "The model, the version or the label is not served, or the path does not belong to this API.",
+    413: f"The body is larger than {_LARGEST_BODY} MiB after decompression.",
+    429: "Too many requests run or wait, or the memory for requests is full. Retry later.",
+    503: "The version is loading or was unloaded. Retry later.",
     504: "The answer took too long.",
 }
 
 
 def render() -> str:
-    """Return the description, as JSON for people."""
+    """Return the description as indented JSON."""
     return json.dumps(_document(), indent=2, sort_keys=False) + "\n"
 
 
@@ -54,7 +54,7 @@ def _document() -> dict[str, Any]:
             "summary": "TensorFlow Serving's REST API, over TLS that ends in an enclave",
             "description": (
                 "Written by scripts/openapi.py: run `make openapi`. HTTP/1.1 over TLS 1.2 or later; the server name "
-                "(SNI) must be the name in the service's certificate. With two-way TLS, clients show a certificate. "
+                "(SNI) must be the name in the service's certificate. With two-way TLS, clients present a certificate. "
                 "How to turn the API on and call it: docs/how-to/rest.md."
             ),
             "version": __version__,
@@ -72,7 +72,7 @@ def _document() -> dict[str, Any]:
         "security": [{"clientCertificate": []}, {}],
         "tags": [
             {"name": "inference", "description": "Calls that run a model"},
-            {"name": "models", "description": "What is served"},
+            {"name": "models", "description": "Served models"},
         ],
         "paths": dict(_paths()),
         "components": {
@@ -140,7 +140,7 @@ def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
         yield _response_name(code), {"description": description, "content": _json("Error")}
     others = sorted({code for status, code in HTTP_STATUS.items() if status is not Status.OK})
     text = ", ".join(map(str, others))
-    description = f"An error. The status follows from TensorFlow Serving's code: {text}, or another one of HTTP's own."
+    description = f"An error. The status follows from TensorFlow Serving's code: {text}, or another HTTP status."
     yield "Error", {"description": description, "content": _json("Error")}
 
 
@@ -162,7 +162,11 @@ def _parameters() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    signature = {"type": "string", "default": DEFAULT_SIGNATURE, "description": "which of the model's signatures"}
+    signature = {
+        "type": "string",
+        "default": DEFAULT_SIGNATURE,
+        "description": "the name of one of the model's signatures",
+    }
     feature = {"oneOf": [_reference("schemas", "FeatureValue"), _list(_reference("schemas", "FeatureValue"))]}
     example = {"type": "object", "additionalProperties": feature}
     examples = {
@@ -170,7 +174,7 @@ def _schemas() -> dict[str, Any]:
         "required": ["examples"],
         "properties": {
             "signature_name": signature,
-            "context": {**example, "description": "features that all examples have"},
+            "context": {**example, "description": "features that are added to all examples"},
             "examples": {**_list(example), "minItems": 1},
         },
     }
@@ -293,7 +297,7 @@ def _reference(kind: str, name: str) -> dict[str, Any]:
 def main() -> None:
     """Write the file, or with ``--check`` compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the file is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if the file is out of date, without changing it")
     if not parser.parse_args().check:
         FILE.write_text(render(), encoding="utf-8")
         return

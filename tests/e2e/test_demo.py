@@ -111,7 +111,7 @@ def test_a_model_whose_answers_do_not_depend_on_its_input_proves_nothing(
 def test_a_model_that_is_not_there(demo: Demo, refused: Callable[..., dict[str, Any]]) -> None:
     error = refused("--model", demo.folder / "missing.pb")
     assert error["code"] == "model.missing"
-    assert error["message"] == f"The model {demo.folder / 'missing.pb'} does not exist."
+    assert error["message"] == f"There is no model at {demo.folder / 'missing.pb'}."
 
 
 @pytest.mark.parametrize(

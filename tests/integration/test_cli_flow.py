@@ -222,7 +222,7 @@ def test_a_model_that_tensorflow_does_not_load_is_told(here: Running) -> None:
     error = here("up", "--replicas", "1", "--json").error
     assert error["code"] == "process.ended"
     assert error["message"].startswith("replica-0 ended: error[servable.load-failed]: ")
-    assert "was not loaded: NOT_FOUND" in error["message"]
+    assert "cannot be loaded: NOT_FOUND" in error["message"]
     for log in here.site.workspace.host.logs.glob("*.log"):
         assert "half_an_addition" not in log.read_text(), "the host reads it"
     assert here.states() == {}  # what a failed start left is stopped again

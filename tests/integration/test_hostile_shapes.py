@@ -316,12 +316,12 @@ def test_what_is_refused_names_the_input_and_what_is_needed(
     found = {(signature, *(array.shape for array in inputs.values())): answer for signature, inputs, answer in answered}
     assert re.fullmatch(
         r"INVALID_ARGUMENT: input 'x' has the shape \[1,1,1,3\]: the operation 'MaxPool2d[\w]*' needs a tensor of"
-        r" at least \[\?,3,3,\?\], and would get one of the shape \[1,1,1,3\]",
+        r" at least \[\?,3,3,\?\], got the shape \[1,1,1,3\]",
         found["max_valid", (1, 1, 1, 3)],
     )
     assert re.fullmatch(
         r"INVALID_ARGUMENT: input 'x' has the shape \[3\]: the operation 'Conv2D[\w]*' needs a tensor with 4"
-        r" dimensions, and would get one of the shape \[3\]",
+        r" dimensions, got the shape \[3\]",
         found["conv_declared", (3,)],
     )
 

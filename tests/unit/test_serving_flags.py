@@ -47,7 +47,7 @@ def test_each_refused_flag_is_refused_by_name_with_its_reason(flag: Flag) -> Non
                 raise
             refused.append(error.message)
     assert refused or flag.harmless == (True, False)
-    assert set(refused) <= {f"--{flag.name} is not honoured by this server: {flag.refused}."}
+    assert set(refused) <= {f"--{flag.name} is not supported by this server: {flag.refused}."}
 
 
 def test_the_values_of_the_command_line_have_the_kinds_of_the_flags() -> None:

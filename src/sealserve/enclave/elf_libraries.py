@@ -2,11 +2,11 @@
 
 Source: System V ABI, "Object Files" and "Dynamic Section"; System V ABI for AMD64; Linux ``include/uapi/linux/elf.h``.
 
-| structure (64 bits, little-endian) | fields that are read: (name, offset, size) |
+| structure (64 bits, little-endian) | fields that are read: name, offset, size |
 |---|---|
-| ELF header | (class, 4, 1), (data, 5, 1), (machine, 18, 2), (phoff, 32, 8), (phentsize, 54, 2), (phnum, 56, 2) |
-| program header, 56 bytes | (type, 0, 4), (offset, 8, 8), (vaddr, 16, 8), (filesz, 32, 8) |
-| dynamic entry, 16 bytes | (tag, 0, 8), (value, 8, 8) |
+| ELF header | ``class`` 4 1, ``data`` 5 1, ``machine`` 18 2, ``phoff`` 32 8, ``phentsize`` 54 2, ``phnum`` 56 2 |
+| program header, 56 bytes | ``type`` 0 4, ``offset`` 8 8, ``vaddr`` 16 8, ``filesz`` 32 8 |
+| dynamic entry, 16 bytes | ``tag`` 0 8, ``value`` 8 8 |
 """
 
 import mmap

@@ -147,8 +147,8 @@ def _verbatim(manifest: bytes, name: str) -> bytes:
     """Return the manifest as a Jinja template that renders to the same bytes, since a file name may contain marks."""
     if b"{%" in manifest and b"endraw" in manifest:
         raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
-            f"The manifest of {name!r} cannot be passed to gramine-manifest: a file name contains both {{% and "
-            "endraw, which a Jinja template cannot express.",
+            f"The manifest of {name!r} cannot be passed to gramine-manifest: a file name contains both `{{%` and "
+            "`endraw`, which a Jinja template cannot express.",
             hint="Rename the file.",
         )
     return b"{% raw %}" + manifest + b"{% endraw %}\n"
@@ -156,7 +156,7 @@ def _verbatim(manifest: bytes, name: str) -> bytes:
 
 @contextmanager
 def _in_memory(key: RSAPrivateKey) -> Iterator[int]:
-    """Yield a descriptor of a file in memory that contains the key in PEM form. The file has no path on disk."""
+    """Yield a descriptor of a file in memory that contains the key in PEM form. The file does not exist on disk."""
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )

@@ -83,7 +83,7 @@ class ImageRoot:
 
         Args:
             folder: An absolute path inside.
-            deep: Whether to include files in subfolders.
+            deep: Whether to include files in folders below it.
 
         Raises:
             InputError: `image-root.unusable`: A folder cannot be listed, or a name has an unprintable character.

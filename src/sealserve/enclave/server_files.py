@@ -9,8 +9,8 @@ are left out:
 - records of how a package was installed, whose folders and times would make two equal trees differ;
 - bytecode that is validated by the time of its source.
 
-Of the system's libraries, the list contains only those that one of these files requires (DT_NEEDED), recursively, and
-the few libraries that glibc opens by name.
+The list contains a library of the system only if one of these files requires it (DT_NEEDED), recursively, or if it is
+one of the few libraries that glibc opens by name.
 
 Bytecode is included if it is hash-based (``python -m compileall -f --invalidation-mode unchecked-hash``). Its bytes do
 not depend on the time of compilation. The bytecode is measured itself, so its source is not needed to trust it.
@@ -211,6 +211,6 @@ def _name(path: str) -> str:
 
 
 def _shared_libraries(root: ImageRoot, folder: str) -> Iterator[str]:
-    """Yield the shared libraries directly in a folder, because the dynamic loader does not search subfolders."""
+    """Yield the shared libraries directly in a folder, because the dynamic loader does not search folders below it."""
     if root.is_folder(folder):
         yield from (path for path in root.files(folder, deep=False) if _SHARED_LIBRARY.search(path))

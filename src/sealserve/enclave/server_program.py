@@ -96,7 +96,7 @@ def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
             return Program(server=Server.OWN, first=at + 1)
         else:
             return _other(f"the Python argument {argument!r} is neither -m {_OWN_MODULE} nor a harmless option", at)
-    return _other(f"Python gets no program; expected -m {_OWN_MODULE}", None)
+    return _other(f"the Python arguments name no program: expected -m {_OWN_MODULE}", None)
 
 
 def _other(reason: str, index: int | None) -> Program:

@@ -1,11 +1,18 @@
-"""How large an enclave must be: a sum that can be shown, item by item.
+"""The required size of an enclave, as a sum of items that can be displayed.
 
-The size is address space: without EDMM all of it is committed when the enclave is created, and it is a power of two
-(SECS.SIZE). With EDMM it is only the limit up to which pages are added, so there is room to spare for nothing.
+The size is address space. Without EDMM, the whole size is committed when the enclave is created, and it must be a
+power of two (SECS.SIZE). With EDMM, it is only the limit up to which pages are added, so spare room costs nothing.
 
-Figures: sealserve-model-server with TensorFlow 2.21 and MALLOC_ARENA_MAX=4, from ``/proc/PID/status``: 1.44 GB of
-address space (VmPeak) with a model of 1 KB; ResNet50 of 103 MB takes 605 MB more while it is loaded (VmHWM), and about
-twelve times its files after its first call (docs/decisions/0008-tensorflow-through-its-c-api.md).
+The constants are for the larger build, the package ``tensorflow`` 2.21. The server can also be installed with it,
+although images and lock files have ``tensorflow-cpu``. All figures are from ``/proc/PID/status`` of
+sealserve-model-server with MALLOC_ARENA_MAX=4:
+
+- ``tensorflow``: 1.44 GB of address space (VmPeak) with a model of 1 KB. ``tensorflow-cpu``: 1.11 GB.
+- A ResNet50 of 103 MB takes 605 MB more while it is loaded (VmHWM), and about twelve times its files after its first
+  call (docs/decisions/0008-tensorflow-through-its-c-api.md). These two figures were measured with ``tensorflow``.
+
+Compared with ``tensorflow``, the stripped libraries of the images save 368 MiB of address space and 83 MiB of resident
+memory (docs/decisions/0088-tensorflow-without-gpu-code.md).
 
 Source: Gramine 1.9, manifest-syntax.rst, "Enclave size", "EDMM" and "Stack size"; Intel SDM volume 3D, "SECS".
 """
@@ -18,18 +25,18 @@ from sealserve.terms import ServerKind
 
 MEBIBYTE: Final = 2**20
 STACK: Final = 2 * MEBIBYTE
-"""Of each thread. Gramine's default of 256 KiB is too small for Python, whose example in Gramine takes 2 MiB."""
+"""Bytes of each thread's stack. Gramine's default of 256 KiB is too small for Python; its Python example uses 2 MiB."""
 ARENAS: Final = 4
-"""``MALLOC_ARENA_MAX``: each of glibc's arenas reserves 64 MiB of address space, by default 8 for each processor."""
+"""``MALLOC_ARENA_MAX``. Each of glibc's arenas reserves 64 MiB of address space; the default is 8 per processor."""
 
-_PYTHON_AND_TENSORFLOW: Final = 1400 * MEBIBYTE
+_PYTHON_AND_TENSORFLOW: Final = 1400 * MEBIBYTE  # for the package ``tensorflow``; ``tensorflow-cpu`` needs less
 _SERVING_HEAP: Final = 512 * MEBIBYTE
-_SERVING_PROGRAM: Final = 512 * MEBIBYTE  # where the binary's own size is not known
+_SERVING_PROGRAM: Final = 512 * MEBIBYTE  # used if the binary's own size is not known
 _MODEL_FACTOR: Final = 12
 _REQUESTS: Final = 512 * MEBIBYTE
-# Gramine 1.9, pal/src/host/linux-sgx/pal_linux_defs.h: two stacks, two SSA frames, TCS and TLS of each thread.
+# Gramine 1.9, pal/src/host/linux-sgx/pal_linux_defs.h: each thread has two stacks, two SSA frames, TCS and TLS.
 _SGX_THREAD: Final = (64 + 16 + 2 * 4 + 2) * 4096
-# aiohttp and what it imports; a body of 32 MiB (--rest_api_max_body_bytes) takes three times its size as JSON.
+# aiohttp and its imports; a body of 32 MiB (--rest_api_max_body_bytes) uses three times its size as JSON.
 _REST: Final = (32 + 3 * 32) * MEBIBYTE
 _LIBRARY_OS: Final = 64 * MEBIBYTE
 _EDMM_FACTOR: Final = 4
@@ -37,7 +44,7 @@ _EDMM_FACTOR: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeItem:
-    """A part of the sum: what for, how many bytes, and why so many."""
+    """An item of the sum: its name, its size in bytes, and the reason for the size."""
 
     what: str
     size: int
@@ -46,12 +53,12 @@ class SizeItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveSize:
-    """The size of an enclave, in bytes, and how it came about.
+    """The size of an enclave in bytes, and its derivation.
 
     Args:
-        size: A power of two.
-        items: What was added up.
-        rule: What was done with the sum.
+        size: The size, a power of two.
+        items: The items of the sum.
+        rule: How the size follows from the sum.
     """
 
     size: int
@@ -60,7 +67,7 @@ class EnclaveSize:
 
     @property
     def needed(self) -> int:
-        """The sum, in bytes."""
+        """The sum of the items, in bytes."""
         return sum(item.size for item in self.items)
 
 
@@ -74,16 +81,16 @@ def size_enclave(
     edmm: bool = False,
     wanted: int | None = None,
 ) -> EnclaveSize:
-    """Return how large an enclave must be.
+    """Return the required size of an enclave.
 
     Args:
-        server: Which model server.
-        model: Bytes of the SavedModels that it loads.
-        threads: ``sgx.max_threads``.
-        program: Bytes of the server's binary, or 0 if that is not known.
-        rest: Whether it has a REST API.
+        server: The kind of model server.
+        model: The size in bytes of the SavedModels that it loads.
+        threads: The value of ``sgx.max_threads``.
+        program: The size in bytes of the server's binary, or 0 if it is not known.
+        rest: Whether the REST API is on.
         edmm: Whether pages are added when they are used.
-        wanted: A size that was chosen, in bytes, or None for the rule's.
+        wanted: A size in bytes that the owner chose, or None to compute it.
     """
     if server is ServerKind.EMBEDDED:
         base = SizeItem(what="Python and TensorFlow", size=_PYTHON_AND_TENSORFLOW, why="measured, libraries and heap")
@@ -95,7 +102,7 @@ def size_enclave(
         SizeItem(
             what="the model",
             size=_MODEL_FACTOR * model,
-            why=f"{_MODEL_FACTOR} times its files: read, parsed, optimised",
+            why=f"{_MODEL_FACTOR} times its files: read, parsed, optimized",
         ),
         SizeItem(what="requests", size=_REQUESTS, why="inputs and outputs: twice the largest message"),
         *([SizeItem(what="REST", size=_REST, why="its libraries, and three times the largest body")] if rest else []),
@@ -108,11 +115,14 @@ def size_enclave(
     )
     needed = sum(item.size for item in items)
     if wanted is not None:
-        return EnclaveSize(size=wanted, items=items, rule="as sealserve.toml says (enclave.size)")
+        return EnclaveSize(size=wanted, items=items, rule="set in sealserve.toml (enclave.size)")
     if edmm:
-        size, rule = _power_of_two(_EDMM_FACTOR * needed), "with EDMM a limit only: four times, to a power of two"
+        size, rule = (
+            _power_of_two(_EDMM_FACTOR * needed),
+            "with EDMM a limit only: 4 times the sum, up to a power of two",
+        )
     else:
-        size, rule = _power_of_two(needed), "to a power of two, all of it committed at the start"
+        size, rule = _power_of_two(needed), "rounded up to a power of two, committed at the start"
     return EnclaveSize(size=size, items=items, rule=rule)
 
 

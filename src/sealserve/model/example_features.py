@@ -28,9 +28,9 @@ class Feature:
 def parsed_features(graph: Any, tf: Any) -> Mapping[str, Feature]:
     """Return the features that a ``GraphDef`` parses, by name.
 
-    graph: TensorFlow's ``GraphDef`` message, with its library of functions.
-    graph: TensorFlow's message, with its library of functions.
-    tf: The module ``tensorflow``.
+    Args:
+        graph: TensorFlow's ``GraphDef`` message, with its library of functions.
+        tf: The module ``tensorflow``.
     """
     found: dict[str, Feature] = {}
     for nodes in _bodies(graph):

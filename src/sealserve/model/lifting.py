@@ -4,8 +4,8 @@ TensorFlow holds several copies of a constant: in the graph, in the optimized gr
 copy of a variable. Measured with ResNet50 (102 MB of weights): docs/decisions/0031-constants-become-variables.md.
 
 All other nodes stay unchanged, and each written value is compared bit for bit with its constant. With TensorFlow's
-graph optimizer off, the answers are identical bit for bit. The optimizer precomputes products of some constants, but
-not of variables. So with the optimizer on, the last bits of an answer can differ, as between two versions of
+graph optimizer off, the answers are identical bit for bit. The optimizer computes products of some constants in
+advance, but not of variables. So with the optimizer on, the last bits of an answer can differ, as between two versions of
 TensorFlow.
 
 Source: tensorflow/tensorflow 2.21, ``python/framework/importer.py`` (``input_map``: mapped nodes need not exist).

@@ -6,8 +6,8 @@ A SavedModel is a program, and the owner may not know its author. The lint judge
    does not depend on their order. The other graphs are judged too, because a setting could make a server load them.
 2. The operations: each operation has a class (`sealserve.model.operations`), which defines where a model may have it.
    An operation without a class is rejected.
-3. The nodes that run: those that loading runs (`sealserve.model.loading_runs`) and those that a request runs,
-   including functions.
+3. The nodes that loading runs (`sealserve.model.loading_runs`), and the nodes that a request runs, including
+   functions.
 4. The files: loading reads only files that the server names, assets and variables (`sealserve.model.file_names`).
 5. The constants and variables: only numbers and strings. A handle or an object could belong to another request.
 
@@ -94,7 +94,7 @@ class RefusedOperation:
 
     Args:
         operation: The operation's name.
-        reason: What it does, as the rest of a sentence that begins with the operation's name.
+        reason: The effect of the operation, as the rest of a sentence that begins with its name.
         nodes: Some of its nodes. A node of a function is written as the function's name, a slash, and the node's name.
         custom: Whether the operation is not part of TensorFlow itself.
     """
@@ -132,7 +132,7 @@ def lint(
     tags: Collection[str] = SERVE_TAGS,
     custom_operations: bool = False,
 ) -> LintedModel:
-    """Check that the SavedModel in ``folder`` has no rejected operation, except those that are allowed by name.
+    """Check that the SavedModel in ``folder`` has no rejected operation, except operations that are allowed by name.
 
     Args:
         folder: The SavedModel.

@@ -39,7 +39,7 @@ class OperationClass:
     Args:
         name: The name of the class in the documentation.
         allowed: Where in a model the operations are allowed.
-        does: What they do, as the rest of a sentence that begins with the operation's name.
+        does: The effect of an operation, as the rest of a sentence that begins with its name.
         why: The reason for the judgment.
         operations: Their names, sorted.
     """

@@ -43,8 +43,8 @@ class Program:
         """Return the program of a meta graph.
 
         Raises:
-            InputError: `model.ambiguous`: Two nodes or functions have the same name, a name is empty, a function has
-                the name of an operation, or a node takes an attribute from the caller of its function.
+            InputError: `model.ambiguous`: A name is empty or repeated, or a function has the name of an operation. Or a
+                node takes an attribute from the caller of its function.
         """
         library = graph.graph_def.library
         _check_unique((function.signature.name for function in library.function), "functions")
@@ -116,7 +116,7 @@ def functions_of(node: pb.NodeDef) -> list[str]:
 
 
 def _attributes(node: pb.NodeDef) -> Iterator[pb.AttrValue]:
-    """Yield the attributes of a node, and those of the functions in its attributes, which can contain functions too."""
+    """Yield the attributes of a node, and the attributes of functions in them, which can contain functions too."""
     pending = list(node.attr.values())
     while pending:
         value = pending.pop()

@@ -1,7 +1,7 @@
 """Weights from a seed, for a network whose answers for any two pictures differ clearly.
 
-A pretrained file cannot be shipped. With ordinary random weights, all pictures get nearly the same answer: each layer
-passes on the average of its input, which pictures have in common, and deep layers pass on little else. Three measures
+A pretrained file cannot be shipped. With ordinary random weights, all pictures get nearly the same answer. Each layer
+passes on the average of its input, which pictures have in common, and deep layers pass on nothing else. Three measures
 prevent this:
 
 - Each filter's weights sum to zero, so that a uniform input gives no response.

@@ -104,7 +104,7 @@ class SavedModelInfo:
 
     @property
     def serving_graph(self) -> MetaGraph:
-        """The graph that a model server loads. The choice and the errors are those of `serving_meta_graph`."""
+        """The graph that a model server loads. For the choice and the errors, see `serving_meta_graph`."""
         return self.graphs[_index_of_tags(self.folder, [graph.tags for graph in self.graphs], self.tags)]
 
 
@@ -298,7 +298,7 @@ def _shape(message: pb.TensorShapeProto) -> tuple[int | None, ...] | None:
 
 
 def missing_variables(folder: Path) -> str:
-    """Return the first missing file of those that hold the variables' values, or an empty string."""
+    """Return the first missing file with the variables' values, or an empty string."""
     if not (folder / _INDEX).is_file():
         return str(_INDEX)
     shards = {path.name for path in (folder / _INDEX).parent.iterdir()}

@@ -1,4 +1,4 @@
-"""The model server: TensorFlow Serving's flags and gRPC API, TensorFlow underneath."""
+"""The model server, with TensorFlow Serving's flags and gRPC API, and TensorFlow as its runtime."""
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""The address for operators: other models while the server runs. Clients' addresses refuse that.
+"""The admin address, at which operators change the served models at run time. Clients' addresses reject such requests.
 
-TensorFlow Serving answers HandleReloadConfigRequest on the port that everybody uses; here it needs an address of its
-own, which only operators reach: a Unix socket, or a port that asks for a certificate of an authority of its own.
+TensorFlow Serving answers HandleReloadConfigRequest on the port that all clients use. Here it requires a separate
+address that only operators can reach: a Unix socket, or a port that asks for a certificate of a separate authority.
 
 Source: tensorflow/serving, ``model_servers/model_service_impl.cc``.
 """
@@ -44,10 +44,10 @@ _PATIENCE = 60.0
 
 
 class ReloadConfigError(RequestError):
-    """The models that were asked for cannot be served. It keeps the status of what is wrong with them.
+    """The requested models cannot be served. The error has the status of the original error.
 
     Args:
-        error: What is wrong.
+        error: The original error.
     """
 
     code = "request.reload-config"
@@ -60,16 +60,16 @@ class ReloadConfigError(RequestError):
 def reload_config(
     models: Models, metrics: Metrics, request: ReloadConfigRequest, *, given_up: Callable[[], bool] = lambda: False
 ) -> ReloadConfigResponse:
-    """Serve the models that ``request`` lists; return once the new ones are available.
+    """Serve the models that ``request`` lists; return when the new models are available.
 
     Args:
-        models: The models that are changed.
-        metrics: Those that the request can ask for.
+        models: The models to change.
+        metrics: The metrics whose changes the request can ask for.
         request: The request.
-        given_up: Whether the caller does not wait any more. Call `Models.wake` when that changes.
+        given_up: Returns whether the caller stopped waiting. Call `Models.wake` when its result changes.
 
     Raises:
-        RequestError: They cannot be served.
+        RequestError: The models cannot be served.
     """
     if request.config.WhichOneof("config") != "model_config_list":
         raise RequestCode.MALFORMED.error(
@@ -80,11 +80,11 @@ def reload_config(
     try:
         models.reload(request.config, given_up=given_up)
     except SealserveError as error:
-        logger.error("the models were not reloaded: %s", text_for_log(error))  # noqa: TRY400  # one line
+        logger.error("reload failed: %s", text_for_log(error))  # noqa: TRY400  # one line
         raise ReloadConfigError(error) from error
-    logger.info("the models were reloaded: %s", ", ".join(models.names) or "none")
+    logger.info("reloaded the models: %s", ", ".join(models.names) or "none")
     if given_up():
-        logger.warning("the caller of the reload gave up before every new model was available")
+        logger.warning("the caller of the reload stopped waiting before every new model was available")
     response = ReloadConfigResponse()
     response.status.SetInParent()
     for name, value in before.items():
@@ -93,16 +93,16 @@ def reload_config(
 
 
 class AdminPort:
-    """The admin address. The constructor reads what it needs, and finds out whether it is free.
+    """The server on the admin address. The constructor reads the TLS settings and checks that the address is free.
 
     Args:
-        options: Where it is, and its TLS settings.
+        options: The address and its TLS settings.
         files: The list of the files that may be loaded.
-        servables: What is served.
-        models: What can be changed.
+        servables: The served models.
+        models: The models' configuration, which a reload changes.
 
     Raises:
-        SealserveError: The address cannot be used, or everybody could.
+        SealserveError: The address cannot be used, or would accept clients without a certificate.
     """
 
     def __init__(self, options: AdminOptions, files: FileList | None, servables: Servables, models: Models) -> None:
@@ -127,11 +127,11 @@ class AdminPort:
         self._transport = transports.choose()(settings)
 
     def start(self) -> str:
-        """Listen; return the address.
+        """Listen on the address, and return it.
 
         Raises:
-            PortTakenError: Something listens there meanwhile.
-            AddressError: gRPC cannot listen there for another reason.
+            PortTakenError: Another process took the port meanwhile.
+            AddressError: gRPC cannot listen there for a different reason.
         """
         port = self._transport.listen(self._address, self._credentials)
         if not port:
@@ -141,24 +141,24 @@ class AdminPort:
         return self._address if self._address.startswith("unix:") else f"{host}:{port}"
 
     def sweep(self) -> None:
-        """Give up on calls whose message is on its way for too long, and look for newer revocation lists.
+        """Cancel calls whose message takes too long to arrive, and check for newer revocation lists.
 
-        To be called from time to time.
+        Call it periodically.
         """
         self._transport.sweep()
         if self._check is not None:
             self._check.look()
 
     def stop(self, grace: float) -> bool:
-        """Take no more calls, and wait ``grace`` seconds for those that are open; return whether all ended."""
+        """Stop accepting calls, and wait ``grace`` seconds for open calls; return whether all have ended."""
         self.health.stop()
         return self._transport.stop(grace)
 
 
 def _reload(call: Call, models: Models, metrics: Metrics) -> None:
-    """Answer a reload from a thread of its own: it may wait for minutes, and other calls must not wait for it.
+    """Answer a reload in a separate thread, because it may wait for minutes, and other calls must not wait for it.
 
-    The transport limits how many there are. A wait ends when the caller gives up or its deadline passes.
+    The transport limits the number of these threads. A wait ends when the caller cancels or its deadline passes.
     """
 
     def reload(request: ReloadConfigRequest, _deadline: float | None) -> ReloadConfigResponse:
@@ -168,7 +168,7 @@ def _reload(call: Call, models: Models, metrics: Metrics) -> None:
         try:
             run(call, parsed(ReloadConfigRequest, reload))()
         except Exception:
-            logger.exception("the answer to a reload was lost")
+            logger.exception("answering a reload failed")
 
     call.on_cancel = models.wake
     threading.Thread(target=answer, name="reload", daemon=True).start()
@@ -177,25 +177,25 @@ def _reload(call: Call, models: Models, metrics: Metrics) -> None:
 def _place(
     options: AdminOptions, files: FileList | None
 ) -> tuple[str, grpc.ServerCredentials | None, PeerCheck | None]:
-    """Return the address as gRPC takes it, its TLS, and the check of operators' certificates."""
+    """Return the address in gRPC's form, its TLS credentials, and the check of operators' certificates."""
     if options.address.startswith("unix:"):
         return choose_socket(Path(options.address.removeprefix("unix:"))), None, None
     host, _, port = options.address.rpartition(":")
     if not port.isdecimal() or not host:
         raise ServingCode.SERVER_ADMIN_TLS.error(
-            f"--admin_address: expected HOST:PORT or unix:PATH, got {options.address!r}.",
-            hint="For example unix:/run/sealserve/admin.sock.",
+            f"--admin_address is invalid: expected HOST:PORT or unix:PATH, got {options.address!r}.",
+            hint="Give for example --admin_address=unix:/run/sealserve/admin.sock.",
         )
     if options.ssl_config_file is None:
         raise ServingCode.SERVER_ADMIN_TLS.error(
-            "--admin_address is a port, and there is no --admin_ssl_config_file.",
-            hint="Give TLS settings that ask for a certificate, or a Unix socket: --admin_address=unix:PATH.",
+            "--admin_address is a port, which requires --admin_ssl_config_file.",
+            hint="Give TLS settings that ask for a client certificate, or a Unix socket: --admin_address=unix:PATH.",
         )
     settings = read_tls_settings(options.ssl_config_file, files, now=datetime.now(UTC))
     if not settings.client_verify:
         raise ServingCode.SERVER_ADMIN_TLS.error(
-            f"{options.ssl_config_file} does not ask operators for a certificate.",
-            hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
+            f"The admin address is not protected: {options.ssl_config_file} does not ask for client certificates.",
+            hint="Set client_verify: true, and set custom_ca to an authority that signs only operators' certificates.",
         )
     check = PeerCheck(settings.revoked)
     credentials = followed_credentials(options.ssl_config_file, files, settings, check)

@@ -1,4 +1,4 @@
-"""A model's base path: a folder of this machine, written as a path or as a ``file://`` URI.
+"""A model's base path: a folder on this machine, written as a path or as a ``file://`` URI.
 
 Source: tensorflow/tensorflow, ``tsl/platform/path.cc`` (``ParseURI``), and RFC 8089 for ``file://``.
 """
@@ -14,29 +14,29 @@ _URI: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[^/]*)
 
 
 class BasePathSchemeError(InputError):
-    """The base path is a URI that does not name a folder of this machine."""
+    """The base path is a URI that does not name a folder on this machine."""
 
     code = "servable.base-path-scheme"
     status = Status.INVALID_ARGUMENT
 
 
 def read_base_path(text: str) -> Path:
-    """Return the folder that a base path names. A path may be relative; a URI cannot.
+    """Return the folder of a base path. A path may be relative; a URI is always absolute.
 
     Raises:
-        BasePathSchemeError: It is a URI with another scheme than ``file``, or of another host.
+        BasePathSchemeError: The scheme of the URI is not ``file``, or its host is not this machine.
     """
     uri = _URI.fullmatch(text)
     if uri is None:
         return Path(text)
     if uri["scheme"].lower() != "file":
         raise BasePathSchemeError(
-            f"The base path {text} has the scheme {uri['scheme']}: expected a folder of this machine.",
+            f"The base path {text} cannot be used: expected a folder on this machine, got the scheme {uri['scheme']}.",
             hint="Copy the model to this machine, or mount the bucket, and give the path of the folder.",
         )
     if uri["host"] not in {"", "localhost"} or not uri["path"]:
         raise BasePathSchemeError(
-            f"The base path {text} is not a folder of this machine: expected file:///PATH, got the host"
+            f"The base path {text} is not a folder on this machine: expected file:///PATH, got the host"
             f" {uri['host']!r}.",
             hint="Write three slashes: file:///models/resnet50.",
         )

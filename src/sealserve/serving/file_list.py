@@ -1,10 +1,10 @@
-"""The list of the files that the server may load, so that whoever holds the disk can neither hide nor swap one.
+"""The list of the files that the server may load. It detects files that the host hid or replaced.
 
-An enclave sees folders as the host shows them: a missing file would otherwise mean an older version, or a model with
-uninitialised variables. The list itself is sealed. It is JSON,
+The host presents folders to an enclave. Without the list, a hidden file could cause the server to load an
+older version, or a model with uninitialized variables. The list itself is sealed. It is JSON,
 ``{"version":1,"files":[{"path":"models/m/1/saved_model.pb","size":7,"sha256":"..."},...]}``, with paths relative to
-the folder that holds it. What is checked is what is there at the start: a file that disappears afterwards makes the
-load, or the requests, fail.
+the folder that contains it. The files are checked when they are loaded. If a file disappears later, the load or the
+requests fail.
 """
 
 import hashlib
@@ -33,10 +33,11 @@ from sealserve.serving.codes import ServingCode
 _LARGEST_LIST: Final = 64 * 2**20
 
 UNREADABLE_HINT: Final = (
-    "In an enclave, this means that the file was changed or moved after it was sealed, or that the release is not "
-    "writable: Gramine opens sealed files for reading and writing. Copy the release again, to a writable folder."
+    "Copy the release again, to a writable folder. In an enclave, this error means that the file was changed or moved "
+    "after it was sealed, or that the release is not writable. Gramine opens sealed files for reading and writing."
 )
-"""For a file that the operating system refuses to read. Gramine answers "Permission denied" to each of these faults."""
+"""For a file that the operating system cannot read. Gramine reports "Permission denied" for each of these faults."""
+_COPY_AGAIN: Final = "Copy the release again from the machine that built it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class FileList:
     """A list of files with their sizes and digests.
 
     Args:
-        folder: What the paths are relative to.
+        folder: The folder that the paths are relative to.
         rows: The files by path.
     """
 
@@ -53,12 +54,12 @@ class FileList:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the list in the file ``path``.
+        """Read the list in the file ``path``.
 
         Raises:
-            VerificationError: `file-list.missing`: There is none.
-            VerificationError: `file-list.unreadable`: It cannot be read.
-            VerificationError: As `parse`.
+            VerificationError: `file-list.missing`: The file does not exist.
+            VerificationError: `file-list.unreadable`: The file cannot be read.
+            VerificationError: See `parse`.
         """
         try:
             content = read_regular(path, limit=_LARGEST_LIST)
@@ -70,21 +71,21 @@ class FileList:
             raise ServingCode.FILE_LIST_MISSING.error(
                 f"The file list {path} cannot be read: {error.reason}."
             ) from error
-        return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # links stay
+        return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # keep links
 
     @classmethod
     def parse(cls, content: bytes, *, folder: Path, source: str = "the file list") -> Self:
-        """Return the list that ``content`` describes.
+        """Parse a file list.
 
         Args:
             content: The JSON.
-            folder: What its paths are relative to.
-            source: What to call it in errors.
+            folder: The folder that its paths are relative to.
+            source: The list's name in error messages.
 
         Raises:
-            VerificationError: `file-list.malformed`: No such JSON, a path that is absolute or leads upwards, or one
-                that comes twice.
-            VerificationError: `file-list.empty`: It names no file.
+            VerificationError: `file-list.malformed`: The JSON is invalid, a path is absolute or leads upwards, or a
+                path is repeated.
+            VerificationError: `file-list.empty`: The list does not list any file.
         """
         try:
             document = FileListDocument.model_validate_json(content)
@@ -92,28 +93,33 @@ class FileList:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ServingCode.FILE_LIST_MALFORMED.error(
-                f"{source} is no file list: {where or 'it'}: {first['msg']}."
+                f"{source} is not a valid file list: {where or 'the document'}: {first['msg']}.",
+                hint="Copy the release again.",
             ) from error
         if document.version != FILE_LIST_VERSION:
             raise ServingCode.FILE_LIST_MALFORMED.error(
-                f"{source} has version {document.version}; expected {FILE_LIST_VERSION}.",
-                hint="It was made for another release of sealserve.",
+                f"{source} has an unsupported version: expected {FILE_LIST_VERSION}, got {document.version}.",
+                hint="Build the release again with this version of sealserve.",
             )
         if not document.files:
-            raise ServingCode.FILE_LIST_EMPTY.error(f"{source} names no file: nothing could be loaded.")
+            raise ServingCode.FILE_LIST_EMPTY.error(
+                f"{source} does not list any file, so nothing could be loaded.", hint="Build the release again."
+            )
         rows: dict[str, ListedFile] = {}
         for row in document.files:
             if not _is_plain(row.path):
                 raise ServingCode.FILE_LIST_MALFORMED.error(
-                    f"{source}: the path {row.path!r} is not plain and relative."
+                    f"{source} is not a valid file list: {row.path!r} is not a plain relative path."
                 )
             if row.path in rows:
-                raise ServingCode.FILE_LIST_MALFORMED.error(f"{source} names {row.path!r} twice.")
+                raise ServingCode.FILE_LIST_MALFORMED.error(
+                    f"{source} is not a valid file list: it lists {row.path!r} twice."
+                )
             rows[row.path] = row
         return cls(folder=folder, rows=rows)
 
     def relative(self, path: Path) -> str | None:
-        """Return ``path`` as the list would name it, or None where it lies outside the list's folder."""
+        """Return ``path`` in the list's form, or None if it is outside of the list's folder."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100  # a link must not lead out of the folder unseen
         return absolute.relative_to(self.folder).as_posix() if absolute.is_relative_to(self.folder) else None
 
@@ -121,19 +127,19 @@ class FileList:
         """Return the listed paths below ``folder``, relative to it.
 
         Raises:
-            VerificationError: `file-list.outside`: ``folder`` is not below the list's own.
+            VerificationError: `file-list.outside`: ``folder`` is not below the list's folder.
         """
         prefix = self._prefix(folder)
         return tuple(path.removeprefix(prefix) for path in self.rows if path.startswith(prefix))
 
     def check_folder(self, folder: Path) -> None:
-        """Check that ``folder`` holds exactly the listed files, each of its size and digest.
+        """Check that ``folder`` contains exactly the listed files, with their sizes and digests.
 
         Raises:
-            VerificationError: `file-list.outside`: It is not below the list's folder.
-            VerificationError: `servable.file-missing`: A listed file is not there.
-            VerificationError: `servable.file-unlisted`: A file, or a link, is there that is not listed.
-            VerificationError: `servable.file-changed`: A file has another size or digest.
+            VerificationError: `file-list.outside`: ``folder`` is not below the list's folder.
+            VerificationError: `servable.file-missing`: A listed file is missing.
+            VerificationError: `servable.file-unlisted`: A file or a link exists that is not listed.
+            VerificationError: `servable.file-changed`: A file has a different size or digest.
             VerificationError: `servable.file-unreadable`: A file cannot be read.
         """
         prefix = self._prefix(folder)
@@ -149,13 +155,13 @@ class FileList:
                 self._check(path, stream.tell(), digest)
 
     def read_file(self, path: Path) -> bytes:
-        """Return the content of a file of the list, checked: these very bytes are the listed ones.
+        """Return the content of a listed file. The returned bytes are the bytes that were checked.
 
         Raises:
-            VerificationError: `servable.file-missing`: It is not there.
-            VerificationError: `servable.file-unlisted`: The list does not name it.
-            VerificationError: `servable.file-changed`: It has another size or digest.
-            VerificationError: `servable.file-unreadable`: It cannot be read.
+            VerificationError: `servable.file-missing`: The file is missing.
+            VerificationError: `servable.file-unlisted`: The file is not listed.
+            VerificationError: `servable.file-changed`: The file has a different size or digest.
+            VerificationError: `servable.file-unreadable`: The file cannot be read.
         """
         name = self.relative(path)
         if name is None or name not in self.rows:
@@ -169,8 +175,8 @@ class FileList:
         name = self.relative(folder)
         if name is None:
             raise ServingCode.FILE_LIST_OUTSIDE.error(
-                f"{folder} is not below {self.folder}, where the file list lies.",
-                hint="Put the file list into a folder above the model's.",
+                f"{folder} is outside of the folder that the file list covers: expected a folder below {self.folder}.",
+                hint="Move the file list into a folder above the model's folder.",
             )
         return "" if name == "." else f"{name}/"
 
@@ -188,33 +194,36 @@ class FileList:
             raise unreadable(path, error.reason) from error
         except InputFileError as error:
             raise ServingCode.SERVABLE_FILE_CHANGED.error(f"{path} cannot be read: {error.reason}.") from error
-        except OSError as error:  # what an encrypted mount says of a file that was tampered with
+        except OSError as error:  # an encrypted mount reports this for a file that was tampered with
             raise unreadable(path, error.strerror) from error
 
     def _check(self, path: str, size: int, sha256: str) -> None:
         row = self.rows[path]
         if size != row.size:
-            raise ServingCode.SERVABLE_FILE_CHANGED.error(f"{path} has {size} bytes; the file list says {row.size}.")
+            raise ServingCode.SERVABLE_FILE_CHANGED.error(
+                f"{path} does not match the file list: expected {row.size} bytes, got {size}.", hint=_COPY_AGAIN
+            )
         if sha256 != row.sha256:
             raise ServingCode.SERVABLE_FILE_CHANGED.error(
-                f"{path} has the SHA-256 {sha256}; the file list says {row.sha256}."
+                f"{path} does not match the file list: expected SHA-256 {row.sha256}, got {sha256}.", hint=_COPY_AGAIN
             )
 
 
 def _missing(path: str) -> SealserveError:
     return ServingCode.SERVABLE_FILE_MISSING.error(
-        f"{path} is in the file list, and it is not there.", hint="Somebody hid or removed it."
+        f"{path} is in the file list, but the file is missing: it was hidden or removed.", hint=_COPY_AGAIN
     )
 
 
 def unreadable(path: str | Path, reason: str | None) -> SealserveError:
-    """Return the error for a file of the release that the operating system refuses to read."""
+    """Return the error for a file of the release that the operating system cannot read."""
     return ServingCode.SERVABLE_FILE_UNREADABLE.error(f"{path} cannot be read: {reason}.", hint=UNREADABLE_HINT)
 
 
 def _unlisted(path: str) -> SealserveError:
     return ServingCode.SERVABLE_FILE_UNLISTED.error(
-        f"{path} is there, and the file list does not name it.", hint="Somebody added it."
+        f"{path} is not in the file list: it was added after the release was built.",
+        hint="Remove the file, or copy the release again to an empty folder.",
     )
 
 
@@ -223,7 +232,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    """Return what lies below ``folder`` and is no folder: links are not followed, so a link counts as a file."""
+    """Return all entries below ``folder`` except folders. Links are not followed, so a link counts as a file."""
     found = []
     pending = [folder]
     while pending:
@@ -235,7 +244,7 @@ def _files(folder: Path) -> list[str]:
                 else:
                     found.append(entry.relative_to(folder).as_posix())
         except FileNotFoundError:
-            continue  # the folder, or an entry since it was listed: it counts as missing
-        except OSError as error:  # Gramine opens a sealed file to tell its size
+            continue  # the folder or a listed entry was removed: it counts as missing
+        except OSError as error:  # Gramine opens a sealed file to read its size
             raise unreadable(error.filename or current, error.strerror) from error
     return found

@@ -1,7 +1,7 @@
-"""The server's log: plain lines on standard error, UTC, and no word of a request.
+"""The server's log: plain lines on standard error, in UTC, without any content of requests.
 
-An enclave's standard error is the host's to read. So a traceback says where and which type of exception, and leaves out
-the exception's text, which may quote an input.
+The host can read an enclave's standard error. So a traceback contains the places and the types of exceptions, and omits
+the exceptions' texts, which may quote an input.
 """
 
 import logging
@@ -17,10 +17,10 @@ _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class DiscreetFormatter(LogFormatter):
-    """A formatter whose tracebacks carry no exception's text."""
+    """A formatter whose tracebacks omit the exceptions' texts."""
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  # logging's name
-        """Return the frames, the types and the codes of an exception and of those that led to it."""
+        """Return the frames, types and codes of an exception and of its causes."""
         error = ei[1]
         parts: list[str] = []
         while error is not None:
@@ -34,13 +34,13 @@ class DiscreetFormatter(LogFormatter):
 class DescribesModelError(InputError):
     """An error whose message may name parts of a model: signatures, inputs, operations, paths.
 
-    The message goes to the model's users and operators. `log_message` goes to the log, which the host of an enclave
-    reads.
+    The message goes to the model's users and operators. `log_message` goes to the log, which the host of an enclave can
+    read.
 
     Args:
-        message: The whole message.
+        message: The complete message.
         hint: What to do next.
-        log_message: The message without the parts of the model; None where the log may hold the whole message.
+        log_message: The message without parts of the model; None if the log may contain the complete message.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, log_message: str | None = None) -> None:
@@ -49,15 +49,15 @@ class DescribesModelError(InputError):
 
 
 def text_for_log(error: SealserveError) -> str:
-    """Return the text that the log may hold of an error."""
+    """Return the text of an error that may be written to the log."""
     return error.log_message if isinstance(error, DescribesModelError) else error.message
 
 
 def detach() -> None:
-    """Keep standard error for the log, and drop what native libraries write to it or to standard output.
+    """Reserve standard error for the log, and discard what native libraries write to it or to standard output.
 
-    An enclave's standard output and standard error are the host's to read. ``tf.print`` writes inputs there, RE2 quotes
-    them when it refuses a pattern, and a failed check in C++ may do so: no setting of theirs turns all of that off.
+    The host can read an enclave's standard output and standard error. ``tf.print`` writes inputs there. RE2 quotes an
+    invalid pattern, and a failed check in C++ may print inputs too. No setting of these libraries disables all of that.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -73,9 +73,9 @@ def detach() -> None:
 
 
 def configure() -> None:
-    """Send this process's log to standard error, and silence gRPC's own, which quotes what peers send.
+    """Send this process's log to standard error, and silence gRPC's own log, which quotes data of peers.
 
-    To be called before gRPC is imported: it reads its settings then.
+    Call it before gRPC is imported, because gRPC reads its settings during the import.
     Source: grpc/grpc, ``doc/environment_variables.md``.
     """
     os.environ["GRPC_VERBOSITY"] = "NONE"

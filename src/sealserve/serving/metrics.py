@@ -1,7 +1,7 @@
-"""Counters and histograms, and their page in Prometheus' text format.
+"""Counters and histograms, and the metrics page in Prometheus' text format.
 
 The names, labels, buckets and the form of the page are TensorFlow Serving's, so that its dashboards and alerts work
-unchanged. That is why it is written here: a client library would add ``_total`` to each counter's name.
+unchanged. The usual client library is not used, because it would add ``_total`` to each counter's name.
 
 Source: tensorflow/serving, ``util/prometheus_exporter.cc`` (the page), ``servables/tensorflow/util.cc``,
 ``saved_model_warmup_util.cc`` and ``batching/batching_session.cc`` (the metrics); tensorflow/tensorflow,
@@ -20,11 +20,11 @@ from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving_interface import METRICS_PREFIX as _PREFIX
 
 _LOADER: Final = ":tensorflow:cc:saved_model:"
-_OWN_PREFIX: Final = "sealserve_server_"  # what TensorFlow Serving has not
+_OWN_PREFIX: Final = "sealserve_server_"  # for metrics that TensorFlow Serving does not have
 
 
 class Counter:
-    """A number for each combination of labels, which only grows.
+    """A number that only increases, for each combination of labels.
 
     Args:
         name: Its name on the page.
@@ -38,7 +38,7 @@ class Counter:
         self._lock = threading.Lock()
 
     def add(self, *labels: str, by: int = 1) -> None:
-        """Add to the number of these labels' values."""
+        """Increase the number for these labels' values."""
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + by
 
@@ -57,14 +57,14 @@ class Counter:
 
 
 class Histogram:
-    """How often values fell into each bucket, for each combination of labels.
+    """The number of values in each bucket, for each combination of labels.
 
     Args:
         name: Its name on the page.
         labels: The labels' names.
         scale: The first bucket's limit.
-        growth: What each limit is multiplied by to get the next.
-        buckets: How many limits there are; the last bucket has none.
+        growth: The ratio between each limit and the previous one.
+        buckets: The number of limits. A last bucket without a limit is added.
     """
 
     def __init__(self, name: str, *labels: str, scale: float, growth: float, buckets: int) -> None:
@@ -75,7 +75,7 @@ class Histogram:
         self._lock = threading.Lock()
 
     def add(self, *labels: str, value: float) -> None:
-        """Count a value."""
+        """Add a value to its bucket."""
         index = bisect_left(self._limits, value)
         with self._lock:
             counts, total = self._values.setdefault(labels, ([0] * (len(self._limits) + 1), [0.0]))
@@ -108,7 +108,7 @@ def _escape(value: str) -> str:
 
 
 class Gauge:
-    """A number that stands for now; not on the page before it is set.
+    """A current value. It is omitted from the page until it is set.
 
     Args:
         name: Its name on the page.
@@ -119,7 +119,7 @@ class Gauge:
         self._value: float | None = None
 
     def set(self, value: float) -> None:
-        """Set the number."""
+        """Set the value."""
         self._value = value
 
     def lines(self) -> Iterable[str]:
@@ -130,11 +130,11 @@ class Gauge:
 
 
 class Timed:
-    """One request to the gRPC API: counted when the block ends, and timed where it succeeds.
+    """A request to the gRPC API. It is counted when the block ends, and its time is recorded if it succeeds.
 
     Args:
-        metrics: Where it counts.
-        api: The method.
+        metrics: The metrics to update.
+        api: The name of the method.
     """
 
     __slots__ = ("_api", "_metrics", "_started", "model")
@@ -144,7 +144,7 @@ class Timed:
         self._api = api
         self._started = time.monotonic()
         self.model = ""
-        """The model that the request names, once that is known."""
+        """The model that the request names; empty until it is parsed."""
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +158,7 @@ class Timed:
 
 
 class Metrics:
-    """The metrics of one server. Model names on the page are those that are served: others count as one."""
+    """The metrics of one server. Only served models are listed by name; requests for other names are counted as one."""
 
     def __init__(self) -> None:
         latency = {"scale": 10, "growth": 1.8, "buckets": 33}
@@ -168,14 +168,14 @@ class Metrics:
             "model_name",
             "API",
             "entrypoint",
-            **latency,  # type: ignore[arg-type]  # ints are floats
+            **latency,  # type: ignore[arg-type]  # an int is a float
         )
         self._runtime_latency = Histogram(
             f"{_PREFIX}runtime_latency",
             "model_name",
             "API",
             "runtime",
-            **latency,  # type: ignore[arg-type]  # ints are floats
+            **latency,  # type: ignore[arg-type]  # an int is a float
         )
         self._example_counts = Histogram(f"{_PREFIX}request_example_counts", "model", scale=1, growth=2, buckets=15)
         self._example_total = Counter(f"{_PREFIX}request_example_count_total", "model")
@@ -190,7 +190,7 @@ class Metrics:
             f"{_PREFIX}model_warmup_latency",
             "model_path",
             "status",
-            **latency,  # type: ignore[arg-type]  # ints are floats
+            **latency,  # type: ignore[arg-type]  # an int is a float
         )
         self._warmup_records = Counter(f"{_PREFIX}model_warmup_records_read", "model_path", "status")
         self._load_attempts = Counter(f"{_LOADER}load_attempt_count", "model_path", "status")
@@ -199,11 +199,11 @@ class Metrics:
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
-        """Say which models are served, so that a stranger's names cannot fill the memory."""
+        """Set the served models' names, so that unauthenticated clients cannot fill the memory with other names."""
         self._known = frozenset(models) | self._known
 
     def timed(self, api: str) -> Timed:
-        """Return what counts one request to the gRPC API."""
+        """Return a context manager that counts one request to the gRPC API."""
         return Timed(self, api)
 
     def request(self, model: str, status: Status) -> None:
@@ -211,11 +211,11 @@ class Metrics:
         self._requests.add(self._name(model), status.name)
 
     def request_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
-        """Count the time of a request that succeeded."""
+        """Record the time in seconds of a request that succeeded."""
         self._request_latency.add(self._name(model), api, entrypoint, value=int(seconds * 1e6))
 
     def runtime_latency(self, model: str, api: str, seconds: float) -> None:
-        """Count the time that TensorFlow took."""
+        """Record the seconds that TensorFlow needed."""
         self._runtime_latency.add(model, api, "TF1", value=int(seconds * 1e6))
 
     def examples(self, model: str, count: int) -> None:
@@ -224,11 +224,11 @@ class Metrics:
         self._example_total.add(model, by=count)
 
     def waited(self, pool: str, seconds: float) -> None:
-        """Count the time that a request waited for its batch."""
+        """Record the seconds that a request waited for its batch."""
         self._queueing.add(pool, value=int(seconds * 1e6))
 
     def batch(self, inputs: Iterable[int], size: int, padding: int) -> None:
-        """Count a batch of requests of ``inputs`` rows each, run with ``size`` rows, ``padding`` of them added."""
+        """Count a batch: requests of ``inputs`` rows each, run with ``size`` rows, of which ``padding`` were added."""
         self._runs.add()
         for rows in inputs:
             self._input_sizes.add(value=rows)
@@ -236,7 +236,7 @@ class Metrics:
         self._paddings.add(str(size), value=padding)
 
     def warmed_up(self, folder: Path, status: Status, seconds: float, records: int) -> None:
-        """Count the warm-up of the version in ``folder``, and the records that were read for it."""
+        """Record the warm-up of the version in ``folder``, and the number of its records."""
         self._warmup_latency.add(str(folder), status.name, value=int(seconds * 1e6))
         self._warmup_records.add(str(folder), status.name, by=records)
 
@@ -246,16 +246,16 @@ class Metrics:
         self._load_latency.add(str(folder), by=int(seconds * 1e6))
 
     def certificate_ends(self, when: datetime) -> None:
-        """Say when the server's certificate ends."""
+        """Set the time when the server's certificate expires."""
         self._certificate_expiry.set(when.timestamp())
 
     def value(self, name: str) -> int:
-        """Return a counter's first number by TensorFlow Serving's name for it (``/tensorflow/serving/...``), or 0."""
+        """Return a counter's first value by TensorFlow Serving's name of it (``/tensorflow/serving/...``), or 0."""
         counters = (self._requests, self._example_total, self._runs)
         return next((counter.first() for counter in counters if counter.name == name.replace("/", ":")), 0)
 
     def page(self) -> str:
-        """Return the page."""
+        """Return the metrics page as text."""
         metrics: tuple[Counter | Histogram | Gauge, ...] = (
             self._load_attempts,
             self._load_latency,

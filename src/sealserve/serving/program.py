@@ -1,4 +1,4 @@
-"""``sealserve-model-server``: from the command line to the exit status."""
+"""The program ``sealserve-model-server``, from its command line to its exit status."""
 
 import asyncio
 import importlib.metadata
@@ -17,25 +17,25 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is stopped; return the exit status.
+    """Run the server until it is stopped, and return the exit status.
 
     Args:
         arguments: The command line without the program's name; this process's by default.
     """
     try:
-        # Read the command line before anything else is loaded, so that a wrong flag is an error within milliseconds.
+        # Parse the command line before anything else is loaded, so that a wrong flag is reported within milliseconds.
         chosen = options.parse(sys.argv[1:] if arguments is None else arguments)
         if isinstance(chosen, options.Question):
             sys.stdout.write(_versions() if chosen.version else flags.describe(FLAGS))
             return 0
-        # Set up the log before gRPC is imported: gRPC reads the settings of its own log then.
+        # Set up the log before gRPC is imported, because gRPC reads the settings of its own log during the import.
         log.configure()
         return _serve(chosen)
     except SealserveError as error:
         return _report(error)
     except Exception:
-        logger.exception("the server ended for a reason that it does not know")
-        return _report(SealserveError("The server ended for a reason that it does not know; the log has more."))
+        logger.exception("the server ended with an unexpected error")
+        return _report(SealserveError("The server ended with an unexpected error. See the log for details."))
 
 
 def _serve(chosen: options.ServerOptions) -> int:
@@ -44,12 +44,12 @@ def _serve(chosen: options.ServerOptions) -> int:
     async def run() -> bool:
         return await Server(chosen).run()
 
-    # Drop what native code writes to standard output: models can print inputs, and the host reads the log.
+    # Discard what native code writes to standard output: models can print inputs, and the host can read the output.
     log.detach()
     if not asyncio.run(run()):
-        # Requests still run: leave without waiting for their threads.
+        # Requests are still running: exit without waiting for their threads.
         logging.shutdown()
-        os._exit(0)  # a thread that TensorFlow keeps busy would hold the process
+        os._exit(0)  # a thread inside TensorFlow would keep the process alive
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with one request, and the status that its sender gets: gRPC's and, later, HTTP's."""
+"""The errors of a single request, and the status that its sender gets over gRPC or HTTP."""
 
 from enum import IntEnum
 from typing import Self
@@ -32,15 +32,15 @@ class Status(IntEnum):
 
 
 class RequestError(SealserveError):
-    """A request that cannot be answered. Its message goes to the sender; it never repeats an input's values.
+    """A request that cannot be answered. The message is sent to the client, and never repeats an input's values.
 
-    Where TensorFlow Serving has the same error, the message is TensorFlow Serving's.
+    If TensorFlow Serving has the same error, the message is TensorFlow Serving's.
 
     Args:
-        message: As for every error.
-        hint: As for every error.
-        code: As for every error.
-        status: The status that the sender gets. The default is the status of the class.
+        message: See `SealserveError`.
+        hint: See `SealserveError`.
+        code: See `SealserveError`.
+        status: The status that the sender gets. The default is the class's status.
     """
 
     code = "request"
@@ -55,12 +55,12 @@ class RequestError(SealserveError):
 
 
 class RequestCode(ErrorCode):
-    """The codes of request errors: a member has a gRPC status in place of a family."""
+    """The codes of request errors. A member has a gRPC status instead of a family."""
 
     status: Status
 
     def __new__(cls, code: str, status: Status = Status.INVALID_ARGUMENT) -> Self:
-        """Make a member of its code and its status."""
+        """Create a member from its code and its status."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.family = RequestError
@@ -68,65 +68,65 @@ class RequestCode(ErrorCode):
         return member
 
     def error(self, message: str, *, hint: str | None = None) -> RequestError:
-        """Return a request error with the member's code and status, to raise it.
+        """Return a request error with the member's code and status, for raising it.
 
         Args:
-            message: As for `RequestError`.
-            hint: As for `RequestError`.
+            message: See `RequestError`.
+            hint: See `RequestError`.
         """
         return RequestError(message, hint=hint, code=self.value, status=self.status)
 
     BATCH_INPUT = "request.batch-input"
-    """A request cannot be part of a batch."""
+    """The request cannot be combined with others into a batch."""
     BATCH_OUTPUT = "request.batch-output", Status.FAILED_PRECONDITION
-    """The model's outputs cannot be told apart by request."""
+    """The model's outputs cannot be split by request."""
     BATCH_PADDING = "request.batch-padding"
-    """A tensor cannot be filled up."""
+    """A tensor cannot be padded."""
     BATCH_QUEUE_FULL = "request.batch-queue-full", Status.UNAVAILABLE
-    """As many batches wait as may wait."""
+    """The queue of waiting batches is full."""
     DEADLINE_EXCEEDED = "request.deadline-exceeded", Status.DEADLINE_EXCEEDED
-    """The sender's deadline passed while the request waited."""
+    """The client's deadline passed while the request waited."""
     EXAMPLE_INPUT = "request.example-input"
-    """The request has no examples."""
+    """The request does not contain examples."""
     EXAMPLE_OUTPUT = "request.example-output"
-    """What the model computed does not have the shape or the type that the method's answer needs."""
+    """The model's output does not have the shape or type that the method requires."""
     EXAMPLE_SIGNATURE = "request.example-signature"
-    """The signature is none for examples, or not of the kind that the method needs."""
+    """The signature does not accept examples, or is not of the kind that the method requires."""
     INFERENCE_METHOD = "request.inference-method", Status.UNIMPLEMENTED
-    """A task of a MultiInference asks for a method that there is none of."""
+    """A task of a MultiInference request names an unsupported method."""
     INFERENCE_TASKS = "request.inference-tasks"
-    """The tasks of a MultiInference do not fit together."""
+    """The tasks of a MultiInference request are inconsistent."""
     INPUT_NAMES = "request.input-names"
-    """Inputs are missing, or there are some that the signature does not have."""
+    """Inputs are missing, or the request has inputs that the signature does not have."""
     INPUT_SHAPE = "request.input-shape"
-    """An input has a shape that the signature does not take."""
+    """An input has a shape that the signature does not accept."""
     INPUT_TENSOR = "request.input-tensor"
-    """An input is no tensor, or one that is too large."""
+    """An input is not a valid tensor, or is too large."""
     INPUT_TYPE = "request.input-type"
-    """An input has another data type than the signature's."""
+    """An input's data type differs from the signature's."""
     JSON_SYNTAX = "request.json-syntax"
-    """The body is not JSON."""
+    """The body is not valid JSON."""
     MALFORMED = "request.malformed"
-    """The bytes are no message of the method's type."""
+    """The bytes are not a valid message of the method's type."""
     METADATA_FIELD = "request.metadata-field"
-    """The request asks for no metadata, or for some that there is none of."""
+    """The request does not name metadata, or names unsupported metadata."""
     MODEL_SPEC = "request.model-spec"
-    """The request does not say which model it means, or names a label that is not there."""
+    """The request does not name a model, or names an unknown label."""
     OUTPUT_FILTER = "request.output-filter"
-    """The request asks for an output that is not there, or twice for the same one."""
+    """The request names an output that does not exist, or names an output twice."""
     RELOAD_REFUSED = "request.reload-refused", Status.PERMISSION_DENIED
-    """Somebody asked for other models."""
+    """A client asked to change the models. Only operators can do this, at the admin address."""
     REST_PATH = "request.rest-path"
-    """There is no such resource, or not for this HTTP method."""
+    """The resource does not exist, or does not support this HTTP method."""
     SERVABLE_NOT_FOUND = "request.servable-not-found", Status.NOT_FOUND
-    """There is no such model, or not in that version."""
+    """The model or the version is not available."""
     SIGNATURE_METHOD = "request.signature-method", Status.INTERNAL
-    """The signature is none for predictions, and the server insists on it."""
+    """The signature is not one for predictions, and the server is configured to require this."""
     SIGNATURE_NOT_FOUND = "request.signature-not-found", Status.FAILED_PRECONDITION
-    """The model has no such signature, or one that cannot be called."""
+    """The model does not have this signature, or the signature cannot be called."""
     TENSOR_SIZE = "request.tensor-size", Status.INTERNAL
-    """A tensor's memory does not have the size that its shape and its type need. Nothing was copied."""
+    """A tensor's memory does not have the size that its shape and type require. Nothing was copied."""
     TENSOR_TYPE = "request.tensor-type", Status.FAILED_PRECONDITION
-    """The model computed a tensor of a type that no message can carry."""
+    """The model computed a tensor of a type that a message cannot contain."""
     UNIMPLEMENTED = "request.unimplemented", Status.UNIMPLEMENTED
-    """TensorFlow Serving has this method, and this server does not."""
+    """TensorFlow Serving supports this method, but this server does not."""

@@ -1,7 +1,7 @@
-"""What is served: models by name, their versions and states, and the one that a request means.
+"""The served models by name, their versions and states, and the selection of the servable for a request.
 
 Source: tensorflow/serving, ``core/servable_state.h`` (states), ``core/basic_manager.cc`` and
-``model_servers/server_core.cc`` (how a request finds its servable, and the messages when it does not).
+``model_servers/server_core.cc`` (how a request selects its servable, and the error messages).
 """
 
 import threading
@@ -19,7 +19,7 @@ from sealserve.serving.runtime.signature import Signature
 
 
 class State(IntEnum):
-    """Where a version stands, as ``ModelVersionStatus.State`` numbers it."""
+    """The state of a version, with the numbers of ``ModelVersionStatus.State``."""
 
     START = 10
     LOADING = 20
@@ -29,7 +29,7 @@ class State(IntEnum):
 
 
 class Users:
-    """How many requests use a servable right now, so that it is freed after the last one."""
+    """Counts the requests that use a servable, so that it is freed after the last one."""
 
     __slots__ = ("_condition", "_count", "_retired")
 
@@ -39,7 +39,7 @@ class Users:
         self._retired = False
 
     def enter(self) -> bool:
-        """Begin a use; False where the servable is going."""
+        """Begin a use. Return False if the servable is being retired."""
         with self._condition:
             if self._retired:
                 return False
@@ -54,7 +54,7 @@ class Users:
                 self._condition.notify_all()
 
     def retire(self) -> None:
-        """Let nobody in any more, and wait until the last one left."""
+        """Stop accepting new users, and wait for current users to finish."""
         with self._condition:
             self._retired = True
             self._condition.wait_for(lambda: not self._count)
@@ -62,18 +62,18 @@ class Users:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servable:
-    """One version of a model, loaded.
+    """A loaded version of a model.
 
     Args:
         name: The model's name.
         version: The version.
         session: The model in TensorFlow.
-        definitions: Its signatures as the meta graph has them.
-        signatures: Those of them that can be called.
-        obstacles: Why each of the others cannot be called.
-        check_method_names: Whether Classify and Regress insist on the signature's method name.
+        definitions: Its signatures as in the meta graph.
+        signatures: The signatures that can be called.
+        obstacles: For each other signature, the reason why it cannot be called.
+        check_method_names: Whether Classify and Regress require the signature's method name.
         users: The requests that use it.
-        metrics: Where its runs are counted.
+        metrics: The metrics for its runs.
     """
 
     name: str
@@ -89,11 +89,11 @@ class Servable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What went wrong with a version, as ``StatusProto`` carries it.
+    """The error of a version, in the form of ``StatusProto``.
 
     Args:
         status: The canonical code.
-        message: The reason. Whoever may ask for the state reads it.
+        message: The reason. Every client that may ask for the state can read it.
     """
 
     status: Status = Status.OK
@@ -102,11 +102,11 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionState:
-    """Where a version stands.
+    """The state of a version.
 
     Args:
-        state: Its state.
-        health: What went wrong with it.
+        state: The state.
+        health: Its error, if it has one.
         servable: The model, while it is available.
     """
 
@@ -119,10 +119,10 @@ _NONE: Mapping[int, VersionState] = MappingProxyType({})
 
 
 class Servables:
-    """All models. It is read by many threads; a change replaces a whole model's entry.
+    """All models. Many threads read it; a change replaces a model's whole entry.
 
     Args:
-        metrics: Where requests for the models are counted; by default metrics that nobody reads.
+        metrics: The metrics for requests. By default new metrics that are not published.
     """
 
     def __init__(self, metrics: Metrics | None = None) -> None:
@@ -137,7 +137,7 @@ class Servables:
         self.set_state(servable.name, servable.version, VersionState(state=State.AVAILABLE, servable=servable))
 
     def set_state(self, name: str, version: int, state: VersionState) -> None:
-        """Say where a version stands from now on."""
+        """Set the state of a version."""
         with self._writing:
             states = {**self._models.get(name, _NONE), version: state}
             self._models[name] = states
@@ -149,23 +149,23 @@ class Servables:
                 self._latest[name] = latest
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
-        """Replace the labels of all models: versions by label, by model."""
+        """Replace the labels of all models: by model, the versions by label."""
         self._labels = labels
 
     def label(self, name: str, label: str) -> int | None:
-        """Return the version that a label of a model means, or None where there is no such label."""
+        """Return the version with a label of a model, or None if the label does not exist."""
         return self._labels.get(name, {}).get(label)
 
     def states(self, name: str) -> Mapping[int, VersionState]:
-        """Return the versions of a model and where they stand; empty where there is no such model."""
+        """Return the states of a model's versions; empty if the model does not exist."""
         return self._models.get(name, _NONE)
 
     def find(self, spec: ModelSpec) -> Servable:
-        """Return the servable that ``spec`` means: the given version, the labelled one, or the latest one.
+        """Return the servable that ``spec`` selects: the given version, the labeled version, or the latest version.
 
         Raises:
-            RequestError: `request.model-spec`: It has no name, or a label that no version has.
-            RequestError: `request.servable-not-found`: No such version is available.
+            RequestError: `request.model-spec`: The name is empty, or the label does not exist.
+            RequestError: `request.servable-not-found`: The version is not available.
         """
         name = spec.name
         if not name:
@@ -190,13 +190,13 @@ class Servables:
 
     @contextmanager
     def use(self, spec: ModelSpec) -> Iterator[Servable]:
-        """Lend the servable that ``spec`` means: it stays loaded until the end of the block.
+        """Yield the servable that ``spec`` selects. It stays loaded until the end of the block.
 
         Raises:
-            RequestError: As `find`.
+            RequestError: See `find`.
         """
         servable = self.find(spec)
-        while not servable.users.enter():  # it left the table a moment ago: another one may have come
+        while not servable.users.enter():  # it was retired a moment ago, so look again for a newer servable
             servable = self.find(spec)
         try:
             yield servable

@@ -1,9 +1,11 @@
 """One run of the server: load, listen, serve, drain.
 
-1. Read what needs no TensorFlow: the file list, the TLS settings; see that the port is free. 2. Load the model.
-3. Open the port: only now, since a probe from outside an enclave sees nothing but the port. 4. Serve until SIGTERM or
-SIGINT. 5. Drain: health says "not serving", the port closes, every connection gets GOAWAY, running requests finish
-within the grace period. A second signal ends the process at once.
+1. Read the files that do not require TensorFlow: the file list and the TLS settings. Check that the port is free.
+2. Load the model.
+3. Open the port. It is opened only now, because a probe from outside an enclave can check only the port.
+4. Serve until SIGTERM or SIGINT.
+5. Drain: the health service reports NOT_SERVING, the port closes, every connection gets GOAWAY, and running requests
+   finish within the grace period. A second signal ends the process immediately.
 """
 
 import asyncio
@@ -64,20 +66,20 @@ _MODEL: Final = "/tensorflow.serving.ModelService"
 ExampleMethod = Callable[[Servables, Any, Call], Any]
 
 _NO_PROFILER: Final = (
-    "The profiler is refused: a profile shows what runs inside the enclave to whoever reaches the port."
+    "The profiler is disabled: a profile would show every client of this port what runs inside the enclave."
 )
 _CONTROL_QUEUE: Final = 64
 _MESSAGES: Final = 8
-"""The requests and answers of all peers take no more memory than so many messages of the largest size."""
+"""The limit for the memory of all peers' requests and answers, as a multiple of the maximum message size."""
 _SWEEP: Final = 1.0
-"""Seconds between looks for calls whose message is on its way for too long."""
+"""Seconds between checks for calls whose message takes too long to arrive."""
 
 
 class Server:
-    """One run.
+    """One run of the server.
 
     Args:
-        options: What the command line asks for.
+        options: The options from the command line.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -90,31 +92,31 @@ class Server:
         )
 
     async def run(self) -> bool:
-        """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
+        """Serve until a signal arrives. Return whether all work has ended; if not, threads are still running.
 
         Raises:
             SealserveError: The server cannot start.
         """
-        # Notice signals from the beginning: a load can take minutes, and SIGTERM ends it.
+        # Handle signals from the beginning, because a load can take minutes and SIGTERM must be able to end it.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is signal.SIG_IGN:  # from the start, as in a shell's background job
+            if signal.getsignal(number) is signal.SIG_IGN:  # ignored by the parent, as in a shell's background job
                 continue
             loop.add_signal_handler(number, self._on_signal, number)
         options = self._options
-        # 1. Read what needs no TensorFlow: wrong files, expired certificates and taken ports are errors at once.
+        # 1. Read the files that do not require TensorFlow, so that faults and taken ports are reported immediately.
         files = FileList.read(options.file_list) if options.file_list else None
         tls = self._tls(files)
         addresses = self._addresses()
-        # Build the parts. They share the metrics and the memory that requests of all ports may take.
+        # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
         http = HttpPorts(options, files, servables, self._allowance)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
-        # 2. Load and warm up the models; a signal ends that.
+        # 2. Load and warm up the models. A signal stops this step.
         if not await self._load(models):
             return False
-        # 3. Open the ports, gRPC's last: an open port tells probes that the models answer.
+        # 3. Open the ports, gRPC's last, because probes interpret an open port as ready.
         await http.start()
         health = Health(watches=transports.choose().idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
@@ -125,7 +127,7 @@ class Server:
         places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
-        # 4. Serve until a signal comes. Each second, give up on slow clients, and take over renewed certificates and
+        # 4. Serve until a signal arrives. Each second, disconnect slow clients, and load renewed certificates and
         # revocation lists.
         while not await self._stopped_within(_SWEEP):
             transport.sweep()
@@ -134,18 +136,18 @@ class Server:
             http.follow()
             if admin is not None:
                 admin.sweep()
-        # 5. Drain. First no more reloads, then health says "not serving" so that load balancers send no more clients.
+        # 5. Drain. First stop reloads. Then report NOT_SERVING, so that load balancers send no more clients.
         if admin is not None:
             await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
         health.stop()
-        # Close the ports on all sides at once; requests that run have the grace period together.
+        # Close all ports at the same time. Running requests share the grace period.
         grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
-        # Models that a request still uses cannot be freed: the process ends without that.
+        # Models that a request still uses cannot be freed, so the process ends without freeing them.
         if not all(stopped):
             models.stop_waiting()
             logger.warning(
-                "stopped while %d requests still ran (grace period: %d s)",
+                "stopped while %d requests were still running (grace period: %d s)",
                 self._inference.pending + http.pending,
                 options.flags.drain_grace_seconds,
             )
@@ -162,7 +164,7 @@ class Server:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
-            logger.warning("%s again: stopping at once", number.name)
+            logger.warning("%s again: stopping immediately", number.name)
             logging.shutdown()
             os._exit(128 + number)
         logger.info("%s: draining for at most %d s", number.name, self._options.flags.drain_grace_seconds)
@@ -170,7 +172,7 @@ class Server:
 
     def _tls(self, files: FileList | None) -> SslConfig | None:
         if self._options.ssl_config_file is None:
-            logger.warning("DANGEROUS: serving in plaintext; anyone on the way reads inputs and answers")
+            logger.warning("DANGEROUS: serving in plaintext; the network can read inputs and answers")
             return None
         return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
 
@@ -191,7 +193,7 @@ class Server:
         return followed_credentials(path, files, tls, check or PeerCheck(frozenset()))
 
     async def _load(self, models: Models) -> bool:
-        """Bring up the models; return False where a signal came first."""
+        """Load the models; return False if a signal arrived first."""
         loading = asyncio.wrap_future(_aside(models.start))
         stopping = asyncio.ensure_future(self._stopping.wait())
         awaited: set[asyncio.Future[Any]] = {loading, stopping}
@@ -250,7 +252,7 @@ class Server:
         kind = transports.choose()
         settings = TransportSettings(
             handlers={**handlers(routes), **health.handlers},
-            threads=options.flags.grpc_max_threads + self._control.width + 1,  # one always takes the next event
+            threads=options.flags.grpc_max_threads + self._control.width + 1,  # one waits for the next event
             calls=options.flags.grpc_max_threads + options.flags.max_queued_requests + kind.idle_calls,
             patience=options.flags.transfer_timeout_seconds,
             allowance=self._allowance,
@@ -268,7 +270,7 @@ class Server:
 
 
 def _listen(transport: Transport, address: str, credentials: grpc.ServerCredentials | None) -> str:
-    """Add an address; return it as people write it."""
+    """Add an address; return it in its usual notation, with the actual port."""
     port = transport.listen(address, credentials)
     if not port:
         raise refused(address)
@@ -276,14 +278,14 @@ def _listen(transport: Transport, address: str, credentials: grpc.ServerCredenti
 
 
 def _aside(work: Callable[[], _T]) -> Future[_T]:
-    """Do ``work`` on a thread that the end of the process does not wait for, unlike an executor's."""
+    """Do ``work`` on a daemon thread. Unlike with an executor, the end of the process does not wait for it."""
     future: Future[_T] = Future()
 
     def run() -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+            except BaseException as error:  # noqa: BLE001  # the waiting code receives the error
                 future.set_exception(error)
 
     threading.Thread(target=run, name="aside", daemon=True).start()
@@ -291,7 +293,7 @@ def _aside(work: Callable[[], _T]) -> Future[_T]:
 
 
 def _served(models: Models, servables: Servables) -> str:
-    """Return the models and the versions that answer now."""
+    """Return a list of the models and versions that are available now."""
     served = (
         f"{name} version {version}"
         for name in models.names

@@ -38,7 +38,7 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path:
     cli = CommandLine(capsys, make_site(tmp_path / "site", source=Path("none.pb")).directory)
     error = cli.error("model", "convert")
     assert (error["code"], error["status"]) == ("model.missing", 2)
-    assert error["message"] == f"The model {tmp_path / 'site' / 'none.pb'} does not exist."
+    assert error["message"] == f"There is no model at {tmp_path / 'site' / 'none.pb'}."
 
 
 def test_an_example_never_replaces_a_file(cli: CommandLine, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
     message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
     message.meta_graphs[0].graph_def.node.add(name="odd", op="Add", input=["nowhere"])
     (model / "saved_model.pb").write_bytes(message.SerializeToString())
-    with raises(CliCode.MODEL_NOT_LOADABLE, match="was not loaded: INVALID_ARGUMENT"):
+    with raises(CliCode.MODEL_NOT_LOADABLE, match="cannot be loaded: INVALID_ARGUMENT"):
         run_signatures(model, Choice(), tell=print)
 
 

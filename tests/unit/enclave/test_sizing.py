@@ -12,7 +12,7 @@ def test_a_small_model_takes_what_was_measured_to_a_power_of_two() -> None:
     assert size.size == 4 * GIBIBYTE
     assert 3 * GIBIBYTE < size.needed < 4 * GIBIBYTE
     assert {item.what: item.size for item in size.items}["the model"] == 1200 * MEBIBYTE
-    assert size.rule.startswith("to a power of two")
+    assert size.rule.startswith("rounded up to a power of two")
 
 
 @pytest.mark.parametrize(("model", "expected"), [(150, 4), (300, 8), (1000, 16)])

@@ -81,7 +81,7 @@ def test_each_missing_file_of_the_variables_is_named(make_saved_model: MakeSaved
     with raises(ModelCode.VARIABLES_MISSING, match=r"but variables/variables\.data-00000-of-00001 is missing"):
         check_servable(folder)
     (variables / "variables.data-00001-of-00002").touch()
-    with raises(ModelCode.VARIABLES_MISSING, match=r"but not variables/variables\.data-00000-of-00002"):
+    with raises(ModelCode.VARIABLES_MISSING, match=r"but variables/variables\.data-00000-of-00002 is missing"):
         check_servable(folder)
     (variables / "variables.data-00000-of-00002").touch()
     assert check_servable(folder).serving_graph.has_variables

@@ -54,7 +54,7 @@ def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
 
 def test_a_missing_model_leaves_nothing(tmp_path: Path) -> None:
     site = make_site(tmp_path, source=Path("nowhere.pb"))
-    with raises(ModelCode.MISSING, match=r"The model .*nowhere\.pb") as caught:
+    with raises(ModelCode.MISSING, match=r"There is no model at .*nowhere\.pb") as caught:
         models.bring_in(site.workspace, site.deployment.model)
     assert caught.value.code == "model.missing"
     assert list(site.workspace.owner.models.iterdir()) == []

@@ -106,7 +106,7 @@ def test_models_that_cannot_be_served_are_refused(running: Running, tmp_path: Pa
     with grpc.insecure_channel(address) as channel:
         reload: Any = channel.unary_unary(RELOAD)
         for content, code, message in (
-            (b"\xff", grpc.StatusCode.INVALID_ARGUMENT, "The request is no ReloadConfigRequest."),
+            (b"\xff", grpc.StatusCode.INVALID_ARGUMENT, "The request is not a valid ReloadConfigRequest message."),
             (
                 request(""),
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -120,11 +120,11 @@ def test_models_that_cannot_be_served_are_refused(running: Running, tmp_path: Pa
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Expected model n to have an absolute path or URI; got base_path()=",
             ),
-            (request(model("n", tmp_path / "no")), grpc.StatusCode.FAILED_PRECONDITION, "There is no folder "),
+            (request(model("n", tmp_path / "no")), grpc.StatusCode.FAILED_PRECONDITION, "The folder "),
             (
                 request(model("b", tmp_path / "broken")),
                 grpc.StatusCode.NOT_FOUND,
-                f"{tmp_path}/broken/1 was not loaded",
+                f"{tmp_path}/broken/1 cannot be loaded",
             ),
         ):
             found, details = refused(lambda content=content: reload(content, timeout=60))
@@ -151,7 +151,10 @@ def test_a_reload_that_waits_or_cannot_be_served_blocks_no_other_call(
     with grpc.insecure_channel(address) as channel:
         reload: Any = channel.unary_unary(RELOAD)
         code, details = refused(lambda: reload(request(model("zz", tmp_path / "nowhere")), timeout=60))
-        assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, f"There is no folder {tmp_path}/nowhere.")
+        assert (code, details) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"The folder {tmp_path}/nowhere of the model does not exist.",
+        )
         both = request(model("m", tmp_path / "m") + model("slow", tmp_path / "slow"))
         waiting = reload.future(both)
         assert loading.wait(60)
@@ -163,7 +166,7 @@ def test_a_reload_that_waits_or_cannot_be_served_blocks_no_other_call(
         code, details = refused(lambda: waiting.result(60))
         assert (code, details) == (
             grpc.StatusCode.UNKNOWN,
-            "A later configuration removed slow before a version was available.",
+            "The reload failed: a later configuration removed slow before it was available.",
         )
         assert refused(lambda: reload(both, timeout=0.05))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert running.ports[0].stop(30.0)
@@ -234,8 +237,8 @@ def test_a_renewed_authority_of_operators_applies_to_new_connections(running: Ru
 @pytest.mark.parametrize(
     ("address", "config", "message"),
     [
-        ("127.0.0.1:0", False, "is a port, and there is no --admin_ssl_config_file"),
-        ("127.0.0.1:0", True, "does not ask operators for a certificate"),
+        ("127.0.0.1:0", False, "is a port, which requires --admin_ssl_config_file"),
+        ("127.0.0.1:0", True, "does not ask for client certificates"),
         ("nonsense", False, "expected HOST:PORT or unix:PATH, got 'nonsense'"),
     ],
 )

@@ -114,16 +114,26 @@ def replace_by_a_folder(folder: Path) -> None:
             add,
             ServingCode.SERVABLE_FILE_UNLISTED,
             "servable.file-unlisted",
-            "models/m/1/variables/variables.data is there",
+            "models/m/1/variables/variables.data is not in the file list",
         ),
-        (add_a_link, ServingCode.SERVABLE_FILE_UNLISTED, "servable.file-unlisted", "models/m/1/assets is there"),
+        (
+            add_a_link,
+            ServingCode.SERVABLE_FILE_UNLISTED,
+            "servable.file-unlisted",
+            "models/m/1/assets is not in the file list",
+        ),
         (
             grow,
             ServingCode.SERVABLE_FILE_CHANGED,
             "servable.file-changed",
-            "saved_model.pb has 6 bytes; the file list says 5",
+            "saved_model.pb does not match the file list: expected 5 bytes, got 6",
         ),
-        (change, ServingCode.SERVABLE_FILE_CHANGED, "servable.file-changed", "saved_model.pb has the SHA-256 "),
+        (
+            change,
+            ServingCode.SERVABLE_FILE_CHANGED,
+            "servable.file-changed",
+            "saved_model.pb does not match the file list: expected SHA-256 ",
+        ),
         (
             replace_by_a_folder,
             ServingCode.SERVABLE_FILE_MISSING,
@@ -214,15 +224,17 @@ def test_a_refused_file_beside_the_versions_is_named(release: Path, deny: Callab
 def test_a_single_file_is_checked_as_it_is_read(release: Path) -> None:
     files = FileList.read(release / "files.json")
     (release / "tls/ssl.cfg").write_bytes(b"settingz")
-    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg has the SHA-256"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg does not match the file list: expected SHA-256"):
         files.read_file(release / "tls/ssl.cfg")
     (release / "tls/ssl.cfg").write_bytes(b"settings" * 1000)
-    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg has 9 bytes; the file list says 8"):
+    with raises(
+        ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg does not match the file list: expected 8 bytes, got 9"
+    ):
         files.read_file(release / "tls/ssl.cfg")
     (release / "tls/ssl.cfg").unlink()
     with raises(ServingCode.SERVABLE_FILE_MISSING, match=r"tls/ssl.cfg is in the file list"):
         files.read_file(release / "tls/ssl.cfg")
-    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"tls/other.cfg is there"):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"tls/other.cfg is not in the file list"):
         files.read_file(release / "tls/other.cfg")
 
 
@@ -243,10 +255,10 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_list_that_was_emptied(tmp_path: Path) -> None:
-    with raises(ServingCode.FILE_LIST_EMPTY, match="names no file") as caught:
+    with raises(ServingCode.FILE_LIST_EMPTY, match="does not list any file") as caught:
         FileList.parse(document([]), folder=tmp_path)
     assert caught.value.code == "file-list.empty"
-    with raises(ServingCode.FILE_LIST_MALFORMED, match="is no file list"):
+    with raises(ServingCode.FILE_LIST_MALFORMED, match="is not a valid file list"):
         FileList.parse(b"", folder=tmp_path)
 
 
@@ -256,18 +268,18 @@ ROW = rows({"a": b"x"})[0]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff", "is no file list"),
-        (b"[]", "is no file list: it: "),
-        (b'{"files":[]}', "is no file list: version: Field required"),
-        (document([ROW], version=2), "has version 2; expected 1"),
-        (document([ROW], more=1), "is no file list: more: "),
-        (document([ROW | {"size": -1}]), "is no file list: files.0.size: "),
-        (document([ROW | {"size": "1"}]), "is no file list: files.0.size: "),
-        (document([ROW | {"sha256": "AB"}]), "is no file list: files.0.sha256: "),
-        (document([ROW | {"mode": 1}]), "is no file list: files.0.mode: "),
-        (document([ROW, ROW]), "names 'a' twice"),
+        (b"\xff", "is not a valid file list"),
+        (b"[]", "is not a valid file list: the document: "),
+        (b'{"files":[]}', "is not a valid file list: version: Field required"),
+        (document([ROW], version=2), "has an unsupported version: expected 1, got 2"),
+        (document([ROW], more=1), "is not a valid file list: more: "),
+        (document([ROW | {"size": -1}]), "is not a valid file list: files.0.size: "),
+        (document([ROW | {"size": "1"}]), "is not a valid file list: files.0.size: "),
+        (document([ROW | {"sha256": "AB"}]), "is not a valid file list: files.0.sha256: "),
+        (document([ROW | {"mode": 1}]), "is not a valid file list: files.0.mode: "),
+        (document([ROW, ROW]), "lists 'a' twice"),
         *(
-            (document([ROW | {"path": path}]), "is not plain and relative")
+            (document([ROW | {"path": path}]), "is not a plain relative path")
             for path in ("/a", "../a", "a/../b", "a//b", "./a", "a/", "", ".", "a/.", "a\0")
         ),
     ],

@@ -22,7 +22,7 @@ def test_the_version_names_tensorflows(capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_an_error_is_one_line_with_its_code_a_hint_and_an_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--prot=1"]) == 2
-    assert capsys.readouterr().err == "error[flags.unknown]: Unknown flag --prot.\n  Did you mean --port?\n"
+    assert capsys.readouterr().err == "error[flags.unknown]: The flag --prot is unknown.\n  Did you mean --port?\n"
 
 
 def test_the_command_line_is_this_processs_by_default(
@@ -43,7 +43,7 @@ def test_what_is_unknown_is_internal(
     monkeypatch.setattr("sealserve.serving.log.configure", lambda: None)
     with caplog.at_level(logging.ERROR):
         assert main(["--model_base_path=/m", "--dangerous_plaintext"]) == 1
-    assert capsys.readouterr().err.startswith("error[internal]: The server ended for a reason that it does not know")
+    assert capsys.readouterr().err.startswith("error[internal]: The server ended with an unexpected error")
     assert caplog.records[0].exc_info is not None
 
 

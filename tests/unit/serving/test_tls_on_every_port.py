@@ -306,7 +306,7 @@ def test_what_one_library_rejects_is_rejected_at_the_start_and_at_renewal(
     replace(servers.path, bad)
     servers.follow()
     assert client.answers(servers) == everywhere(True)
-    assert "the former TLS settings stay: " in caplog.text
+    assert "the previous TLS settings stay in force: " in caplog.text
     assert "are new" not in caplog.text
 
 
@@ -583,7 +583,7 @@ def test_settings_that_become_valid_later_are_taken_then(
     replace(path, soon)
     for _ in range(3):
         assert followed.newer_settings() is None
-    assert caplog.text.count("the former TLS settings stay") == 1
+    assert caplog.text.count("the previous TLS settings stay in force") == 1
 
     class Later(datetime):
         @classmethod
@@ -604,7 +604,7 @@ def test_a_file_that_changed_before_the_ports_opened_is_noticed(
     replace(path, configuration(GOOD[0], text(ROOT.leaf(KEY))))  # while the model was loaded
     with caplog.at_level(logging.INFO):
         assert FollowedSettings(path, settings).newer_settings() is not None
-    assert "are new: they serve new connections" in caplog.text
+    assert "loaded new TLS settings from" in caplog.text
 
 
 def test_a_key_is_nowhere_in_an_error(tmp_path: Path) -> None:

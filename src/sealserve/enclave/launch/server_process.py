@@ -80,7 +80,7 @@ class SignalRelay:
         """Let signals stop the launcher again. Call it when the server has ended and no memory is left to wipe.
 
         Raises:
-            StoppedBySignal: A signal arrived in the meantime.
+            StoppedBySignal: A signal arrived meanwhile.
         """
         self._raise = True
         if self._held:

@@ -114,7 +114,7 @@ def _bind(source: Path, target: Path) -> None:
         target.touch()
     else:
         return  # a server does not need a socket or device in the root folder
-    with contextlib.suppress(FileNotFoundError):  # the entry was removed in the meantime
+    with contextlib.suppress(FileNotFoundError):  # the entry was removed meanwhile
         _mount(str(source), str(target), None, _MS_BIND | _MS_REC)
 
 

@@ -1,8 +1,8 @@
 """The enclave's request for its key: the stand-in for Gramine's ``libsecret_prov_attest.so``.
 
 It reads the same measured variables, ``SECRET_PROVISION_SERVERS`` and ``SECRET_PROVISION_CA_CHAIN_PATH``, and takes the
-same steps: connect to the first server of the list that accepts, create the quote, complete the TLS handshake, send the
-request, receive 16 bytes.
+same steps. It connects to the first server of the list that accepts, creates the quote, and completes the TLS
+handshake. Then it sends the request, and receives 16 bytes.
 
 Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``. Unlike there, a connection attempt has a time limit.
 """
@@ -158,7 +158,7 @@ def _context(broker_ca: bytes, pair: RaTlsKeyPair) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _unlinked(pair: RaTlsKeyPair) -> Iterator[str]:
-    """Yield a path to the certificate and key in memory, because the ssl module reads them only from files."""
+    """Yield a path to the certificate and key in memory, because the module ``ssl`` reads them only from files."""
     key = pair.private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -1,1 +1,1 @@
-"""What clients may ask of a model, whatever the wire."""
+"""The methods that clients can call on a model, independent of the protocol (gRPC or REST)."""

@@ -1,7 +1,7 @@
-"""Classify, Regress and MultiInference: lists of ``tensorflow.Example`` in, classes, scores and values out.
+"""Classify, Regress and MultiInference: the input is a list of ``tensorflow.Example``, the output are scores or values.
 
 Source: tensorflow/serving, ``servables/tensorflow/classifier.cc``, ``regressor.cc``, ``multi_inference.cc`` and
-``util.cc`` (``InputToSerializedExampleTensor``): order and messages; tensorflow/tensorflow,
+``util.cc`` (``InputToSerializedExampleTensor``) for the order of checks and the messages; tensorflow/tensorflow,
 ``cc/saved_model/signature_constants.h`` (names).
 """
 
@@ -47,11 +47,11 @@ _MATRIX: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What bounds one call.
+    """The limits of one call.
 
     Args:
-        max_tensor_bytes: The largest input, in bytes.
-        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+        max_tensor_bytes: The maximum size of an input in bytes.
+        deadline: The client's deadline on the clock of `time.monotonic`; None for no deadline.
     """
 
     max_tensor_bytes: int = 2**31
@@ -181,7 +181,7 @@ def _definition(servable: Servable, name: str) -> SignatureDef:
 
 
 def _classify_outputs(servable: Servable, definition: SignatureDef) -> tuple[str, ...]:
-    """Return the outputs to ask for, once the signature is one for classification."""
+    """Return the outputs to fetch, after checking that the signature is one for classification."""
     _check_method(servable, definition, CLASSIFY_METHOD, "classification")
     if len(definition.inputs) != 1:
         raise RequestCode.EXAMPLE_SIGNATURE.error("Expected one input Tensor.")
@@ -201,7 +201,7 @@ def _classify_outputs(servable: Servable, definition: SignatureDef) -> tuple[str
 
 
 def _regress_outputs(servable: Servable, definition: SignatureDef) -> tuple[str, ...]:
-    """Return the output to ask for, once the signature is one for regression."""
+    """Return the output to fetch, after checking that the signature is one for regression."""
     _check_method(servable, definition, REGRESS_METHOD, "regression")
     if len(definition.inputs) != 1:
         raise RequestCode.EXAMPLE_SIGNATURE.error("Expected one input Tensor.")
@@ -230,12 +230,12 @@ def _run(
     *,
     api: str,
 ) -> tuple[Mapping[str, Mapping[str, Tensor]], int]:
-    """Return the outputs of the signatures ``names``, by name and alias, and the number of examples."""
+    """Run the signatures ``names``; return their outputs by name and alias, and the number of examples."""
     serialised = _serialised(examples)
     size = sum(map(len, serialised))
     if size > call.max_tensor_bytes:
         raise RequestCode.INPUT_TENSOR.error(
-            f"the examples take more than {call.max_tensor_bytes} bytes (--max_message_bytes)"
+            f"the examples exceed the limit of {call.max_tensor_bytes} bytes (--max_message_bytes)"
         )
     proto = TensorProto(dtype=_STRING, string_val=serialised)
     proto.tensor_shape.dim.add(size=len(serialised))
@@ -272,7 +272,7 @@ def _run(
 
 
 def _serialised(examples: Input) -> list[bytes]:
-    """Return the examples, each with the context in front, whose features it then has too."""
+    """Return the serialized examples. A context is put before each example, which adds the context's features to it."""
     if examples.WhichOneof("kind") == "example_list_with_context":
         context = examples.example_list_with_context.context.SerializeToString()
         found = [context + example.SerializeToString() for example in examples.example_list_with_context.examples]
@@ -320,7 +320,7 @@ def _fill_classes(result: ClassificationResult, classes: Tensor | None, scores: 
 
 
 def _label(text: bytes) -> str:
-    """Return a class's label; what is no UTF-8 in it cannot be in a message, and is replaced."""
+    """Return a class's label as text. Bytes that are not UTF-8 are replaced, since a message cannot contain them."""
     return text.decode("utf-8", "replace")
 
 

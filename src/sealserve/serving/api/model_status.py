@@ -1,4 +1,4 @@
-"""ModelService: where each version of a model stands; and why its configuration does not change.
+"""ModelService: the states of a model's versions, and the rejection of reloads.
 
 Source: tensorflow/serving, ``model_servers/get_model_status_impl.cc`` and ``model_service_impl.cc``.
 """
@@ -11,7 +11,7 @@ from sealserve.serving.servables import Servables
 
 
 def get_model_status(servables: Servables, request: GetModelStatusRequest) -> GetModelStatusResponse:
-    """Return where the versions stand that ``request`` asks for.
+    """Return the states of the versions that ``request`` asks for.
 
     Raises:
         RequestError: The request cannot be answered.
@@ -38,12 +38,12 @@ def get_model_status(servables: Servables, request: GetModelStatusRequest) -> Ge
 
 
 def refuse_reload() -> NoReturn:
-    """Refuse a HandleReloadConfigRequest: whoever may ask for an answer must not be able to change the model.
+    """Reject HandleReloadConfigRequest, because a client of the inference port must not be able to change the models.
 
     Raises:
         RequestError: `request.reload-refused`: Always.
     """
     raise RequestCode.RELOAD_REFUSED.error(
-        "The models of this server do not change by requests of clients: a sealed release is immutable, ship a new one."
-        " Elsewhere, --admin_address is where operators reload."
+        "The models of this server cannot be changed by clients. In a sealed release the models are fixed: ship a new"
+        " release. Otherwise, operators can reload models at --admin_address."
     )

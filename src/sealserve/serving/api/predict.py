@@ -1,11 +1,17 @@
 """Predict: named tensors in, named tensors out.
 
 The numbered steps of `predict`:
-1. find the servable; 2. find the signature; 3. check the inputs' names; 4. check each input's message,
-type, size and shape before TensorFlow sees it; 5. choose the outputs; 6. run; 7. make the answer.
+
+1. Find the servable.
+2. Find the signature.
+3. Check the inputs' names.
+4. Check each input's message, type, size and shape before TensorFlow gets it.
+5. Choose the outputs.
+6. Run the signature.
+7. Create the answer.
 
 Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predict_util.cc``; tensorflow/tensorflow,
-``cc/saved_model/util.cc`` (``GetInputValues``): order and messages, where theirs has the same error.
+``cc/saved_model/util.cc`` (``GetInputValues``). The order of checks, and the messages of the same errors, are theirs.
 """
 
 import time
@@ -25,10 +31,10 @@ from sealserve.serving_interface import DEFAULT_SIGNATURE, METHODS
 
 
 class ExecutionError(RequestError):
-    """TensorFlow refused the inputs or failed. It keeps TensorFlow's status.
+    """TensorFlow rejected the inputs or failed. The error has TensorFlow's status.
 
     Args:
-        error: TensorFlow's error. Its text may quote inputs: what is known not to is taken from it.
+        error: TensorFlow's error. Its text may quote inputs, so only known parts without inputs are used.
         signature: The signature that ran.
     """
 
@@ -49,11 +55,11 @@ def predict(
     """Return the answer to ``request``.
 
     Args:
-        servables: What is served.
+        servables: The served models.
         request: The request.
-        max_tensor_bytes: The largest input tensor, once it is unpacked.
-        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
-        as_content: Whether outputs are bytes (``tensor_content``), not typed fields.
+        max_tensor_bytes: The maximum size of an input tensor in bytes, after unpacking.
+        deadline: The client's deadline on the clock of `time.monotonic`; None for no deadline.
+        as_content: Whether outputs are sent as bytes (``tensor_content``) instead of typed fields.
 
     Raises:
         RequestError: The request cannot be answered.
@@ -74,7 +80,7 @@ def run_predict(
     deadline: float | None = None,
     as_content: bool = False,
 ) -> PredictResponse:
-    """Return the answer of ``servable`` to ``request``, whatever model that names.
+    """Return the answer of ``servable`` to ``request``, regardless of the model that the request names.
 
     Raises:
         RequestError: The request cannot be answered.
@@ -99,7 +105,7 @@ def run_predict(
 
 
 class PendingInput(Protocol):
-    """An input that becomes a tensor once it is known to fit the signature."""
+    """An input that is converted into a tensor after its type, shape and size were checked."""
 
     @property
     def dtype(self) -> int:
@@ -111,7 +117,7 @@ class PendingInput(Protocol):
 
     @property
     def size(self) -> int:
-        """The bytes that the tensor takes."""
+        """The size of the tensor in bytes."""
 
     def tensor(self, library: Library) -> Tensor:
         """Return the tensor."""
@@ -125,14 +131,14 @@ def run_inputs(
     max_tensor_bytes: int,
     deadline: float | None,
 ) -> Mapping[str, Tensor]:
-    """Return all outputs of a signature, as `run_predict` does, without messages on the way in and out.
+    """Run a signature and return all its outputs, as `run_predict` does, but without protobuf messages.
 
     Args:
         servable: The model.
-        name: The signature; nothing for the default one.
+        name: The signature's name; empty for the default signature.
         inputs: The inputs by alias.
-        max_tensor_bytes: The largest input tensor.
-        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+        max_tensor_bytes: The maximum size of an input tensor in bytes.
+        deadline: The client's deadline on the clock of `time.monotonic`; None for no deadline.
 
     Raises:
         RequestError: The request cannot be answered.
@@ -163,7 +169,7 @@ def _signature(servable: Servable, name: str) -> Signature:
 
 
 def uncallable(servable: Servable, name: str) -> RequestError:
-    """Return the error for a signature that the model has, and that cannot be called."""
+    """Return the error for a signature that exists in the model but cannot be called."""
     reason = servable.obstacles.get(name, "it has inputs or outputs that are not tensors")
     return RequestCode.SIGNATURE_NOT_FOUND.error(f'Serving signature key "{name}" cannot be called: {reason}.')
 
@@ -253,14 +259,14 @@ def _check_kind(signature: Signature, alias: str, dtype: int, shape: Sequence[in
     if not expected.accepts(shape):
         wanted = _shape(expected.shape or ())
         raise RequestCode.INPUT_SHAPE.error(
-            f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}"
+            f"input {alias!r} has the shape {_shape(shape)}; the signature accepts {wanted}"
         )
 
 
 def _check_size(alias: str, size: int, max_tensor_bytes: int) -> None:
     if size > max_tensor_bytes:
         raise RequestCode.INPUT_TENSOR.error(
-            f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)"
+            f"input {alias!r} exceeds the limit of {max_tensor_bytes} bytes (--max_message_bytes)"
         )
 
 
@@ -305,10 +311,10 @@ def _run(
 
 
 def remaining(deadline: float | None) -> float | None:
-    """Return the seconds until ``deadline``, or None where there is none.
+    """Return the seconds until ``deadline``, or None if no deadline is set.
 
     Raises:
-        RequestError: `request.deadline-exceeded`: It passed.
+        RequestError: `request.deadline-exceeded`: The deadline has passed.
     """
     if deadline is None:
         return None

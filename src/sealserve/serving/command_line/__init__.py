@@ -1,1 +1,1 @@
-"""What the command line and its files ask of the server: TensorFlow Serving's flags, and our own."""
+"""The server's command line and configuration files: TensorFlow Serving's flags, and sealserve's additional flags."""

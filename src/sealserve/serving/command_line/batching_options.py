@@ -1,4 +1,4 @@
-"""What ``BatchingParameters`` ask for, checked, with TensorFlow Serving's defaults.
+"""The checked settings of ``BatchingParameters``, with TensorFlow Serving's defaults.
 
 Source: tensorflow/serving, ``servables/tensorflow/bundle_factory_util.cc``; tensorflow/tensorflow,
 ``core/kernels/batching_util/shared_batch_scheduler.h`` (defaults).
@@ -18,7 +18,7 @@ _MAX_ENQUEUED_BATCHES: Final = 10
 
 
 class BatchingParametersError(InputError):
-    """The batching parameters contradict themselves."""
+    """The batching parameters are invalid or contradict each other."""
 
     code = "batching.parameters"
     status = Status.INVALID_ARGUMENT
@@ -26,15 +26,16 @@ class BatchingParametersError(InputError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchingOptions:
-    """How requests are run together.
+    """The settings for running several requests together.
 
     Args:
-        max_batch_size: Rows of the largest request, and of a batch unless large requests are split.
+        max_batch_size: Maximum number of rows of a request, and of a batch unless large requests are split.
         timeout: Seconds after which a batch runs that is not full.
-        max_enqueued_batches: How many batches may wait.
-        allowed_batch_sizes: Sizes to which batches are filled up; none for any.
-        pad_variable_length_inputs: Whether inputs of different shapes are made equal.
-        max_execution_batch_size: Rows of a batch; less than ``max_batch_size`` where large requests are split.
+        max_enqueued_batches: Maximum number of waiting batches.
+        allowed_batch_sizes: Sizes to which batches are padded; empty for any size.
+        pad_variable_length_inputs: Whether inputs of different shapes are padded to the same shape.
+        max_execution_batch_size: Maximum number of rows of a batch; less than ``max_batch_size`` if large requests are
+            split.
     """
 
     max_batch_size: int = _MAX_BATCH_SIZE
@@ -46,10 +47,10 @@ class BatchingOptions:
 
     @classmethod
     def of(cls, parameters: BatchingParameters) -> "BatchingOptions":
-        """Return what ``parameters`` say, with the defaults of TensorFlow Serving.
+        """Return the settings in ``parameters``, with the defaults of TensorFlow Serving.
 
         Raises:
-            BatchingParametersError: They contradict themselves.
+            BatchingParametersError: The parameters are invalid or contradict each other.
         """
         largest = positive(parameters, "max_batch_size", _MAX_BATCH_SIZE)
         sizes = tuple(parameters.allowed_batch_sizes)
@@ -80,10 +81,10 @@ class BatchingOptions:
 
 
 def positive(parameters: BatchingParameters, name: str, default: int) -> int:
-    """Return the parameter ``name``, or ``default`` where it is left out.
+    """Return the parameter ``name``, or ``default`` if it is not set.
 
     Raises:
-        BatchingParametersError: It is less than one.
+        BatchingParametersError: The value is less than one.
     """
     if not parameters.HasField(name):
         return default

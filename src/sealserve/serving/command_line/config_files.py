@@ -1,4 +1,4 @@
-"""Configuration files in protobuf text format, as TensorFlow Serving takes them.
+"""Reader of configuration files in protobuf text format, in TensorFlow Serving's format.
 
 Source: tensorflow/serving, ``util/proto_util.h`` (``ParseProtoTextFile``).
 """
@@ -18,13 +18,13 @@ _M = TypeVar("_M", bound=Message)
 
 
 class ConfigFileSyntaxError(DescribesModelError):
-    """A configuration file is no message of its type in protobuf text format."""
+    """A configuration file is not a valid message of its type in protobuf text format."""
 
     code = "config-file.syntax"
 
 
 def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
-    """Return the message of type ``kind`` in the file ``path``.
+    """Read the message of type ``kind`` from the file ``path``.
 
     Args:
         path: The file.
@@ -32,9 +32,9 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
         files: The list of the files that may be loaded. Below its folder, the file must be listed and match.
 
     Raises:
-        InputError: `config-file.missing`: There is no such file.
-        ConfigFileSyntaxError: It is no such message.
-        VerificationError: It is not the listed one.
+        InputError: `config-file.missing`: The file does not exist or cannot be read.
+        ConfigFileSyntaxError: The file is not such a message.
+        VerificationError: The file differs from the listed one, or is not listed.
     """
     name: str = kind.DESCRIPTOR.full_name.replace("sealserve.serving", "tensorflow.serving")
     try:
@@ -46,11 +46,11 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
     except InputFileError as error:
         hint = UNREADABLE_HINT if isinstance(error, InputFileUnreadableError) else None
         raise ServingCode.CONFIG_FILE_MISSING.error(
-            f"The file {path} cannot be read: {error.reason}.", hint=hint
+            f"The configuration file {path} cannot be read: {error.reason}.", hint=hint
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
+        raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is not UTF-8 text.") from error
     except text_format.ParseError as error:
         failed = f"Error parsing text-format {name}: {path}"
-        listed = files is not None and files.relative(path) is not None  # then it is sealed: the log quotes none of it
+        listed = files is not None and files.relative(path) is not None  # a sealed file must not be quoted in the log
         raise ConfigFileSyntaxError(f"{failed}: {error}", log_message=f"{failed}." if listed else None) from error

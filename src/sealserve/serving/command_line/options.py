@@ -1,4 +1,4 @@
-"""What the command line asks of the server, checked as a whole."""
+"""The options of the server: the parsed command line, with checks of flags that depend on each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from sealserve.serving.command_line import flags
 from sealserve.serving_flags import FLAGS, ServerFlags
 
 _LONGEST_SOCKET_PATH: Final = 107
-"""Bytes; unix(7), ``sun_path``."""
+"""In bytes. Source: unix(7), ``sun_path``."""
 
 ChannelArgument = tuple[str, int | str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """The REST API and the page of metrics.
+    """The options of the REST API and the metrics page.
 
     Args:
-        timeout: Seconds that an answer may take; None for any.
-        ssl_config_file: TLS settings, or None for plaintext.
-        monitoring_config_file: Whether there is a page of metrics, and where; None for no such file.
+        timeout: Maximum seconds for an answer; None for no limit.
+        ssl_config_file: The file with the TLS settings, or None for plaintext.
+        monitoring_config_file: The file that enables the metrics page and sets its path, or None.
     """
 
     timeout: float | None
@@ -33,11 +33,11 @@ class HttpOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchingFlags:
-    """Whether requests are run together.
+    """The batching flags.
 
     Args:
-        parameters_file: How, or None for TensorFlow Serving's defaults.
-        per_model: Whether each version says how by itself, in its ``batching_params.pbtxt``.
+        parameters_file: The file with the batching parameters, or None for TensorFlow Serving's defaults.
+        per_model: Whether each version has its own parameters, in its ``batching_params.pbtxt``.
     """
 
     parameters_file: Path | None
@@ -46,11 +46,11 @@ class BatchingFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminOptions:
-    """The address for operators.
+    """The options of the admin address for operators.
 
     Args:
         address: ``HOST:PORT`` or ``unix:PATH``.
-        ssl_config_file: TLS settings of a port.
+        ssl_config_file: The file with the TLS settings of a port.
     """
 
     address: str
@@ -59,27 +59,27 @@ class AdminOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """One run of the server.
+    """The options of one run of the server.
 
     Args:
-        flags: The flags as they are given. What is below is what they mean, where that is more than their value.
-        model_base_path: The folder with its version folders.
-        model_config_file: The models to serve instead of that one, or None.
-        load_threads: How many versions load at once.
-        unload_threads: How many versions are freed at once.
-        load_retry_interval: Seconds before each.
-        warmup_iterations: How often each warm-up request is run; 0 runs none.
+        flags: The flags as given. The other fields are derived from flags.
+        model_base_path: The folder with the version folders.
+        model_config_file: The file with the models to serve instead, or None.
+        load_threads: Number of versions that load at the same time.
+        unload_threads: Number of versions that are freed at the same time.
+        load_retry_interval: Seconds before each retry of a load.
+        warmup_iterations: Number of runs of each warm-up request; 0 runs none.
         saved_model_tags: Tags of the meta graph to load.
-        ssl_config_file: TLS settings, or None for plaintext.
-        file_list: The list of the files that may be loaded, or None to load what is there.
+        ssl_config_file: The file with the TLS settings, or None for plaintext.
+        file_list: The list of the files that may be loaded, or None to load any file.
         session_config_file: TensorFlow's settings (ConfigProto in protobuf text format), or None.
-        socket_path: A Unix socket to listen on as well, or None.
+        socket_path: An additional Unix socket to listen on, or None.
         channel_arguments: Arguments of the gRPC server, in order.
-        intra_op_threads: TensorFlow's threads for one operation; 0 lets it decide.
-        inter_op_threads: TensorFlow's threads for operations beside each other; 0 lets it decide.
-        http: The REST API and the page of metrics.
-        batching: Whether and how requests are run together; None for each by itself.
-        admin: The address for operators, or None.
+        intra_op_threads: TensorFlow's threads within one operation; 0 for TensorFlow's default.
+        inter_op_threads: TensorFlow's threads for parallel operations; 0 for TensorFlow's default.
+        http: The options of the REST API and the metrics page.
+        batching: The batching flags; None if each request runs separately.
+        admin: The options of the admin address, or None.
     """
 
     flags: ServerFlags
@@ -103,40 +103,42 @@ class ServerOptions:
 
     @property
     def concurrent_requests(self) -> int:
-        """How many requests are handled at once, over gRPC and REST."""
+        """Maximum number of requests that are handled at the same time, over gRPC and REST."""
         flags = self.flags
         return flags.grpc_max_threads + (flags.rest_api_num_threads if flags.rest_api_port else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The command line asks for text, not for a server.
+    """A command line that asks for a text (help or version) and does not start a server.
 
     Args:
-        version: The versions; else the help.
+        version: Whether it asks for the versions; otherwise it asks for the help.
     """
 
     version: bool
 
 
 def parse(arguments: Sequence[str]) -> ServerOptions | Question:
-    """Return what the command line ``arguments`` (without the program's name) asks for.
+    """Return the options that the command line ``arguments`` (without the program's name) sets.
 
     Raises:
-        InputError: A flag that is unknown, refused or missing, a value that cannot be used, or two that conflict.
+        InputError: A flag is unknown, refused, missing or invalid, or two flags conflict.
     """
-    values = ServerFlags(**flags.parse(arguments, FLAGS))  # type: ignore[arg-type]  # each has its flag's kind
+    values = ServerFlags(**flags.parse(arguments, FLAGS))  # type: ignore[arg-type]  # each value has its flag's type
     if values.help or values.version:
         return Question(version=not values.help)
     base_path = read_base_path(text) if (text := values.model_base_path) else None
     config_file = _path(values.model_config_file)
     if base_path is None and config_file is None:
         raise ServingCode.FLAGS_MISSING.error(
-            "--model_base_path is missing.",
-            hint="It is the folder with the model's versions; --model_config_file names several models.",
+            "The model to serve is not given: --model_base_path is missing.",
+            hint="Give --model_base_path, the folder with the model's versions, or --model_config_file.",
         )
     if not values.model_name:
-        raise ServingCode.FLAGS_INVALID_VALUE.error("--model_name: expected a name, got nothing.")
+        raise ServingCode.FLAGS_INVALID_VALUE.error(
+            "--model_name is invalid: expected a name, got an empty text.", hint="Give the model's name, or omit it."
+        )
     _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
     intra, inter = _parallelism(values)
     return ServerOptions(
@@ -162,18 +164,18 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
 
 
 def parse_channel_arguments(text: str) -> tuple[ChannelArgument, ...]:
-    """Return the arguments of ``key=value,key=value``; a value that is an integer becomes one.
+    """Return the arguments in ``key=value,key=value``. An integer value is converted into a number.
 
     Raises:
-        InputError: `flags.invalid-value`: A part without a key or a value.
+        InputError: `flags.invalid-value`: A part has no key or no value.
     """
     arguments: list[ChannelArgument] = []
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if not key or not value:
             raise ServingCode.FLAGS_INVALID_VALUE.error(
-                f"--grpc_channel_arguments: expected key=value, got {part!r}.",
-                hint="For example grpc.max_connection_age_ms=300000,grpc.max_concurrent_streams=100.",
+                f"--grpc_channel_arguments is invalid: expected key=value, got {part!r}.",
+                hint="Give for example grpc.max_connection_age_ms=300000,grpc.max_concurrent_streams=100.",
             )
         try:
             arguments.append((key, int(value)))
@@ -189,7 +191,8 @@ def _path(text: str) -> Path | None:
 def _socket_path(path: Path | None) -> Path | None:
     if path is not None and len(bytes(path)) > _LONGEST_SOCKET_PATH:
         raise ServingCode.FLAGS_INVALID_VALUE.error(
-            f"--grpc_socket_path: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes: {path}."
+            f"--grpc_socket_path is too long: expected at most {_LONGEST_SOCKET_PATH} bytes, got {path}.",
+            hint="Give a shorter path.",
         )
     return path
 
@@ -197,12 +200,12 @@ def _socket_path(path: Path | None) -> Path | None:
 def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
     if ssl_config_file and plaintext:
         raise ServingCode.FLAGS_CONFLICT.error(
-            "--ssl_config_file and --dangerous_plaintext are both given.", hint="Leave one of them out."
+            "--ssl_config_file and --dangerous_plaintext are both given.", hint="Omit one of them."
         )
     if not ssl_config_file and not plaintext:
         raise ServingCode.FLAGS_PLAINTEXT_REFUSED.error(
-            "There is no --ssl_config_file, and this server does not serve in plaintext.",
-            hint="Give the TLS settings, or --dangerous_plaintext where nobody else can listen.",
+            "TLS is not configured: --ssl_config_file is missing, and plaintext is not enabled.",
+            hint="Give --ssl_config_file. Only where no other process can listen, give --dangerous_plaintext instead.",
         )
 
 
@@ -212,7 +215,7 @@ def _admin(values: ServerFlags) -> AdminOptions | None:
         return AdminOptions(address=address, ssl_config_file=settings)
     if settings is not None:
         raise ServingCode.FLAGS_CONFLICT.error(
-            "--admin_ssl_config_file is given without --admin_address.", hint="Give both, or neither."
+            "--admin_ssl_config_file is given without --admin_address.", hint="Give both flags, or neither."
         )
     return None
 
@@ -237,12 +240,12 @@ def _http(values: ServerFlags) -> HttpOptions:
     ports = [number for number in (values.port, values.rest_api_port, values.monitoring_port) if number]
     if len(set(ports)) != len(ports):
         raise ServingCode.FLAGS_CONFLICT.error(
-            "--port, --rest_api_port and --monitoring_port are not all different.", hint="Give each a port of its own."
+            "--port, --rest_api_port and --monitoring_port are not all different.", hint="Give each a different port."
         )
     settings, plaintext = _path(values.rest_api_ssl_config_file), values.dangerous_plaintext_rest
     if settings is not None and plaintext:
         raise ServingCode.FLAGS_CONFLICT.error(
-            "--rest_api_ssl_config_file and --dangerous_plaintext_rest are both given.", hint="Leave one of them out."
+            "--rest_api_ssl_config_file and --dangerous_plaintext_rest are both given.", hint="Omit one of them."
         )
     return HttpOptions(
         timeout=values.rest_api_timeout_in_ms / 1000 or None,
@@ -252,13 +255,13 @@ def _http(values: ServerFlags) -> HttpOptions:
 
 
 def _parallelism(values: ServerFlags) -> tuple[int, int]:
-    """Return the two pool sizes (intra, inter), as ``server.cc`` (Server::BuildAndStart) chooses them."""
+    """Return the sizes of the two pools (intra, inter), by the rule of ``server.cc`` (Server::BuildAndStart)."""
     session = values.tensorflow_session_parallelism
     intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
     if session and intra and inter:
         raise ServingCode.FLAGS_CONFLICT.error(
             "--tensorflow_session_parallelism and both of --tensorflow_intra_op_parallelism and"
             " --tensorflow_inter_op_parallelism are given.",
-            hint="Set the first one, or the other two.",
+            hint="Give --tensorflow_session_parallelism alone, or the other two.",
         )
     return (intra, inter) if intra or inter else (session, session)

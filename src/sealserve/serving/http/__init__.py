@@ -1,1 +1,1 @@
-"""HTTP: the REST API in JSON, the page of metrics, and the ports that speak them."""
+"""HTTP: the REST API in JSON, the metrics page, and the ports that serve them."""

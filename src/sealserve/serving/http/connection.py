@@ -1,7 +1,7 @@
-"""Connections of HTTP clients: errors below the REST API are JSON like its own, and an idle connection can be closed.
+"""Connections of HTTP clients. Errors below the REST API are JSON like the API's, and idle connections can be closed.
 
-aiohttp answers by itself when bytes are not HTTP. Its answers are text, name the versions of Python and aiohttp, and
-can quote what the client sent.
+aiohttp itself answers when the received bytes are not HTTP. Its answers are text, contain the versions of Python and
+aiohttp, and can quote what the client sent.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ SERVER: Final = {"Server": "sealserve"}
 QUIET: Final = 0.25
 """Seconds without a byte after which a connection without a request counts as idle.
 
-A client that sends one request after another needs a moment between them. Closing its connection in this moment would
-lose a request that is already on its way.
+A client that sends one request after another needs a moment between them. If the server closed the connection in this
+moment, a request that is already on its way would be lost.
 """
 _OLD: Final = (0.5, 0.6)
-"""Shares of its maximum age between which a connection becomes old."""
+"""Fractions of the maximum age between which a connection becomes old."""
 _GRACE: Final = 10.0
-"""Seconds after the maximum age that a request has to arrive, so that its headers are whole."""
+"""Seconds after the maximum age within which a request must arrive, so that its headers are complete."""
 LONGEST_LINE: Final = 8 * 1024
-"""Bytes of the longest method, path and query."""
+"""Maximum bytes of method, path and query."""
 LONGEST_FIELD: Final = 16 * 1024
-"""Bytes of the longest header."""
+"""Maximum bytes of a header."""
 
 _silent: Final = logging.getLogger(f"{__name__}.aiohttp")
 _silent.setLevel(logging.CRITICAL)  # aiohttp's messages quote the client's bytes
@@ -46,32 +46,32 @@ class Connection(web.RequestHandler):
     max_age: float | None = None
     """Seconds after which it is closed even without an answer, once no request runs; None for no limit."""
     is_old = False
-    """Whether the next answer should close it."""
+    """Whether the next answer closes it."""
     _timer: asyncio.TimerHandle | None = None
     _is_refused = False
-    """Whether it was retired before its TLS handshake came to its end."""
+    """Whether it was retired before its TLS handshake ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, and note when the connection becomes old.
+        """Begin, and set the time when the connection becomes old.
 
-        An answer with "Connection: close" is the only way to end an HTTP/1.1 connection without a race against the next
-        request (RFC 9112, section 9.6). So a connection becomes old well before it is closed while it is idle.
+        An answer with "Connection: close" is the only method to end an HTTP/1.1 connection without a race against the
+        next request (RFC 9112, section 9.6). So a connection becomes old well before it is closed while it is idle.
         """
         super().connection_made(transport)
         if self._is_refused and self.transport is not None:
             self.transport.abort()
         elif self.max_age is not None:
-            share = random.uniform(*_OLD)  # noqa: S311  # it spreads the new connections, and protects nothing
+            share = random.uniform(*_OLD)  # noqa: S311  # it only spreads new connections over time
             self._timer = self._loop.call_later(self.max_age * share, self._grow_old, self._loop.time() + self.max_age)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timer."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
     def retire(self) -> None:
-        """End as if the maximum age were over: with the next answer, or as soon as the connection is idle."""
+        """Close with the next answer, or as soon as the connection is idle, as if the maximum age were reached."""
         self._is_refused = True
         if self._timer is not None:
             self._timer.cancel()
@@ -79,9 +79,9 @@ class Connection(web.RequestHandler):
             self._grow_old(self._loop.time())
 
     def _grow_old(self, end: float) -> None:
-        """Let the next answer close the connection, and from ``end`` on close it as soon as it is idle.
+        """Make the next answer close the connection. From ``end`` on, close it as soon as it is idle.
 
-        A client that sends the headers of a request byte by byte is never idle: after `_GRACE` it is closed as well.
+        A client that sends the headers of a request byte by byte is never idle; it is disconnected after `_GRACE`.
         """
         self.is_old = True
         left = end - self._loop.time()
@@ -91,21 +91,21 @@ class Connection(web.RequestHandler):
             self._timer = self._loop.call_later(max(left, QUIET), self._grow_old, end)
 
     def mark_used(self) -> None:
-        """Note that something has just come or left."""
+        """Record that bytes were just received or sent."""
         self.last_used = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
-        """Note the time and parse ``data``."""
+        """Record the time, and parse ``data``."""
         self.mark_used()
         super().data_received(data)
 
     def is_idle(self, seconds: float) -> bool:
-        """Whether no request runs, is queued or has begun to arrive within the last ``seconds``."""
+        """Return whether no request runs, is queued, or has begun to arrive within the last ``seconds``."""
         waits = self._waiter is not None and not self._waiter.done() and not self._messages
         return waits and self._loop.time() - self.last_used >= seconds
 
     def ignore_body(self) -> None:
-        """Close the connection after the answer that comes next, without waiting for the rest of the request."""
+        """Close the connection after the next answer, without waiting for the rest of the request."""
         self._lingering_time = 0.0
 
     def handle_error(
@@ -116,16 +116,16 @@ class Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  # it quotes the client's bytes
     ) -> web.StreamResponse:
         """Return the answer to bytes that are not HTTP, or to a request whose handler failed, and close."""
-        if isinstance(exc, ConnectionError):  # the client went away
+        if isinstance(exc, ConnectionError):  # the client disconnected
             raise exc
         if request.writer.output_size:
-            raise ConnectionError("A part of the answer was sent already.")
+            raise ConnectionError("A part of the answer has already been sent.")
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.error("a request failed for a reason that is not the request's", exc_info=exc)
+            logger.error("a request failed with an unexpected error", exc_info=exc)
             text = "internal"
         else:
             status, text = _reason(status, exc)
-        answer_in_http11(request)  # aiohttp assumes 1.0 where it could not read a request line
+        answer_in_http11(request)  # aiohttp assumes HTTP/1.0 if it could not parse a request line
         response = web.Response(status=status, body=error_body(text), content_type="application/json", headers=SERVER)
         response.force_close()
         return response
@@ -135,8 +135,8 @@ class Connections(web.Server):
     """All connections of a port.
 
     Args:
-        handler: What answers a request.
-        patience: Seconds that a connection may be idle, and that an unread body may take to arrive.
+        handler: Answers a request.
+        patience: Maximum seconds that a connection may be idle, and that an unread body may take to arrive.
         max_age: Seconds after which a connection is closed; None for no limit.
     """
 
@@ -151,7 +151,7 @@ class Connections(web.Server):
         self._patience = patience
         self._max_age = max_age
         self._made: weakref.WeakSet[Connection] = weakref.WeakSet()
-        """All connections, also those whose TLS handshake still runs."""
+        """All connections, including connections with an incomplete TLS handshake."""
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -171,31 +171,31 @@ class Connections(web.Server):
         return connection
 
     def close_idle(self, seconds: float) -> bool:
-        """Close connections that have been idle for ``seconds``; return whether others are left."""
+        """Close connections that have been idle for ``seconds``; return whether other connections remain."""
         for connection in self.connections:
             if isinstance(connection, Connection) and connection.is_idle(seconds):
                 connection.force_close()
         return bool(self.connections)
 
     def retire(self) -> None:
-        """Let each connection that is open now end; see `Connection.retire`."""
+        """Make each open connection end; see `Connection.retire`."""
         for connection in list(self._made):
             connection.retire()
 
 
 def answer_in_http11(request: web.BaseRequest) -> None:
-    """Let the status line of the answer say HTTP/1.1, whatever version the request claims."""
-    request._version = HttpVersion11  # noqa: SLF001  # aiohttp takes it from there, and has no other way
+    """Make the answer's status line contain HTTP/1.1, regardless of the version in the request."""
+    request._version = HttpVersion11  # noqa: SLF001  # aiohttp has no public interface for this
     request._cache.pop("version", None)  # noqa: SLF001
 
 
 def _reason(status: int, error: BaseException | None) -> tuple[int, str]:
-    """Return the status and the text for bytes that are not HTTP, without a byte of them."""
+    """Return the status and the message for bytes that are not HTTP. The message contains none of these bytes."""
     if isinstance(error, LineTooLong):
         limit = error.args[1] if len(error.args) > 1 else None
         if str(limit) == str(LONGEST_LINE):
-            return 414, f"The request line takes more than {LONGEST_LINE} bytes."
-        return 431, f"A header takes more than {LONGEST_FIELD} bytes."
+            return 414, f"The request line is longer than {LONGEST_LINE} bytes."
+        return 431, f"A header is longer than {LONGEST_FIELD} bytes."
     if status == HTTPStatus.BAD_REQUEST:
         return status, "The bytes are not an HTTP/1.1 request."
     return status, HTTPStatus(status).phrase

@@ -1,4 +1,4 @@
-"""The HTTP ports that the command line asks for: the REST API, the page of metrics, both on one, or none."""
+"""The HTTP ports: the REST API and the metrics page, on one port or two, or none, as the command line sets them."""
 
 import asyncio
 import contextlib
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class HttpPorts:
-    """The HTTP ports. The constructor reads what they need, and finds out whether their addresses are free.
+    """The HTTP ports. The constructor reads the configuration, and checks that the addresses are free.
 
     Args:
-        options: What the command line asks for.
+        options: The server's options.
         files: The list of the files that may be loaded.
-        servables: What is served.
-        allowance: The bytes that requests and answers may take.
+        servables: The served models.
+        allowance: The bytes that requests and answers may use.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
@@ -59,7 +59,7 @@ class HttpPorts:
         ]
         if not self._ports:
             if self._metrics_path is not None:
-                logger.warning("--monitoring_config_file asks for a page of metrics: give --monitoring_port for it")
+                logger.warning("the metrics page of --monitoring_config_file has no port: give --monitoring_port")
             return
         self._addresses = [choose_address(options.flags.bind_address, port) for port in self._ports]
         path = http.ssl_config_file
@@ -67,17 +67,17 @@ class HttpPorts:
             settings = read_tls_settings(path, files, now=datetime.now(UTC))
             self._context = server_context(settings)
             self._tell_end(settings)
-            if files is None or files.relative(path) is None:  # a sealed release is immutable
+            if files is None or files.relative(path) is None:  # files of a sealed release never change
                 self._followed = FollowedSettings(path, settings)
         else:
-            logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the way reads inputs and answers")
+            logger.warning("DANGEROUS: serving HTTP in plaintext; the network can read inputs and answers")
         threading.Thread(target=_import_server, name="import-http", daemon=True).start()
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            PortTakenError: Something listens there meanwhile.
+            PortTakenError: Another process took the port meanwhile.
         """
         if not self._ports:
             return
@@ -111,10 +111,10 @@ class HttpPorts:
             logger.info("serving %s on %s:%d (%s)", what, address.rpartition(":")[0], found, security)
 
     def follow(self) -> None:
-        """Use TLS settings that were renewed, for new connections. To be called from time to time.
+        """Use renewed TLS settings for new connections. Call it periodically.
 
-        If clients show certificates, open connections end with their next answer, or as soon as they are idle: the
-        client may be revoked now, or its authority withdrawn.
+        If client certificates are required, open connections end with their next answer, or as soon as they are idle.
+        The client may have been revoked, or its authority removed.
         """
         settings = self._followed.newer_settings() if self._followed else None
         if settings is not None and self._context is not None:
@@ -128,15 +128,18 @@ class HttpPorts:
 
     @property
     def pending(self) -> int:
-        """How many requests are read, run or wait."""
+        """The number of requests that are being read, are running, or are waiting."""
         return sum(server.pending for server in self._running)
 
     async def stop(self, grace: float) -> bool:
-        """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
+        """Stop accepting requests, and wait ``grace`` seconds for running ones; return whether all have finished."""
         return all(await asyncio.gather(*(server.stop(grace) for server in self._running)))
 
 
 def _import_server() -> None:
-    """Import what serves HTTP, a third of a second, while TensorFlow loads the models: most servers have no HTTP."""
-    with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and says what is wrong
+    """Import the HTTP server, which takes a third of a second, while TensorFlow loads the models.
+
+    Most servers do not use HTTP, so the import is not done earlier.
+    """
+    with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and reports the error
         importlib.import_module("sealserve.serving.http.http_server")

@@ -1,4 +1,4 @@
-"""HTTP on the wire: the REST API and the page of metrics, with limits on what a peer can hold.
+"""The HTTP server: the REST API and the metrics page, with limits on the resources that a client can use.
 
 Source: tensorflow/serving, ``model_servers/http_server.cc`` (dispatch, CORS, the metrics' page) and
 ``util/net_http/server/internal/evhttp_request.cc`` (gzip).
@@ -29,28 +29,28 @@ _CORS: Final = {
     "Access-Control-Allow-Headers": "Content-Type",
 }
 _CLOSING: Final = 1.0
-"""Seconds that answers have to leave, once nothing runs any more."""
+"""Seconds for sending the last answers, when no request runs any more."""
 _LOOK: Final = 0.01
-"""Seconds between looks for idle connections while the server drains."""
-_NO_MEMORY: Final = "The server is busy: it has no memory for more."
+"""Seconds between checks for idle connections while the server drains."""
+_NO_MEMORY: Final = "The server is busy: the memory for requests is full."
 _GZIP_FROM: Final = 1024
-"""Smaller answers are not worth compressing."""
+"""Minimum bytes of an answer for compression. Compressing smaller answers is not worthwhile."""
 _PIECE: Final = 256 * 1024
-"""Bytes of an answer that are written at a time."""
+"""Maximum bytes of an answer that are written at a time."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """What bounds the server.
+    """The limits of the server.
 
     Args:
-        threads: How many requests are answered at once.
-        waiting: How many more may wait.
-        body: The largest body, in bytes, once it is unpacked.
-        timeout: Seconds that an answer may take; None for any.
-        patience: Seconds that a request or an answer may be on its way.
+        threads: Maximum number of requests that are answered at the same time.
+        waiting: Maximum number of further requests that may wait.
+        body: Maximum size of a body in bytes, after decompression.
+        timeout: Maximum seconds for an answer; None for no limit.
+        patience: Maximum seconds for receiving a request or sending an answer.
         max_age: Seconds after which a connection is closed; None for no limit.
     """
 
@@ -63,15 +63,15 @@ class HttpLimits:
 
 
 class HttpServer:
-    """One HTTP port.
+    """An HTTP port.
 
     Args:
-        rest: The REST API, or None where this port does not have it.
-        metrics_path: Where the page of metrics is, or None.
-        metrics: What is on the page, and where refused requests are counted.
-        limits: What bounds it.
-        allowance: The bytes that requests and answers may take.
-        cors: Whether browsers on other sites may ask.
+        rest: The REST API, or None if this port does not serve it.
+        metrics_path: The path of the metrics page, or None.
+        metrics: The metrics on the page, in which rejected requests are counted too.
+        limits: The server's limits.
+        allowance: The bytes that requests and answers may use.
+        cors: Whether web pages from other sites may send requests.
         gzip: Whether answers are compressed for clients that accept it.
     """
 
@@ -103,14 +103,14 @@ class HttpServer:
         """Listen on ``host:port``; return the port.
 
         Raises:
-            PortTakenError: Something listens there.
+            PortTakenError: Another process listens on the port.
         """
         server = Connections(self._handle, patience=self._limits.patience, max_age=self._limits.max_age)
         self._connections = server
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
-        every = host == "[::]"  # which is IPv6 alone for asyncio; without a host it listens on both kinds
+        every = host == "[::]"  # asyncio would listen on IPv6 only; without a host it listens on IPv4 too
         site = web.TCPSite(
             self._runner, None if every else host.strip("[]"), int(port), ssl_context=context, reuse_port=False
         )
@@ -122,31 +122,31 @@ class HttpServer:
 
     @property
     def pending(self) -> int:
-        """How many requests are read, run or wait."""
+        """The number of requests that are being read, are running, or are waiting."""
         return self._open
 
     def retire(self) -> None:
-        """Let the connections that are open end with their next answer, or as soon as they are idle."""
+        """Close the open connections with their next answer, or as soon as they are idle."""
         if self._connections is not None:
             self._connections.retire()
 
     async def stop(self, grace: float) -> bool:
-        """Take no more connections, and let the requests of the open ones finish; return whether all did.
+        """Stop accepting connections, and let the requests of open connections finish; return whether all did.
 
         From now on each answer closes its connection. Connections without a request are closed.
 
         Args:
-            grace: Seconds that requests have.
+            grace: Maximum seconds to wait for requests.
         """
         if self._runner is not None and self._connections is not None:
             end = time.monotonic() + grace
-            await asyncio.sleep(_LOOK)  # connections that wait to be accepted would be reset
+            await asyncio.sleep(_LOOK)  # accept pending connections first, because closing the socket resets them
             for site in list(self._runner.sites):
                 await site.stop()
-            # Only now: a client whose connection is closed by an answer connects again, and must be refused, not reset.
+            # Set this only now: a client whose connection an answer closes connects again, and must then be refused.
             self._draining = True
             await asyncio.sleep(_LOOK)
-            while self._connections.close_idle(QUIET) and time.monotonic() < end:  # noqa: ASYNC110  # silence is no event
+            while self._connections.close_idle(QUIET) and time.monotonic() < end:  # noqa: ASYNC110  # no event
                 await asyncio.sleep(_LOOK)
             ended = not self._open
             await self._connections.shutdown(_CLOSING)
@@ -169,7 +169,7 @@ class HttpServer:
             connection = request.protocol if isinstance(request.protocol, Connection) else None
             if self._draining or answer.closes or (connection is not None and connection.is_old):
                 response.force_close()
-            if _expectation(request) and not request.content.is_eof():  # refused: the client may never send the body
+            if _expectation(request) and not request.content.is_eof():  # rejected: the client may never send the body
                 response.force_close()
                 if connection is not None:
                     connection.ignore_body()
@@ -178,9 +178,9 @@ class HttpServer:
         return response
 
     async def _send(self, request: web.BaseRequest, response: web.StreamResponse, rest: bytes) -> None:
-        """Send a response, and then the body in pieces where it is not in the response."""
+        """Send a response, and its body in pieces if the body is not part of the response object."""
         try:
-            async with asyncio.timeout(self._limits.patience):  # a client that does not read
+            async with asyncio.timeout(self._limits.patience):  # limits a client that does not read
                 await response.prepare(request)
                 for start in range(0, len(rest), _PIECE):
                     await response.write(rest[start : start + _PIECE])
@@ -230,7 +230,7 @@ class HttpServer:
         if (request.content_length or 0) > limits.body and "Content-Encoding" not in request.headers:
             return _too_large(limits.body)
         if self._open >= limits.threads + limits.waiting:
-            return self._refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
+            return self._refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: too many requests run or wait.")
         self._open += 1
         try:
             if _expectation(request) and request.transport is not None:
@@ -246,7 +246,7 @@ class HttpServer:
             self._open -= 1
 
     async def _read(self, request: web.BaseRequest, loan: Loan) -> bytearray | Answer:
-        """Return the body, unpacked, whose bytes are borrowed; or why not."""
+        """Return the decompressed body, whose bytes are charged to the loan; or the answer that rejects it."""
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.patience):
@@ -258,14 +258,14 @@ class HttpServer:
         except NoMemoryError as error:
             return self._refusal(error.status, error.message)
         except TimeoutError:
-            return self._refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
+            return self._refusal(Status.DEADLINE_EXCEEDED, "The request took too long to arrive.")
         except web.RequestPayloadError:
-            return self._refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
+            return self._refusal(Status.INVALID_ARGUMENT, "The body does not match its headers.")
         return body
 
 
 def _response(answer: Answer) -> tuple[web.StreamResponse, bytes]:
-    """Return the response without its headers, and the body where that is written in pieces: at once, it is copied."""
+    """Return the response without its headers, and the body if it is written in pieces to avoid a copy."""
     if len(answer.body) <= _PIECE:
         return web.Response(status=answer.status, body=answer.body, headers=SERVER), b""
     response = web.StreamResponse(status=answer.status, headers=SERVER)
@@ -274,12 +274,12 @@ def _response(answer: Answer) -> tuple[web.StreamResponse, bytes]:
 
 
 def _expectation(request: web.BaseRequest) -> str:
-    """Return what the client waits for before it sends the body; HTTP/1.0 does not have expectations."""
+    """Return the client's Expect header, in lower case. HTTP/1.0 does not have expectations."""
     return request.headers.get("Expect", "").strip().lower() if request.version >= HttpVersion11 else ""
 
 
 def _origin_form(target: str) -> str:
-    """Return the path and the query of a request target: clients of proxies put the scheme and the host in front."""
+    """Return the path and the query of a request target. Clients of proxies prepend the scheme and the host."""
     found = _ABSOLUTE.match(target)
     if found is None:
         return target
@@ -292,4 +292,4 @@ def _closing(status: int, message: str) -> Answer:
 
 
 def _too_large(limit: int) -> Answer:
-    return _closing(413, f"The body takes more than {limit} bytes (--rest_api_max_body_bytes).")
+    return _closing(413, f"The body is larger than {limit} bytes (--rest_api_max_body_bytes).")

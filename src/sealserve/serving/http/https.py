@@ -1,4 +1,4 @@
-"""TLS for HTTP, from the same ``ssl.cfg`` as gRPC's, and renewed as a whole while the server runs."""
+"""TLS for HTTP, from the same ``ssl.cfg`` as for gRPC. All settings are replaced together when the file changes."""
 
 import contextlib
 import ssl
@@ -9,17 +9,18 @@ from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.wire.tls_libraries import openssl_context
 
 _SESSIONS: Final = 16
-"""Connections that one context serves if clients show certificates."""
+"""Maximum connections that one context serves if client certificates are required."""
 
 
 class RenewableContext(ssl.SSLContext):
-    """A context that lets another one serve each new connection.
+    """A context that serves each new connection with a separate, replaceable context.
 
-    A changed context would keep its session ticket keys: a client whose authority was withdrawn could resume a session,
-    and OpenSSL does not verify certificates then. A new context has new keys and a new store of authorities.
+    If the settings of a context were changed, it would keep its session ticket keys. A client of a removed authority
+    could then resume a session, for which OpenSSL does not verify certificates. A new context has new keys and a new
+    store of authorities.
 
-    Python cannot turn off OpenSSL's cache of TLS 1.2 sessions, which keeps the certificates of 20480 clients. So if
-    clients show certificates, a context serves a few connections only: its cache ends with the last of them.
+    Python cannot turn off OpenSSL's cache of TLS 1.2 sessions, which stores the certificates of 20480 clients. So if
+    client certificates are required, a context serves only a few connections. Its cache is freed with the last of them.
 
     `asyncio` calls `wrap_bio` for each connection, with the context that the port was opened with.
     """
@@ -29,14 +30,14 @@ class RenewableContext(ssl.SSLContext):
     _left: int
 
     def use(self, settings: SslConfig) -> None:
-        """Use ``settings``, all of them, for connections that come from now on."""
+        """Use all of ``settings`` for new connections."""
         self.current = openssl_context(settings)
         self._settings, self._left = settings, _SESSIONS
 
     def _serving(self) -> ssl.SSLContext:
         if self._settings.client_verify:
             if self._left <= 0:
-                with contextlib.suppress(OSError, SealserveError):  # without a free descriptor, the former one goes on
+                with contextlib.suppress(OSError, SealserveError):  # no free descriptor: keep the previous one
                     self.use(self._settings)
             self._left -= 1
         return self.current
@@ -51,12 +52,12 @@ class RenewableContext(ssl.SSLContext):
 
 
 def server_context(settings: SslConfig) -> RenewableContext:
-    """Return Python's form of the settings; see `openssl_context`."""
+    """Return a context with the settings; see `openssl_context`."""
     context = RenewableContext(ssl.PROTOCOL_TLS_SERVER)
     context.use(settings)
     return context
 
 
 def renew(context: RenewableContext, settings: SslConfig) -> None:
-    """Use ``settings``, all of them, for connections that come from now on."""
+    """Use all of ``settings`` for new connections."""
     context.use(settings)

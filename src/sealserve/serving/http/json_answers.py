@@ -1,8 +1,8 @@
-"""Tensors to JSON: the answers of the REST API's ``:predict``, in rows and in columns.
+"""Conversion of tensors to JSON: the answers of the REST API's ``:predict``, in rows and in columns.
 
-An answer is written in pieces: so many numbers are Python objects, and strings, at most.
+An answer is written in pieces, which limits how many values are Python objects or strings at the same time.
 
-Source: tensorflow/serving, ``util/json_tensor.cc`` (``MakeJsonFromTensors``): the layout, down to the blanks.
+Source: tensorflow/serving, ``util/json_tensor.cc`` (``MakeJsonFromTensors``). The layout is identical.
 """
 
 import base64
@@ -22,21 +22,21 @@ from sealserve.serving.runtime.tensors import Tensor
 _BASE64: Final = "b64"
 _BYTES_SUFFIX: Final = "_bytes"
 _ROW_END: Final = "\0"
-"""It is in no text: in JSON it is escaped."""
+"""A separator that no text contains, because JSON escapes it."""
 _PIECE: Final = 8192
-"""Elements that are written at a time."""
+"""Number of elements that are written at a time."""
 _PIECE_BYTES: Final = 2**20
-"""Bytes of strings that are written at a time; a longer string is written alone."""
+"""Bytes of strings that are written at a time. A longer string is written alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output as it is written.
+    """An output in the form in which it is written.
 
     Args:
         dtype: The data type.
         shape: The shape.
-        values: The elements, of which parts can be taken.
+        values: The elements, as a sequence that supports slices.
     """
 
     dtype: int
@@ -45,10 +45,10 @@ class Output:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
-        """Return the output that ``tensor`` holds; its memory is read, not copied: keep the tensor.
+        """Return the output for ``tensor``. The tensor's memory is not copied, so keep the tensor.
 
         Raises:
-            JsonFormError: It is of a type that there is no JSON for.
+            JsonFormError: JSON cannot represent the tensor's type.
         """
         kind = KINDS.get(tensor.dtype)
         if kind is None:
@@ -61,7 +61,7 @@ def render_rows(outputs: Mapping[str, Output]) -> bytes:
     """Return the answer in rows: ``{"predictions": [...]}``.
 
     Raises:
-        JsonFormError: The outputs have no rows, or not the same number of them.
+        JsonFormError: An output has no rows, or the outputs differ in the number of rows.
     """
     _check_any(outputs)
     rows: int | None = None
@@ -92,7 +92,7 @@ def render_columns(outputs: Mapping[str, Output]) -> bytes:
     """Return the answer in columns: ``{"outputs": ...}``.
 
     Raises:
-        JsonFormError: There are no outputs.
+        JsonFormError: ``outputs`` is empty.
     """
     _check_any(outputs)
     written = _Writer()
@@ -129,12 +129,12 @@ class _Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What stands around the elements of a tensor.
+    """The text around the elements of a tensor.
 
     Args:
-        opening: What stands in front of all of them.
-        between: What stands between two elements, by the number of lists that end there.
-        closing: What stands behind all of them.
+        opening: The text before the first element.
+        between: The text between two elements, by the number of lists that end between them.
+        closing: The text after the last element.
     """
 
     opening: str
@@ -148,13 +148,13 @@ def _line(rank: int) -> _Layout:
 
 
 def _rows_layout(shape: Sequence[int], separator: str) -> _Layout:
-    """Return the layout of a tensor's rows, each on one line, with ``separator`` between them."""
+    """Return the layout of a tensor's rows, each on its own line, with ``separator`` between them."""
     row = _line(len(shape) - 1)
     return _Layout(row.opening, (*row.between, row.closing + separator + row.opening), row.closing)
 
 
 def _indented(rank: int, margin: int) -> _Layout:
-    """Return the layout with each element on a line of its own, as RapidJSON's PrettyWriter has it."""
+    """Return the layout with each element on its own line, as RapidJSON's PrettyWriter writes it."""
     margins = [" " * (margin + 4 * level) for level in range(rank + 1)]
     opening = [f"[\n{margins[level + 1]}" for level in range(rank)]
     closing = [f"\n{margins[level]}]" for level in range(rank)]
@@ -166,7 +166,7 @@ def _indented(rank: int, margin: int) -> _Layout:
 
 
 class _Column:
-    """One output, whose elements become text in pieces. A list without elements counts as an element."""
+    """An output whose elements are converted to text in pieces. A list without elements counts as an element."""
 
     def __init__(self, alias: str, output: Output) -> None:
         self.shape = output.shape[: output.shape.index(0)] if 0 in output.shape else output.shape
@@ -180,7 +180,7 @@ class _Column:
         self._as_bytes = alias.endswith(_BYTES_SUFFIX)
 
     def written(self, layout: _Layout, start: int, stop: int) -> Iterator[str]:
-        """Yield the text of the elements from ``start`` to ``stop``; where there are none, an empty list's."""
+        """Yield the text of the elements from ``start`` to ``stop``, or of an empty list if the range is empty."""
         yield layout.opening
         for first in range(start, stop, self.step):
             last = min(first + self.step, stop)
@@ -210,7 +210,7 @@ class _Column:
 
 
 def _joined_rows(columns: Sequence[_Column], rows: int) -> Iterator[tuple[str, ...]]:
-    """Yield the text of each row of all columns."""
+    """Yield the text of each row, for all columns together."""
     step = max(min(column.step * rows // max(column.count, 1) for column in columns), 1)
     for first in range(0, rows, step):
         last = min(first + step, rows)

@@ -1,4 +1,4 @@
-"""JSON to lists of ``tensorflow.Example`` and back, for the REST API's ``:classify`` and ``:regress``.
+"""Conversion between JSON and lists of ``tensorflow.Example``, for the REST API's ``:classify`` and ``:regress``.
 
 Source: tensorflow/serving, ``util/json_tensor.cc`` (``FillClassifyRegressRequestFromJson``,
 ``MakeJsonFromClassificationResult``, ``MakeJsonFromRegressionResult``).
@@ -21,7 +21,7 @@ def fill_examples(document: JsonObject, target: Input) -> None:
     """Write the examples of ``document``, and their context, into ``target``.
 
     Raises:
-        JsonFormError: It has none, or they are not examples.
+        JsonFormError: The document has no examples, or they are not valid examples.
     """
     has_context = _CONTEXT in document
     if has_context:
@@ -39,7 +39,7 @@ def fill_examples(document: JsonObject, target: Input) -> None:
 
 
 def _first(numbers: Numbers) -> list[Any]:
-    """Return the first element of a list of numbers, or of lists of them, which is enough to name its type."""
+    """Return the first element of a list of numbers (or of nested lists), which is enough to name its type."""
     return [[]] if len(numbers.shape) > 1 else [0]
 
 
@@ -47,11 +47,11 @@ def _fill_example(value: Any, example: Any) -> None:
     if not isinstance(value, JsonObject | Base64):
         raise JsonFormError(f"Example must be JSON object but got JSON {json_type(value)}")
     if isinstance(value, Base64):
-        raise JsonFormError("Example must be an object of features but is one that stands for bytes.")
+        raise JsonFormError("Example must be an object of features, but it is a base64 object.")
     for raw, content in value.members:
         name = _name(raw)
         feature = example.features.feature[name]
-        feature.Clear()  # of a name that comes twice, the last one counts
+        feature.Clear()  # if a name is repeated, the last one counts
         if isinstance(content, Numbers):
             _add_numbers(feature, name, content)
             continue
@@ -105,7 +105,7 @@ def _check_kind(feature: Any, name: str, kind: str) -> None:
 
 
 def render_classes(result: ClassificationResult) -> bytes:
-    """Return labels and scores, a list for each example: ``{"results": [[["label", 0.5], ...], ...]}``."""
+    """Return labels and scores as a list for each example: ``{"results": [[["label", 0.5], ...], ...]}``."""
     rows = []
     for row in result.classifications:
         scores = decimals([entry.score for entry in row.classes], single=True)

@@ -1,4 +1,4 @@
-"""How values in JSON and elements of a tensor correspond, both ways.
+"""The correspondence between JSON values and elements of a tensor, in both directions.
 
 Source: tensorflow/serving, ``util/json_tensor.cc`` (``AddValueToTensor``).
 """
@@ -14,13 +14,14 @@ BOOL: Final = DataType.Value("DT_BOOL")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How JSON values become a tensor's.
+    """The conversion of JSON values to a tensor's elements.
 
     Args:
-        code: The format of an element in the tensor's memory, as `array` and `memoryview` name it; empty for strings.
+        code: The format of an element in the tensor's memory, in the notation of `array` and `memoryview`; empty for
+            strings.
         whole: Whether the elements are integers.
-        least: The least integer that is accepted.
-        greatest: The greatest integer that is accepted.
+        least: The smallest integer that is accepted.
+        greatest: The largest integer that is accepted.
     """
 
     code: Literal["", "f", "d", "b", "B", "h", "i", "I", "q", "Q"]
@@ -45,4 +46,4 @@ KINDS: Final = {
         "DT_STRING": Kind(""),
     }.items()
 }
-"""As ``AddValueToTensor`` has it. Small integers are cut to their size, as TensorFlow does."""
+"""As in ``AddValueToTensor``. Small integers are truncated to their size, as in TensorFlow."""

@@ -1,7 +1,7 @@
-"""What a JSON document consists of once it is read: objects, lists, and numbers as arrays of machine numbers.
+"""The parts of a parsed JSON document: objects, lists, and numbers as arrays of machine numbers.
 
-A request can have a hundred million numbers. As Python objects they would take ten times the memory of their text. So a
-list that has only numbers, or only such lists of one shape, becomes one `Numbers`, whatever its depth.
+A request can have a hundred million numbers. As Python objects, they would use ten times the memory of their text. So a
+list that contains only numbers, or only such lists of the same shape, becomes one `Numbers` of any depth.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 LEAST: Final = -(2**63)
 GREATEST: Final = 2**64 - 1
-"""Integers outside of this range are doubles (RapidJSON, ``reader.h``, ``ParseNumber``)."""
+"""Integers outside of this range are converted to doubles (RapidJSON, ``reader.h``, ``ParseNumber``)."""
 _CODES: Final = (
     ("b", -(2**7), 2**7 - 1),
     ("h", -(2**15), 2**15 - 1),
@@ -20,9 +20,9 @@ _CODES: Final = (
     ("q", LEAST, 2**63 - 1),
     ("Q", 0, GREATEST),
 )
-"""Types of arrays, and the integers that they hold."""
+"""Types of arrays, and the ranges of integers that they can hold."""
 _SMALL: Final = 1024
-"""Shorter parts are put together: each one has a price of its own."""
+"""Shorter parts are merged, because each part has an overhead."""
 _PART: Final = 8192
 
 
@@ -31,8 +31,8 @@ class Part:
     """Some consecutive numbers.
 
     Args:
-        values: The numbers: doubles, integers of the smallest fitting size, or a list where no array holds them all.
-        whole: For each of the doubles whether it was an integer in the text; empty where all were of one kind.
+        values: The numbers: doubles, integers of the smallest fitting size, or a list if no array can hold them all.
+        whole: For each double, whether it was an integer in the text; empty if all numbers were of one kind.
     """
 
     values: Any
@@ -40,11 +40,11 @@ class Part:
 
     @property
     def has_fractions(self) -> bool:
-        """Whether a number is not an integer, as the text spells it."""
+        """Whether a number has a fraction or exponent in the text."""
         return isinstance(self.values, array) and self.values.typecode in {"f", "d"}
 
     def numbers(self) -> Iterable[Any]:
-        """Return Python's numbers: ``int`` where the text has integers."""
+        """Return Python numbers: ``int`` for integers in the text."""
         if self.whole:
             return [int(value) if whole else value for value, whole in zip(self.values, self.whole, strict=True)]
         values: Iterable[Any] = self.values
@@ -52,7 +52,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """The bytes that it takes in memory."""
+        """The bytes that the part uses in memory."""
         width = self.values.itemsize if isinstance(self.values, array) else 40
         return len(self.values) * width + len(self.whole) + 320
 
@@ -76,7 +76,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class JsonObject:
-    """An object. The order of its members and repeated names are kept.
+    """An object. The order of its members and repeated names are preserved.
 
     Args:
         members: Names and values.
@@ -88,7 +88,7 @@ class JsonObject:
         return any(found == name for found, _ in self.members)
 
     def __getitem__(self, name: bytes) -> Any:
-        """Return the value of the first member with this name, as RapidJSON's ``FindMember`` does."""
+        """Return the value of the first member with this name, like RapidJSON's ``FindMember``."""
         for found, value in self.members:
             if found == name:
                 return value
@@ -101,26 +101,26 @@ class JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class Base64:
-    """An object whose only member is named ``b64`` and has a string.
+    """An object whose only member is named ``b64`` and is a string.
 
     Args:
-        content: The bytes that it stands for, or None where the string is not base64.
+        content: The decoded bytes, or None if the string is not valid base64.
     """
 
     content: bytes | None
 
 
 def fractions(values: list[Any], *, single: bool) -> Part:
-    """Return floating-point numbers as a part, rounded to floats where ``single`` asks for it."""
+    """Return floating-point numbers as a part, rounded to single precision if ``single`` is true."""
     return Part(array("f" if single else "d", values))
 
 
 def part_of(values: list[Any], single: bool = False) -> Part:
-    """Return Python's numbers as a part.
+    """Return Python numbers as a part.
 
     Args:
         values: The numbers.
-        single: Whether fractions are needed as floats only.
+        single: Whether single precision is enough for fractions.
 
     Raises:
         OverflowError: An integer is too large for a double.
@@ -141,7 +141,7 @@ def part_of(values: list[Any], single: bool = False) -> Part:
 
 
 def closed(values: list[Any], *, single: bool = False) -> Any:
-    """Return a list as it is kept: as `Numbers` where it is a regular list of numbers.
+    """Return a list in its stored form: a regular list of numbers becomes `Numbers`, any other list is unchanged.
 
     Raises:
         OverflowError: An integer is too large for a double.
@@ -181,12 +181,12 @@ def shape_of(node: Any) -> tuple[int, ...]:
 
 
 def count(shape: Sequence[int]) -> int:
-    """Return how many elements a shape has."""
+    """Return the number of elements of a shape."""
     return math.prod(shape)
 
 
 def json_type(node: Any) -> str:
-    """Return what RapidJSON calls the type of a value."""
+    """Return RapidJSON's name of a value's type."""
     if node is None:
         return "Null"
     if isinstance(node, bool):

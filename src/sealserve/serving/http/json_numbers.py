@@ -1,8 +1,8 @@
-"""Numbers in JSON: one exactly as RapidJSON reads it, and whole arrays of them at the speed of Python's own reader.
+"""Parsing of numbers in JSON: a single number exactly like RapidJSON, and whole arrays with Python's fast parser.
 
-Source: RapidJSON 1.1.0, ``reader.h`` (``ParseNumber``), which TensorFlow Serving pins (``workspace.bzl``), with
-``kParseNanAndInfFlag``. Where both accept a number, Python rounds correctly; RapidJSON's result may differ in the last
-bits of a double.
+Source: RapidJSON 1.1.0, ``reader.h`` (``ParseNumber``), the version that TensorFlow Serving pins (``workspace.bzl``),
+with ``kParseNanAndInfFlag``. If both parsers accept a number, Python rounds correctly, and RapidJSON's result may
+differ in the last bits of a double.
 """
 
 import json
@@ -21,31 +21,31 @@ _NUMBER: Final = re.compile(
 )
 _WORDS: Final = (b"NaN", b"Inf")
 _LETTERS: Final = b"0123456789.-+eENaIfinty"
-"""What numbers are made of, NaN and Infinity among them."""
+"""The characters of numbers, including NaN and Infinity."""
 _SPACES: Final = b" \t\r\n"
 _MARKED: Final = bytes.maketrans(_LETTERS, b"0" * len(_LETTERS))
-"""Turns what a number is made of into zeros, so that its place among brackets and commas shows."""
+"""Replaces the characters of numbers by zeros, so that their positions among brackets and commas are visible."""
 _BLANKED: Final = bytes.maketrans(b"[]", b"  ")
 _ROW: Final = re.compile(rb"\[[0-9.\-+eE \t\r\nNaIfinty,]++\]")
 LARGE: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
-"""Numbers whose size RapidJSON judges by rules of its own."""
+"""Numbers whose size RapidJSON checks by its own rules."""
 _PIECE: Final = 64 * 1024
-"""Bytes that Python's reader gets at a time: so many numbers are Python objects at most."""
+"""Bytes that Python's parser gets at a time, which limits how many numbers are Python objects."""
 _FIRST: Final = 256
-"""Bytes that are looked at first: a document can have many short arrays."""
+"""Bytes that are examined first, because a document can have many short arrays."""
 _DEEPEST: Final = 64
 _DIGITS: Final = 309
-"""An integer of more digits is larger than the largest double."""
+"""An integer with more digits is larger than the largest double."""
 _EXPONENT: Final = 308
 _EXACT: Final = 2**53 - 1
 _SIGNIFICANT: Final = 17
 
 
 def number(text: Text, start: int) -> tuple[int | float, int]:
-    """Return the number at ``start`` and where it ends.
+    """Return the number at ``start``, and its end.
 
     Raises:
-        RequestError: `request.json-syntax`: There is none, or it is too large.
+        RequestError: `request.json-syntax`: The text is not a number, or the number is too large.
     """
     found = _NUMBER.match(text, start)
     if found is None:
@@ -90,7 +90,7 @@ def _too_large(digits: bytes, fraction: bytes, exponent: bytes) -> bool:
 
 
 def _progress(text: Text, start: int) -> int:
-    """Return where RapidJSON gives up on a number that is none."""
+    """Return the position at which RapidJSON reports an invalid number."""
     start += text[start : start + 1] == b"-"
     return start + max(_common(text, start, word) for word in _WORDS)
 
@@ -103,12 +103,12 @@ def _common(text: Text, start: int, word: bytes) -> int:
 
 
 class PartReader:
-    """Reads parts of a document many values at a time, where they are simple enough.
+    """Parses parts of a document many values at a time, if they are simple enough.
 
     Args:
         text: The document.
-        single: Whether fractions are needed as floats only, not as doubles.
-        charge: Told how many bytes a part takes.
+        single: Whether single precision is enough for fractions.
+        charge: Called with the bytes that a part uses.
     """
 
     def __init__(self, text: Text, *, single: bool, charge: Callable[[int], None]) -> None:
@@ -119,15 +119,15 @@ class PartReader:
 
 
 class ArrayReader(PartReader):
-    """Reads arrays of numbers."""
+    """Parses arrays of numbers."""
 
     def read(self, start: int, *, keep: bool) -> tuple[Numbers | None, int]:
-        """Return the array that begins at ``start`` and its end, or 0 where it has to be read value by value.
+        """Return the array that begins at ``start``, and its end. The end is 0 if it must be parsed value by value.
 
-        That is so where it has other values than numbers, lists of different lengths, or an error.
+        This is the case if the array contains other values than numbers, lists of different lengths, or an error.
 
         Args:
-            start: Where the bracket is.
+            start: The position of the bracket.
             keep: Whether the numbers are needed.
         """
         found = self._row(start) if start < self._tried else self._array(start)
@@ -145,12 +145,12 @@ class ArrayReader(PartReader):
                     parts.append(part)
         except (ValueError, OverflowError):
             return None, 0
-        if total != math.prod(shape):  # an empty list among them
+        if total != math.prod(shape):  # it contains an empty list
             return None, 0
         return Numbers(shape, parts) if keep else None, end
 
     def _row(self, start: int) -> tuple[int, tuple[int, ...]] | None:
-        """Return the end and the shape of the list of numbers at ``start``, which has no lists inside."""
+        """Return the end and the shape of the list of numbers at ``start``, which must not contain lists."""
         row = _ROW.match(self._text, start)
         if row is None:
             return None
@@ -161,21 +161,19 @@ class ArrayReader(PartReader):
     def _array(self, start: int) -> tuple[int, tuple[int, ...]] | None:
         """Return the end and the shape of the array at ``start``.
 
-        The bytes up to something that no array of numbers has are looked at once: after a failure, the lists inside
-        are read one by one.
+        The bytes up to the first character that an array of numbers cannot contain are examined once. After a failure,
+        the inner lists are parsed one by one.
         """
         skeletons: list[bytes] = []
         position, size = start, len(self._text)
         end, length = 0, _FIRST
         while position < size:
             stop = _cut(self._text, position, size, length)
-            if stop - position > 2 * max(
-                _PIECE, _FIRST
-            ):  # no comma for a long time: thousands of brackets, or of digits
+            if stop - position > 2 * max(_PIECE, _FIRST):  # no comma for a long time: thousands of brackets or digits
                 break
             piece = self._text[position:stop]
             marked = piece.translate(_MARKED, _SPACES)
-            if marked.translate(None, b"0[],"):  # something else: the array ends at the last bracket in front of it
+            if marked.translate(None, b"0[],"):  # another character: the array ends at the last bracket before it
                 stop = position + len(piece) - len(piece.lstrip(_LETTERS + _SPACES + b"[],"))
                 end = self._text.rfind(b"]", start, stop) + 1
                 marked = self._text[position:end].translate(_MARKED, _SPACES)
@@ -193,10 +191,10 @@ class ArrayReader(PartReader):
         return end, shape
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[list[Any], bool]]:
-        """Yield the numbers from ``start`` to ``end``, a limited number at a time, and whether all are fractions.
+        """Yield the numbers from ``start`` to ``end`` in pieces of limited size, and whether all are fractions.
 
         Raises:
-            ValueError: There is something else, or a number that RapidJSON judges in its own way.
+            ValueError: The text contains anything else, or a number that RapidJSON checks by its own rules.
         """
         while start < end:
             stop = _cut(self._text, start, end, _PIECE)
@@ -207,7 +205,7 @@ class ArrayReader(PartReader):
 
 
 def _cut(text: Text, start: int, end: int, length: int) -> int:
-    """Return the end of a piece of the text of about ``length``: behind a comma, or ``end``."""
+    """Return the end of a piece of the text of about ``length`` bytes: after a comma, or ``end``."""
     comma = text.find(b",", min(start + length, end), end)
     return comma + 1 if comma >= 0 else end
 
@@ -216,7 +214,7 @@ def _values(text: str) -> list[Any]:
     if "I" in text or "-N" in text:
         text = text.replace("Infinity", "Inf").replace("Inf", "Infinity").replace("-NaN", "NaN")
     values: list[Any] = json.loads(text)
-    # RapidJSON and Python differ only in numbers that are too large: the sum tells cheaply whether one can be there.
+    # RapidJSON and Python differ only in numbers that are too large. The sum shows cheaply whether one is present.
     strange = "e" in text or "E" in text or not _is_finite(sum(values))
     if strange and LARGE.search(text.encode()):
         raise ValueError("a number with a large exponent or hundreds of digits")
@@ -228,7 +226,7 @@ def _is_finite(total: float) -> bool:
 
 
 def regular_shape(skeleton: bytes) -> tuple[int, ...] | None:
-    """Return the shape of a regular list of lists, from its brackets and commas alone; None where it is not regular.
+    """Return the shape of a regular nested list, from its brackets and commas only; None if it is not regular.
 
     >>> regular_shape(b"[[,,],[,,]]")
     (2, 3)
@@ -239,7 +237,7 @@ def regular_shape(skeleton: bytes) -> tuple[int, ...] | None:
     sizes: list[int] = []
     element = b""
     for level in range(1, rank + 1):
-        # The first list of this level ends where so many brackets close for the first time.
+        # The first list of this level ends where this number of brackets closes for the first time.
         length = skeleton.find(b"]" * level) + level - (rank - level)
         size, rest = divmod(length - 1, len(element) + 1)
         if size < 1 or rest:

@@ -1,10 +1,10 @@
-"""JSON as TensorFlow Serving reads it: what it accepts, what it means, and the words and the place of each error.
+"""JSON parser with TensorFlow Serving's behavior: the accepted input, its meaning, and each error's message and offset.
 
-The reader keeps its own stack, so that no nesting is too deep, and checks members that no method uses without keeping
-them. Lists of numbers and of strings are read many at a time.
+The parser uses its own stack, so the nesting depth is not limited. It checks members that no method uses, but does not
+store them. Lists of numbers and of strings are parsed many values at a time.
 
 Source: RapidJSON 1.1.0, ``reader.h`` (``IterativeParse``), with the flags of tensorflow/serving,
-``util/json_tensor.cc`` (``ParseJson``): what follows the document is ignored.
+``util/json_tensor.cc`` (``ParseJson``). Bytes after the document are ignored.
 """
 
 import re
@@ -33,7 +33,7 @@ _WORDS: Final = {ord("t"): (b"true", True), ord("f"): (b"false", False), ord("n"
 
 _ARRAY, _ARRAY_END, _OBJECT, _OBJECT_END, _QUOTE, _COMMA, _COLON = b'[]{}",:'
 _NODE: Final = 120
-"""Bytes that Python needs for a list or an object, and for its place in the list that it is in."""
+"""Bytes that Python needs for a list or an object, including its place in the enclosing list."""
 _SMALL: Final = 56
 """The same for a number or an empty string."""
 _STEP: Final = 64 * 1024
@@ -42,17 +42,17 @@ Charge = Callable[[int], None]
 
 
 def read(body: Text, charge: Charge = lambda _: None, *, single: bool = False) -> JsonObject:
-    """Return the JSON object in ``body``, with the members that a method uses.
+    """Parse the JSON object in ``body``; return it with the members that a method uses.
 
     Args:
         body: The document.
-        single: Whether fractions are needed as floats only, not as doubles: they take half the memory.
-        charge: Told, now and then, how many bytes of memory the document takes beside its text.
+        single: Whether single precision is enough for fractions, which halves their memory.
+        charge: Called periodically with the bytes of memory that the document uses in addition to its text.
 
     Raises:
-        RequestError: `request.json-syntax`: It is not JSON.
-        JsonFormError: It is not an object.
-        RequestError: What ``charge`` raises.
+        RequestError: `request.json-syntax`: The document is not valid JSON.
+        JsonFormError: The document is not an object.
+        RequestError: The errors of ``charge``.
     """
     if not body:
         raise RequestCode.JSON_SYNTAX.error("JSON Parse error: The document is empty")
@@ -86,7 +86,7 @@ class _Reader:
             return JsonObject(())
         while True:
             name, position = self._name(position, keep=True)
-            keep = name in _USED and name not in members  # the first one counts
+            keep = name in _USED and name not in members  # the first member with a name counts
             value, position = self._value(position, keep=keep)
             if keep:
                 members[name] = value
@@ -97,7 +97,7 @@ class _Reader:
             position = self._comma(position, "Missing a comma or '}' after an object member.")
 
     def _value(self, position: int, *, keep: bool) -> tuple[Any, int]:
-        """Return the value at ``position``, or None in its place where it is not kept, and where it ends."""
+        """Return the value at ``position`` (None if it is not kept), and its end."""
         around = _Around(keep=keep)
         while True:
             whole, node, position = self._begin(position, around)
@@ -107,10 +107,10 @@ class _Reader:
                     return node, position
 
     def _begin(self, position: int, around: "_Around") -> tuple[bool, Any, int]:
-        """Read a value, or many rows, or open the list or object at ``position``.
+        """Parse a value, or many rows, or open the list or object at ``position``.
 
         Returns:
-            Whether it is a whole value, the value, and its end; else, where the next value is.
+            Whether a value is complete, the value, and its end. If it is not complete, the position of the next value.
         """
         byte = self._at(position)
         if around.kinds[-1:] == b"[" and byte in {_ARRAY, _OBJECT}:
@@ -137,10 +137,11 @@ class _Reader:
         return False, None, position
 
     def _follow(self, node: Any, position: int, around: "_Around") -> tuple[bool, Any, int]:
-        """Read what follows a value: the ends of lists and objects, up to the next value.
+        """Parse what follows a value: the ends of lists and objects, up to the next value.
 
         Returns:
-            Whether nothing is open any more, the value that then is whole, and its end; else where the next value is.
+            Whether all lists and objects are closed, the complete value, and its end; otherwise, the position of the
+            next value.
         """
         while around.kinds:
             position = self._space(position)
@@ -178,7 +179,7 @@ class _Reader:
         return meaning, position + len(word)
 
     def _strings(self, position: int, around: "_Around") -> int:
-        """Read the simple strings of a list, but for its last one; return where they end."""
+        """Parse the simple strings of a list, except its last one; return their end."""
         if self._at(position) != _QUOTE:
             return position
         found = _STRINGS.match(self._text, position)
@@ -195,7 +196,7 @@ class _Reader:
         return end
 
     def _name(self, position: int, *, keep: bool) -> tuple[bytes, int]:
-        """Return the name of a member and where its value begins."""
+        """Return the name of a member, and the position of its value."""
         if self._at(position) != _QUOTE:
             raise syntax_error("Missing a name for object member.", position)
         name, position = string(self._text, position)
@@ -219,7 +220,7 @@ class _Reader:
             raise syntax_error("Number too big to be stored in double.", position) from error
 
     def _at(self, position: int) -> int:
-        """Return the byte at ``position``, or 0, which ends the document as its end does."""
+        """Return the byte at ``position``. At the end, return 0, which ends the document like in RapidJSON."""
         return self._text[position] if position < self._size else 0
 
     def _space(self, position: int) -> int:
@@ -237,14 +238,14 @@ class _Around:
     """The lists and objects around a value.
 
     Args:
-        keep: Whether what they hold is kept.
+        keep: Whether their contents are stored.
     """
 
     def __init__(self, *, keep: bool) -> None:
         self.keep = keep
         self.kinds = bytearray()  # their opening brackets
-        self.lists: list[list[Any]] = []  # what they hold so far; nothing where it is not kept
-        self.names: list[bytes] = []  # of each object, the name of the member that is read
+        self.lists: list[list[Any]] = []  # their contents so far; empty if they are not stored
+        self.names: list[bytes] = []  # for each object, the name of the current member
 
     def open(self, kind: int) -> None:
         """Begin a list or an object inside."""
@@ -253,11 +254,11 @@ class _Around:
             self.lists.append([])
 
     def add(self, node: Any) -> None:
-        """Add a value to the innermost one."""
+        """Add a value to the innermost list or object."""
         if self.keep:
             self.lists[-1].append(node if self.kinds[-1] == _ARRAY else (self.names[-1], node))
 
     def close(self) -> list[Any]:
-        """End the innermost one, and return what it holds."""
+        """Close the innermost list or object, and return its contents."""
         self.kinds.pop()
         return self.lists.pop() if self.keep else []

@@ -1,6 +1,6 @@
-"""Rows of a list that Python's own reader can read many at a time: short objects and lists without escapes.
+"""Rows of a list that Python's parser can parse many at a time: short objects and lists without escapes.
 
-Where Python's reader could differ from RapidJSON's, a run is not read here, but value by value.
+If Python's parser could differ from RapidJSON's, a run is not parsed here, but value by value.
 """
 
 import json
@@ -13,7 +13,7 @@ from sealserve.serving.http.json_strings import decode_base64
 
 _RUN: Final = re.compile(rb"(?:(?:\{[^{}\\]*+\}|\[[^\[\]{}\\]*+\])[ \t\n\r]*+,[ \t\n\r]*+)++")
 _LENGTH: Final = 64 * 1024
-"""Bytes of a run: so many values are Python objects at most before they become nodes."""
+"""Maximum bytes of a run, which limits how many values are Python objects before they become nodes."""
 _BASE64: Final = b"b64"
 _NODE: Final = 176
 """Bytes that Python needs for an object or a list, or for a member."""
@@ -21,10 +21,10 @@ _ELEMENT: Final = 56
 
 
 class RunReader(PartReader):
-    """Reads runs of rows, each of which ends with a comma."""
+    """Parses runs of rows, each of which ends with a comma."""
 
     def read(self, start: int, *, keep: bool) -> tuple[list[Any], int]:
-        """Return the rows at ``start`` and where the next value begins, or 0 where they are read value by value."""
+        """Return the rows at ``start``, and the position of the next value, or 0 if they must be parsed one by one."""
         found = _RUN.match(self._text, start, start + _LENGTH) if start >= self._tried else None
         if found is None:
             return [], 0
@@ -33,7 +33,7 @@ class RunReader(PartReader):
         if keep:
             rows = run.count(b":") + run.count(b"{") + run.count(b"[")
             self._charge(rows * _NODE + run.count(b",") * _ELEMENT + len(run))
-        if LARGE.search(run):  # a number that RapidJSON judges in its own way
+        if LARGE.search(run):  # a number that RapidJSON checks by its own rules
             self._tried = end
             return [], 0
         try:
@@ -63,7 +63,7 @@ def _bytes(text: str) -> bytes:
 
 
 def as_object(members: list[tuple[bytes, Any]]) -> JsonObject | Base64:
-    """Return an object as it is kept: as bytes where it stands for them."""
+    """Return an object in its stored form: as bytes if it is a base64 object."""
     if len(members) == 1 and members[0][0] == _BASE64 and isinstance(members[0][1], bytes):
         return Base64(decode_base64(members[0][1]))
     return JsonObject(members)

@@ -1,4 +1,4 @@
-"""Strings in JSON, as bytes: RapidJSON does not look at the encoding of what stands between the quotation marks.
+"""Strings in JSON, as bytes. RapidJSON does not check the encoding of the bytes between the quotation marks.
 
 Source: RapidJSON 1.1.0, ``reader.h`` (``ParseStringToStream``, ``ParseHex4``); abseil-cpp, ``strings/escaping.cc``
 (``Base64UnescapeInternal``).
@@ -14,7 +14,7 @@ from sealserve.serving.http.json_numbers import Text
 
 _PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f]*+')
 _ESCAPED: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*+"')
-"""A string that Python reads as RapidJSON does, from its first byte to the closing mark: it has no surrogates."""
+"""A string that Python and RapidJSON parse identically, up to the closing mark: it contains no surrogates."""
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{4}")
 _ESCAPES: Final = {
     ord(letter): byte
@@ -29,10 +29,10 @@ _PADDING: Final = {0: 0, 2: 2, 3: 1}
 
 
 def string(text: Text, start: int) -> tuple[bytes, int]:
-    """Return the string whose opening mark is at ``start``, and where it ends.
+    """Return the string whose opening mark is at ``start``, and its end.
 
     Raises:
-        RequestError: `request.json-syntax`: It has no end, an unknown escape, or half of a surrogate pair.
+        RequestError: `request.json-syntax`: The string has no end, an unknown escape, or half of a surrogate pair.
     """
     end = _plain_end(text, start + 1)
     if text[end : end + 1] == b'"':
@@ -45,7 +45,7 @@ def string(text: Text, start: int) -> tuple[bytes, int]:
 
 
 def _string(text: Text, start: int) -> tuple[bytes, int]:
-    """Read a string escape by escape."""
+    """Parse a string escape by escape."""
     found = bytearray()
     while True:
         end = _plain_end(text, start)
@@ -62,7 +62,7 @@ def _string(text: Text, start: int) -> tuple[bytes, int]:
         elif escape in _ESCAPES:
             found += _ESCAPES[escape]
             start = end + 2
-        else:  # also a control character, which RapidJSON 1.1.0 reports with these words
+        else:  # also for a control character, which RapidJSON 1.1.0 reports with this message
             raise syntax_error("Invalid escape character in string.", end)
 
 
@@ -72,7 +72,7 @@ def _plain_end(text: Text, start: int) -> int:
 
 
 def _code_point(text: Text, start: int) -> tuple[int, int]:
-    """Return what the escape at ``start`` means, and where it ends: the second half of a pair may be alone."""
+    """Return the code point of the escape at ``start``, and its end. A low surrogate may be alone."""
     code = _hex(text, start + 2, start)
     if code not in _HIGH:
         return code, start + 6
@@ -90,9 +90,9 @@ def _hex(text: Text, start: int, escape: int) -> int:
 
 
 def decode_base64(text: bytes) -> bytes | None:
-    """Return the bytes that standard base64 stands for, or None where it is not base64.
+    """Decode standard base64; return None if the text is not base64.
 
-    White space may be anywhere. Padding, ``=`` or ``.``, may be left out, but not in part.
+    White space is allowed anywhere. The padding, ``=`` or ``.``, may be omitted completely, but not partly.
     """
     try:  # the usual form, without a copy of the text
         if not len(text) % 4:

@@ -1,7 +1,7 @@
-"""JSON to tensors, for the REST API's ``:predict``.
+"""Conversion of JSON to tensors, for the REST API's ``:predict``.
 
-Source: tensorflow/serving, ``util/json_tensor.cc``: what is accepted and the messages. Where theirs quotes a JSON value
-in an error, ours says ``<hidden>``: no input leaves the process in an error.
+Source: tensorflow/serving, ``util/json_tensor.cc``, for the accepted input and the messages. Where TensorFlow Serving
+quotes a JSON value in an error, this server writes ``<hidden>``, because an error must not contain an input.
 """
 
 import itertools
@@ -36,16 +36,16 @@ _ACCEPTED: Final[Mapping[int, set[type]]] = {STRING: {bytes, Base64}, BOOL: {boo
 def read_inputs(
     document: JsonObject, infos: Mapping[str, TensorInfo], charge: Callable[[int], None] = lambda _: None
 ) -> tuple[Inputs, bool]:
-    """Return the inputs in ``document`` by alias, and whether they came in rows (``instances``).
+    """Return the inputs in ``document`` by alias, and whether they were given in rows (``instances``).
 
     Args:
         document: The request.
         infos: The signature's inputs by alias.
-        charge: Told how many bytes a tensor will take, before it is made.
+        charge: Called with the bytes that a tensor will use, before it is created.
 
     Raises:
-        JsonFormError: It does not have the form that the signature's inputs need.
-        JsonTypeError: An input is of a type that there is no JSON for.
+        JsonFormError: The document does not have the form that the signature's inputs require.
+        JsonTypeError: JSON cannot represent an input's type.
     """
     if _INSTANCES in document:
         if _INPUTS in document:
@@ -108,13 +108,13 @@ def _row(values: list[Any] | Numbers, info: TensorInfo, charge: Callable[[int], 
 
 
 def _explain_rows(values: list[Any] | Numbers, dtype: int, key: str) -> None:
-    """Raise what theirs says, which goes through the elements one by one."""
+    """Raise TensorFlow Serving's error, which checks the elements one by one."""
     elements = [values] if isinstance(values, Numbers) else values
     first = shape_of(elements[0])
     for index, value in enumerate(elements):
         shape, place = shape_of(value), index
         try:
-            if isinstance(values, Numbers):  # it is regular: only its type can be wrong
+            if isinstance(values, Numbers):  # the list is regular, so only its type can be wrong
                 size = max(count(values.shape[1:]), 1)
                 place = (_misfit(values, KINDS.get(dtype)) or 0) // size
             _explain(value, shape, dtype)
@@ -155,7 +155,7 @@ def _shown(name: bytes) -> str:
 
 
 def _leaves(node: Any, dtype: int, charge: Callable[[int], None]) -> Leaves:
-    """Return the elements of a value, level by level, so that no element costs Python code."""
+    """Return the elements of a value. It works level by level, so that no Python code runs per element."""
     shape, kind = shape_of(node), KINDS.get(dtype)
     if type(node) in {int, float}:
         node = Numbers((), [part_of([node])])
@@ -177,12 +177,12 @@ def _leaves(node: Any, dtype: int, charge: Callable[[int], None]) -> Leaves:
 
 
 def _accepted(dtype: int) -> set[type]:
-    """Return the types of values other than numbers that a tensor takes."""
+    """Return the types of values other than numbers that a tensor accepts."""
     return _ACCEPTED.get(dtype, set())
 
 
 def _misfit(numbers: Numbers, kind: Kind | None) -> int | None:
-    """Return the index of the first number that a tensor of this kind does not take, or None where all fit."""
+    """Return the index of the first number that a tensor of this kind does not accept, or None if it accepts all."""
     if kind is None or kind.code == "" or (kind.code == "B" and not kind.whole):
         return 0
     if not kind.whole:
@@ -204,7 +204,10 @@ def _bytes(value: Base64) -> bytes:
 
 
 def _explain(node: Any, shape: Sequence[int], dtype: int) -> None:
-    """Raise what theirs says of the first place where ``node`` is not a tensor of ``shape`` (``FillTensorProto``)."""
+    """Raise TensorFlow Serving's error for the first place where ``node`` is not a tensor of ``shape``.
+
+    Source: ``FillTensorProto``.
+    """
     waiting: list[Iterator[Any]] = [iter((node,))]
     while waiting:
         level = len(waiting) - 1
@@ -243,7 +246,7 @@ def _check_level(level: int, shape: Sequence[int]) -> None:
 
 
 def _check_leaf(value: Any, dtype: int) -> None:
-    """Raise where a value is not an element of a tensor of the type."""
+    """Raise an error if a value is not an element of a tensor of the type."""
     kind = KINDS.get(dtype)
     if kind is not None and type(value) in {int, float} and _misfit(Numbers((), [part_of([value])]), kind) is None:
         return

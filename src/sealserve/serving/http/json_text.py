@@ -1,4 +1,4 @@
-"""JSON as text: strings and numbers as RapidJSON and TensorFlow Serving write them.
+"""JSON as text: strings and numbers in the form of RapidJSON and TensorFlow Serving.
 
 Source: tensorflow/serving, ``util/json_tensor.cc`` (``WriteDecimal``); RapidJSON, ``writer.h``.
 """
@@ -12,7 +12,7 @@ _NOT_FINITE: Final = {"nan.0": "NaN", "-nan.0": "NaN", "inf.0": "Infinity", "-in
 
 
 def decimals(values: Sequence[float] | memoryview, *, single: bool) -> list[str]:
-    """Return numbers as theirs writes them: six digits where they suffice, else as many as tell the number apart."""
+    """Return numbers as TensorFlow Serving writes them: with six digits if they are exact, else with enough digits."""
     code, digits = ("f", 9) if single else ("d", 17)
     count = len(values)
     found = (("%g " * count) % tuple(values)).split()
@@ -40,5 +40,5 @@ _ESCAPES: Final = {
 
 
 def quote(text: str) -> str:
-    """Return a string as JSON, as RapidJSON writes it: only what must be escaped is."""
+    """Return a string as JSON in RapidJSON's form: only characters that must be escaped are escaped."""
     return f'"{text.translate(_ESCAPES)}"'

@@ -1,6 +1,6 @@
-"""The elements of an input on their way from JSON into TensorFlow's memory, without a copy in between.
+"""The elements of an input between JSON and TensorFlow's memory, without an intermediate copy.
 
-A TensorProto would be copied four times until it is a tensor.
+Creating a tensor through a TensorProto would copy the elements four times.
 """
 
 from array import array
@@ -20,14 +20,14 @@ _WRAPS: Final = {"b": ("B", 0xFF), "B": ("B", 0xFF), "h": ("H", 0xFFFF)}
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """An input that is not a tensor yet.
+    """An input that has not been converted to a tensor yet.
 
     Args:
         dtype: The data type.
         shape: The shape.
-        parts: Numbers, one part after the other; emptied when the tensor is made.
-        strings: Strings, or nothing; emptied when the tensor is made.
-        charge: Told the bytes that the tensor takes before it is made.
+        parts: Numbers, one part after the other; emptied when the tensor is created.
+        strings: Strings, or empty; emptied when the tensor is created.
+        charge: Called with the bytes that the tensor uses, before it is created.
     """
 
     dtype: int
@@ -38,17 +38,17 @@ class Leaves:
 
     @property
     def size(self) -> int:
-        """The bytes that the tensor takes."""
+        """The bytes that the tensor uses."""
         return count(self.shape) * kind_of(self.dtype).size + sum(map(len, self.strings))
 
     def tensor(self, library: Library) -> Tensor:
         """Return the tensor.
 
         Raises:
-            TensorFlowError: TensorFlow refuses it.
+            TensorFlowError: TensorFlow rejects it.
         """
         if self.dtype == STRING:
-            self.charge(3 * self.size)  # as messages for TensorFlow too: ours and its own
+            self.charge(3 * self.size)  # the tensor, and the messages of this process and of TensorFlow
             return Tensor.from_proto(library, self._message())
         self.charge(self.size)
         return Tensor.from_stream(library, self.dtype, self.shape, self.contents())
@@ -56,7 +56,7 @@ class Leaves:
     def contents(self) -> Iterator[memoryview]:
         """Yield the tensor's memory, part by part."""
         self.parts.reverse()
-        while self.parts:  # each part is freed once it is in the tensor
+        while self.parts:  # free each part when it is in the tensor
             yield memoryview(_content(self.parts.pop(), KINDS[self.dtype])).cast("B")
 
     def _message(self) -> bytes:
@@ -70,7 +70,7 @@ class Leaves:
 
 
 def _content(part: Part, kind: Kind) -> "array[float] | array[int]":
-    """Return a part as it lies in the tensor's memory."""
+    """Return a part in the format of the tensor's memory."""
     values: Sequence[int] = part.values
     if isinstance(values, array) and values.typecode == kind.code:
         return values

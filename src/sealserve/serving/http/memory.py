@@ -1,4 +1,4 @@
-"""The memory that one REST request borrows from what all clients share, until its answer has left."""
+"""The memory that a REST request borrows from the allowance of all clients, until its answer is sent."""
 
 from types import TracebackType
 from typing import Self
@@ -8,14 +8,14 @@ from sealserve.serving.wire.allowance import Allowance
 
 
 class NoMemoryError(RequestError):
-    """All requests together would take more memory than the server gives to them."""
+    """The memory that the server allows for all requests together is exhausted."""
 
     code = "request.no-memory"
     status = Status.RESOURCE_EXHAUSTED
 
 
 class Loan:
-    """What one request borrows. Everything returns at the end of the ``with`` block.
+    """The memory that one request borrows. It is returned at the end of the ``with`` block.
 
     Args:
         allowance: The memory that all requests share.
@@ -35,21 +35,21 @@ class Loan:
 
     @property
     def size(self) -> int:
-        """The bytes that are borrowed now."""
+        """The bytes that are currently borrowed."""
         return self._size
 
     def take(self, size: int) -> None:
         """Borrow ``size`` bytes before they are used.
 
         Raises:
-            NoMemoryError: Too little is left.
+            NoMemoryError: Too little memory is left.
         """
         if not self._allowance.take(size):
-            raise NoMemoryError("The server is busy: it has no memory for more.")
+            raise NoMemoryError("The server is busy: the memory for requests is full.")
         self._size += size
 
     def take_anyway(self, size: int) -> None:
-        """Borrow ``size`` bytes that are in use already. Other requests wait for them."""
+        """Borrow ``size`` bytes that are already in use, even beyond the limit. Other requests wait for them."""
         self._allowance.take_anyway(size)
         self._size += size
 

@@ -1,4 +1,4 @@
-"""The REST API, without its wire: method, path and body in, status and body out.
+"""The REST API without a network: it takes a method, a path and a body, and returns a status and a body.
 
 Source: tensorflow/serving, ``model_servers/http_rest_api_handler.cc`` and ``http_rest_api_util.cc`` (paths, order,
 messages), ``model_servers/http_server.cc`` (``ToHTTPStatusCode``), ``g3doc/api_rest.md``.
@@ -55,7 +55,7 @@ _API: Final = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 _DOUBLE: Final = DataType.Value("DT_DOUBLE")
 _NAMED: Final = re.compile(rb'"signature_name"\s*+:\s*+"([^"\\]*+)"')
 _NEAR: Final = 4096
-"""Bytes from the beginning and the end of a document in which the name of the signature is looked for."""
+"""Bytes from the beginning and the end of a document in which the signature's name is searched."""
 _SIGNATURE: Final = SIGNATURE.encode()
 _GREATEST: Final = 2**63 - 1
 _DIGITS: Final = len(str(_GREATEST))
@@ -83,12 +83,12 @@ HTTP_STATUS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back.
+    """The answer to a request.
 
     Args:
         status: The HTTP status.
-        body: JSON, or nothing.
-        closes: Whether the connection ends with it: an unread body may follow the request.
+        body: JSON, or empty.
+        closes: Whether to close the connection afterwards, because an unread body may follow the request.
     """
 
     status: int
@@ -98,7 +98,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a path means."""
+    """The model and the method that a path selects."""
 
     spec: ModelSpec
     method: str
@@ -108,8 +108,8 @@ class Rest:
     """The resources under ``/v1/``.
 
     Args:
-        servables: What is served.
-        max_tensor_bytes: The largest input tensor.
+        servables: The served models.
+        max_tensor_bytes: The maximum size of an input tensor in bytes.
     """
 
     def __init__(self, servables: Servables, *, max_tensor_bytes: int) -> None:
@@ -119,7 +119,7 @@ class Rest:
 
     @staticmethod
     def knows(path: str) -> bool:
-        """Whether ``path`` (with its query) belongs to this API."""
+        """Return whether ``path`` (with its query) belongs to this API."""
         return _API.fullmatch(path) is not None
 
     def answer(
@@ -129,10 +129,10 @@ class Rest:
 
         Args:
             method: GET, POST, ...
-            path: The path as it was sent, with its query.
-            body: The body, without its content encoding. A `bytearray` is emptied once it is read.
-            deadline: When the answer is late, on the clock of `time.monotonic`; None for never.
-            loan: What the request borrows, its body included; None for as much as it needs.
+            path: The path as it was sent, including its query.
+            body: The body, without its content encoding. A `bytearray` is emptied when it has been read.
+            deadline: The latest time for the answer, on the clock of `time.monotonic`; None for no deadline.
+            loan: The memory that the request borrows, including its body; None for no limit.
         """
         started = time.monotonic()
         model, api, status = "", "", Status.OK
@@ -144,7 +144,7 @@ class Rest:
         except RequestError as error:
             status, content = error.status, error_body(error.message)
         except Exception:
-            logger.exception("a request failed for a reason that is not the request's")
+            logger.exception("a request failed with an unexpected error")
             status, content = Status.INTERNAL, error_body("internal")
         self.metrics.request(model, status)
         if status is Status.OK:
@@ -180,7 +180,7 @@ class Rest:
                 raise JsonFormError(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
             if not definition.inputs:
                 raise JsonFormError(f"Failed to get input map for signature: {name or 'DEFAULT'}")
-            if single and _has_doubles(definition):  # another version came meanwhile
+            if single and _has_doubles(definition):  # the served version changed meanwhile
                 document = read(body, loan.take)
             inputs, in_rows = read_inputs(document, definition.inputs, loan.take)
             del document  # its arrays are freed while the tensors are filled
@@ -190,10 +190,10 @@ class Rest:
         return render_rows(outputs) if in_rows else render_columns(outputs)
 
     def _is_single(self, spec: ModelSpec, body: bytes | bytearray) -> bool:
-        """Whether floats are probably enough for each input; whether they are is known once the document is read."""
+        """Return whether single precision is probably enough for each input. This is checked again after parsing."""
         try:
             definitions = self._servables.find(spec).definitions
-        except RequestError:  # told once the document is read
+        except RequestError:  # reported when the document has been parsed
             return False
         named = _NAMED.search(body[:_NEAR]) or _NAMED.search(body[-_NEAR:])
         name = named.group(1).decode("utf-8", "replace") if named else DEFAULT_SIGNATURE
@@ -204,7 +204,7 @@ class Rest:
         size = len(body)
         document = read(body, loan.take, single=True)
         _give_up(body, loan)
-        loan.take(2 * size)  # as messages, and as the strings that TensorFlow parses
+        loan.take(2 * size)  # for the messages, and for the strings that TensorFlow parses
         request.model_spec.signature_name = _signature_name(document)
         fill_examples(document, request.input)
 
@@ -226,7 +226,7 @@ class Rest:
 
 
 def _give_up(body: bytes | bytearray, loan: Loan) -> None:
-    """Free the memory of a body that was read, where it can be."""
+    """Free the memory of a body that has been read, if it is a `bytearray`."""
     if isinstance(body, bytearray):
         size = len(body)
         body.clear()
@@ -234,15 +234,15 @@ def _give_up(body: bytes | bytearray, loan: Loan) -> None:
 
 
 def _has_doubles(definition: SignatureDef) -> bool:
-    """Whether a signature has an input of doubles."""
+    """Return whether a signature has an input of doubles."""
     return any(info.dtype == _DOUBLE for info in definition.inputs.values())
 
 
 def _signature_name(document: JsonObject) -> str:
-    """Return the signature that a request names, or nothing.
+    """Return the signature's name in a request, or an empty string.
 
     Raises:
-        JsonFormError: It is not a string.
+        JsonFormError: The name is not a string.
     """
     name = document.get(_SIGNATURE, b"")
     if not isinstance(name, bytes):

@@ -1,1 +1,1 @@
-"""The models, and the versions of each: which are wanted, what is loaded, and in which order they come and go."""
+"""The models and their versions: which are wanted, which are loaded, and the order of loading and unloading."""

@@ -1,8 +1,8 @@
-"""Model files in memory, emptied once TensorFlow has its own copy of what was in them.
+"""Empties model files in memory after TensorFlow has loaded its own copy of them.
 
-Inside a simulated enclave the opened model lies in a tmpfs, which is memory as well: a second copy that nobody reads
-again. Only files are emptied that TensorFlow reads at the load and never later: the graph and the variables. Assets
-stay, since a graph may read them in any run. The folders stay too: they say which versions there are.
+Inside a simulated enclave the decrypted model is in a tmpfs, which is memory too. It is a second copy that is not read
+again. Only files are emptied that TensorFlow reads during the load and never later: the graph and the variables. Assets
+stay, because a graph may read them in any run. The folders stay too, because they define which versions exist.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ _READ_ONCE: Final = ("saved_model.pb", "variables/variables.*")
 
 
 def empty_files(folder: Path) -> int:
-    """Empty the files below a version's folder that are read only once; return how many bytes that freed.
+    """Empty the files in a version's folder that are read only once; return the number of freed bytes.
 
-    Where they are on a disk, nothing is gained, and they stay as they are.
+    Files on a disk are not emptied, because that would not free memory.
 
     Args:
         folder: The version's folder.
@@ -30,7 +30,7 @@ def empty_files(folder: Path) -> int:
     freed = 0
     for file in files:
         if not _is_in_memory(file):
-            logger.info("%s is not in memory (no tmpfs): it is left as it is", file)
+            logger.info("%s is not in memory (not in a tmpfs), so it is not emptied", file)
             continue
         freed += file.stat().st_size
         os.truncate(file, 0)
@@ -38,7 +38,7 @@ def empty_files(folder: Path) -> int:
 
 
 def _is_in_memory(path: Path) -> bool:
-    """Whether a file is a tmpfs's. Links are not followed: what they name lies somewhere else.
+    """Return whether a file is in a tmpfs. Links are not followed, because their target is elsewhere.
 
     Source: statfs(2); ``f_type`` is the first field, a long.
     """

@@ -1,4 +1,4 @@
-"""From a version's folder to a servable: check its files, load it, bind its signatures, warm it up."""
+"""Turns a version's folder into a servable: check the files, load the model, bind the signatures, warm up."""
 
 import logging
 import time
@@ -26,23 +26,24 @@ logger = logging.getLogger(__name__)
 
 
 class LoadFailedError(DescribesModelError):
-    """TensorFlow does not load the model.
+    """TensorFlow cannot load the model.
 
     Args:
         folder: The version's folder.
-        error: What TensorFlow says.
-        discreet: Keep TensorFlow's message out of the log, because it can name operations and paths of the model.
+        error: TensorFlow's error.
+        discreet: Whether to omit TensorFlow's message from the log, because it can name operations and paths of the
+            model.
     """
 
     code = "servable.load-failed"
 
     def __init__(self, folder: Path, error: TensorFlowError, *, discreet: bool) -> None:
-        failed = f"{folder} was not loaded: {error.status.name}"
+        failed = f"{folder} cannot be loaded: {error.status.name}"
         super().__init__(
             f"{failed}: {error.text.rstrip('.')}.",
-            hint="It should hold a SavedModel (saved_model.pb, variables/) with the tags of --saved_model_tags.",
-            log_message=f"{failed} (the host reads this log, so TensorFlow's message, which can name parts of "
-            "the model, is not in it: `sealserve model test` shows it to the owner)."
+            hint="Give the folder of a SavedModel (saved_model.pb, variables/) with the tags of --saved_model_tags.",
+            log_message=f"{failed}. TensorFlow's message is omitted, because it can name parts of the model and the "
+            "host can read this log. Run `sealserve model test` on the owner's machine to see it."
             if discreet
             else None,
         )
@@ -52,15 +53,15 @@ class LoadFailedError(DescribesModelError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """How versions are loaded.
+    """Loads versions of models.
 
     Args:
-        options: What the command line asks for.
-        files: The list of the files that may be loaded, or None to load what is there.
-        session_config: TensorFlow's settings, beside those that the options have.
-        batching: How requests are run together, or None for each by itself.
-        scheduler: The threads for that.
-        metrics: Where loads are counted, and the runs of what is loaded.
+        options: The server's options.
+        files: The list of the files that may be loaded, or None to load any file.
+        session_config: TensorFlow's settings, in addition to those in the options.
+        batching: The batching parameters, or None if each request runs separately.
+        scheduler: The threads that run batches.
+        metrics: The metrics for loads, and for the runs of loaded versions.
     """
 
     options: ServerOptions
@@ -71,12 +72,12 @@ class Loader:
     metrics: Metrics = field(default_factory=Metrics)
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
-        """Return the version of a model in ``folder``, loaded.
+        """Load the version of a model in ``folder``.
 
         Raises:
-            InputError: TensorFlow does not load it, or a warm-up request fails.
-            VerificationError: Its files are not those of the list.
-            UnavailableError: TensorFlow is not installed, or not usable.
+            InputError: TensorFlow cannot load it, or a warm-up request fails.
+            VerificationError: Its files do not match the list.
+            UnavailableError: TensorFlow is not installed or not usable.
         """
         # 1. Check the files against the list: TensorFlow must not parse a file that the owner did not seal.
         if self.files is not None:
@@ -101,10 +102,10 @@ class Loader:
             self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
             raise LoadFailedError(folder, error, discreet=self.files is not None) from error
         self.metrics.loaded(folder, time.monotonic() - started, succeeded=True)
-        # 3. Bind its signatures; the ones that cannot be called keep the reason.
+        # 3. Bind its signatures. For each signature that cannot be called, store the reason.
         bound = {name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()}
         signatures = {name: found for name, found in sorted(bound.items()) if isinstance(found, Signature)}
-        # The host of an enclave reads the log: it gets the version, the time and the size, and no name from the model.
+        # The host can read the log: write the version, the time and the size, but no name from the model.
         logger.info(
             "loaded %s version %d (TensorFlow %s) in %.2f s: %.1f MB, %d signature(s)",
             name,
@@ -125,7 +126,7 @@ class Loader:
                 check_method_names=self.options.flags.enable_signature_method_name_check,
                 metrics=self.metrics,
             )
-            # 4. Run its warm-up requests, before any client waits for it.
+            # 4. Run its warm-up requests before a client can use it.
             if self.options.warmup_iterations:
                 warm_up(
                     servable,
@@ -136,18 +137,18 @@ class Loader:
         except BaseException:
             session.close()
             raise
-        # 5. Empty its files, which lie in memory and are not needed any more.
+        # 5. Empty its files, which are in memory and no longer needed.
         if self.options.flags.empty_files_after_load:
-            logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
+            logger.info("emptied the files of %s, which freed %.1f MB of memory", folder, empty_files(folder) / 1e6)
         return servable
 
     def _concurrent_runs(self) -> int:
-        """Return how many runs there can be at once: of requests, of batches, and of warm-up requests."""
+        """Return the maximum number of concurrent runs: of requests, of batches, and of warm-up requests."""
         batches = self.scheduler.threads if self.scheduler is not None else 0
         return self.options.concurrent_requests + batches + self.options.load_threads
 
     def _batched(self, session: Session, folder: Path) -> Runnable:
-        """Return what runs requests together, where that is asked for."""
+        """Return a session that batches requests if batching is enabled; otherwise return ``session``."""
         parameters, flags = self.batching, self.options.batching
         if parameters is None or self.scheduler is None or flags is None:
             return session

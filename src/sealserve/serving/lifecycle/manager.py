@@ -1,7 +1,7 @@
-"""What brings versions up and takes them down: the aspired versions in, states and servables out.
+"""Loads and unloads versions. Its inputs are the wanted versions; its outputs are states and servables.
 
 Each change (other versions are wanted, a load or an unload ended) goes to the state machine of the model
-(`model_versions`). Threads carry out the steps that it returns. The states that others see are in `Servables`.
+(`model_versions`). Threads carry out the steps that it returns. The published states are in `Servables`.
 
 Source: tensorflow/serving, ``core/aspired_versions_manager.cc``, ``core/basic_manager.cc``, ``core/loader_harness.cc``
 and ``util/retrier.cc``.
@@ -25,18 +25,18 @@ from sealserve.serving.servables import Health, Servable, Servables, State, Vers
 logger = logging.getLogger(__name__)
 
 Load = Callable[[str, int, Path], Servable]
-"""The model's name, the version and its folder to the loaded servable."""
+"""Loads a version: takes the model's name, the version and its folder, and returns the servable."""
 
 _CANCELLED: Final = Health(status=Status.CANCELLED, message="Loading of servable cancelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a load that failed is tried again.
+    """The retries of a failed load.
 
     Args:
-        count: How many times after the first failure.
-        interval: Seconds before each.
+        count: Maximum number of retries after the first failure.
+        interval: Seconds before each retry.
     """
 
     count: int
@@ -44,15 +44,15 @@ class Retries:
 
 
 class Manager:
-    """Versions of any number of models.
+    """Manages the versions of any number of models.
 
     Args:
-        servables: Where states and servables are published.
-        load: How a version is loaded. Its errors become the version's state.
-        policy: In which order versions come and go.
-        retries: What happens after a failure.
-        load_threads: How many versions load at once.
-        unload_threads: How many are freed at once.
+        servables: The published states and servables.
+        load: Loads a version. Its errors become the version's state.
+        policy: Decides the order of loads and unloads.
+        retries: The retries of a failed load.
+        load_threads: Number of versions that load at the same time.
+        unload_threads: Number of versions that are freed at the same time.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Manager:
         self._closed = False
 
     def aspire(self, name: str, folders: Mapping[int, Path]) -> None:
-        """Set which versions of a model are wanted from now on, and their folders. An empty mapping removes the model.
+        """Set the wanted versions of a model, with their folders. An empty mapping removes the model.
 
         See `ModelVersions.aspire`.
         """
@@ -87,12 +87,12 @@ class Manager:
             self._advance(name)
 
     def settled(self, name: str) -> bool:
-        """Whether each wanted version of a model is available or failed, and there is at least one."""
+        """Return whether each wanted version of a model is available or failed. False if no version is wanted."""
         with self._changed:
             return name in self._models and self._models[name].settled
 
     def errors(self, name: str) -> Mapping[int, SealserveError]:
-        """Return why versions of a model failed, if none is available; else nothing."""
+        """Return the errors of a model's wanted versions by version; empty if a version is available."""
         with self._changed:
             versions = self._models[name].versions if name in self._models else {}
             wanted = {number: version for number, version in versions.items() if version.aspired}
@@ -106,12 +106,12 @@ class Manager:
             self._changed.wait_for(lambda: self._closed or reached())
 
     def wake(self) -> None:
-        """Let each `wait` look at its condition again."""
+        """Make each `wait` check its condition again."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Bring up nothing more, and free what is loaded, each after its last request."""
+        """Start no more loads, and free each loaded version after its last request."""
         with self._changed:
             self._closed = True
             for versions in self._models.values():
@@ -138,7 +138,7 @@ class Manager:
         return self._models[name]
 
     def _advance(self, name: str) -> None:
-        """Take every step that the policy allows now. The lock is held."""
+        """Take every step that the policy allows now. The caller holds the lock."""
         model = self._models[name]
         while not self._closed and (decision := model.step()) is not None:
             action, number = decision
@@ -158,8 +158,10 @@ class Manager:
             self._end(name, number, _health(error), error)
             return
         except Exception:
-            logger.exception("loading %s version %d failed for a reason that is not the model's", name, number)
-            unforeseen = SealserveError(f"{name} version {number} was not loaded; the log has more.")
+            logger.exception("loading %s version %d failed with an unexpected error", name, number)
+            unforeseen = SealserveError(
+                f"{name} version {number} cannot be loaded: unexpected error. See the log for details."
+            )
             self._end(name, number, Health(status=Status.INTERNAL, message="internal"), unforeseen)
             return
         if servable is None:
@@ -176,19 +178,19 @@ class Manager:
             self._end(name, number, _CANCELLED)
 
     def _try(self, name: str, number: int, version: Version) -> Servable | None:
-        """Return the servable, or None if the version is not wanted any more before a load begins."""
+        """Load a version with retries; return None if it is no longer wanted before a load begins."""
         attempt = 0
         while not version.unwanted.is_set():
             try:
                 return self._load_version(name, number, version.folder)
             except SealserveError as error:
                 reason = text_for_log(error)
-                logger.error("%s version %d was not loaded: %s", name, number, reason)  # noqa: TRY400  # one line
+                logger.error("%s version %d cannot be loaded: %s", name, number, reason)  # noqa: TRY400  # one line
                 attempt += 1
                 if attempt > self._retries.count or isinstance(error, VerificationError):
                     raise
             if not version.unwanted.wait(self._retries.interval):
-                logger.info("trying %s version %d again (%d of %d)", name, number, attempt, self._retries.count)
+                logger.info("retrying to load %s version %d (%d of %d)", name, number, attempt, self._retries.count)
         return None
 
     def _unload(self, name: str, number: int, version: Version) -> None:
@@ -215,7 +217,7 @@ class Manager:
 
 
 def _health(error: SealserveError) -> Health:
-    """Return what the version's state says of an error: TensorFlow's own words where it has some."""
+    """Return the health in the version's state for an error, with TensorFlow's own message if the error has one."""
     status = getattr(error, "status", None)
     if not isinstance(status, Status):
         if isinstance(error, VerificationError):

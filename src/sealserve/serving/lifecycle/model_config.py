@@ -1,8 +1,8 @@
-"""The models that are to be served, and the rules for changing them.
+"""The configuration of the served models, and the rules for changing it.
 
 Source: tensorflow/serving, ``config/model_server_config.proto``, ``model_servers/server.cc``
 (``BuildSingleModelConfig``) and ``model_servers/server_core.cc`` (``ValidateModelConfigList``, ``GetPlatform``,
-``ValidateNoModelsChangePlatforms``): rules and messages.
+``ValidateNoModelsChangePlatforms``) for the rules and messages.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from sealserve.serving.runtime.protos import ModelConfig, ModelServerConfig, Ver
 
 _PLATFORM: Final = "tensorflow"
 _TENSORFLOW_TYPE: Final = 1
-"""``ModelType.TENSORFLOW``, the deprecated way to say "tensorflow"."""
+"""``ModelType.TENSORFLOW``, the deprecated form of the platform "tensorflow"."""
 
 
 class ModelConfigError(InputError):
-    """A model's configuration is not one that can be served."""
+    """A model's configuration is invalid or not supported."""
 
     code = "model-config.invalid"
     status = Status.INVALID_ARGUMENT
 
 
 class ModelLabelError(ModelConfigError):
-    """A label is to mean a version that is not available."""
+    """A label is assigned to a version that is not available."""
 
     code = "model-config.label"
     status = Status.FAILED_PRECONDITION
@@ -36,12 +36,12 @@ class ModelLabelError(ModelConfigError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """One model that is to be served.
+    """A model to serve.
 
     Args:
-        name: What clients call it.
+        name: Its name for clients.
         base_path: The folder with its version folders.
-        policy: Which versions are wanted.
+        policy: The rule for the wanted versions.
         labels: Versions by label.
     """
 
@@ -52,9 +52,9 @@ class ModelSource:
 
 
 def single(name: str, base_path: Path) -> ModelServerConfig:
-    """Return the configuration that ``--model_name`` and ``--model_base_path`` mean.
+    """Return the configuration that corresponds to ``--model_name`` and ``--model_base_path``.
 
-    As TensorFlow Serving's command line does, it takes a relative path; a configuration file does not.
+    As in TensorFlow Serving, the command line accepts a relative path; a configuration file does not.
     """
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=str(base_path.absolute()), model_platform=_PLATFORM)
@@ -62,11 +62,11 @@ def single(name: str, base_path: Path) -> ModelServerConfig:
 
 
 def check(config: ModelServerConfig) -> Mapping[str, ModelSource]:
-    """Return the models of ``config`` by name; none where it is empty.
+    """Check a configuration; return its models by name, or an empty mapping if it is empty.
 
     Raises:
-        ModelConfigError: It is not one that can be served.
-        BasePathSchemeError: A base path is a URI that does not name a folder of this machine.
+        ModelConfigError: The configuration is invalid or not supported.
+        BasePathSchemeError: A base path is a URI that does not name a folder on this machine.
     """
     choice = config.WhichOneof("config")
     if choice is None:
@@ -112,8 +112,8 @@ def _check_model(model: ModelConfig) -> ModelSource:
         raise ModelConfigError(f"Model {model.name} requests unsupported platform {platform}")
     if model.HasField("logging_config"):
         raise ModelConfigError(
-            f"Model {model.name} has a logging_config; this server writes no request to any log.",
-            hint="Leave logging_config out.",
+            f"The logging_config of the model {model.name} is not supported: this server never logs requests.",
+            hint="Remove logging_config.",
         )
     policy = VersionPolicy()
     policy.CopyFrom(model.model_version_policy)

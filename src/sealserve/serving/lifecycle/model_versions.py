@@ -3,9 +3,10 @@
 Inputs are the versions that are wanted (`ModelVersions.aspire`) and the ends of loads and unloads. Outputs are the next
 steps (`ModelVersions.step`) and a call for each new state. `Manager` carries the steps out.
 
-The rules differ from TensorFlow Serving in one point. TensorFlow Serving postpones a request that names a version which
-an earlier request gave up, until that version is unloaded. This module takes such a version back at once while it is
-loaded or still loads. A roll-back therefore takes effect immediately, and also if the newer version fails to load.
+The rules differ from TensorFlow Serving in one point. A request may name a version that an earlier request removed and
+that is not unloaded yet. TensorFlow Serving postpones such a request until the version is unloaded. This module uses
+the version again immediately if it is loaded or still loading. A rollback therefore takes effect immediately, even if
+the newer version fails to load.
 
 Source: tensorflow/serving, ``core/aspired_versions_manager.cc`` (``ProcessAspiredVersionsRequest``,
 ``ContainsAnyReaspiredVersions``, ``FlushServables``).
@@ -29,10 +30,10 @@ class Version:
     Args:
         folder: The folder that the version is loaded from.
         wanted: The folder from which the latest request wants this version. None if it does not want the version.
-        phase: How far the version is.
+        phase: The phase of its loading or unloading.
         servable: The loaded version.
         error: Why the version was not loaded.
-        unwanted: Set while the version is not wanted from `folder`. It ends the wait before the next load attempt.
+        unwanted: Set while the version is not wanted from `folder`. It ends the wait before the next retry of a load.
     """
 
     folder: Path
@@ -44,13 +45,13 @@ class Version:
 
     @property
     def aspired(self) -> bool:
-        """Whether the version serves the latest request, now or after the steps that are still to come."""
-        if self.phase in {Phase.LOADING, Phase.UNLOADING}:  # once that has ended, it is loaded again from any folder
+        """Whether the latest request wants the version as it is now, or as it will be after the pending steps."""
+        if self.phase in {Phase.LOADING, Phase.UNLOADING}:  # afterwards it can be loaded again from any folder
             return self.wanted is not None
         return self.wanted == self.folder
 
     def want(self, folder: Path | None) -> None:
-        """Note from which folder the version is wanted."""
+        """Set the folder from which the version is wanted; None if it is not wanted."""
         self.wanted = folder
         if folder == self.folder:
             self.unwanted.clear()
@@ -62,7 +63,7 @@ class ModelVersions:
     """The versions of one model. The caller serializes all calls.
 
     Args:
-        policy: In which order versions come and go.
+        policy: Decides the order of loads and unloads.
         tell: Called with a version and its new state when it is added, and when it is removed without a load.
     """
 
@@ -74,22 +75,22 @@ class ModelVersions:
 
     @property
     def versions(self) -> Mapping[int, Version]:
-        """The versions that are wanted, loaded, or on their way in either direction."""
+        """The versions that are wanted, loaded, loading or unloading."""
         return MappingProxyType(self._versions)
 
     @property
     def settled(self) -> bool:
-        """Whether each wanted version is available or failed, and there is at least one."""
+        """Whether each wanted version is available or failed. False if no version is wanted."""
         wanted = [version for version in self._versions.values() if version.aspired]
         ended = all(version.phase in {Phase.READY, Phase.ENDED} for version in wanted)
         return bool(wanted) and ended and self._postponed is None
 
     def aspire(self, folders: Mapping[int, Path]) -> None:
-        """Set which versions are wanted from now on, and their folders. An empty mapping removes the model.
+        """Set the wanted versions and their folders. An empty mapping removes the model.
 
-        A version that is loaded and was wanted until now stays as it is, even if its folder changed, as in TensorFlow
-        Serving. A version that was given up, still serves, and is now wanted from another folder must be loaded again.
-        Such a request is postponed while other versions still load, so that one of them can serve meanwhile.
+        As in TensorFlow Serving, a version that is loaded and was wanted until now stays loaded, even if its folder
+        changed. A version that was removed, still serves, and is now wanted from a different folder must be loaded
+        again. Such a request is postponed while other versions are loading, so that one of them can serve first.
         """
         self._postponed = None
         if self._moved(folders) and self._coming():
@@ -105,7 +106,7 @@ class ModelVersions:
                 self._tell(number, State.START)
 
     def step(self) -> Decision:
-        """Take the next step that the policy allows now, and return it; None if there is none."""
+        """Take the next step that the policy allows now, and return it; None if no step is possible."""
         decision = self._policy(
             {number: Snapshot(version.phase, version.aspired) for number, version in self._versions.items()}
         )
@@ -115,14 +116,14 @@ class ModelVersions:
         return decision
 
     def loaded(self, number: int, servable: Servable) -> bool:
-        """Note that a version is loaded, and return whether it serves. Otherwise free it, then call `ended`."""
+        """Record that a version is loaded, and return whether it serves. If not, free it, and then call `ended`."""
         version = self._versions[number]
         version.servable = servable
         version.phase = Phase.READY if version.wanted == version.folder else Phase.UNLOADING
         return version.phase is Phase.READY
 
     def ended(self, number: int, error: SealserveError | None = None) -> None:
-        """Note that a version is unloaded, was not loaded for the reason ``error``, or its load was cancelled."""
+        """Record that a version was unloaded, that its load was cancelled, or that its load failed with ``error``."""
         version = self._versions[number]
         if error is not None and version.wanted == version.folder:
             version.phase, version.error = Phase.ENDED, error
@@ -135,7 +136,7 @@ class ModelVersions:
             self.aspire(self._postponed)
 
     def _moved(self, folders: Mapping[int, Path]) -> bool:
-        """Whether ``folders`` wants a version that was given up and still serves, but from another folder."""
+        """Return whether ``folders`` wants a removed version that still serves, but from a different folder."""
         return any(
             version.phase is Phase.READY and not version.aspired and version.folder != folders[number]
             for number, version in self._versions.items()
@@ -143,12 +144,12 @@ class ModelVersions:
         )
 
     def _coming(self) -> bool:
-        """Whether a version of the former request may still become available."""
+        """Return whether a version of the previous request may still become available."""
         coming = {Phase.NEW, Phase.LOADING, Phase.UNLOADING}
         return any(version.aspired and version.phase in coming for version in self._versions.values())
 
     def _forget(self) -> None:
-        """Remove the versions that are not wanted, and that are neither loaded nor on their way."""
+        """Remove the versions that are not wanted, and are neither loaded nor loading nor unloading."""
         for number, version in list(self._versions.items()):
             if not version.aspired and version.phase in {Phase.NEW, Phase.ENDED}:
                 if version.phase is Phase.NEW:

@@ -1,4 +1,4 @@
-"""The models of the server: their configuration, the folders that are watched, and what becomes of both.
+"""The models of the server: their configuration, and the watching of the configuration file and version folders.
 
 Source: tensorflow/serving, ``model_servers/server_core.cc`` (``ReloadConfig``, ``UpdateModelVersionLabelMap``,
 ``WaitUntilModelsAvailable``), ``model_servers/server.cc`` (``PollFilesystemAndReloadConfig``) and
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotAvailableError(DescribesModelError):
-    """Several models, or several versions of one, did not become available."""
+    """Several models or versions did not become available, or a model was removed before it was available."""
 
     code = "servable.not-available"
     status = Status.UNKNOWN
@@ -42,12 +42,12 @@ class Models:
     """The configured models.
 
     Args:
-        options: What the command line asks for.
-        files: The list of the files that may be loaded, or None to load what is there.
-        servables: Where states and servables are published.
+        options: The server's options.
+        files: The list of the files that may be loaded, or None to load any file.
+        servables: The published states and servables.
 
     Raises:
-        SealserveError: ``--tensorflow_session_config_file`` cannot be used.
+        SealserveError: ``--tensorflow_session_config_file`` or the batching parameters cannot be used.
     """
 
     def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
@@ -86,10 +86,10 @@ class Models:
         return tuple(self._sources)
 
     def start(self) -> None:
-        """Bring up the models of the command line; return when each has a version that is available.
+        """Load the models of the command line; return when each model has an available version.
 
         Raises:
-            SealserveError: A model has none, and none will come.
+            SealserveError: A model has no available version, and cannot get one.
         """
         options = self._options
         path = options.model_config_file
@@ -106,17 +106,17 @@ class Models:
         self._await(new)
 
     def reload(self, config: ModelServerConfig, *, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Serve the models of ``config`` from now on; return when the new ones are available.
+        """Serve the models of ``config`` from now on; return when the new models are available.
 
-        Unlike the start, a reload does not wait for a version folder that may never come: it is refused.
+        Unlike the start, a reload does not wait for a version folder that may never appear. It is rejected instead.
 
         Args:
             config: The models.
-            given_up: Whether the caller does not wait any more. Call `wake` when that changes.
+            given_up: Returns whether the caller stopped waiting. Call `wake` when its result changes.
 
         Raises:
-            ModelConfigError: The configuration cannot be served; the former one stays.
-            BasePathMissingError, NoVersionError: A new model has no version; the former configuration stays.
+            ModelConfigError: The configuration is invalid or not supported; the previous one stays.
+            BasePathMissingError, NoVersionError: A new model has no version; the previous configuration stays.
             NotAvailableError: A later configuration removed a new model before it was available.
             SealserveError: A new model does not become available.
         """
@@ -124,25 +124,26 @@ class Models:
         self._await(new, given_up)
         if removed := [name for name in new if name not in self._sources]:
             raise NotAvailableError(
-                f"A later configuration removed {', '.join(removed)} before a version was available.",
-                hint="Ask for the models again if they are still wanted.",
+                f"The reload failed: a later configuration removed {', '.join(removed)} before it was available.",
+                hint="Reload again if the models are still wanted.",
             )
 
     def wake(self) -> None:
-        """Let each `reload` that waits look at ``given_up`` again."""
+        """Make each waiting `reload` check ``given_up`` again."""
         self._manager.wake()
 
     def _apply(self, config: ModelServerConfig, *, must_exist: bool = False) -> list[str]:
-        """Take over a configuration, and return the models that are new in it.
+        """Apply a configuration, and return the names of its new models.
 
         Args:
             config: The configuration.
-            must_exist: Refuse a new model that has no version yet, even if its folder is looked at again later.
+            must_exist: Whether to reject a new model that has no version yet, even if its folder is checked again
+                later.
         """
         with self._changing:
             sources = model_config.check(config)
             if config.WhichOneof("config") is None:
-                logger.info("taking no action for an empty model configuration")
+                logger.info("ignored an empty model configuration")
                 return []
             labels = self._labels(sources)
             new = [name for name in sources if name not in self._sources]
@@ -160,7 +161,7 @@ class Models:
             return new
 
     def close(self) -> None:
-        """Stop watching, and free what is loaded, each version after its last request."""
+        """Stop watching, and free each loaded version after its last request."""
         self._stopping.set()
         self._manager.close()
         if self._scheduler is not None:
@@ -169,7 +170,7 @@ class Models:
             poller.join()
 
     def stop_waiting(self) -> None:
-        """Stop watching without freeing anything."""
+        """Stop watching and waiting, without freeing any version."""
         self._stopping.set()
         self._manager.wake()
 
@@ -190,7 +191,7 @@ class Models:
         return {source.name: source.labels for source in sources.values()}
 
     def _find(self, source: ModelSource, *, first: bool = False, must_exist: bool = False) -> Mapping[int, Path]:
-        """Return the wanted version folders of a model; when it is new, none where they may still come."""
+        """Return the wanted version folders of a model. Empty if the model is new and its folders may still appear."""
         try:
             found = versions.aspired(versions.available(source.base_path, self._files), source.policy)
         except (versions.BasePathMissingError, versions.NoVersionError) as error:
@@ -199,7 +200,7 @@ class Models:
             self._tell(
                 f"model {source.name}",
                 logging.WARNING,
-                f"no version of {source.name}: {error.message} It is looked for again.",
+                f"no version of {source.name}: {error.message} The folder is checked again periodically.",
             )
             if isinstance(error, versions.BasePathMissingError) and not first:
                 raise
@@ -208,7 +209,7 @@ class Models:
         return found
 
     def _await(self, names: list[str], given_up: Callable[[], bool] = lambda: False) -> None:
-        """Wait until each of the models is available, failed, or removed by a later configuration."""
+        """Wait until each of the models is available, has failed, or was removed by a later configuration."""
 
         def settled() -> bool:
             return all(name not in self._sources or self._manager.settled(name) for name in names)
@@ -251,7 +252,7 @@ class Models:
         self._pollers.append(thread)
 
     def _tell(self, subject: str, level: int, message: str) -> None:
-        """Log what is found at each look, once."""
+        """Log a message, unless the previous message about the subject was the same."""
         if self._told.get(subject) != message:
             self._told[subject] = message
             logger.log(level, message)
@@ -265,13 +266,13 @@ class Models:
             try:
                 self._manager.aspire(name, self._find(self._sources[name]))
             except versions.BasePathMissingError:
-                continue  # it may be there again in a moment: what is loaded stays
+                continue  # the folder may reappear soon, so loaded versions stay
             except SealserveError as error:
-                self._tell(f"model {name}", logging.ERROR, f"looking for versions of {name}: {text_for_log(error)}")
+                self._tell(f"model {name}", logging.ERROR, f"finding versions of {name} failed: {text_for_log(error)}")
 
     def _poll_config(self, path: Path) -> None:
         config = config_files.read(path, ModelServerConfig, self._files)
-        if config != self._config:  # without a wait for new models: the file may be corrected meanwhile
+        if config != self._config:  # do not wait for new models: the file may be corrected meanwhile
             self._apply(config, must_exist=True)
 
 
@@ -283,7 +284,7 @@ def _session_config(options: ServerOptions, files: FileList | None) -> ConfigPro
 def _batching(
     options: ServerOptions, files: FileList | None, metrics: Metrics
 ) -> tuple[BatchingParameters, BatchScheduler] | tuple[None, None]:
-    """Return how requests are run together, and the threads for that, where the command line asks for it."""
+    """Return the batching parameters and the threads that run batches, or None twice if batching is off."""
     if options.batching is None:
         return None, None
     parameters = BatchingParameters()

@@ -1,4 +1,4 @@
-"""In which order versions come and go: pure decisions over the states of one model's versions.
+"""Decides the order of loads and unloads, as pure functions of the states of one model's versions.
 
 Source: tensorflow/serving, ``core/availability_preserving_policy.cc``, ``core/resource_preserving_policy.cc`` and
 ``core/aspired_version_policy.cc`` (``GetHighestAspiredNewServableId``).
@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """How far the manager is with a version (``LoaderHarness::State``, the steps of one thread taken as one)."""
+    """The phase of a version in the manager (``LoaderHarness::State``; the steps of one thread are one phase here)."""
 
     NEW = "new"
     LOADING = "loading"
@@ -20,7 +20,7 @@ class Phase(Enum):
 
 
 class Action(Enum):
-    """What to do with a version."""
+    """The next step for a version."""
 
     LOAD = "load"
     UNLOAD = "unload"
@@ -28,10 +28,10 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version as the policy sees it.
+    """The state of one version in the form that policies use.
 
     Args:
-        phase: How far it is.
+        phase: The version's phase.
         aspired: Whether it is still wanted.
     """
 
@@ -41,11 +41,11 @@ class Snapshot:
 
 Decision = tuple[Action, int] | None
 Policy = Callable[[Mapping[int, Snapshot]], Decision]
-"""The next step for one model: what to do with which version, or None where there is nothing to do."""
+"""Returns the next step for one model: an action and a version, or None if no step is possible."""
 
 
 def preserve_availability(versions: Mapping[int, Snapshot]) -> Decision:
-    """Load new versions before the old ones go, so that some version always answers."""
+    """Load new versions before old versions are unloaded, so that some version always answers."""
     aspired = [version for version in versions.values() if version.aspired]
     leaving = [number for number, version in versions.items() if not version.aspired and version.phase is Phase.READY]
     serving = any(version.phase is Phase.READY for version in aspired)
@@ -55,7 +55,7 @@ def preserve_availability(versions: Mapping[int, Snapshot]) -> Decision:
 
 
 def preserve_resources(versions: Mapping[int, Snapshot]) -> Decision:
-    """Unload the old versions before new ones come, so that never more than the wanted ones take memory."""
+    """Unload old versions before new versions are loaded, so that only wanted versions use memory."""
     for number, version in versions.items():
         if not version.aspired and version.phase is Phase.READY:
             return Action.UNLOAD, number

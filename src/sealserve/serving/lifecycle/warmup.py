@@ -1,4 +1,4 @@
-"""Requests that a version brings along and that are run before it is available, so that the first client waits less.
+"""Warm-up requests of a version. They run before the version is available, so that the first client waits less.
 
 Source: tensorflow/serving, ``servables/tensorflow/saved_model_warmup.cc``, ``saved_model_warmup_util.cc`` (which file,
 how many records, messages); tensorflow/tensorflow, ``core/lib/io/record_reader.cc`` (the layout of a TFRecord file).
@@ -38,23 +38,23 @@ class WarmupError(DescribesModelError):
     def __init__(self, message: str, status: Status, *, log_message: str | None = None) -> None:
         super().__init__(
             message,
-            hint=f"Write {REQUESTS} anew, or start with --enable_model_warmup=false.",
+            hint=f"Write {REQUESTS} again, or start with --enable_model_warmup=false.",
             log_message=log_message,
         )
         self.status = status
 
 
 def warm_up(servable: Servable, folder: Path, *, iterations: int, discreet: bool = False) -> None:
-    """Run each request of the version's warm-up file; do nothing where there is none.
+    """Run each request of the version's warm-up file; do nothing if the file does not exist.
 
     Args:
-        servable: The version, loaded.
+        servable: The loaded version.
         folder: Its folder.
-        iterations: How often each request is run.
-        discreet: Keep the message of a failed request, which can name parts of the model, out of the log.
+        iterations: Number of runs of each request.
+        discreet: Whether to omit the message of a failed request from the log, because it can name parts of the model.
 
     Raises:
-        WarmupError: The file is no TFRecord file of PredictionLog messages, has too many, or one of them fails.
+        WarmupError: The file is not a TFRecord file of PredictionLog messages, has too many, or one of them fails.
     """
     path = folder / REQUESTS
     if not path.exists():
@@ -113,9 +113,9 @@ def _run(servable: Servable, log: PredictionLog) -> None:
 def _records(path: Path) -> Iterator[bytes]:
     """Yield the records of a TFRecord file.
 
-    Each is its length, the length's checksum, the content and the content's checksum. The length's is checked, which
-    tells a file of another format; the content's is not: a damaged message shows itself, and a release's files are
-    checked as a whole.
+    A record consists of its length, the length's checksum, the content, and the content's checksum. The checksum of the
+    length is verified, which detects files of a different format. The checksum of the content is not: a damaged message
+    fails to parse, and a release's files are verified as a whole.
     """
     with path.open("rb") as stream:
         offset = 0
@@ -139,7 +139,7 @@ def _damaged(offset: int) -> WarmupError:
 
 
 def _masked_crc(content: bytes) -> int:
-    """Return the CRC-32C of a few bytes, rotated and offset as TFRecord files have it (``core/lib/hash/crc32c.h``)."""
+    """Return the CRC-32C of a few bytes, rotated and offset as in TFRecord files (``core/lib/hash/crc32c.h``)."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc ^= byte

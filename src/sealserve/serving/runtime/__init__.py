@@ -1,1 +1,1 @@
-"""TensorFlow underneath, through its C API: loaded models, tensors, and requests that run together."""
+"""The TensorFlow runtime, through its C API: loaded models, tensors, and batches of requests."""

@@ -1,7 +1,8 @@
-"""Operations that end the process, or never end, rather than fail, where an input is not as they expect.
+"""Operations that end the process, or never end, instead of failing, if an input is not as they expect.
 
-Found with ``scripts/aborts.py``. It runs each operation that has a kernel for the CPU on inputs of every rank and many
-sizes and values, in child processes, with oneDNN (the default) and without it. The table below has what each needs.
+They were found with ``scripts/aborts.py``. It runs each operation that has a CPU kernel on inputs of every rank and
+many sizes and values, in child processes, with oneDNN (the default) and without it. The table below has the
+requirements.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` and oneDNN as that release builds it.
 """
@@ -17,17 +18,17 @@ SPEC_VERSION: Final = "2.21"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What an operation needs of one input, so that it does not end the process.
+    """A requirement of an operation on one input. If it is violated, the operation may end the process.
 
     Args:
         index: The input's position.
-        ranks: The ranks that it copes with; empty where any will do.
-        least: The least size of each dimension; empty where any will do. Only with one rank.
-        elements: How many elements it must have; None where that does not matter.
-        rank_of: Another input, whose rank this one may be below by one at most; None where that does not matter.
-        least_value: The least value of its elements; None where any will do.
-        most_value: The greatest value of its elements; None where any will do. Only with a least value.
-        is_shape: Whether its elements are sizes, which are not negative and whose product must fit into 64 bits.
+        ranks: The accepted ranks; empty for any rank.
+        least: The minimum size of each dimension; empty for any size. Used only with a single rank.
+        elements: The required number of elements; None for any number.
+        rank_of: The index of another input. This input's rank must be at least that rank minus one. None for any rank.
+        least_value: The minimum value of its elements; None for any value.
+        most_value: The maximum value of its elements; None for any value. Used only with a minimum value.
+        is_shape: Whether its elements are sizes, which must not be negative and whose product must fit into 64 bits.
         type_of: The attribute with the input's data type, or the type's name.
     """
 
@@ -47,7 +48,7 @@ _NOT_SCALAR: Final = tuple(range(1, 9))
 
 
 def needs(node: Any) -> tuple[Need, ...]:
-    """Return what the operation of a NodeDef needs of its inputs; nothing for most operations."""
+    """Return the requirements of a NodeDef's operation on its inputs; empty for most operations."""
     rule = _RULES.get(node.op)
     return () if rule is None else rule(node)
 
@@ -57,12 +58,12 @@ def _always(*found: Need) -> _Rule:
 
 
 def _ranks(*ranks: int | None) -> _Rule:
-    """Return a rule about inputs of the data type ``T``; None leaves an input out."""
+    """Return a rule about inputs of the data type ``T``; None skips an input."""
     return _always(*(Need(index=index, ranks=(rank,)) for index, rank in enumerate(ranks) if rank is not None))
 
 
 def _max_pool(rank: int) -> _Rule:
-    """Return the rule of a pooling operation: its window must not be larger than the input with its padding."""
+    """Return the rule of a pooling operation: its window must not be larger than the padded input."""
 
     def rule(node: Any) -> tuple[Need, ...]:
         window = _integers(node, "ksize")
@@ -77,9 +78,9 @@ def _max_pool(rank: int) -> _Rule:
 
 
 def window_need(node: Any, filter_shape: Sequence[int]) -> Need | None:
-    """Return what a convolution without SAME padding needs of its input, given the sizes of its filter.
+    """Return the requirement of a convolution without SAME padding on its input, given the sizes of its filter.
 
-    Where the window is larger than the input, oneDNN may answer with memory that nothing has been written to.
+    If the window is larger than the input, oneDNN may return uninitialized memory.
     """
     rank = _WINDOWS.get(node.op)
     if rank is None or len(filter_shape) != rank or _text(node, "padding") == "SAME":
@@ -134,15 +135,15 @@ _LARGEST: Final = {
     DataType.Value("DT_HALF"): 65504,
     DataType.Value("DT_INT32"): 2**31 - 1,
     DataType.Value("DT_INT64"): 2**62,
-    DataType.Value("DT_INVALID"): 2**62,  # left out: the default is DT_INT64
+    DataType.Value("DT_INVALID"): 2**62,  # attribute omitted: the default is DT_INT64
 }
 
 
 def _poisson(index: int, type_of: str) -> _Rule:
     """Return the rule of random numbers with a rate.
 
-    The operation rejects each number that is NaN or that the type of its output cannot hold, and draws again. At a rate
-    of NaN, or one far beyond that type, it never ends (``random_poisson_op.cc``, ``stateless_random_poisson_op.cc``).
+    The operation rejects each number that is NaN or too large for the type of its output, and draws again. At a rate
+    that is NaN or far too large, it never ends (``random_poisson_op.cc``, ``stateless_random_poisson_op.cc``).
     """
 
     def rule(node: Any) -> tuple[Need, ...]:
@@ -159,13 +160,13 @@ _MODERATE: Final = {
     DataType.Value("DT_FLOAT"): 2**120,
     DataType.Value("DT_DOUBLE"): 2**120,
 }
-"""For each data type, the greatest number whose difference from any other such number is a number of that type."""
+"""For each data type, the largest number whose difference from any other such number fits into the type."""
 
 
 def _histogram(node: Any) -> tuple[Need, ...]:
-    """Return the rule of a histogram: values and limits that are numbers, and whose differences the type can hold.
+    """Return the rule of a histogram: values and limits are numbers whose differences fit into the type.
 
-    The kernel turns (value - least) / step into the index of a bin, and writes outside of its output where that is NaN
+    The kernel computes the index of a bin as (value - least) / step, and writes outside of its output if that is NaN
     (``histogram_op.cc``).
     """
     most = _MODERATE.get(node.attr["T"].type if "T" in node.attr else 0)
@@ -175,7 +176,7 @@ def _histogram(node: Any) -> tuple[Need, ...]:
 
 
 def _per_tensor(*indices: int, type_of: str = "DT_FLOAT") -> _Rule:
-    """Return the rule of a quantised operation with one range for the whole tensor."""
+    """Return the rule of a quantized operation with one range for the whole tensor."""
 
     def rule(node: Any) -> tuple[Need, ...]:
         if "axis" in node.attr and node.attr["axis"].i != -1:
@@ -198,7 +199,7 @@ def _scatter(indices: int, updates: int) -> _Rule:
 
 
 def _lstm_cell(count: int) -> _Rule:
-    # x, cs_prev, h_prev and w are matrices; the peepholes and the bias are vectors; then come matrices.
+    # x, cs_prev, h_prev and w are matrices; the peepholes and the bias are vectors; the remaining inputs are matrices.
     ranks = (2, 2, 2, 2, 1, 1, 1, 1, *(2,) * (count - 8))
     return _ranks(*ranks)
 
@@ -209,7 +210,7 @@ def _gather(node: Any) -> tuple[Need, ...]:
 
 
 def _integers(node: Any, name: str) -> tuple[int, ...]:
-    return tuple(node.attr[name].list.i) if name in node.attr else ()  # reading one that is not there would add it
+    return tuple(node.attr[name].list.i) if name in node.attr else ()  # reading a missing attribute would add it
 
 
 def _text(node: Any, name: str) -> str:
@@ -230,7 +231,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "Conv3DBackpropFilterV2": _filter_gradient(5),
     "MaxPool": _max_pool(4),
     "MaxPool3D": _max_pool(5),
-    "AvgPool": _ranks(4),  # at five dimensions without elements it answers with memory that nothing was written to
+    "AvgPool": _ranks(4),  # for five dimensions without elements it returns uninitialized memory
     "AvgPool3D": _ranks(5),
     "AvgPoolGrad": _average_gradient(4),
     "AvgPool3DGrad": _average_gradient(5),
@@ -238,7 +239,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     # Recurrent cells.
     "LSTMBlockCell": _lstm_cell(8),
     "LSTMBlockCellGrad": _lstm_cell(16),
-    # Fourier transforms to a length that is given.
+    # Fourier transforms to a given length.
     **dict.fromkeys(("RFFT", "RFFT2D", "RFFT3D", "IRFFT", "IRFFT2D", "IRFFT3D"), _fourier),
     # Histograms.
     "HistogramFixedWidth": _histogram,
@@ -265,7 +266,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
         Need(index=2, ranks=(2,), type_of="DT_FLOAT"),
         Need(index=3, ranks=(1,), type_of="DT_INT32"),
     ),
-    # Quantised operations.
+    # Quantized operations.
     "FakeQuantWithMinMaxVarsPerChannel": _always(Need(ranks=_NOT_SCALAR, type_of="DT_FLOAT")),
     "FakeQuantWithMinMaxVarsPerChannelGradient": _always(
         Need(ranks=_NOT_SCALAR, type_of="DT_FLOAT"), Need(index=1, ranks=_NOT_SCALAR, type_of="DT_FLOAT")
@@ -284,4 +285,4 @@ _RULES: Final[Mapping[str, _Rule]] = {
 }
 
 GUARDED: Final = frozenset(_RULES)
-"""The operations that have a rule here."""
+"""The operations with a rule in this module."""

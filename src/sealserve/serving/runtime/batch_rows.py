@@ -1,18 +1,18 @@
-"""Which rows of a batch's outputs belong to which request, as far as shapes can show it.
+"""Determines which rows of a batch's outputs belong to which request, as far as shapes show it.
 
-An output is cut apart only where its shape does not depend on the values of other requests:
+An output is split only if its shape does not depend on the values of other requests:
 
-1. Its first dimension is the number of rows of the batch, and not by chance: the signature does not fix it (unless it
-   fixes that of an input too), and it is not a number of rows that the model counts, as ``tf.where`` does.
-2. Each other dimension is a size that the signature declares, or a size of an input's row. The width of
-   ``tf.sequence_mask``, for example, is the greatest length of the whole batch: it would tell one user about another
-   user's input.
-3. It has had the same shape of a row whenever the inputs had the same shapes of a row.
+1. Its first dimension is the number of rows of the batch, and not by chance. The signature does not fix it (unless it
+   also fixes the first dimension of an input), and the model does not compute the number of rows, as ``tf.where`` does.
+2. Each other dimension is a size that the signature declares, or a size of an input's row. A counterexample is the
+   width of ``tf.sequence_mask``: it is the maximum length in the whole batch, and would reveal one user's input to
+   another user.
+3. Its rows have had the same shape whenever the inputs' rows had the same shapes.
 
-Where an output breaks a rule, its requests run one by one, and later requests for the same outputs do not share a
-batch. TensorFlow Serving checks only the first rule, and fails all requests of the batch.
+If an output violates a rule, its requests run one by one, and later requests for the same outputs do not share a batch.
+TensorFlow Serving checks only the first rule, and fails all requests of the batch.
 
-Shapes cannot show whether the *values* of a row depend on other rows (``tf.sort`` over the batch, for example).
+Shapes cannot show whether the *values* of a row depend on other rows (for example, with ``tf.sort`` over the batch).
 
 Source: tensorflow/serving, ``batching/batching_session.cc`` (``SplitOutputTensors``): the first rule and its messages.
 """
@@ -30,14 +30,14 @@ _Fetches = tuple[tuple[int | None, int], ...]
 _Rows = tuple[tuple[int, ...], ...]
 
 _REMEMBERED: Final = 1024
-"""How many combinations of outputs and shapes are remembered. The limit keeps clients from filling the memory."""
+"""Maximum number of remembered combinations of outputs and shapes, so that clients cannot fill the memory."""
 
 
 class BatchRows:
-    """What is known about the outputs of a model.
+    """The knowledge about the outputs of a model.
 
     Args:
-        model: What its signatures and its graph show.
+        model: Provides its signatures and its graph.
     """
 
     def __init__(self, model: Batchable) -> None:
@@ -46,7 +46,7 @@ class BatchRows:
         self._apart: set[_Fetches | tuple[_Fetches, _Rows]] = set()
 
     def without_rows(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint]) -> str | None:
-        """Return why an output has no row for each row of the inputs, as far as the model shows it, or None."""
+        """Return why an output lacks a row for each row of the inputs, as far as the model shows it, or None."""
         if any(map(self._model.counts_rows, fetches)):
             return "The values of the input tensors decide how many rows an output tensor has"
         fixed = {_first(self._model.declared_shape(feed)) for feed in feeds}
@@ -55,7 +55,7 @@ class BatchRows:
         return None
 
     def may_share(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], inputs: Sequence[Tensor]) -> bool:
-        """Whether requests for ``fetches`` with rows like those of ``inputs`` may share a batch."""
+        """Return whether requests for ``fetches`` may share a batch if their rows have the shapes of rows in ``inputs``."""
         key = _identity(fetches)
         if key in self._apart or (key, _rows_of(inputs)) in self._apart:
             return False
@@ -64,13 +64,13 @@ class BatchRows:
     def check(
         self, fetches: Sequence[Endpoint], inputs: Sequence[Tensor], outputs: Sequence[Tensor], rows: int
     ) -> str | None:
-        """Return why ``outputs`` cannot be cut apart by row, or None where they can; remember it.
+        """Return why ``outputs`` cannot be split by row, or None if they can. The result is remembered.
 
         Args:
-            fetches: The outputs that were asked for.
-            inputs: What the run was given: the inputs of all requests, joined.
-            outputs: What it returned.
-            rows: The rows of the batch.
+            fetches: The requested outputs.
+            inputs: The inputs of the run: the joined inputs of all requests.
+            outputs: The outputs of the run.
+            rows: The number of rows of the batch.
         """
         key, row = _identity(fetches), _rows_of(inputs)
         reason = next(filter(None, (not_by_row(output.shape, rows) for output in outputs)), None)
@@ -101,8 +101,8 @@ def cut(outputs: Sequence[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
     """Return, for each request, its rows of each output.
 
     Args:
-        outputs: The outputs of a batch. Rows behind those of the last request are dropped.
-        rows: How many rows each request has.
+        outputs: The outputs of a batch. Rows after the last request's rows are dropped.
+        rows: The number of rows of each request.
     """
     ends = [0]
     for count in rows:
@@ -111,12 +111,12 @@ def cut(outputs: Sequence[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
 
 
 def join(library: Library, parts: Sequence[Sequence[Tensor]], rows: Sequence[int]) -> list[Tensor]:
-    """Return the outputs of a request that was split.
+    """Join the outputs of a request that was split.
 
     Args:
         library: TensorFlow.
         parts: The outputs of each part.
-        rows: How many rows each part has.
+        rows: The number of rows of each part.
 
     Raises:
         RequestError: `request.batch-output`: An output of a part does not have as many rows as the part, or the parts
@@ -134,7 +134,7 @@ def join(library: Library, parts: Sequence[Sequence[Tensor]], rows: Sequence[int
 
 
 def not_by_row(shape: Sequence[int], rows: int) -> str | None:
-    """Return why an output of a batch does not have a row for each row of the batch, or None where it has."""
+    """Return why an output of a batch does not have a row for each row of the batch, or None if it does."""
     if not shape:
         return "Batched output tensor has 0 dimensions"
     if shape[0] != rows:
@@ -150,7 +150,7 @@ def _first(declared: DeclaredShape) -> int | None:
 
 
 def _is_explained(row: Sequence[int], declared: DeclaredShape, sizes: set[int]) -> bool:
-    """Whether each size of a row is declared, or a size of an input's row."""
+    """Return whether each size of a row is declared, or is a size of an input's row."""
     expected = declared[1:] if declared is not None and len(declared) == len(row) + 1 else (None,) * len(row)
     return all(size == wanted or (wanted is None and size in sizes) for size, wanted in zip(row, expected, strict=True))
 

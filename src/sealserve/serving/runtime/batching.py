@@ -1,9 +1,9 @@
-"""Requests that run together: concatenated on the way in, cut apart on the way out.
+"""Batching: requests are concatenated, run together, and their outputs are split again.
 
-Requests share a batch only if they feed and fetch the very same tensors, with the same shapes but for the first
-dimension (with ``pad_variable_length_inputs``, the same ranks). So nobody's request fails because of a stranger's
-shape; and where a batch fails, its requests are run one by one, so that only those fail that are at fault. In both,
-TensorFlow Serving lets the whole batch fail. `batch_rows` decides which outputs can be cut apart.
+Requests share a batch only if they feed and fetch exactly the same tensors, with the same shapes except for the first
+dimension (with ``pad_variable_length_inputs``, the same ranks). So no request fails because of another client's shape.
+If a batch fails, its requests are run one by one, so that only faulty requests fail. In both cases, TensorFlow Serving
+fails the whole batch. `batch_rows` decides which outputs can be split.
 
 Source: tensorflow/serving, ``batching/batching_session.cc``, ``batching/batching_util.cc`` and
 ``servables/tensorflow/bundle_factory_util.cc``; tensorflow/tensorflow,
@@ -35,12 +35,12 @@ _Key = tuple[Any, ...]
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Task:
-    """One request, or a part of one.
+    """A request, or a part of one.
 
     Args:
         inputs: Its tensors, in the queue's order of feeds.
-        rows: How many rows it has.
-        deadline: When its sender gives up, or the server does.
+        rows: The number of its rows.
+        deadline: The client's deadline or the server's limit, whichever is earlier.
     """
 
     inputs: Sequence[Tensor]
@@ -57,10 +57,10 @@ class _Batch:
 
 
 class _Queue:
-    """The batches of requests that may run together.
+    """The waiting batches of requests that may run together.
 
     Args:
-        session: What runs them.
+        session: The session that runs them.
         feeds: The tensors that they feed.
         fetches: The tensors that they fetch.
     """
@@ -73,12 +73,12 @@ class _Queue:
 
 
 class BatchScheduler:
-    """The threads that run batches, of all models.
+    """The threads that run the batches of all models.
 
     Args:
-        threads: How many there are.
-        name: What they are called.
-        metrics: Where batches are counted.
+        threads: The number of threads.
+        name: The name of the pool, for metrics and thread names.
+        metrics: The metrics in which batches are counted.
     """
 
     def __init__(self, *, threads: int, name: str = "batch_threads", metrics: Metrics | None = None) -> None:
@@ -96,10 +96,10 @@ class BatchScheduler:
 
     @classmethod
     def of(cls, parameters: BatchingParameters, metrics: Metrics) -> "BatchScheduler":
-        """Return the threads that ``parameters`` ask for.
+        """Return the threads that ``parameters`` configure.
 
         Raises:
-            BatchingParametersError: There would be none.
+            BatchingParametersError: The number of threads is less than one.
         """
         return cls(
             threads=positive(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
@@ -108,10 +108,10 @@ class BatchScheduler:
         )
 
     def add(self, key: _Key, queue: _Queue, task: _Task) -> None:
-        """Put ``task`` into the last batch of the queue ``key`` (``queue``, where there is none yet).
+        """Add ``task`` to the last batch of the queue ``key``. If the queue does not exist, add ``queue``.
 
         Raises:
-            RequestError: `request.batch-queue-full`: As many batches wait as may wait.
+            RequestError: `request.batch-queue-full`: The queue is full.
         """
         options = queue.session.options
         with self._changed:
@@ -128,7 +128,7 @@ class BatchScheduler:
             self._changed.notify()
 
     def withdraw(self, key: _Key, task: _Task) -> None:
-        """Take ``task`` out of its queue, if it still waits there."""
+        """Remove ``task`` from its queue, if it still waits there."""
         with self._changed:
             queue = self._queues.get(key)
             for batch in list(queue.batches) if queue else ():
@@ -141,7 +141,7 @@ class BatchScheduler:
                 del self._queues[key]
 
     def close(self) -> None:
-        """End the threads, once nothing waits any more."""
+        """End the threads when no batch waits any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -152,13 +152,13 @@ class BatchScheduler:
         while (found := self._take()) is not None:
             queue, batch = found
             queue.session.process(queue.feeds, queue.fetches, batch.tasks, self.name)
-            del found, queue, batch  # else the tensors would stay until the next one comes
+            del found, queue, batch  # otherwise the tensors would stay in memory until the next batch
 
     def _take(self) -> tuple[_Queue, _Batch] | None:
-        """Return the next batch that is to run; wait for one; None at the end."""
+        """Wait for the next batch that is ready to run, and return it; None at the end."""
         with self._changed:
             while True:
-                # Look for a queue whose first batch is full, or has waited for its time.
+                # Look for a queue whose first batch is full, or has reached its timeout.
                 now = time.monotonic()
                 soonest: float | None = None
                 for key, queue in list(self._queues.items()):
@@ -167,26 +167,26 @@ class BatchScheduler:
                     full = len(queue.batches) > 1 or batch.rows >= options.max_execution_batch_size
                     if full or due <= now or self._closed:
                         queue.batches.popleft()
-                        del self._queues[key]  # it comes again at the end: each queue has its turn
+                        del self._queues[key]  # it is added again at the end, so that each queue has its turn
                         if queue.batches:
                             self._queues[key] = queue
-                        self._changed.notify()  # for what else is due, or will be
+                        self._changed.notify()  # for other batches that are due, or will be
                         return queue, batch
                     soonest = due if soonest is None else min(soonest, due)
-                # At the end all batches are due, so nothing is left now.
+                # At the end all batches are due, so none is left now.
                 if self._closed:
                     return None
-                # Else sleep until the next batch is due, or a request comes.
+                # Otherwise sleep until the next batch is due, or a request arrives.
                 self._changed.wait(None if soonest is None else soonest - now)
 
 
 class BatchingSession:
-    """A session whose runs wait for others to run with.
+    """A session whose runs are batched with other runs.
 
     Args:
-        session: What runs the batches.
-        scheduler: The threads for them.
-        options: How.
+        session: The session that runs the batches.
+        scheduler: The threads for the batches.
+        options: The batching settings.
     """
 
     def __init__(self, session: Batchable, scheduler: BatchScheduler, options: BatchingOptions) -> None:
@@ -205,12 +205,12 @@ class BatchingSession:
         """Return the tensors of ``fetches``, as `Session.run`.
 
         Raises:
-            TensorFlowError: TensorFlow refused the inputs, failed or gave up.
-            RequestError: The request cannot be part of a batch, or waited for too long.
+            TensorFlowError: TensorFlow rejected the inputs, failed or timed out.
+            RequestError: The request cannot be part of a batch, or waited too long.
         """
-        # Requests that name the same inputs in another order share a queue.
+        # Requests that name the same inputs in a different order share a queue.
         feeds = sorted(feeds, key=lambda feed: (feed[0].operation or 0, feed[0].index))
-        # Refuse what fits into no batch; without rows there is nothing to join or to cut.
+        # Reject requests that fit into no batch. Run a request without rows alone: it cannot be joined or split.
         rows = _rows([tensor for _, tensor in feeds])
         if rows > self.options.max_batch_size:
             raise RequestCode.BATCH_INPUT.error(
@@ -218,11 +218,11 @@ class BatchingSession:
             )
         if not rows:
             return self._session.run(feeds, fetches, timeout=timeout)
-        # A request of more rows than a batch runs in parts, if its outputs can be joined again.
+        # A request with more rows than a batch runs in parts, if its outputs can be joined again.
         step = self.options.max_execution_batch_size
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
             raise RequestCode.BATCH_OUTPUT.error(reason)
-        # Where a batch fails, its requests run again one by one: within the same deadline.
+        # If a batch fails, its requests run again one by one, within the same deadline.
         deadline = time.monotonic() + (self._time_limit if timeout is None else min(timeout, self._time_limit))
         # Submit the parts, and wait for their results.
         parts: list[tuple[_Key, _Task]] = []
@@ -233,7 +233,7 @@ class BatchingSession:
                 parts.append(self._submit([end for end, _ in feeds], inputs, fetches, stop - start, deadline))
             results = [_wait(task) for _, task in parts]
         finally:
-            # No part may run for a request that ended: the model may be freed then.
+            # No part may run for a request that has ended, because the model may be freed then.
             for key, task in parts:
                 if task.result.cancel():
                     self._scheduler.withdraw(key, task)
@@ -242,7 +242,7 @@ class BatchingSession:
         return join(self.library, results, [task.rows for _, task in parts])
 
     def close(self) -> None:
-        """Free the model, once no batch runs any more: a request whose deadline passed does not wait for its batch."""
+        """Free the model when no batch runs any more. A request does not wait for its batch after its deadline."""
         with self._idle:
             self._idle.wait_for(lambda: not self._running)
         self._session.close()
@@ -250,16 +250,16 @@ class BatchingSession:
     def process(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task], pool: str
     ) -> None:
-        """Run ``tasks`` together, and give each its result."""
+        """Run ``tasks`` together, and set the result of each task."""
         with self._idle:
-            self._running += 1  # before a task says that it runs: from then on its request may leave
+            self._running += 1  # before a task is marked as running: its request may end from then on
         try:
-            # Leave out requests whose senders gave up, and count how long the others waited.
+            # Skip requests whose clients cancelled, and record how long the others waited.
             wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
             now = time.monotonic()
             for task in wanted:
                 self._scheduler.metrics.waited(pool, now - task.since)
-            # Run together only what can be cut apart again.
+            # Run together only requests whose outputs can be split again.
             if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
             else:
@@ -270,7 +270,7 @@ class BatchingSession:
                 self._idle.notify_all()
 
     def _process(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]) -> None:
-        # Refuse requests whose deadline passed in the queue.
+        # Reject requests whose deadline passed in the queue.
         now = time.monotonic()
         late = [task for task in tasks if task.deadline <= now]
         for task in late:
@@ -278,7 +278,7 @@ class BatchingSession:
         tasks = [task for task in tasks if task not in late]
         if not tasks:
             return
-        # Run the others. Where a batch fails, run its requests one by one, so that only those at fault fail.
+        # Run the others. If a batch fails, run its requests one by one, so that only faulty requests fail.
         try:
             results = self._run_together(feeds, fetches, tasks)
         except (TensorFlowError, RequestError) as error:
@@ -286,7 +286,7 @@ class BatchingSession:
                 tasks[0].result.set_exception(error)
             else:
                 self._process_alone(feeds, fetches, tasks)
-        except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+        except BaseException as error:  # noqa: BLE001  # the waiting threads receive the error
             for task in tasks:
                 task.result.set_exception(error)
         else:
@@ -300,21 +300,21 @@ class BatchingSession:
     def _run_together(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]
     ) -> list[list[Tensor]]:
-        # Fill up to the next allowed size, if the added rows can be cut off again.
+        # Pad to the next allowed size, if the added rows can be removed again.
         rows = sum(task.rows for task in tasks)
         filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
         size = next((allowed for allowed in filled if allowed >= rows), rows)
         self._scheduler.metrics.batch([task.rows for task in tasks], size, size - rows)
-        # Join the inputs and run the model, for as long as the most patient request waits.
+        # Join the inputs and run the model, until the latest deadline of its requests.
         timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))
         ]
         outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
-        # Cut the outputs apart, if each has a row for each row that went in.
+        # Split the outputs, if each has a row for each row of the inputs.
         reason = self._rows.check(fetches, merged, outputs, size)
         if len(tasks) == 1 and size == rows:
-            return [outputs]  # no row of anybody else is in them
+            return [outputs]  # they contain no rows of other requests
         if len(tasks) == 1:
             reason = next(filter(None, (not_by_row(output.shape, size) for output in outputs)), None)
         if reason is not None:
@@ -322,7 +322,7 @@ class BatchingSession:
         return cut(outputs, [task.rows for task in tasks])
 
     def _column(self, tensors: list[Tensor], *, padding: int) -> Tensor:
-        """Return the tensors of one input, one after the other, and the last one's first row ``padding`` times."""
+        """Return the concatenated tensors of an input, and then the last tensor's first row ``padding`` times."""
         if self.options.pad_variable_length_inputs:
             widest = tuple(map(max, zip(*(tensor.shape[1:] for tensor in tensors), strict=True)))
             tensors = [
@@ -355,7 +355,7 @@ def _wait(task: _Task) -> list[Tensor]:
     try:
         return task.result.result(max(task.deadline - time.monotonic(), 0))
     except FutureTimeoutError as error:
-        raise _late() from error  # its batch may run on for others, who have more time
+        raise _late() from error  # its batch may continue for other requests with later deadlines
 
 
 def _late() -> RequestError:
@@ -363,7 +363,7 @@ def _late() -> RequestError:
 
 
 def _rows(tensors: Sequence[Tensor]) -> int:
-    """Return how many rows the tensors of a request have."""
+    """Return the number of rows of a request's tensors."""
     if not tensors:
         raise RequestCode.BATCH_INPUT.error("Batching Run() must have at least one input tensor")
     sizes = set()

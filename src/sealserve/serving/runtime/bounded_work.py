@@ -1,9 +1,9 @@
-"""Which outputs of a graph take a time that only the shapes of the inputs determine.
+"""Determines which outputs of a graph take a time that depends only on the shapes of the inputs.
 
-Once such a run was quick, later runs with the same shapes are quick too, and their deadline needs no watch. A loop
-whose end an input decides, a queue that waits for another request, or a tensor whose size is a value of an input can
-take any time, whatever was measured before. So the lists name what is bounded, and the runs of everything else are
-watched.
+If such a run was fast, later runs with the same shapes are fast too, and their deadline does not need to be watched.
+Other runs can take any time, regardless of earlier measurements. Examples are a loop whose end depends on an input, a
+queue that waits for another request, or a tensor whose size is a value of an input. So the lists name operations with
+a bounded time, and the runs of all other operations are watched.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +14,10 @@ from sealserve.serving.runtime.graph_walk import by_name, data_inputs, functions
 from sealserve.serving.runtime.protos import MetaGraphDef
 
 _SHAPES: Final = frozenset({"Const", "Shape", "ShapeN", "Size", "Rank"})
-"""Operations whose outputs do not depend on values of the inputs."""
+"""Operations whose outputs do not depend on the inputs' values."""
 
 _VALUES: Final = frozenset({"Placeholder", "Variable", "VariableV2", "VarHandleOp", "ReadVariableOp"})
-"""Operations whose outputs come from outside, or can change."""
+"""Operations whose outputs come from outside of the graph, or can change."""
 
 _BOUNDED: Final = (
     _SHAPES
@@ -95,7 +95,7 @@ _BOUNDED: Final = (
         }
     )
 )
-"""Operations whose time, and the shapes of whose outputs, follow from the shapes of their inputs."""
+"""Operations whose time and output shapes depend only on the shapes of their inputs."""
 
 _DATA: Final[Mapping[str, int]] = {
     **dict.fromkeys(("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "ArgMax", "ArgMin"), 0),
@@ -103,13 +103,13 @@ _DATA: Final[Mapping[str, int]] = {
     **dict.fromkeys(("BroadcastTo", "Cumsum", "TopKV2", "ResizeBilinear", "ResizeNearestNeighbor"), 0),
     **dict.fromkeys(("Split", "Fill"), 1),
 }
-"""The same, if no operand but the one at this position (so no axis, size or shape) depends on a value of an input."""
+"""The same, if only the operand at this position depends on an input's value, so no axis, size or shape does."""
 
 _CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
 def bounded_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
-    """Return the names of the tensors that signatures return and that take a bounded time."""
+    """Return the names of the tensors in signatures' outputs that take a bounded time."""
     functions = functions_in(meta_graph.graph_def)
     bounded = set(functions)
     while unbounded := {name for name in bounded if not _is_bounded_body(functions[name], bounded)}:
@@ -120,7 +120,7 @@ def bounded_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
     graph = _Graph(nodes, fed, bounded)
     found: dict[str, bool] = {}
     for signature in signatures:
-        # Any other operation than a placeholder may still run: for its other outputs, or for what waits for it.
+        # An operation other than a placeholder may still run, for its other outputs or its control dependents.
         given = {
             name
             for name in (source(info.name) for info in signature.inputs.values())
@@ -142,8 +142,8 @@ class _Graph:
 
     Args:
         nodes: Its operations by name.
-        fed: Operations, or arguments, whose values come from outside.
-        bounded: Functions that are bounded.
+        fed: Operations or arguments whose values come from outside.
+        bounded: Functions that take a bounded time.
     """
 
     def __init__(self, nodes: Mapping[str, Any], fed: AbstractSet[str], bounded: AbstractSet[str]) -> None:
@@ -153,7 +153,7 @@ class _Graph:
         self._shapes = {name for name, node in nodes.items() if node.op in _SHAPES} - fed
 
     def is_bounded(self, wanted: Iterable[str], given: AbstractSet[str]) -> bool:
-        """Whether everything that computes the operations ``wanted`` from ``given`` is bounded."""
+        """Return whether all operations that compute ``wanted`` from ``given`` are bounded."""
         return self._is_every(wanted, self._is_bounded_node, stop=given)
 
     def _is_bounded_node(self, node: Any) -> bool:
@@ -167,14 +167,14 @@ class _Graph:
         return node.op in _BOUNDED
 
     def _follows_from_shapes(self, operands: Iterable[str]) -> bool:
-        """Whether tensors are constants, or computed from constants and shapes only."""
+        """Return whether tensors are constants, or are computed only from constants and shapes."""
         return self._is_every(operands, self._is_fixed_node, stop=self._shapes)
 
     def _is_fixed_node(self, node: Any) -> bool:
         return node.name not in self._fed and (node.op in _DATA or node.op in _BOUNDED - _VALUES)
 
     def _is_every(self, wanted: Iterable[str], accepts: Callable[[Any], bool], *, stop: AbstractSet[str]) -> bool:
-        """Whether each operation on the way from ``stop`` to ``wanted`` is accepted."""
+        """Return whether each operation on a path from ``stop`` to ``wanted`` is accepted."""
 
         def before(names: Iterable[str]) -> list[str]:
             return [name for name in map(source, names) if name not in stop]

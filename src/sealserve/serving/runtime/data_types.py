@@ -1,4 +1,4 @@
-"""The data types of tensors: how an element lies in memory, and in which field of a message it travels.
+"""The data types of tensors: the layout of an element in memory, and its field in a message.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/types.proto`` and ``tensor.proto``.
 """
@@ -12,18 +12,18 @@ from sealserve.serving.runtime.libtensorflow import TSTRING_SIZE
 from sealserve.serving.runtime.protos import DataType
 
 _REFERENCES: Final = 100
-"""What TensorFlow adds to a type's number for a reference to a variable of this type."""
+"""The number that TensorFlow adds to a type's number for a reference to a variable of this type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one data type lies in memory, and in which field of a TensorProto it travels.
+    """The layout of a data type in memory, and its field in a TensorProto.
 
     Args:
         size: Bytes of one element.
-        field: The field of typed values.
-        code: The `memoryview` format that reads an element; empty where the field's bytes are the elements' bytes.
-        canonical: For a type of less than a byte, the value of each byte in memory: its upper bits may hold anything.
+        field: The field for typed values.
+        code: The `memoryview` format that reads an element; empty if the field's bytes are the elements' bytes.
+        canonical: For a type of less than a byte, the value of each byte in memory, whose upper bits may be arbitrary.
     """
 
     size: int
@@ -33,7 +33,7 @@ class Kind:
 
 
 def _narrow(bits: int, *, signed: bool) -> bytes:
-    """Return the table of bytes that cuts each byte to ``bits``, and extends the sign where there is one."""
+    """Return the table that truncates each byte to ``bits``, and extends the sign of signed types."""
     lowest = (byte % 2**bits for byte in range(256))
     return bytes((low - 2**bits if signed and low >= 2 ** (bits - 1) else low) % 256 for low in lowest)
 
@@ -77,37 +77,37 @@ _KINDS: Final[Mapping[int, Kind]] = {
 
 
 def type_name(dtype: int) -> str:
-    """Return a data type's name as TensorFlow's messages spell it: ``float``, ``int32``, ``string``."""
+    """Return a data type's name in the spelling of TensorFlow's messages: ``float``, ``int32``, ``string``."""
     if dtype not in DataType.values():
         return f"type {dtype}"
     return str(DataType.Name(dtype)).removeprefix("DT_").lower()
 
 
 def value_type(dtype: int) -> int:
-    """Return the type of the values: for a reference to a variable (``float_ref``), the type of the variable.
+    """Return the type of the values. For a reference to a variable (``float_ref``), this is the variable's type.
 
-    TensorFlow hands out a copy of the variable's value, whose type is the variable's.
+    TensorFlow returns a copy of the variable's value, which has the variable's type.
     """
     return dtype - _REFERENCES if dtype > _REFERENCES else dtype
 
 
 def is_known(dtype: int) -> bool:
-    """Whether tensors of this type can be sent and received."""
+    """Return whether tensors of this type can be sent and received."""
     return dtype in _KINDS
 
 
 def element_size(dtype: int) -> int:
-    """Return how many bytes an element of a type takes in memory."""
+    """Return the size in bytes of an element of a type."""
     return kind_of(dtype).size
 
 
 def kind_of(dtype: int) -> Kind:
-    """Return how a data type lies in memory.
+    """Return the layout of a data type.
 
     Raises:
         RequestError: `request.tensor-type`: Tensors of this type cannot be sent.
     """
     kind = _KINDS.get(dtype)
     if kind is None:
-        raise RequestCode.TENSOR_TYPE.error(f"A tensor of the type {type_name(dtype)} cannot be sent.")
+        raise RequestCode.TENSOR_TYPE.error(f"A tensor of the type {type_name(dtype)} cannot be sent in a message.")
     return kind

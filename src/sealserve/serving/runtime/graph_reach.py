@@ -1,7 +1,7 @@
-"""Which operations of a graph, and of its functions, the inputs of a signature reach.
+"""Determines the operations of a graph, and of its functions, that the inputs of a signature reach.
 
-Only what an input reaches can be given a shape that the model's author did not choose. The walk is conservative: where
-it cannot tell, it says reached.
+Only these operations can receive a shape that the model's author did not choose. The walk is conservative: an uncertain
+operation counts as reached.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ _STORES: Final = (
     *("Queue", "StackPop", "Unstage", "TensorArrayRead", "TensorArrayGather", "TensorArrayConcat"),
     *("Iterator", "Accumulator", "Barrier", "TakeManySparse", "GetSessionTensor", "LookupTableExport"),
 )
-"""Parts of the types of operations that return stored tensors: no edge of the graph leads there from the writer."""
+"""Parts of names of operations that return stored tensors. The graph has no edge to them from the writing operation."""
 _VARIABLES: Final = frozenset({"VarHandleOp", "_VarHandlesOp", "Variable", "VariableV2", "TemporaryVariable"})
 _WRITERS: Final = (
     *("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply", "ResourceStridedSliceAssign"),
@@ -33,12 +33,12 @@ _WRITERS: Final = (
     *("ScatterNdUpdate", "ScatterNdAdd", "ScatterNdSub", "ScatterNdMin", "ScatterNdMax", "StridedSliceAssign"),
     *("Apply", "SparseApply", "CountUpTo", "ResourceCountUpTo"),
 )
-"""Beginnings of the types of operations that write to a variable."""
+"""Prefixes of names of operations that write to a variable."""
 
 
 @dataclass(eq=False, slots=True)
 class Reach:
-    """What the inputs of a signature reach.
+    """The operations that the inputs of a signature reach.
 
     Args:
         nodes: Operations of the graph that run for the outputs and that an input reaches.
@@ -52,10 +52,10 @@ class Reach:
 
 
 def find_reaches(meta_graph: Any) -> dict[str, Reach]:
-    """Return what the inputs of each signature reach on the way to its outputs.
+    """Return the operations that the inputs of each signature reach on paths to its outputs.
 
-    A variable that a request writes to has a shape and values that the author of the model did not choose, in later
-    requests to any signature too. So where a request can write to a variable, all variables count as reached.
+    A variable that a request writes has a shape and values that the model's author did not choose. This affects later
+    requests to any signature. So if a request can write to a variable, all variables count as reached.
     """
     graph = meta_graph.graph_def
     nodes, functions = by_name(graph.node), functions_in(graph)
@@ -72,8 +72,8 @@ def find_reaches(meta_graph: Any) -> dict[str, Reach]:
 def needed_operations(nodes: Mapping[str, Any], inputs: Iterable[str], outputs: Iterable[str]) -> set[str]:
     """Return the operations that run to compute the tensors ``outputs`` from the tensors ``inputs``.
 
-    An operation of which one output is an input of the signature still runs for its other outputs, and for operations
-    that wait for it.
+    If one output of an operation is an input of the signature, the operation still runs for its other outputs and for
+    operations that wait for it.
     """
     given = set(map(place_of, inputs))
 
@@ -95,7 +95,7 @@ def _find_reach(nodes: Mapping[str, Any], functions: Mapping[str, Any], definiti
 
 
 def _writes(reach: Reach, nodes: Mapping[str, Any], functions: Mapping[str, Any]) -> bool:
-    """Whether a reached operation writes to a variable."""
+    """Return whether a reached operation writes to a variable."""
     return any(nodes[name].op.startswith(_WRITERS) for name in reach.nodes) or any(
         node.op.startswith(_WRITERS) and node.name in body
         for function, body in reach.bodies.items()
@@ -104,12 +104,12 @@ def _writes(reach: Reach, nodes: Mapping[str, Any], functions: Mapping[str, Any]
 
 
 def reached(nodes: Sequence[Any], given: Iterable[str], *, is_written: bool = False) -> set[str]:
-    """Return the names in ``given`` and of those of ``nodes`` to which data come from there.
+    """Return the names in ``given``, and the names of all ``nodes`` that data from ``given`` reaches.
 
     Args:
         nodes: The operations of a graph or a function.
         given: Operations or arguments whose tensors come from a request.
-        is_written: Whether tensors of a request are in variables too.
+        is_written: Whether variables can contain tensors of a request.
     """
     consumers: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
@@ -129,7 +129,7 @@ def _follow(
     *,
     is_written: bool,
 ) -> None:
-    """Add what is reached in the functions that ``nodes`` call, and that those call."""
+    """Add the reached operations in the functions that ``nodes`` call, directly or indirectly."""
     arguments: dict[str, set[str]] = {}
     waiting = [(node, body) for node in nodes]
     while waiting:
@@ -146,7 +146,7 @@ def _follow(
 
 
 def _given(node: Any, body: set[str], function: Any) -> Iterator[str]:
-    """Yield the names of a function's arguments that an input reaches where ``node`` calls it."""
+    """Yield the names of a function's arguments that an input reaches if ``node`` calls the function."""
     names = [argument.name for argument in function.signature.input_arg]
     data = data_inputs(node)
     offset = 1 if node.op in _BRANCHES else 0

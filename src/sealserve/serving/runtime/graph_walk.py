@@ -1,4 +1,4 @@
-"""Walks through TensorFlow's graphs and functions: names, edges, calls, and everything that is reachable."""
+"""Walks through TensorFlow's graphs and functions: names, edges, calls, and reachability."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def walk(start: Iterable[T], following: Callable[[T], Iterable[T]]) -> Iterator[T]:
-    """Yield each of ``start`` and everything that ``following`` leads to from there, each once."""
+    """Yield each item of ``start``, and each item that ``following`` leads to from there, without duplicates."""
     seen: set[T] = set()
     waiting = list(start)
     while waiting:
@@ -19,18 +19,18 @@ def walk(start: Iterable[T], following: Callable[[T], Iterable[T]]) -> Iterator[
 
 
 def source(name: str) -> str:
-    """Return the operation or argument that an input is of: ``x``, ``x:0``, ``x:y:0`` and ``^x`` are of ``x``."""
+    """Return the operation or argument of an input: ``x`` for ``x``, ``x:0``, ``x:y:0`` and ``^x``."""
     return name.removeprefix("^").partition(":")[0]
 
 
 def place_of(name: str) -> tuple[str, int]:
-    """Return the operation and the index of the graph's tensor that is called ``x`` or ``x:0``."""
+    """Return the operation and the index of the graph's tensor named ``x`` or ``x:0``."""
     operation, _, index = name.partition(":")
     return operation, int(index) if index.isdecimal() else 0
 
 
 def data_inputs(node: Any) -> list[str]:
-    """Return the inputs of a NodeDef that are tensors: the others (``^x``) only say what runs before."""
+    """Return the inputs of a NodeDef that are tensors. The others (``^x``) only define the order of execution."""
     return [name for name in node.input if not name.startswith("^")]
 
 

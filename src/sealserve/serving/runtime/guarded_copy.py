@@ -1,10 +1,10 @@
-"""Guards in front of the operations of a graph that would end the process at a hostile shape.
+"""Guards before the operations of a graph that would end the process on a hostile shape.
 
-TensorFlow Serving leaves shapes to the operations of the graph. Most of these look at their inputs' shapes and answer
-with an error; those in `aborting_operations` end the process. In front of each of them that an input of a signature
-reaches, a guard is put (`shape_guards`), which fails with INVALID_ARGUMENT instead. The part of the graph that begins
-there is imported into the loaded graph a second time, with the guards, and the signature's outputs are fetched from
-this copy. Constants and variables, which no input reaches, are not copied.
+TensorFlow Serving leaves the check of shapes to the operations of the graph. Most operations check their inputs' shapes
+and return an error. The operations in `aborting_operations` end the process. If an input of a signature reaches such an
+operation, a guard is inserted before it (`shape_guards`), which fails with INVALID_ARGUMENT instead. The part of the
+graph after the guards is imported into the loaded graph a second time, with the guards. The signature's outputs are
+fetched from this copy. Constants and variables, which no input reaches, are not copied.
 
 Source: tensorflow/tensorflow 2.21, ``core/framework/graph.proto``, ``function.proto``.
 """
@@ -28,7 +28,7 @@ _NAMES: Final = re.compile(rf"{PREFIX}_\d+/|{SUFFIX}")
 
 
 def original_names(text: str) -> str:
-    """Return a text of TensorFlow with the names that operations and functions have in the model."""
+    """Return a text of TensorFlow with the original names of operations and functions."""
     return _NAMES.sub("", text)
 
 
@@ -37,10 +37,10 @@ class GuardedCopy:
     """Parts of a graph with guards, to be imported beside the original.
 
     Args:
-        graph: What to import.
+        graph: The graph to import.
         tensors: Tensors of the original that it reads, as (operation, index).
         controls: Operations of the original that it waits for.
-        copied: For each signature that is to fetch from it, the new name of each operation that was copied.
+        copied: For each signature that fetches from the copy, the new name of each copied operation.
     """
 
     graph: GraphDef
@@ -50,10 +50,10 @@ class GuardedCopy:
 
 
 def guarded_copy(meta_graph: MetaGraphDef) -> GuardedCopy | None:
-    """Return what the signatures of a meta graph need, or None where there is nothing to guard.
+    """Return the copy that the signatures of a meta graph need, or None if no guard is needed.
 
-    Signatures with the same inputs share a copy. Those with other inputs have their own: the input of one may be an
-    operation in the midst of another's.
+    Signatures with the same inputs share a copy. Signatures with different inputs have separate copies, because the
+    input of one signature may be an inner operation of another.
     """
     graph = meta_graph.graph_def
     groups: dict[frozenset[_Place], list[str]] = {}
@@ -75,11 +75,11 @@ def guarded_copy(meta_graph: MetaGraphDef) -> GuardedCopy | None:
 
 
 class _Copying:
-    """The making of the copies.
+    """The construction of the copies.
 
     Args:
         graph: The whole graph.
-        functions: Its functions, and those of them that need guards.
+        functions: Its functions, including second definitions with guards.
     """
 
     def __init__(self, graph: GraphDef, functions: GuardedFunctions) -> None:
@@ -90,25 +90,25 @@ class _Copying:
         self._controls: dict[str, None] = {}
 
     def add(self, inputs: AbstractSet[_Place], reach: Reach, prefix: str) -> dict[str, str]:
-        """Add the part that begins at the first operations in need of a guard; return its names by the original ones.
+        """Add the part that begins at the first operations that need a guard; return its names by the original names.
 
         Args:
             inputs: The tensors that a request replaces.
-            reach: What they reach.
-            prefix: What the names of the copied operations are to begin with.
+            reach: The operations that they reach.
+            prefix: The prefix of the copied operations' names.
         """
         given = {name for name, _ in inputs}
         body = reach.nodes | given
         sites = [name for name in reach.nodes if self._is_site(self._nodes[name], body)]
         renamed = {name: prefix + name for name in sorted(self._after(sites, reach.needed))}
         guards = Guards(in_function=False)
-        # What a request replaces need not have the rank that its operation would compute.
+        # A tensor that a request replaces may have a different rank than its operation would compute.
         ranks = KnownRanks({name: node for name, node in self._nodes.items() if name not in given}, body)
         for name, new_name in renamed.items():
             node, original = self._graph.node.add(), self._nodes[name]
             node.CopyFrom(original)
             node.name = new_name
-            node.attr.pop("_class", None)  # which operations share a device: here is only one
+            node.attr.pop("_class", None)  # it groups operations by device, and only one device exists here
             node.input[:] = [self._input(entry, renamed, inputs) for entry in original.input]
             self._functions.call_guarded(node)
             guards.add_all(node, original, body, ranks)
@@ -116,7 +116,7 @@ class _Copying:
         return renamed
 
     def result(self, copied: Mapping[str, Mapping[str, str]]) -> GuardedCopy:
-        """Return everything that was added, with the functions."""
+        """Return the copy with all added parts and the functions."""
         self._graph.library.function.extend(self._functions.definitions())
         return GuardedCopy(
             graph=self._graph, tensors=tuple(self._tensors), controls=tuple(self._controls), copied=copied
@@ -136,7 +136,7 @@ class _Copying:
         return is_in_need(node, body) or self._functions.are_called_by(node)
 
     def _after(self, sites: Iterable[str], needed: AbstractSet[str]) -> set[str]:
-        """Return ``sites`` and what comes after them on the way to the outputs: by data, or in time."""
+        """Return ``sites``, and the operations after them on paths to the outputs, by data or control dependencies."""
         consumers: dict[str, list[str]] = {}
         for name in needed:
             for entry in self._nodes[name].input:

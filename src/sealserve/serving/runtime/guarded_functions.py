@@ -1,4 +1,4 @@
-"""The functions of a graph whose operations need guards, and those that call such functions.
+"""The functions of a graph whose operations need guards, and the functions that call them.
 
 Source: tensorflow/tensorflow 2.21, ``core/framework/function.proto``.
 """
@@ -14,11 +14,11 @@ SUFFIX: Final = "_sealserve_guarded"
 
 
 class GuardedFunctions:
-    """A graph's functions, of which those in need of guards have a second definition under another name.
+    """A graph's functions. Functions that need guards have a second definition under a different name.
 
     Args:
         library: The functions by name.
-        bodies: For each signature, what its inputs reach in which functions.
+        bodies: For each signature, the operations that its inputs reach, by function.
     """
 
     def __init__(self, library: Mapping[str, Any], bodies: Iterable[Mapping[str, set[str]]]) -> None:
@@ -37,11 +37,11 @@ class GuardedFunctions:
         )
 
     def are_called_by(self, node: Any) -> bool:
-        """Whether a NodeDef calls a function with guards."""
+        """Return whether a NodeDef calls a function with guards."""
         return not self._guarded.isdisjoint(functions_of(node, self._library))
 
     def call_guarded(self, node: Any) -> None:
-        """Let a NodeDef call the functions with guards."""
+        """Make a NodeDef call the functions with guards."""
         if node.op in self._guarded:
             node.op += SUFFIX
         for value in node.attr.values():

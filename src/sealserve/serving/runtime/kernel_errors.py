@@ -1,8 +1,8 @@
-"""What TensorFlow's operations say of a request, without what they quote of it.
+"""Error messages of TensorFlow's operations, without parts that they quote from a request.
 
-An operation's text may quote an input. So a text leaves the process only if it is one of `kernel_texts`, whose every
-part is known: shapes, sizes and names of the model stay, values become ``<hidden>``. Of any other text, only the status
-and the name of the operation are passed on.
+An operation's message may quote an input. So a message leaves the process only if it matches one of `kernel_texts`, of
+which every part is known. Shapes, sizes and names of the model stay, and values become ``<hidden>``. For any other
+message, only the status and the name of the operation are passed on.
 """
 
 import re
@@ -19,7 +19,7 @@ _PARTS: Final = {
     "{number}": r"(-?\d+)",
     "{value}": r"(.*)",
 }
-"""What a text is made of, beside its own words. The groups, ``number`` and ``value``, must not be seen."""
+"""The placeholders in a message, and their patterns. The groups, ``number`` and ``value``, are hidden."""
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -33,13 +33,13 @@ _WHERE: Final = re.compile(
     r"\n\t \[\[(?:\{\{function_node [\w./<>-]+\}\})?"
     rf"(?:(?P<nodes>{_NODE}(?:, {_NODE})*)|(?P<name>[\w./<>-]+))\]\]\Z"
 )
-"""The last line, which TensorFlow adds itself: what looks like one further up may be part of a value."""
+"""The last line, which TensorFlow itself adds. A similar line further up may be part of a value."""
 _BRACES: Final = re.compile(r"\{\{node |\}\}")
 HIDDEN: Final = "<hidden>"
 
 
 def told(error: TensorFlowError, signature: str) -> str:
-    """Return what may be told of ``error`` when ``signature`` was run: TensorFlow's text, or its status and where."""
+    """Return the text of ``error`` that a client may see: TensorFlow's message, or its status and place."""
     where = _WHERE.search(error.text)
     text, line = (error.text[: where.start()], where.group()) if where else (error.text, "")
     for pattern in _PATTERNS:

@@ -1,7 +1,7 @@
-"""The texts of TensorFlow's operations that may leave the process, each with all of its parts.
+"""The messages of TensorFlow's operations that may leave the process, with placeholders for their parts.
 
-``{shape}``, ``{size}``, ``{name}`` and ``{device}`` stay: they describe the model or the shapes of the request.
-``{number}`` and ``{value}`` become ``<hidden>``: they are, or can be, values of an input. ``{value}`` is any text.
+``{shape}``, ``{size}``, ``{name}`` and ``{device}`` stay, because they describe the model or the shapes of the request.
+``{number}`` and ``{value}`` become ``<hidden>``, because they can be values of an input. ``{value}`` is any text.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` (the files beside each group).
 """
@@ -209,7 +209,7 @@ TEXTS: Final = (
         "Incomplete bmp content, requires at least {size} bytes to find the header size, width, height, and bpp,"
         " got {size} bytes"
     ),
-    # sounds, JSON, CSV, compressed and serialised input
+    # sounds, JSON, CSV, compressed and serialized input
     "contents must be scalar, got shape {shape}",
     "Header mismatch: Expected {name} but found {value}",
     "Data too short when trying to read string",

@@ -1,6 +1,6 @@
-"""The ranks of tensors that the operations before them leave no choice about, whatever a request holds.
+"""The ranks of tensors that are fixed by the operations before them, regardless of the request.
 
-So a network of convolutions needs one guard in front of the first, not one in front of each.
+So a network of convolutions needs only one guard before the first convolution, not one before each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _FIXED: Final = {
     **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor", "SpaceToDepth", "DepthToSpace"), 4),
     **dict.fromkeys(("Conv3D", "MaxPool3D", "AvgPool3D", "Conv3DBackpropInputV2"), 5),
 }
-"""Operations whose output has one rank only."""
+"""Operations whose output always has the same rank."""
 
 _KEPT: Final = frozenset(
     {
@@ -47,11 +47,11 @@ _READS: Final = frozenset({"ReadVariableOp", "Identity"})
 
 
 class KnownRanks:
-    """The ranks in one graph or function.
+    """The known ranks in a graph or function.
 
     Args:
         nodes: Its operations by name.
-        reached: The names of those that an input of the signature reaches.
+        reached: The names of the operations that an input of the signature reaches.
     """
 
     def __init__(self, nodes: Mapping[str, Any], reached: AbstractSet[str]) -> None:
@@ -60,15 +60,15 @@ class KnownRanks:
         self._known: dict[str, int | None] = {}
 
     def of(self, tensor: str) -> int | None:
-        """Return the rank of the tensor that an input is called, or None where a request may decide it."""
+        """Return the rank of the tensor with an input's name, or None if a request may change the rank."""
         name = source(tensor)
         if name not in self._known:
-            self._known[name] = None  # a loop leads here again: nothing is known there
+            self._known[name] = None  # a loop leads here again: the rank is unknown then
             self._known[name] = self._find(self._nodes[name]) if name in self._nodes else None
         return self._known[name]
 
     def shape_of(self, tensor: str) -> tuple[int, ...] | None:
-        """Return the sizes of a tensor that no input of the signature reaches, or None where they are not known."""
+        """Return the sizes of a tensor that no input of the signature reaches, or None if they are unknown."""
         name = source(tensor)
         node = self._nodes.get(name)
         if node is None or name in self._reached:
@@ -90,12 +90,12 @@ class KnownRanks:
         if node.op in _BROADCAST:
             ranks = [self.of(name) for name in data]
             return None if None in ranks else max(rank for rank in ranks if rank is not None)
-        if node.op == "ConcatV2":  # it takes inputs of one rank only
+        if node.op == "ConcatV2":  # all its inputs must have the same rank
             return next((rank for rank in map(self.of, data[:-1]) if rank is not None), None)
         return self._written(node, data)
 
     def _written(self, node: Any, data: Sequence[str]) -> int | None:
-        """Return the rank that the model's file says."""
+        """Return the rank that the model's file declares."""
         if node.op == "Const":
             return len(node.attr["value"].tensor.tensor_shape.dim)
         if node.op == "Reshape" and (shape := self._nodes.get(source(data[1]))) is not None and shape.op == "Const":

@@ -1,10 +1,16 @@
-"""TensorFlow's C API, as the shared library of the installed module ``tensorflow`` exports it.
+"""TensorFlow's C API, exported by the shared library of the installed module ``tensorflow``.
 
-Why not TensorFlow's Python half: measured side by side on one machine, against TensorFlow 1's loader and
-``tf.saved_model.load``: ready to load a model in an eighth of the time; 58 MB of private memory then, not 206; with a
-frozen ResNet50 after the first call 1.3 GB, not 1.5 and 2.0; half_plus_two, the request's and the answer's messages
-included, in 0.7 of the time of either's bare call. And a SavedModel is loaded by the very function that TensorFlow
-Serving uses, so what loads and how it fails are the same.
+The server does not use TensorFlow's Python API. The C API was measured side by side on one machine against TensorFlow
+1's loader and ``tf.saved_model.load``:
+
+- It is ready to load a model in an eighth of the time.
+- It then uses 58 MB of private memory, not 206.
+- With a frozen ResNet50 it uses 1.3 GB after the first call, not 1.5 and 2.0.
+- A request to half_plus_two, including the messages for request and answer, takes 0.7 of the time of the bare call with
+  either of the others.
+
+A SavedModel is loaded by the same function as in TensorFlow Serving. So both servers load the same models, and report
+the same failures.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/c/c_api.h``, ``tf_tensor.h``, ``tf_buffer.h``, ``tf_status.h``,
 ``tf_tstring.h``.
@@ -26,13 +32,13 @@ from sealserve.serving.runtime.protos import tensorflow_folder
 SPEC_VERSION: Final = "2.21"
 _LIBRARY: Final = "libtensorflow_cc.so.2"
 _BRIEF: Final = 2**16
-"""Bytes that TensorFlow parses in less time than it takes to let another Python thread run meanwhile, and come back."""
+"""Up to this many bytes, TensorFlow parses faster than Python can switch to another thread and back."""
 TSTRING_SIZE: Final = 24
-"""Bytes of one ``TF_TString``: the elements of a string tensor."""
+"""Bytes of a ``TF_TString``, which is an element of a string tensor."""
 
 
 class TensorFlowError(Exception):
-    """TensorFlow's own word on what went wrong. Its text may quote an input: it goes into no log and to no sender.
+    """An error of TensorFlow. Its text may quote an input, so it must not be logged or sent to a client.
 
     Args:
         status: The canonical code.
@@ -57,7 +63,7 @@ class Buffer(Structure):
 
 
 class Endpoint(Structure):
-    """``TF_Output`` (and ``TF_Input``): one output of an operation of the graph."""
+    """``TF_Output`` (and ``TF_Input``): an output of an operation of the graph."""
 
     _fields_ = (("operation", c_void_p), ("index", c_int))
 
@@ -67,7 +73,7 @@ _ENDPOINTS = POINTER(Endpoint)
 _HANDLES = POINTER(c_void_p)
 
 _FUNCTIONS: Final[tuple[tuple[str, Any, tuple[Any, ...], bool], ...]] = (
-    # name, result, arguments, whether it can take long (then other Python threads run meanwhile)
+    # name, result, arguments, whether it can take long (then other Python threads can run during the call)
     ("TF_Version", c_char_p, (), False),
     ("TF_NewStatus", c_void_p, (), False),
     ("TF_DeleteStatus", None, (c_void_p,), False),
@@ -121,10 +127,10 @@ class Library:
     """The functions of the C API, by their names.
 
     Args:
-        path: The shared library.
+        path: The path of the shared library.
 
     Raises:
-        UnavailableError: `server.tensorflow-library`: It cannot be loaded, or lacks a function.
+        UnavailableError: `server.tensorflow-library`: The library cannot be loaded, or lacks a function.
     """
 
     def __init__(self, path: str) -> None:
@@ -138,22 +144,22 @@ class Library:
             self._parse_briefly.restype, self._parse_briefly.argtypes = None, self.TF_TensorFromProto.argtypes
         except (OSError, AttributeError) as error:
             raise ServingCode.SERVER_TENSORFLOW_LIBRARY.error(
-                f"TensorFlow's library {path} cannot be used: {error}.",
-                hint=f"Install tensorflow {SPEC_VERSION}: `make setup` in a checkout of sealserve does.",
+                f"TensorFlow's library {path} cannot be loaded: {error}.",
+                hint=f"Install tensorflow {SPEC_VERSION}: run `make setup` in a checkout of sealserve.",
             ) from error
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)  # for type checkers: what __init__ sets has no declared type
+        raise AttributeError(name)  # for type checkers: attributes that __init__ sets have no declared type
 
     def status(self) -> "_Lent":
-        """Lend a ``TF_Status`` to one call: a block that raises TensorFlowError where the call failed."""
+        """Return a ``TF_Status`` for one call, as a context manager that raises TensorFlowError if the call failed."""
         return _Lent(self)
 
     def parse_tensor(self, proto: bytes, tensor: int | None) -> None:
-        """Replace ``tensor`` by the one that a serialised TensorProto describes.
+        """Replace ``tensor`` by the tensor in a serialized TensorProto.
 
         Raises:
-            TensorFlowError: Its shape and its values do not fit together.
+            TensorFlowError: The shape does not match the values.
         """
         parse = self.TF_TensorFromProto if len(proto) > _BRIEF else self._parse_briefly
         with self.status() as status:
@@ -166,7 +172,7 @@ class Library:
 
 
 class _Lent:
-    """A ``TF_Status`` for one call: a class, since a generator's block takes three times as long.
+    """A ``TF_Status`` for one call. It is a class, because a generator-based context manager is three times slower.
 
     Args:
         library: TensorFlow.
@@ -197,15 +203,15 @@ _CODES = frozenset(Status)
 
 @functools.cache
 def library() -> Library:
-    """Return the library, loaded once.
+    """Return the library, which is loaded once.
 
-    TensorFlow's own log is turned off first: its warnings quote input values (seen in 2.21: "Local rendezvous is
-    aborting with status: ..."), and an enclave's standard error is the host's to read. Every error comes back as a
-    status. It is told to look for no GPU.
+    TensorFlow's own log is turned off first. Its warnings quote input values (observed in 2.21: "Local rendezvous is
+    aborting with status: ..."), and the host can read an enclave's standard error. Every error is still returned as a
+    status. TensorFlow is also configured not to search for GPUs.
 
     Raises:
         TensorFlowMissingError: TensorFlow is not installed.
-        UnavailableError: `server.tensorflow-library`: Its library cannot be used.
+        UnavailableError: `server.tensorflow-library`: The library cannot be loaded.
     """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -216,7 +222,7 @@ def library() -> Library:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what the library writes to standard error while it is loaded, where no setting of its own reaches."""
+    """Discard the messages that the library writes to standard error while it is loaded. No setting disables them."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

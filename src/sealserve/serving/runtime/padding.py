@@ -1,7 +1,8 @@
-"""Inputs of different lengths made equal, so that they can be one batch.
+"""Padding of inputs with different lengths to the same shape, so that they can be in the same batch.
 
 Source: tensorflow/serving, ``batching/batching_util.cc`` (``AddPadding``): values are added at the end of each
-dimension but the first, and are the tensor's first element; ranks from 1 to 6.
+Source: tensorflow/serving, ``batching/batching_util.cc`` (``AddPadding``). Copies of the tensor's first element are
+added at the end of each dimension except the first; ranks from 1 to 6.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ _MAX_RANK: Final = 6
 
 
 def pad_to(library: Library, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return ``tensor`` filled up to ``shape``.
+    """Return ``tensor`` padded to ``shape``.
 
     Raises:
-        RequestError: `request.batch-padding`: It has nothing to fill up with, or too many dimensions.
+        RequestError: `request.batch-padding`: The tensor is empty, or has too many dimensions.
     """
-    import numpy as np  # noqa: PLC0415  # most servers need none
+    import numpy as np  # noqa: PLC0415  # most servers do not need numpy
 
     if len(shape) > _MAX_RANK:
         raise RequestCode.BATCH_PADDING.error("Only tensors with rank from 1 to 6 can be padded.")

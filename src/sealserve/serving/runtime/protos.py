@@ -1,10 +1,10 @@
-"""The message types of TensorFlow and TensorFlow Serving, from their own packages, without TensorFlow's Python half.
+"""The message types of TensorFlow and TensorFlow Serving, imported without TensorFlow's Python API.
 
-``import tensorflow`` takes seconds (many more inside an enclave) and some 200 MB, and the server needs nothing of it:
-it calls the library below (`libtensorflow`). The generated modules import only protobuf and each
-other, but Python runs a package's ``__init__`` before its modules. So a stand-in for the package ``tensorflow``, which
-only knows where the modules are, is there while they are imported, and not afterwards: whoever imports ``tensorflow``
-later gets the real one.
+``import tensorflow`` takes seconds (much longer inside an enclave) and about 200 MB, and the server does not need it:
+it calls the shared library (`libtensorflow`). The generated modules import only protobuf and each other, but Python
+runs a package's ``__init__`` before its modules. So a stand-in for the package ``tensorflow``, which contains only the
+path of the modules, is registered during the imports and removed afterwards. A later ``import tensorflow`` gets the
+real package.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from sealserve.errors import UnavailableError
 
 
 class TensorFlowMissingError(UnavailableError):
-    """TensorFlow, or TensorFlow Serving's message types, are not installed."""
+    """TensorFlow, or the package with TensorFlow Serving's message types, is not installed."""
 
     code = "server.tensorflow-missing"
 
@@ -30,10 +30,10 @@ class TensorFlowMissingError(UnavailableError):
 
 
 def tensorflow_folder() -> Path:
-    """Return the folder of the installed package ``tensorflow``, which is not imported for it.
+    """Return the folder of the installed package ``tensorflow``, without importing it.
 
     Raises:
-        TensorFlowMissingError: There is none.
+        TensorFlowMissingError: The package is not installed.
     """
     loaded = sys.modules.get("tensorflow")
     if loaded is not None and loaded.__file__:

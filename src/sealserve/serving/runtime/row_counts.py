@@ -1,7 +1,8 @@
-"""Which outputs of a graph have a number of rows that the values of the inputs decide.
+"""Determines which outputs of a graph have a number of rows that depends on the inputs' values.
 
-``tf.where``, ``tf.unique`` and ``tf.boolean_mask`` return as many rows as they find. By chance these can be as many as
-the batch has, and a row would go to a request that it does not belong to. So the graph decides, not the result.
+``tf.where``, ``tf.unique`` and ``tf.boolean_mask`` return as many rows as they find. By chance this can be the number
+of rows of the batch, and a row would be sent to a wrong request. So the decision is based on the graph, not on the
+result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ _COUNTED: Final = frozenset(
         *("StringSplit", "StringSplitV2", "RaggedRange", "SparseFillEmptyRows", "DenseToDenseSetOperation"),
     }
 )
-"""Operations that return as many rows as they find."""
+"""Operations whose number of output rows depends on the values."""
 
 _FIRST: Final = frozenset(
     {
@@ -78,7 +79,7 @@ _Found = tuple[bool, frozenset[int]]
 
 
 def counted_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
-    """Return the names of the tensors that signatures return and whose number of rows depends on values."""
+    """Return the names of the tensors in signatures' outputs whose number of rows depends on values."""
     graph = _Graph(functions_in(meta_graph.graph_def))
     nodes = by_name(meta_graph.graph_def.node)
     names = {info.name for signature in meta_graph.signature_def.values() for info in signature.outputs.values()}
@@ -91,7 +92,7 @@ class _Graph:
         self._known: dict[tuple[str, int], _Found] = {}
 
     def trace(self, nodes: Mapping[str, Any], arguments: Mapping[str, int], tensor: str) -> _Found:
-        """Follow the rows of a tensor back: are they counted, and the rows of which arguments may they be?"""
+        """Trace the rows of a tensor: return whether they are counted, and the arguments whose rows they may be."""
 
         def following(name: str) -> Iterable[str]:
             node = nodes.get(source(name))
@@ -107,7 +108,7 @@ class _Graph:
         return False, frozenset(reached)
 
     def _step(self, node: Any, tensor: str) -> tuple[bool, Sequence[str]]:
-        """Return whether the rows of an operation's output are counted, and of which tensors they may be otherwise."""
+        """Return whether the rows of an operation's output are counted, and the tensors whose rows they may be."""
         operands = data_inputs(node)
         if node.op in _CALLS:
             index = tensor.partition(":")[2].rpartition(":")[2]  # of x, x:0 and x:y:0
@@ -117,7 +118,7 @@ class _Graph:
 
     def _call(self, name: str, index: int) -> _Found:
         if (name, index) not in self._known:
-            self._known[name, index] = (False, frozenset())  # until it is known: a function may call itself
+            self._known[name, index] = (False, frozenset())  # a preliminary value, because a function may call itself
             function = self._functions.get(name)
             if function is not None and index < len(function.signature.output_arg):
                 arguments = {argument.name: place for place, argument in enumerate(function.signature.input_arg)}
@@ -128,7 +129,7 @@ class _Graph:
 
 
 def _with_its_rows(operation: str, operands: list[str]) -> list[str]:
-    """Return the operands whose rows may be those of the operation's output."""
+    """Return the operands whose rows may be the rows of the operation's output."""
     if operation in _EACH:
         return operands
     if operation in _FIRST:

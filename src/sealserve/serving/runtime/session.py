@@ -1,4 +1,4 @@
-"""A SavedModel in TensorFlow's memory, and calls into it from any number of threads.
+"""A SavedModel loaded in TensorFlow, which any number of threads can call.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/c/c_api.h`` (``TF_LoadSessionFromSavedModel``, ``TF_SessionRun``).
 """
@@ -22,34 +22,34 @@ from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.runtime.unstoppable import unstoppable_signatures
 
 TIME_LIMIT: Final = 300.0
-"""Seconds that one run may take, unless the command line says otherwise. TensorFlow Serving has no limit."""
+"""Default maximum of seconds for one run. TensorFlow Serving has no limit."""
 _CALLER: Final = -1
-"""``RunOptions.inter_op_thread_pool``: the thread that calls computes, and nothing is handed over
+"""Value of ``RunOptions.inter_op_thread_pool``: the calling thread computes, without handing work over to other threads
 (``direct_session.cc``, ``Run``). TensorFlow cannot stop such a run at a timeout."""
 _AMPLE: Final = 10
-"""A timeout of so many times the last run with the same shapes needs nobody who watches it."""
+"""A run's timeout is not watched if it is at least this multiple of the last run's time with the same shapes."""
 _REMEMBERED: Final = 1024
-"""How many combinations of shapes are remembered. The limit keeps clients from filling the memory."""
+"""Maximum number of remembered combinations of shapes, so that clients cannot fill the memory."""
 
 _DIGITS: Final = 9
-"""The most digits of an output's index."""
+"""Maximum number of digits of an output's index."""
 
 _Key = tuple[Any, ...]
 
 
 DeclaredShape = tuple[int | None, ...] | None
-"""The sizes of a tensor, None where a size is open; None as a whole where the rank is open."""
+"""The sizes of a tensor, with None for an unknown size. None instead of a tuple means that the rank is unknown."""
 
 
 class Runnable(Protocol):
-    """What runs a model's graph: a `Session`, or what stands in front of one."""
+    """An object that runs a model's graph: a `Session`, or a wrapper around a session."""
 
     library: Library
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
     ) -> list[Tensor]:
-        """Return the tensors of ``fetches``, computed from ``feeds``, as `Session.run`."""
+        """Return the tensors of ``fetches``, computed from ``feeds``; see `Session.run`."""
         ...
 
     def close(self) -> None:
@@ -58,38 +58,38 @@ class Runnable(Protocol):
 
 
 class Batchable(Runnable, Protocol):
-    """What can run batches: it also says what its signatures and its graph show about rows.
+    """An object that can run batches. It also provides information about rows from its signatures and its graph.
 
     Args:
-        time_limit: Seconds that one run may take, whatever its caller allows.
+        time_limit: Maximum seconds for one run, regardless of the caller's timeout.
     """
 
     time_limit: float
 
     def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
-        """Return the shape that the signatures declare for an input or an output, as `Session.declared_shape`."""
+        """Return the declared shape of an input or an output; see `Session.declared_shape`."""
         ...
 
     def counts_rows(self, fetch: Endpoint) -> bool:
-        """Whether the values of the inputs decide how many rows an output has, as `Session.counts_rows`."""
+        """Return whether an output's number of rows depends on the inputs' values; see `Session.counts_rows`."""
         ...
 
 
 class Session:
-    """A loaded meta graph. `run` may be called from many threads at once; `close` after the last one returned.
+    """A loaded meta graph. Many threads may call `run` at the same time. Call `close` after the last call has returned.
 
     Args:
         library: TensorFlow.
         handle: The ``TF_Session``.
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
-        tolerant: Those of them that may be given inputs of any shape.
-        guarded: For those of them that fetch from a copy with guards, the new names of the operations in it.
-        unstoppable: Signatures whose runs TensorFlow could not stop, and the operation that is at fault.
-        counted: Names of outputs that have a number of rows that the values of the inputs decide.
-        bounded: Names of outputs whose time follows from the shapes of the inputs.
-        inline: Whether such a run may compute on the thread that calls it, rather than on TensorFlow's own.
-        time_limit: Seconds that one run may take, whatever its caller allows.
+        tolerant: The signatures that accept inputs of any shape.
+        guarded: For each signature that fetches from a copy with guards, the new names of the operations in the copy.
+        unstoppable: Signatures whose runs TensorFlow cannot stop, and the responsible operation.
+        counted: Names of outputs whose number of rows depends on the inputs' values.
+        bounded: Names of outputs whose time depends only on the shapes of the inputs.
+        inline: Whether runs of such outputs may compute on the calling thread instead of TensorFlow's threads.
+        time_limit: Maximum seconds for one run, regardless of the caller's timeout.
     """
 
     def __init__(
@@ -138,32 +138,33 @@ class Session:
         time_limit: float = TIME_LIMIT,
         config: ConfigProto | None = None,
     ) -> "Session":
-        """Load the meta graph with ``tags`` from ``folder``: restore its variables and run its initialiser.
+        """Load the meta graph with ``tags`` from ``folder``, restore its variables, and run its initializer.
 
         Args:
             library: TensorFlow.
             folder: The version folder, with ``saved_model.pb``.
             tags: The meta graph's tags.
-            intra_op_threads: Threads for one operation; 0 lets TensorFlow decide.
-            inter_op_threads: Threads for operations beside each other; 0 lets TensorFlow decide.
-            concurrent_runs: How many runs there can be at once. TensorFlow has at least as many threads for operations:
-                else a run could not be stopped at its deadline while another one holds the last thread.
-            time_limit: Seconds that one run may take, whatever its caller allows.
-            config: TensorFlow's other settings; the threads that it names do not count.
+            intra_op_threads: Threads within one operation; 0 for TensorFlow's default.
+            inter_op_threads: Threads for parallel operations; 0 for TensorFlow's default.
+            concurrent_runs: Maximum number of concurrent runs. TensorFlow gets at least this number of threads for
+                operations. Otherwise a run could not be stopped at its deadline while another run holds the last
+                thread.
+            time_limit: Maximum seconds for one run, regardless of the caller's timeout.
+            config: TensorFlow's other settings. Its numbers of threads are ignored.
 
         Raises:
-            TensorFlowError: It is no SavedModel, has no such meta graph, or cannot be restored.
+            TensorFlowError: The folder is not a SavedModel, has no such meta graph, or cannot be restored.
         """
         settings = ConfigProto()
         if config is not None:
             settings.CopyFrom(config)
         settings.device_count["GPU"] = 0
-        settings.experimental.optimize_for_static_graph = False  # else no copy with guards could be added
+        settings.experimental.optimize_for_static_graph = False  # otherwise a copy with guards could not be added
         settings.intra_op_parallelism_threads = intra_op_threads
         settings.inter_op_parallelism_threads = inter_op_threads
         if not settings.session_inter_op_thread_pool:
             threads = max(inter_op_threads or len(os.sched_getaffinity(0)), concurrent_runs)
-            # All models share one pool. It has a name, since the size of the nameless one is that of the first model.
+            # All models share one named pool, because the size of the unnamed pool is set by the first model.
             settings.session_inter_op_thread_pool.add(num_threads=threads, global_name=f"sealserve-{threads}")
         encoded_settings = settings.SerializeToString()
         graph = c_void_p(library.TF_NewGraph())
@@ -188,7 +189,7 @@ class Session:
         signatures = {}
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
-            signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
+            signatures[name].CopyFrom(signature)  # otherwise the meta graph and its constants would stay in memory
         guarded = _import_guarded(library, graph, parsed)
         return cls(
             library,
@@ -205,10 +206,10 @@ class Session:
         )
 
     def endpoint(self, name: str) -> Endpoint:
-        """Return the tensor of the graph that is called ``operation:index``, or ``operation`` for its first one.
+        """Return the tensor of the graph with the name ``operation:index``, or ``operation`` for its first output.
 
         Raises:
-            TensorFlowError: There is none.
+            TensorFlowError: The tensor does not exist.
         """
         operation_name, _, index = name.rpartition(":")
         if not operation_name:  # tensorflow/core/graph/tensor_id.cc, ParseTensorName
@@ -227,10 +228,10 @@ class Session:
         return Endpoint(operation, int(index))
 
     def output(self, signature: str, name: str) -> Endpoint:
-        """Return where an output is fetched: in the copy with guards, if ``signature`` has one, else in the graph.
+        """Return the endpoint of an output: in the copy with guards if ``signature`` has one, else in the graph.
 
         Raises:
-            TensorFlowError: There is none.
+            TensorFlowError: The tensor does not exist.
         """
         operation, colon, index = name.rpartition(":")
         if not operation:
@@ -243,7 +244,7 @@ class Session:
         return self._declared.get(_key_of(endpoint))
 
     def counts_rows(self, fetch: Endpoint) -> bool:
-        """Whether the values of the inputs decide how many rows an output has."""
+        """Return whether an output's number of rows depends on the inputs' values."""
         return _key_of(fetch) in self._counted
 
     def run(
@@ -251,15 +252,15 @@ class Session:
     ) -> list[Tensor]:
         """Return the tensors of ``fetches``, computed from ``feeds``.
 
-        TensorFlow gives up between two operations: an operation that takes long ends first.
+        TensorFlow checks the timeout only between two operations, so a long operation ends first.
 
         Args:
-            feeds: What is put in, and where.
-            fetches: What is asked for.
-            timeout: Seconds after which TensorFlow gives up; at most the session's limit, which None means.
+            feeds: Pairs of an endpoint and the tensor to feed there.
+            fetches: The endpoints to compute.
+            timeout: Maximum seconds for the run. None, or a larger value, means the session's limit.
 
         Raises:
-            TensorFlowError: TensorFlow refused the inputs, failed or gave up.
+            TensorFlowError: TensorFlow rejected the inputs, failed or timed out.
         """
         library = self.library
         timeout = self.time_limit if timeout is None else min(timeout, self.time_limit)
@@ -286,14 +287,14 @@ class Session:
         return [Tensor(library, handle) for handle in results]
 
     def _key(self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint]) -> _Key | None:
-        """Return what determines the time of a run, or None where values of the inputs can do so."""
+        """Return the key that determines the time of a run, or None if the inputs' values can affect the time."""
         wanted = tuple([_key_of(end) for end in fetches])
         if not self._bounded.issuperset(wanted):
             return None
         return (wanted, *[(end.operation, end.index, tensor.shape) for end, tensor in feeds])
 
     def _places(self, names: Iterable[str]) -> Iterator[_Key]:
-        """Yield where the tensors ``names`` are, in the graph and in its copies with guards; those that exist."""
+        """Yield the places of the existing tensors in ``names``, in the graph and in its copies with guards."""
         for name in names:
             if self._has(name):
                 yield _key_of(self.endpoint(name))
@@ -308,7 +309,7 @@ class Session:
         return True
 
     def _declare(self, key: _Key, info: TensorInfo) -> None:
-        """Note the shape of a tensor; where signatures differ, only what they agree on counts."""
+        """Record the shape of a tensor. If signatures differ, only the sizes that they agree on are kept."""
         shape, former = declared_shape(info), self._declared.get(key, ())
         if former in ((), shape):
             self._declared[key] = shape
@@ -329,7 +330,7 @@ class Session:
 
 
 def declared_shape(info: TensorInfo) -> DeclaredShape:
-    """Return the shape of a tensor of a signature."""
+    """Return the declared shape of a tensor of a signature."""
     if info.tensor_shape.unknown_rank or not info.HasField("tensor_shape"):
         return None
     return tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)
@@ -348,7 +349,7 @@ def _run_options(**options: int) -> bytes:
 
 
 def _import_guarded(library: Library, graph: c_void_p, meta_graph: MetaGraphDef) -> Mapping[str, Mapping[str, str]]:
-    """Import the copy with guards into ``graph``; return the new names of what was copied, by signature."""
+    """Import the copy with guards into ``graph``; return the new names of the copied operations, by signature."""
     copy = guarded_copy(meta_graph)
     if copy is None:
         return {}

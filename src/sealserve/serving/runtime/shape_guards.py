@@ -1,9 +1,9 @@
-"""A guard: operations that fail with INVALID_ARGUMENT where a tensor has a shape that the next operation cannot take.
+"""Guards: operations that fail with INVALID_ARGUMENT if a tensor's shape is not accepted by the next operation.
 
-A guard on the tensor ``t``: ``open = OptionalGetValue(OptionalFromValue(t))``, ``shape = Shape(open)``, an Assert on
-``shape``, and ``Identity(t)`` after it, which the operation reads. TensorFlow's optimiser believes the shape that a
-placeholder or a variable declares, whatever is fed or assigned, and would compute the assertion in advance. The
-optimiser does not infer shapes through an optional, whose declared shape is unknown here.
+A guard on the tensor ``t`` consists of ``open = OptionalGetValue(OptionalFromValue(t))``, ``shape = Shape(open)``, an
+Assert on ``shape``, and ``Identity(t)`` after it, which the operation reads. TensorFlow's optimizer relies on the
+declared shape of a placeholder or a variable, regardless of the fed or assigned value, and would evaluate the assertion
+in advance. It does not infer shapes through an optional, whose declared shape is unknown here.
 
 Source: tensorflow/tensorflow 2.21, ``core/ops/optional_ops.cc`` and ``core/grappler/optimizers/constant_folding.cc``.
 """
@@ -23,26 +23,26 @@ _FLOAT, _DOUBLE, _INT32, _INT64, _BOOL = (
     DataType.Value(f"DT_{name}") for name in ("FLOAT", "DOUBLE", "INT32", "INT64", "BOOL")
 )
 _MOST: Final = 2**62
-"""Elements of a tensor, so that their count fits into 64 bits."""
+"""Maximum number of elements of a tensor, so that their count fits into 64 bits."""
 _SHOWN: Final = 32
-"""Dimensions that an error shows at most."""
+"""Maximum number of dimensions that an error shows."""
 
 
 def is_in_need(node: Any, reached: AbstractSet[str]) -> bool:
-    """Whether a NodeDef would end the process at some shape of what ``reached`` computes."""
+    """Return whether a NodeDef could end the process for some shape of a tensor that ``reached`` computes."""
     return any(
         source(node.input[index]) in reached
         for need in needs(node)
         for index in _read(need)
-        if index < len(node.input)  # TensorFlow looks at a function's body only when it is called
+        if index < len(node.input)  # TensorFlow checks a function's body only when it is called
     )
 
 
 class Guards:
-    """The guards of one graph or function.
+    """The guards of a graph or function.
 
     Args:
-        in_function: Whether inputs are named as a FunctionDef names them, with the output's name.
+        in_function: Whether inputs are named as in a FunctionDef, with the output's name.
     """
 
     def __init__(self, *, in_function: bool) -> None:
@@ -51,13 +51,13 @@ class Guards:
         self._made: dict[tuple[str, str, Need], str] = {}
 
     def add_all(self, node: Any, original: Any, body: AbstractSet[str], ranks: KnownRanks) -> None:
-        """Put the guards in front of ``node``, a copy of ``original``, that the operations before it leave to do.
+        """Insert the guards that ``node``, a copy of ``original``, needs in addition to checks by earlier operations.
 
         Args:
             node: The copy.
-            original: With the inputs that it had.
-            body: What an input of the signature reaches.
-            ranks: Of the original graph or function.
+            original: The original node, with its original inputs.
+            body: The names that an input of the signature reaches.
+            ranks: The known ranks of the original graph or function.
         """
         for wanted in _all_needs(original, ranks):
             if not {source(original.input[index]) for index in _read(wanted)} & body:
@@ -68,7 +68,7 @@ class Guards:
                 self._add_guard(node, need)
 
     def _add_guard(self, node: Any, need: Need) -> None:
-        """Let ``node`` read its input ``need.index`` from behind a guard."""
+        """Make ``node`` read its input ``need.index`` through a guard."""
         tensor = node.input[need.index]
         other = "" if need.rank_of is None else node.input[need.rank_of]
         key = tensor, other, replace(need, index=0)
@@ -92,7 +92,7 @@ class Guards:
                 self._check(f"{name}/elements-{need.elements}", ("Equal", "Any"), size, (need.elements,), shape)
             )
         if need.least:
-            # A shape of another rank cannot be compared: this check comes after that of the rank.
+            # Shapes of different ranks cannot be compared, so this check runs after the check of the rank.
             same = self._add(f"{name}/checked", "Identity", [shape, *checks], T=_INT64)
             wanted = "-".join(map(str, need.least))
             checks = [self._check(f"{name}/least-{wanted}", ("GreaterEqual", "All"), same, need.least, shape)]
@@ -104,7 +104,7 @@ class Guards:
             above = self._add(f"{name}/above", "AddV2", [dims, one], output="z", T=_INT64)
             checks.append(self._compare(f"{name}/updates", ("GreaterEqual", "All"), above, bound, shape))
         if need.least_value is not None or need.is_shape:
-            # An Assert shows the shape, and never these values.
+            # The Assert shows only the shape, never these values.
             values = self._add(f"{name}/values", "Cast", [tensor], output="y", SrcT=dtype, DstT=_DOUBLE)
             least = need.least_value or 0
             checks.append(
@@ -146,8 +146,8 @@ class Guards:
         *,
         dtype: int = _INT64,
     ) -> str:
-        """Add an assertion that ``value`` compares well with ``wanted``; return a control input that waits for it."""
-        # A constant in a loop of TensorFlow 1 belongs to the loop only by what it waits for.
+        """Add an assertion that compares ``value`` with ``wanted``; return a control input that waits for it."""
+        # In a loop of TensorFlow 1, a constant belongs to the loop only through its control input.
         bound = self._const(f"{name}/bound", wanted, dtype, f"^{source(value)}")
         return self._compare(name, operations, value, bound, shape, dtype=dtype)
 
@@ -183,7 +183,7 @@ class Guards:
 
 
 def _all_needs(node: Any, ranks: KnownRanks) -> list[Need]:
-    """Return what a NodeDef needs, the size of its filter considered where it is known."""
+    """Return the requirements of a NodeDef, including the size of its filter if it is known."""
     found = list(needs(node))
     filter_shape = ranks.shape_of(node.input[1]) if len(node.input) > 1 else None
     window = None if filter_shape is None else window_need(node, filter_shape)
@@ -191,16 +191,16 @@ def _all_needs(node: Any, ranks: KnownRanks) -> list[Need]:
 
 
 def _read(need: Need) -> tuple[int, ...]:
-    """Return the inputs that decide whether a need is met."""
+    """Return the indexes of the inputs that decide whether a requirement is met."""
     return (need.index,) if need.rank_of is None else (need.index, need.rank_of)
 
 
 def _type_of(node: Any, need: Need) -> int:
-    """Return the data type of the input that ``need`` is about."""
+    """Return the data type of the input that ``need`` refers to."""
     if need.type_of.startswith("DT_"):
         return int(DataType.Value(need.type_of))
-    if need.type_of not in node.attr:  # reading it would add it
-        # A default may be left out in a SavedModel.
+    if need.type_of not in node.attr:  # reading a missing attribute would add it
+        # A SavedModel may omit attributes with their default values.
         defaults: dict[str, int] = {"Tshape": _INT32, "Tindices": _INT32, "R": _DOUBLE}
         default: int = _FLOAT
         return defaults.get(need.type_of, default)

@@ -1,4 +1,4 @@
-"""What a guard says of a request that it has refused."""
+"""The error message of a guard that rejected a request."""
 
 import re
 from typing import Final
@@ -14,13 +14,13 @@ _REFUSAL: Final = re.compile(
 )
 
 _SIZES: Final = re.compile(r"(?<=-)-?\d+")
-"""The numbers behind a need, each after a hyphen; a negative one has its own sign."""
+"""The numbers after a requirement, each after a hyphen. A negative number has a second hyphen."""
 
 
 def refusal(error: TensorFlowError) -> str | None:
-    """Return what a guard says, or None where the error is of another operation.
+    """Return the message for a guard's error, or None if the error is of a different operation.
 
-    The text has a shape and names of the model, and nothing else of a request.
+    The message contains a shape and names of the model, and no other data of a request.
     """
     found = _REFUSAL.fullmatch(error.text)
     if found is None:
@@ -28,7 +28,7 @@ def refusal(error: TensorFlowError) -> str | None:
     shape = "[" + found["shape"].strip().replace(" ", ",") + "]"
     sizes = [int(size) for size in _SIZES.findall(found["sizes"])]
     needed = _words(found["need"], sizes)
-    return f"the operation {found['operation']!r} needs {needed}, and would get one of the shape {shape}"
+    return f"the operation {found['operation']!r} requires {needed}, got the shape {shape}"
 
 
 def _words(need: str, sizes: list[int]) -> str:
@@ -40,11 +40,11 @@ def _words(need: str, sizes: list[int]) -> str:
         case "elements":
             return "a tensor with one element" if sizes == [1] else f"a tensor with {sizes[0]} elements"
         case "updates":
-            return "a tensor with at most one dimension less than its indices have"
+            return "a tensor with at most one dimension less than its indices"
         case "from" | "upto":
             return f"values of at {'least' if need == 'from' else 'most'} {sizes[0]}"
         case _:
-            return "sizes of a smaller tensor"
+            return "the sizes of a smaller tensor"
 
 
 def _either(sizes: list[int]) -> str:

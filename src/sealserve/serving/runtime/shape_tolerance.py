@@ -1,8 +1,9 @@
-"""Which signatures may be given inputs of other shapes than they declare.
+"""Determines which signatures accept inputs of other shapes than they declare.
 
-TensorFlow Serving leaves shapes to the operations of the graph, and so does this server where each operation that an
-input reaches has been tried with hostile shapes (`tried_operations`), with guards in front of those that would end the
-process (`guarded_copy`). A signature whose inputs reach any other operation takes the shapes that it declares.
+TensorFlow Serving leaves the check of shapes to the operations of the graph. This server does the same if each
+operation that an input reaches was tested with hostile shapes (`tried_operations`). Guards protect the operations that
+would end the process (`guarded_copy`). A signature whose inputs reach any other operation accepts only its declared
+shapes.
 """
 
 from collections.abc import Mapping
@@ -31,11 +32,11 @@ _FLOW: Final = frozenset(
         *("RefEnter", "RefExit", "RefMerge", "RefNextIteration", "NoOp", "ControlTrigger"),
     }
 )
-"""Operations that pass tensors on to others, and look at none but a condition."""
+"""Operations that pass tensors on to other operations, and read only a condition."""
 
 
 def tolerant_signatures(meta_graph: MetaGraphDef) -> frozenset[str]:
-    """Return the names of the signatures that may be given inputs of any shape."""
+    """Return the names of the signatures that accept inputs of any shape."""
     graph = meta_graph.graph_def
     functions = functions_in(graph)
     nodes = {node.name: node for node in graph.node}

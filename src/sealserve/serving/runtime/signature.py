@@ -1,4 +1,4 @@
-"""A signature of a loaded model: the named tensors that go in and come out, and calls of it."""
+"""A signature of a loaded model: its named input and output tensors, and calls of the signature."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from sealserve.serving.runtime.session import DeclaredShape, Runnable, Session, 
 from sealserve.serving.runtime.tensors import Tensor
 
 MOST_SELECTIONS: Final = 64
-"""Selections of a signature's outputs that are computed alone. For each, TensorFlow keeps an executor for ever."""
+"""Maximum number of output selections that are computed separately. TensorFlow keeps an executor for each forever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTensor:
-    """One input of a signature.
+    """An input of a signature.
 
     Args:
         tensor_name: The tensor's name in the graph.
-        endpoint: Where it is put in.
+        endpoint: The endpoint to feed.
         dtype: Its data type.
-        shape: The size of each dimension, None where any will do; None as a whole where the rank is open.
-        default: The serialised TensorProto to take when a request leaves it out, or None where it may not.
-        tolerant: Whether any other shape may be tried.
+        shape: The size of each dimension, with None for any size. None instead of a tuple means any rank.
+        default: The serialized TensorProto that is used if a request omits the input; None if it is required.
+        tolerant: Whether other shapes are accepted too.
     """
 
     tensor_name: str
@@ -35,7 +35,7 @@ class InputTensor:
     tolerant: bool = False
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of ``shape`` may be put in."""
+        """Return whether a tensor of ``shape`` is accepted."""
         if self.shape is None or self.tolerant:
             return True
         return len(shape) == len(self.shape) and all(
@@ -56,12 +56,12 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A signature whose tensors were found in the graph.
+    """A signature whose tensors exist in the graph.
 
     Args:
         name: Its name.
-        inputs: By alias, in the aliases' order.
-        outputs: By alias, in the aliases' order.
+        inputs: The inputs by alias, sorted by alias.
+        outputs: The outputs by alias, sorted by alias.
     """
 
     name: str
@@ -71,10 +71,11 @@ class Signature:
 
     @classmethod
     def bind(cls, name: str, definition: SignatureDef, session: Session) -> "Self | Obstacle":
-        """Return the signature, or why it cannot be called.
+        """Return the signature, or the reason why it cannot be called.
 
-        A signature cannot be called if it has sparse or composite tensors, or resources, if the graph lacks one of its
-        tensors (a SavedModel's initialiser is an operation without outputs), or if TensorFlow could not stop its runs.
+        A signature cannot be called in three cases. It has sparse or composite tensors, or resources. The graph lacks
+        one of its tensors (a SavedModel's initializer is an operation without outputs). TensorFlow cannot stop its
+        runs.
         """
         if name in session.unstoppable:
             return Obstacle(f"its operation {session.unstoppable[name]} cannot be stopped at a deadline")
@@ -100,16 +101,16 @@ class Signature:
     def run(
         self, session: Runnable, values: Mapping[str, Tensor], outputs: Sequence[str], *, timeout: float | None
     ) -> dict[str, Tensor]:
-        """Return the tensors of the aliases in ``outputs``.
+        """Run the signature and return the tensors of the aliases in ``outputs``.
 
         Args:
             session: The model.
             values: A tensor for each input.
             outputs: Aliases of outputs.
-            timeout: Seconds that it may take; None for any.
+            timeout: Maximum seconds for the run; None for the session's limit.
 
         Raises:
-            TensorFlowError: TensorFlow refused the inputs, failed or gave up.
+            TensorFlowError: TensorFlow rejected the inputs, failed or timed out.
         """
         feeds = [(self.inputs[alias].endpoint, tensor) for alias, tensor in values.items()]
         fetched = self._fetched(outputs)
@@ -118,18 +119,18 @@ class Signature:
         return {alias: found[alias] for alias in outputs}
 
     def _fetched(self, outputs: Sequence[str]) -> tuple[str, ...]:
-        """Return the outputs to compute for ``outputs``: those, in one order, or all after many other selections."""
+        """Return the outputs to compute for ``outputs``: in a fixed order, or all if many other selections exist."""
         if len(outputs) == len(self.outputs):
             return tuple(self.outputs)
         wanted = set(outputs)
         selection = tuple(alias for alias in self.outputs if alias in wanted)
         if len(self._selections) < MOST_SELECTIONS:
-            self._selections.add(selection)  # threads that add at the same moment exceed the number by a few
+            self._selections.add(selection)  # concurrent threads may exceed the maximum slightly
         return selection if selection in self._selections else tuple(self.outputs)
 
 
 def _obstacle(info: TensorInfo, session: Session) -> str | None:
-    """Return what a tensor is that cannot be sent or received, or None."""
+    """Return a description of a tensor that cannot be sent or received, or None if it can."""
     encoding = info.WhichOneof("encoding")
     if encoding in {"coo_sparse", "composite_tensor"}:
         return f"a {'sparse' if encoding == 'coo_sparse' else 'composite'} tensor"

@@ -1,7 +1,8 @@
-"""Tensors in TensorFlow's memory, made of the messages that clients send and turned into those that they get.
+"""Tensors in TensorFlow's memory, created from clients' messages and converted to messages for clients.
 
 Bytes enter and leave TensorFlow's memory only through views of the exact size of a tensor, and Python compares the
-sizes of both sides before it copies. The size follows from the shape and the type; TensorFlow must not report less.
+sizes of both sides before it copies. The size follows from the shape and the type. TensorFlow must not report a smaller
+size.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.cc`` (``Tensor::AsProtoField``).
 """
@@ -31,19 +32,19 @@ _view: Final = ctypes.pythonapi.PyMemoryView_FromMemory
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 
 MAX_RANK: Final = 254
-"""The most dimensions of a tensor (``TensorShape::MaxDimensions``); also, what is computed with a shape stays small."""
+"""Maximum rank of a tensor (``TensorShape::MaxDimensions``). It also limits the cost of computations with a shape."""
 
 
 def shape_of(proto: TensorProto) -> tuple[int, ...]:
-    """Return the shape that ``proto`` declares. Check its rank and signs before anything is computed with it."""
+    """Return the shape in ``proto``. Before any computation with it, check its rank and the signs of its sizes."""
     return tuple(dim.size for dim in proto.tensor_shape.dim)
 
 
 def unpacked_size(proto: TensorProto) -> int:
-    """Return how many bytes the tensor of ``proto`` takes in memory: a few bytes of message can stand for many.
+    """Return the bytes that the tensor of ``proto`` uses in memory. A short message can describe a large tensor.
 
-    TensorFlow repeats the last value where there are fewer values than elements. A number is then as large as any
-    other element; a string is copied once more for each element, whatever its length.
+    If a message has fewer values than the tensor has elements, TensorFlow repeats the last value. A repeated number has
+    the size of any other element. A repeated string is copied for each element, regardless of its length.
 
     Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.cc`` (``FromProtoField``).
     """
@@ -57,7 +58,7 @@ def unpacked_size(proto: TensorProto) -> int:
 
 
 class Tensor:
-    """A ``TF_Tensor`` that is ours: freed with this object.
+    """A ``TF_Tensor`` that this object owns, and frees when it is deleted.
 
     Args:
         library: TensorFlow.
@@ -74,10 +75,10 @@ class Tensor:
 
     @classmethod
     def from_proto(cls, library: Library, proto: bytes) -> "Tensor":
-        """Return the tensor that a serialised TensorProto describes.
+        """Return the tensor in a serialized TensorProto.
 
         Raises:
-            TensorFlowError: Its shape and its values do not fit together.
+            TensorFlowError: The shape does not match the values.
         """
         tensor = cls(library, library.TF_AllocateTensor(DataType.Value("DT_FLOAT"), None, 0, 4))
         library.parse_tensor(proto, tensor.handle)
@@ -87,30 +88,30 @@ class Tensor:
     def from_bytes(
         cls, library: Library, dtype: int, shape: Sequence[int], parts: Sequence["bytes | memoryview | Tensor"]
     ) -> Self:
-        """Return a tensor of numbers whose memory is ``parts``, one after the other.
+        """Return a tensor of numbers whose memory consists of ``parts``, one after the other.
 
         Args:
             library: TensorFlow.
             dtype: The data type; not strings.
-            shape: Its shape, which takes exactly the bytes of all parts: each byte of the new tensor is written.
+            shape: The shape. Its size must equal the size of all parts, so that each byte of the new tensor is written.
             parts: Bytes, and tensors of the same type, whose memory is copied.
 
         Raises:
-            RequestError: `request.tensor-size`: The parts do not have the size of the tensor together.
-            RequestError: `request.tensor-type`: The type, or that of a part, is not ``dtype``, or is not a type of
+            RequestError: `request.tensor-size`: The total size of the parts is not the size of the tensor.
+            RequestError: `request.tensor-type`: The type, or the type of a part, is not ``dtype``, or is not a type of
                 numbers.
         """
         if dtype == _STRING or any(isinstance(part, Tensor) and part.dtype != dtype for part in parts):
             raise RequestCode.TENSOR_TYPE.error(
-                f"The bytes are not those of a tensor of numbers of the type {type_name(dtype)}."
+                f"The bytes do not belong to a tensor of numbers of the type {type_name(dtype)}."
             )
         expected = _size_of(dtype, shape)
         contents = [part.memory() if isinstance(part, Tensor) else memoryview(part) for part in parts]
         size = sum(content.nbytes for content in contents)
         if size != expected:
             raise RequestCode.TENSOR_SIZE.error(
-                f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {expected} bytes; its parts"
-                f" have {size}."
+                f"The size of a tensor of the type {type_name(dtype)} and the shape {list(shape)} does not match its"
+                f" parts: expected {expected} bytes, got {size}."
             )
         tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), expected))
         memory, start = tensor.memory(writable=True), 0
@@ -121,7 +122,7 @@ class Tensor:
 
     @classmethod
     def from_stream(cls, library: Library, dtype: int, shape: Sequence[int], contents: Iterable[memoryview]) -> Self:
-        """Return a tensor of numbers whose memory is written part by part, so that not all parts are there at once.
+        """Return a tensor of numbers whose memory is written part by part, so that not all parts exist at once.
 
         Args:
             library: TensorFlow.
@@ -130,7 +131,7 @@ class Tensor:
             contents: Bytes, one part after the other.
 
         Raises:
-            RequestError: `request.tensor-size`: The parts do not have the size of the tensor together.
+            RequestError: `request.tensor-size`: The total size of the parts is not the size of the tensor.
             RequestError: `request.tensor-type`: The type is not a type of numbers.
         """
         if dtype == _STRING:
@@ -144,8 +145,8 @@ class Tensor:
             written += content.nbytes
         if written != size:
             raise RequestCode.TENSOR_SIZE.error(
-                f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {size} bytes; its parts"
-                f" have {written}."
+                f"The size of a tensor of the type {type_name(dtype)} and the shape {list(shape)} does not match its"
+                f" parts: expected {size} bytes, got {written}."
             )
         return tensor
 
@@ -153,12 +154,12 @@ class Tensor:
         """Return a copy of the rows from ``start`` to ``stop`` of the first dimension.
 
         Raises:
-            RequestError: `request.tensor-size`: It does not have these rows.
+            RequestError: `request.tensor-size`: The tensor does not have these rows.
         """
         library, dtype, shape = self._library, self.dtype, self.shape
         if not shape or not 0 <= start <= stop <= shape[0]:
             raise RequestCode.TENSOR_SIZE.error(
-                f"A tensor of the shape {list(shape)} has no rows from {start} to {stop}."
+                f"A tensor of the shape {list(shape)} does not have the rows from {start} to {stop}."
             )
         cut = (stop - start, *shape[1:])
         if dtype == _STRING:
@@ -169,10 +170,10 @@ class Tensor:
 
     @classmethod
     def joined(cls, library: Library, tensors: Sequence["Tensor"]) -> "Tensor":
-        """Return the tensors one after the other, along the first dimension.
+        """Return the concatenation of tensors along the first dimension.
 
         Raises:
-            RequestError: `request.tensor-size`: They differ in type, or in another dimension than the first.
+            RequestError: `request.tensor-size`: The tensors differ in type, or in a dimension other than the first.
         """
         first = tensors[0]
         dtype, shapes = first.dtype, [tensor.shape for tensor in tensors]
@@ -192,7 +193,7 @@ class Tensor:
         """Return a tensor of strings.
 
         Raises:
-            RequestError: `request.tensor-size`: There are not as many values as the shape has elements.
+            RequestError: `request.tensor-size`: The number of values is not the number of elements of the shape.
         """
         if len(values) * TSTRING_SIZE != _size_of(_STRING, shape):
             raise RequestCode.TENSOR_SIZE.error(
@@ -222,11 +223,11 @@ class Tensor:
         return self._shape
 
     def memory(self, *, writable: bool = False) -> memoryview:
-        """Return a view of the tensor's memory, which must not be used after the tensor: exactly its elements' bytes.
+        """Return a view of exactly the elements' bytes. Do not use the view after the tensor is freed.
 
         Raises:
-            RequestError: `request.tensor-size`: TensorFlow has less memory for it than its shape and its type need.
-            RequestError: `request.tensor-type`: It is of a type that no message can carry.
+            RequestError: `request.tensor-size`: TensorFlow's memory is smaller than the shape and the type require.
+            RequestError: `request.tensor-type`: A message cannot contain the tensor's type.
         """
         size = _size_of(self.dtype, self.shape)
         if not size:
@@ -235,8 +236,8 @@ class Tensor:
         available = self._library.TF_TensorByteSize(self.handle)
         if available < size or not address:
             raise RequestCode.TENSOR_SIZE.error(
-                f"A tensor of the type {type_name(self.dtype)} and the shape {list(self.shape)} takes {size} bytes; it"
-                f" has {available}."
+                f"The memory of a tensor of the type {type_name(self.dtype)} and the shape {list(self.shape)} is too"
+                f" small: expected {size} bytes, got {available}."
             )
         view: memoryview = _view(address, size, _WRITE if writable else _READ)
         return view
@@ -245,11 +246,11 @@ class Tensor:
         """Write the type, the shape and all values into ``proto``, an empty TensorProto.
 
         Args:
-            proto: Where they go.
-            as_content: Whether the values go into ``tensor_content``, not into the type's own field.
+            proto: The message to fill.
+            as_content: Whether to write the values into ``tensor_content`` instead of the type's own field.
 
         Raises:
-            RequestError: `request.tensor-type`: It is of a type that no message can carry.
+            RequestError: `request.tensor-type`: A message cannot contain the tensor's type.
         """
         dtype = self.dtype
         kind = kind_of(dtype)
@@ -296,7 +297,7 @@ class Tensor:
 
 
 def _size_of(dtype: int, shape: Sequence[int]) -> int:
-    """Return how many bytes a tensor takes in memory."""
+    """Return the size of a tensor in memory, in bytes."""
     if min(shape, default=0) < 0:
         raise RequestCode.TENSOR_SIZE.error(f"A tensor cannot have the shape {list(shape)}.")
     elements: int = math.prod(shape)
@@ -304,10 +305,10 @@ def _size_of(dtype: int, shape: Sequence[int]) -> int:
 
 
 def _packed(field: str, raw: bytes) -> bytes:
-    """Return the encoding of a packed field whose elements' bytes are ``raw``: no number becomes a Python object.
+    """Return the encoding of a packed field whose elements' bytes are ``raw``, without creating Python numbers.
 
-    Source: protobuf.dev/programming-guides/encoding, "Packed Repeated Fields": fixed-width numbers are little-endian,
-    as they lie in memory; a bool is one byte.
+    Source: protobuf.dev/programming-guides/encoding, "Packed Repeated Fields". Fixed-width numbers are little-endian,
+    as in memory; a bool is one byte.
     """
     if not raw:
         return b""

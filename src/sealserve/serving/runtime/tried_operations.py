@@ -1,7 +1,7 @@
 """Operations that were given inputs of hostile shapes and values, and did not end the process.
 
-Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN and without it. Those of them that
-`aborting_operations` has a rule for are survived behind a guard.
+Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN and without it. An operation with a
+rule in `aborting_operations` is safe only behind a guard.
 """
 
 from typing import Final

@@ -1,9 +1,9 @@
-"""Operations that wait for another request, and that TensorFlow cannot stop: neither at a deadline nor at a shutdown.
+"""Operations that wait for another request, and that TensorFlow cannot stop, at a deadline or at a shutdown.
 
-A run that reaches such an operation would keep its thread forever. The operations also hand the data of a request to
-another one. Queues, barriers, accumulators and mutexes wait too, but TensorFlow stops them at the deadline.
+A run that reaches such an operation would block its thread forever. These operations also pass the data of a request to
+another request. Queues, barriers, accumulators and mutexes wait too, but TensorFlow stops them at the deadline.
 
-Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels/stage_op.cc`` and ``map_stage_op.cc``: they wait on a
+Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels/stage_op.cc`` and ``map_stage_op.cc``, which wait on a
 condition variable without a cancellation callback.
 """
 
@@ -43,7 +43,7 @@ def _has_any(nodes: Any) -> bool:
 
 
 def _reached(nodes: Mapping[str, Any], functions: Mapping[str, Any], signature: Any) -> set[str]:
-    """Return the types of such operations among those that compute the outputs of ``signature`` from its inputs."""
+    """Return the types of such operations that run to compute the outputs of ``signature`` from its inputs."""
     inputs, outputs = ([info.name for info in tensors.values()] for tensors in (signature.inputs, signature.outputs))
     needed = [nodes[name] for name in needed_operations(nodes, inputs, outputs)]
 

@@ -1,1 +1,1 @@
-"""Bytes in and out: addresses, TLS, gRPC, with limits on what peers can hold."""
+"""Network input and output: addresses, TLS and gRPC, with limits on the resources that clients can use."""

@@ -1,13 +1,13 @@
-"""How many bytes the messages of all peers may take at once, on every port together."""
+"""The limit for the bytes that the messages of all clients use at the same time, on all ports together."""
 
 import threading
 
 
 class Allowance:
-    """A number of bytes that is lent out.
+    """A limited number of bytes that can be borrowed.
 
     Args:
-        limit: The bytes.
+        limit: The number of bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -17,9 +17,9 @@ class Allowance:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Lend ``size`` bytes, or none where they are not there; return whether they were.
+        """Borrow ``size`` bytes if they are available; return whether they are.
 
-        A message without bytes, as probes of health send it, is always let in.
+        A message of 0 bytes, such as a health probe sends, is always accepted.
         """
         with self._lock:
             if size and self._lent + size > self._limit:
@@ -29,21 +29,21 @@ class Allowance:
             return True
 
     def take_anyway(self, size: int) -> None:
-        """Lend ``size`` bytes that are in memory already: others will have to wait for them."""
+        """Borrow ``size`` bytes that are already in memory, even if the limit is exceeded. Other requests must wait."""
         with self._lock:
             self._lent += size
 
     def give_back(self, size: int) -> None:
-        """Take back what was lent."""
+        """Return borrowed bytes."""
         with self._lock:
             self._lent -= size
 
     def is_short(self) -> bool:
-        """Whether all bytes are lent, or more."""
+        """Return whether all bytes are borrowed, or more."""
         return self._lent >= self._limit
 
     def ran_out(self) -> bool:
-        """Whether somebody was refused since this was asked last."""
+        """Return whether a request was rejected since the last call of this method."""
         with self._lock:
             refused, self._refused = self._refused, False
             return refused

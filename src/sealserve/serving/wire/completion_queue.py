@@ -1,22 +1,28 @@
-"""gRPC's wire, served by a fixed number of threads that take events from one completion queue.
+"""A gRPC server with a fixed number of threads that take events from one completion queue.
 
-``grpc.server`` and ``grpc.aio.server`` hand each request from thread to thread several times; here the thread that
-takes a request from the queue answers it. Measured with half_plus_two: docs/decisions/0030-the-completion-queue.md.
+``grpc.server`` and ``grpc.aio.server`` pass each request between threads several times. Here the thread that takes a
+request from the queue also answers it. Measured with half_plus_two: docs/decisions/0030-the-completion-queue.md.
 
-A call goes through these steps, each an event of the queue:
-1. its headers arrived (`_accept`); 2. its message did (`QueueCall._received`): the method's handler is called, on this
-thread; 3. the answer was read by the sender, or nobody will (`QueueCall._finished`). Beside them, 4. the sender went
-away, or its deadline passed (`QueueCall._closed`): gRPC watches the deadline itself.
+A call has these steps, each of which is an event of the queue:
 
-Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
-them may send their message (the others wait, the peers in turns, and gRPC keeps no more of theirs than a window), how
-many bytes requests and answers take together, and how long a message may be on its way, in each direction. While others
-wait, that is a moment: who sends slowly goes first.
+1. Its headers arrived (`_accept`).
+2. Its message arrived (`QueueCall._received`). The method's handler is called on this thread.
+3. The client read the answer, or will not read it (`QueueCall._finished`).
+4. At any time: the client disconnected, or its deadline passed (`QueueCall._closed`). gRPC itself watches the deadline.
+
+A client decides how much memory steps 1 to 3 use, so they are limited:
+
+- The number of concurrent calls.
+- The number of calls that may send their message. The other calls wait, and clients take turns. Of a waiting message,
+  gRPC stores only a flow-control window.
+- The total bytes of requests and answers.
+- The time for receiving a message or sending an answer. This time is short while other calls wait, so that slow clients
+  are disconnected first.
 
 Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
-``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
-binds it. That module is private to grpcio: `transports` uses this one only with versions of grpcio that it was tested
-with, and no other module of the server imports it.
+``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), through the module ``cygrpc`` of the package
+grpcio. That module is private to grpcio. So `transports` uses this transport only with tested versions of grpcio, and
+no other module of the server imports it.
 """
 
 import contextlib
@@ -47,16 +53,16 @@ logger = logging.getLogger(__name__)
 _NO_FLAGS: Final = 0
 _NOTHING: Final[tuple[()]] = ()
 _FOREVER: Final = float(2**62)
-"""Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
+"""Seconds since 1970 from which a deadline means no deadline (gRPC uses 2**63 if the client set none)."""
 
 
 class QueueCall:
-    """One call, whose request is there. It is answered or refused exactly once.
+    """A call, which must be answered or refused exactly once.
 
     Args:
-        transport: What it came over.
+        transport: The transport that received it.
         event: gRPC's event of its arrival.
-        handler: What answers it; None if it will be refused.
+        handler: Answers the call; None if the call will be refused.
     """
 
     __slots__ = (
@@ -68,13 +74,13 @@ class QueueCall:
         self.content = b""
         """The request's message."""
         self.deadline: float | None = None
-        """When the sender gives up, on the clock of `time.monotonic`; None for never."""
+        """The client's deadline on the clock of `time.monotonic`; None for no deadline."""
         self.cancelled = False
-        """Whether the sender gave up or went away."""
+        """Whether the client cancelled or disconnected."""
         self.on_cancel: Callable[[], None] = ignore
-        """Called when it does."""
+        """Called when the client cancels or disconnects."""
         self.moving_since: float | None = None
-        """Since when a message of it is on its way, on the clock of `time.monotonic`."""
+        """The time when the current message began to be transferred, on the clock of `time.monotonic`."""
         expiry = event.call_details.deadline
         if expiry < _FOREVER:
             self.deadline = time.monotonic() + expiry - time.time()
@@ -86,20 +92,20 @@ class QueueCall:
         self._size = 0
 
     def peer(self) -> bytes:
-        """Return who sends the call: the client's certificate, or else the connection's address.
+        """Return an identifier of the client: its certificate, or else the connection's address.
 
-        Behind a load balancer, all addresses are the balancer's, but each connection has a port of its own.
+        Behind a load balancer, all addresses are the balancer's, but each connection has a different port.
         """
         certificate = cygrpc.auth_context(self._call).get(b"x509_pem_cert")
         return bytes(certificate[0] if certificate else self._call.peer())
 
     def watch(self) -> None:
-        """Notice when the sender goes away (step 4 follows)."""
+        """Begin to watch whether the client disconnects (followed by step 4)."""
         self.moving_since = time.monotonic()
         self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     def receive(self) -> None:
-        """Take the message (step 2 follows)."""
+        """Begin to receive the message (followed by step 2)."""
         self.moving_since = time.monotonic()
         self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
@@ -122,8 +128,8 @@ class QueueCall:
         self._finish(Status.OK, "")
 
     def abort(self) -> None:
-        """Give up on a peer that neither sends nor reads."""
-        self._call.cancel(int(Status.DEADLINE_EXCEEDED), "The message was too long on its way.")
+        """Cancel the call of a client that neither sends nor reads."""
+        self._call.cancel(int(Status.DEADLINE_EXCEEDED), "The message took too long to transfer.")
 
     def _opening(self) -> tuple[Any, ...]:
         if self._opened:
@@ -144,12 +150,12 @@ class QueueCall:
             raise RuntimeError("gRPC refused an operation")
 
     def let_go(self) -> None:
-        """Give back what the call was lent."""
+        """Return the bytes that the call borrowed."""
         self._transport.allowance.give_back(self._size)
         self._size = 0
 
     def _hold(self, size: int) -> None:
-        """Count the answer, which is there, in place of the request."""
+        """Count the answer's bytes instead of the request's."""
         allowance = self._transport.allowance
         allowance.give_back(self._size)
         allowance.take_anyway(size)
@@ -159,7 +165,7 @@ class QueueCall:
         self.moving_since = None
         self._transport.received(self)
         message = event.batch_operations[0].message()
-        if message is None:  # none was sent, it was too large, or the sender went away
+        if message is None:  # no message was sent, it was too large, or the client disconnected
             self.refuse(Status.INTERNAL, NO_MESSAGE)
             return
         if not self._transport.allowance.take(len(message)):
@@ -183,7 +189,7 @@ class QueueCall:
 
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
-        self.on_cancel = ignore  # it knows the call: without it, the call is freed at once
+        self.on_cancel = ignore  # remove the reference to the call, so that it is freed immediately
         self._transport.forget(self)
 
 
@@ -191,7 +197,7 @@ class QueueTransport:
     """A gRPC server.
 
     Args:
-        settings: What it is made with. ``threads`` threads take events and run handlers.
+        settings: The transport's settings. ``threads`` threads take events and run handlers.
     """
 
     idle_calls: ClassVar[int] = 1024
@@ -217,12 +223,12 @@ class QueueTransport:
         ]
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Add an address; return the port, or 0 where gRPC cannot listen there."""
+        """Add an address; return the port, or 0 if gRPC cannot listen there."""
         secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
         return int(self._server.add_http2_port(address.encode(), *secret))
 
     def start(self) -> None:
-        """Serve."""
+        """Start to serve."""
         self._server.start()
         for _ in self._threads:
             self._server.request_call(self._queue, self._queue, self._accept)
@@ -230,7 +236,7 @@ class QueueTransport:
             thread.start()
 
     def stop(self, grace: float) -> bool:
-        """Take no more calls, and wait for those that are open; return whether all ended."""
+        """Stop accepting calls, and wait ``grace`` seconds for open calls; return whether all have ended."""
         with self._lock:
             if not self._stopping:
                 self._stopping = True
@@ -245,22 +251,22 @@ class QueueTransport:
 
     @property
     def busy(self) -> int:
-        """How many calls are open."""
+        """The number of open calls."""
         return len(self._open)
 
     def sweep(self) -> None:
-        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        """Cancel calls whose message takes too long to transfer. Call it periodically."""
         self.senders.sweep(tuple(self._open))
 
     def received(self, call: QueueCall) -> None:
-        """Let the next call send, since this one's message came, or none will."""
+        """Let the next call send, because this call's message arrived or will not arrive."""
         successor = self.senders.received(call)
         if successor is not None:
-            with contextlib.suppress(RuntimeError):  # it ended already
+            with contextlib.suppress(RuntimeError):  # it has already ended
                 successor.receive()
 
     def forget(self, call: QueueCall) -> None:
-        """Let go of a call that ended."""
+        """Remove a call that has ended."""
         self._open.discard(call)
         self.senders.forget(call)
         call.let_go()
@@ -274,8 +280,8 @@ class QueueTransport:
             try:
                 event.tag(event)
             except Exception:
-                logger.exception("a call was lost")
-            del event  # it would keep the call, and its message, until the next one comes
+                logger.exception("handling a call failed")
+            del event  # it would keep the call and its message until the next event
 
     def _accept(self, event: Any) -> None:
         if not event.success:  # the server stops
@@ -298,11 +304,11 @@ class QueueTransport:
             self._admit(call)
 
     def _admit(self, call: QueueCall) -> None:
-        """Let a call send its message, now or when it is its turn."""
+        """Let a call send its message, now or when its turn comes."""
         call.watch()
         if self.senders.enter(call):
             call.receive()
-        elif call.cancelled and self.senders.withdraw(call):  # another thread noticed its end before it waited
+        elif call.cancelled and self.senders.withdraw(call):  # another thread handled its end before it began to wait
             call.refuse(Status.CANCELLED, "")
 
     def _shut_down(self, _event: Any) -> None:
@@ -310,7 +316,7 @@ class QueueTransport:
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        """End the queue, and so the threads, once no operation can be started any more."""
+        """End the queue, and with it the threads, when no further operation can start."""
         if self._server_ended and not self._open:
             with self._lock:
                 if not self._stopped.is_set():

@@ -1,4 +1,4 @@
-"""The server's TLS: read from ``ssl.cfg``, as TensorFlow Serving reads it.
+"""The server's TLS settings, read from ``ssl.cfg`` in the same way as in TensorFlow Serving.
 
 Source: tensorflow/serving, ``model_servers/server.cc`` (``BuildServerCredentials``).
 """
@@ -27,11 +27,11 @@ from sealserve.serving.wire.tls_libraries import check_both
 logger = logging.getLogger(__name__)
 
 _UNKNOWN: Final[tuple[int, ...]] = ()
-"""In the place of a file's identity: not looked at yet."""
+"""A placeholder for a file's identity: the file has not been checked yet."""
 
 
 def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> SslConfig:
-    """Return the TLS settings in the file ``path``.
+    """Read and check the TLS settings in the file ``path``.
 
     Args:
         path: The file.
@@ -39,9 +39,9 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
         now: The time at which the certificate must be valid.
 
     Raises:
-        InputError: `server.tls-settings-missing`: There is no such file.
-        SealserveError: It is not the listed one, cannot be parsed, its certificate is not valid now, or OpenSSL or
-            BoringSSL cannot use it.
+        InputError: `server.tls-settings-missing`: The file does not exist or cannot be read.
+        SealserveError: The file differs from the listed one, cannot be parsed, or its certificate is not valid now. Or
+            OpenSSL or BoringSSL cannot use the settings.
     """
     if files is not None and files.relative(path) is not None:
         content = SecretBytes(files.read_file(path))
@@ -50,13 +50,13 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
             content = SecretBytes(read_regular(path))
         except InputFileError as error:
             raise ServingCode.SERVER_TLS_SETTINGS_MISSING.error(
-                f"The TLS settings {path} cannot be read: {error.reason}."
+                f"The TLS settings in {path} cannot be read: {error.reason}."
             ) from error
     settings = ssl_config.parse(content, source=str(path))
     content.wipe()
     source = f"the server's certificate in {path}"
     for outside in check_chain(settings.server_cert, now, source=source):
-        logger.warning("the chain in %s has a certificate that is not valid now: %s", path, outside)
+        logger.warning("the chain in %s contains a certificate that is not valid now: %s", path, outside)
     custom_ca = settings.custom_ca
     if custom_ca:
         custom_ca = ordered_authorities(custom_ca, now)
@@ -64,14 +64,14 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
             try:
                 check_dates(authority, now, source="custom_ca")
             except SealserveError as error:
-                logger.warning("of the authorities that sign users' certificates, one is not valid: %s", error)
+                logger.warning("an authority for users' certificates is not valid: %s", error)
     settings = replace(settings, server_cert=ordered_chain(settings.server_cert, now), custom_ca=custom_ca)
     check_both(settings, source=source)
     return settings
 
 
 def server_credentials(settings: SslConfig) -> grpc.ServerCredentials:
-    """Return gRPC's form of the settings; with ``client_verify``, a client without a certificate is turned away."""
+    """Return the settings in gRPC's form. With ``client_verify``, clients without a certificate are rejected."""
     return grpc.ssl_server_credentials(
         [_pair(settings)], root_certificates=settings.custom_ca, require_client_auth=settings.client_verify
     )
@@ -80,28 +80,28 @@ def server_credentials(settings: SslConfig) -> grpc.ServerCredentials:
 def followed_credentials(
     path: Path, files: FileList | None, settings: SslConfig, check: PeerCheck
 ) -> grpc.ServerCredentials:
-    """Return gRPC's form of the settings that were read from ``path``, which follow the file if it can change.
+    """Return the settings from ``path`` in gRPC's form. If the file can change, the credentials follow it.
 
     Args:
         path: The file.
-        files: The list of the files that may be loaded. A file that it lists is part of a sealed release: immutable.
-        settings: What was read from the file.
-        check: The check of clients' certificates. It gets the newer revocation lists of the file.
+        files: The list of the files that may be loaded. A listed file is part of a sealed release and never changes.
+        settings: The settings that were read from the file.
+        check: The check of clients' certificates, which gets newer revocation lists from the file.
     """
     listed = files is not None and files.relative(path) is not None
     return server_credentials(settings) if listed else FollowedSettings(path, settings, check).credentials()
 
 
 class FollowedSettings:
-    """TLS settings that follow their file: a renewed certificate serves new connections, and open ones stay.
+    """TLS settings that follow their file. New connections use a renewed certificate, and open connections stay open.
 
-    Newer revocation lists reach open connections too, by the check. What cannot be used leaves the former settings in
-    force, with one line in the log. Whether clients show a certificate stays as it was at the start.
+    Newer revocation lists also affect open connections, through the check. If the new file is invalid, the previous
+    settings stay in force, and one line is logged. Whether client certificates are required cannot change.
 
     Args:
-        path: The file. A link is followed, as Kubernetes renews a mounted secret.
-        settings: What was read from it.
-        check: What gets newer revocation lists, or None.
+        path: The file. Links are followed, because Kubernetes renews a mounted secret by changing a link.
+        settings: The settings that were read from it.
+        check: The check that gets newer revocation lists, or None.
     """
 
     def __init__(self, path: Path, settings: SslConfig, check: PeerCheck | None = None) -> None:
@@ -116,29 +116,29 @@ class FollowedSettings:
             check.look = self.look
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return gRPC's form of the settings, which asks for newer ones at each handshake."""
+        """Return the settings in gRPC's form. gRPC asks for newer settings at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._settings),
-            self.newer,  # type: ignore[arg-type]  # "or None if no change", says grpc.dynamic_ssl_server_credentials
+            self.newer,  # type: ignore[arg-type]  # documented: "or None if no change"
             require_client_authentication=self._settings.client_verify,
         )
 
     def newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return `newer_settings` as gRPC takes them. It raises nothing."""
+        """Return the result of `newer_settings` in gRPC's form. It raises no errors."""
         settings = self.newer_settings()
         return None if settings is None else _configuration(settings)
 
     def newer_settings(self) -> SslConfig | None:
-        """Return the settings of the file if they changed since the last call, else None. It raises nothing."""
+        """Return the file's settings if they changed since the last call, else None. It raises no errors."""
         with self._lock:
             self._look()
             news, self._news = self._news, None
             return news
 
     def look(self) -> None:
-        """Give the check the newer revocation lists of the file, if it changed. It raises nothing.
+        """Pass newer revocation lists of the file to the check, if the file changed. It raises no errors.
 
-        Otherwise the check would get them with the next handshake only. `newer_settings` still returns what is new.
+        Otherwise the check would get them only at the next handshake. `newer_settings` still returns the new settings.
         """
         with self._lock:
             self._look()
@@ -151,25 +151,25 @@ class FollowedSettings:
             settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
         except SealserveError as error:
             if identity != self._rejected:
-                logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
+                logger.error("the previous TLS settings stay in force: %s", error.message)  # noqa: TRY400  # one line
             self._rejected = identity
             if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new file
                 self._seen = identity
             return
         except Exception:
-            logger.exception("the former TLS settings stay: %s cannot be read for an unknown reason", self._path)
+            logger.exception("the previous TLS settings stay in force: reading %s failed unexpectedly", self._path)
             self._seen = identity
             return
         self._seen = identity
         if settings == self._settings:
             return
         if settings.client_verify != self._settings.client_verify:
-            logger.error("the former TLS settings stay: client_verify cannot change while the server runs")
+            logger.error("the previous TLS settings stay in force: client_verify cannot change while the server runs")
             return
         self._settings = self._news = settings
         if self._check is not None:
             self._check.use(settings.revoked)
-        logger.info("the TLS settings in %s are new: they serve new connections", self._path)
+        logger.info("loaded new TLS settings from %s for new connections", self._path)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

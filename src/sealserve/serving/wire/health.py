@@ -1,10 +1,11 @@
-"""The gRPC health service, which probes and clients ask whether the server takes requests.
+"""The gRPC health service, with which probes and clients check whether the server accepts requests.
 
-Its messages are described here and live in a descriptor pool of their own, so that the official package
-``grpcio-health-checking``, which registers the same names, can be imported beside it.
+Its messages are defined here in a separate descriptor pool. The official package ``grpcio-health-checking`` registers
+the same names, and can therefore be imported too.
 
 Source: grpc/grpc, ``src/proto/grpc/health/v1/health.proto`` and ``doc/health-checking.md``. The names
-``PredictionService`` and ``ModelService`` are those that TensorFlow Serving registers (``model_servers/server.cc``).
+``PredictionService`` and ``ModelService`` are the names that TensorFlow Serving registers
+(``model_servers/server.cc``).
 """
 
 import threading
@@ -26,7 +27,7 @@ SERVICES: Final = frozenset(
     }
 )
 MOST_WATCHES: Final = 256
-"""The default number of watches. The server takes a quarter of the transport's idle calls."""
+"""Default maximum number of watches. The server uses a quarter of the transport's idle calls."""
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 
 
@@ -66,11 +67,11 @@ HealthCheckRequest, HealthCheckResponse = _messages()
 
 @dataclass(slots=True)
 class _Watch:
-    """A sender who wants to be told.
+    """A client that watches the health status.
 
     Args:
-        known: Whether it asked for a service that is there.
-        ready: Whether its first message has left.
+        known: Whether the client watches a known service.
+        ready: Whether its first message was sent.
     """
 
     known: bool
@@ -78,10 +79,10 @@ class _Watch:
 
 
 class Health:
-    """``grpc.health.v1.Health``: serving from the start (the port opens only then), until `stop`.
+    """``grpc.health.v1.Health``. It reports SERVING from the start (when the port opens), until `stop`.
 
     Args:
-        watches: How many watches there may be at once.
+        watches: Maximum number of concurrent watches.
     """
 
     def __init__(self, watches: int = MOST_WATCHES) -> None:
@@ -95,7 +96,7 @@ class Health:
         }
 
     def stop(self) -> None:
-        """Say "not serving" from now on, and end every watch with it."""
+        """Report NOT_SERVING from now on, and end every watch with this status."""
         with self._lock:
             self._stopped = True
             ending = [call for call, watch in self._watches.items() if watch.ready]
@@ -127,7 +128,7 @@ class Health:
         if status is ServingStatus.NOT_SERVING:
             call.answer(_response(status))
         elif crowded:
-            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has {self._most} watches of its health already.")
+            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has reached its limit of {self._most} health watches.")
         else:
             call.on_cancel = lambda: self._leave(call)
             call.send(_response(status), sent=lambda: self._sent(call))

@@ -1,7 +1,7 @@
-"""How many requests run at once, and how many wait for their turn.
+"""Limits for the number of requests that run and wait.
 
-A job runs on the thread that brings it, where its lane has room; where it has none, the job waits, and runs on a thread
-that has just ended another one. So there is no hand-over where there is no crowd.
+If its lane has a free place, a job runs on the thread that brings it. Otherwise the job waits, and runs on a thread
+that has just finished another job. So without contention, no job is passed between threads.
 """
 
 import logging
@@ -13,23 +13,23 @@ from sealserve.serving.request_errors import RequestError, Status
 logger = logging.getLogger(__name__)
 
 Job = Callable[[], Callable[[], None]]
-"""The work on one request, errors included. It returns what sends the answer, once the place is free: who has the
-answer, and asks again, must not be refused because of its own request."""
+"""The work on one request, including errors. It returns a function that sends the answer, which is called when the
+place is free again. Otherwise a client that gets an answer and sends its next request could be rejected."""
 
 
 class OverloadedError(RequestError):
-    """As many requests wait as may wait."""
+    """The maximum number of requests is already running or waiting."""
 
     code = "request.overloaded"
     status = Status.RESOURCE_EXHAUSTED
 
 
 class Lane:
-    """A bound on what runs, and a bounded queue.
+    """A limit for running jobs, and a bounded queue.
 
     Args:
-        running: How many jobs run at once.
-        waiting: How many may wait.
+        running: Maximum number of running jobs.
+        waiting: Maximum number of waiting jobs.
     """
 
     def __init__(self, *, running: int, waiting: int) -> None:
@@ -41,18 +41,18 @@ class Lane:
 
     @property
     def pending(self) -> int:
-        """How many jobs run or wait."""
+        """The number of jobs that run or wait."""
         return self._running + len(self._waiting)
 
     def run(self, job: Job) -> None:
-        """Run ``job`` now, or leave it to a thread that runs another one.
+        """Run ``job`` now, or leave it to a thread that runs another job.
 
         Raises:
             OverloadedError: The queue is full.
         """
         with self._lock:
             if self._running + len(self._waiting) >= self._capacity:
-                raise OverloadedError(f"The server is busy: {self._capacity} requests run or wait already.")
+                raise OverloadedError(f"The server is busy: it has reached its limit of {self._capacity} requests.")
             if self._running >= self.width:
                 self._waiting[job] = None
                 return
@@ -62,12 +62,12 @@ class Lane:
             following = self._work(following)
 
     def withdraw(self, job: Job) -> bool:
-        """Take ``job`` out of the queue; return whether it was there. Otherwise it runs, or did."""
+        """Remove ``job`` from the queue; return whether it was there. If not, it runs or has run."""
         with self._lock:
             return self._waiting.pop(job, job) is None
 
     def _work(self, job: Job) -> Job | None:
-        """Do a job, and return the one whose turn it is then."""
+        """Do a job, and return the next job."""
         following: Job | None = None
         try:
             try:
@@ -76,7 +76,7 @@ class Lane:
                 following = self._next()
             send()
         except Exception:
-            logger.exception("a request was lost")
+            logger.exception("handling a request failed")
         return following
 
     def _next(self) -> Job | None:

@@ -1,4 +1,4 @@
-"""The address that the server listens on, and why it cannot."""
+"""Selection of the address to listen on, and errors if it cannot be used."""
 
 import errno
 import logging
@@ -14,21 +14,21 @@ _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 class AddressError(UnavailableError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
     code = "server.address"
 
 
 def choose_address(bind_address: str, port: int) -> str:
-    """Return ``host:port`` as gRPC takes it, for an address and a port that are free.
+    """Return ``host:port`` in gRPC's form, after checking that the address and the port are free.
 
     Args:
         bind_address: A host name or an address; empty for every address of the machine, IPv6 and IPv4.
         port: The port; 0 for any.
 
     Raises:
-        PortTakenError: Something listens there.
-        AddressError: The machine has no such address, or this user may not use the port.
+        PortTakenError: Another process listens on the port.
+        AddressError: The machine does not have the address, or this user may not use the port.
     """
     if bind_address:
         _try_binding(bind_address, port)
@@ -38,13 +38,13 @@ def choose_address(bind_address: str, port: int) -> str:
     except AddressError as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_IPV6:
             raise
-        _try_binding("0.0.0.0", port)  # noqa: S104  # every address is what an empty --bind_address asks for
+        _try_binding("0.0.0.0", port)  # noqa: S104  # an empty --bind_address means every address
         return f"0.0.0.0:{port}"
     return f"[::]:{port}"
 
 
 def _try_binding(host: str, port: int) -> None:
-    """Bind and release: nobody can connect, since nothing listens."""
+    """Bind the address and release it. No client can connect, because the socket does not listen."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -61,22 +61,22 @@ def _try_binding(host: str, port: int) -> None:
 
 
 def choose_socket(path: Path) -> str:
-    """Return ``unix:path`` as gRPC takes it. gRPC replaces a socket that is there, also one that a process listens on.
+    """Return ``unix:path`` in gRPC's form. gRPC replaces an existing socket, even if a process listens on it.
 
-    So a server can start that takes over from one that still drains, as with TensorFlow Serving. gRPC follows links
-    when it looks for a socket, but removes the link: links are rejected, so that only sockets are ever removed.
+    So a new server can take over from a server that still drains, as with TensorFlow Serving. gRPC follows a link to
+    find a socket, but removes the link. Therefore links are rejected, so that only sockets are ever removed.
 
     Source: grpc/grpc, ``src/core/lib/iomgr/unix_sockets_posix.cc`` (``grpc_unlink_if_unix_domain_socket``).
 
     Raises:
-        AddressError: There is no such folder, or something else has that name.
+        AddressError: The folder does not exist, or the path exists and is not a socket.
     """
     if not path.parent.is_dir():
-        raise AddressError(f"Cannot listen on {path}: its folder does not exist.", hint="Make it first.")
+        raise AddressError(f"Cannot listen on {path}: its folder does not exist.", hint="Create the folder first.")
     if path.is_symlink() or (path.exists() and not path.is_socket()):
         raise AddressError(
-            f"Cannot listen on {path}: expected a socket or nothing, got something else.",
-            hint="Choose another path for the socket.",
+            f"Cannot listen on {path}: the path exists and is not a socket.",
+            hint="Choose a different path for the socket.",
         )
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
@@ -85,17 +85,18 @@ def choose_socket(path: Path) -> str:
 
 
 def taken(address: str) -> PortTakenError:
-    """Return the error that says that ``address`` is taken."""
+    """Return the error for an address that is taken."""
     return PortTakenError(
-        f"Cannot listen on {address}: another program does.", hint="Stop it, or choose another --port (0 for any)."
+        f"Cannot listen on {address}: another program listens there.",
+        hint="Stop the other program, or choose a different --port (0 for any free port).",
     )
 
 
 def refused(address: str) -> PortTakenError | AddressError:
-    """Return why gRPC, which gives no reason, does not listen on an address that it was given.
+    """Return the error for an address on which gRPC cannot listen. gRPC itself gives no reason.
 
     Args:
-        address: What `choose_address` or `choose_socket` returned.
+        address: The address that `choose_address` or `choose_socket` returned.
     """
     try:
         if address.startswith("unix:"):
@@ -107,5 +108,5 @@ def refused(address: str) -> PortTakenError | AddressError:
         return error
     return AddressError(
         f"Cannot listen on {address}: gRPC rejects the address or the TLS settings.",
-        hint="See the lines of gRPC in the log; GRPC_VERBOSITY=info writes more.",
+        hint="Read gRPC's lines in the log; GRPC_VERBOSITY=info writes more.",
     )

@@ -1,6 +1,6 @@
-"""Which client certificates are accepted, beyond what each TLS library verifies: the same on every port.
+"""The check of client certificates after the TLS library's verification. It is the same on every port.
 
-A library verifies the client's certificates in the handshake. This check runs after that, on the same certificates.
+The library verifies the client's certificates in the handshake. This check runs afterwards, on the same certificates.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from sealserve.pki.tls_material import check_peer
 
 _REMEMBERED: Final = 4096
 _MOST_CERTIFICATES: Final = 16
-"""Certificates that a client may send. A remembered verdict has 32 bytes of each."""
+"""Maximum number of certificates that a client may send. A remembered verdict has 32 bytes of each."""
 _LONGEST_FAULT: Final = 300
-"""Characters of a remembered fault: it can quote a name that the client chose."""
+"""Maximum characters of a remembered fault, because it can quote a name that the client chose."""
 _PEM_MARK: Final = b"-----BEGIN "
 _DER: Final = 2
 """``_ssl.ENCODING_DER``."""
@@ -26,7 +26,7 @@ _OTHERS: Final = b"x509_pem_cert_chain"
 
 
 class _Verdict(NamedTuple):
-    """What is known of certificates that a client sent, whatever is revoked."""
+    """The result for a client's certificates, independent of revocation."""
 
     fault: str | None
     identities: Revoked
@@ -36,36 +36,38 @@ _verdicts: dict[bytes, _Verdict] = {}
 
 
 class PeerCheck:
-    """Why gRPC's peer is not accepted, or None, for the certificates that are revoked now: see `fault_of_properties`.
+    """Returns why gRPC's peer is not accepted, or None, with the currently revoked certificates.
+
+    See `fault_of_properties`.
 
     Args:
         revoked: The certificates that are rejected.
     """
 
     look: Callable[[], None] = staticmethod(lambda: None)
-    """Looks for newer revocation lists where they come from. To be called from time to time, for open connections."""
+    """Loads newer revocation lists from their source. Call it periodically, because open connections need them."""
 
     def __init__(self, revoked: Revoked) -> None:
         self._revoked = revoked
 
     def use(self, revoked: Revoked) -> None:
-        """Reject other certificates from now on, with the next call of a connection that is open, too."""
+        """Replace the set of rejected certificates. It also applies to the next call of an open connection."""
         self._revoked = revoked
 
     def __call__(self, properties: Mapping[bytes, Sequence[bytes]]) -> str | None:
-        """Return why the peer with these properties is not accepted."""
+        """Return why the peer with these properties is not accepted, or None if it is."""
         return fault_of_properties(properties, self._revoked)
 
 
 def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"", revoked: Revoked = frozenset()) -> str | None:
     """Return why a client is not accepted, or None if it is.
 
-    The verdict is remembered by a digest, since gRPC asks for each call and a client may send 100 KB of certificates.
+    The result is remembered by a digest, because gRPC asks for each call and a client may send 100 KB of certificates.
 
     Args:
         leaf: The client's certificate, DER or PEM.
-        others: What it sent beside it: DER certificates, or PEM blocks.
-        revoked: The certificates that are rejected, also as an intermediate authority.
+        others: The other certificates that the client sent: DER certificates, or PEM blocks.
+        revoked: The certificates that are rejected, including as an intermediate authority.
     """
     parts = (others,) if isinstance(others, bytes) else others
     digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in (leaf, *parts))).digest()
@@ -93,7 +95,7 @@ def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> _Verdict:
         identities = frozenset(map(identity, certificates))
     except SealserveError as error:
         return _Verdict(error.message[:_LONGEST_FAULT], frozenset())
-    except Exception:  # noqa: BLE001  # a client sends what it likes, and cryptography has many errors without a base
+    except Exception:  # noqa: BLE001  # arbitrary input, and cryptography's errors have no common base
         return _Verdict("The client certificate cannot be read.", frozenset())
     return _Verdict(None, identities)
 
@@ -112,14 +114,14 @@ def fault_of_properties(properties: Mapping[bytes, Sequence[bytes]], revoked: Re
 def fault_of_connection(connection: Any, revoked: Revoked = frozenset()) -> str | None:
     """Return why the peer of a connection of Python's ``ssl`` is not accepted, or None if it is.
 
-    A peer without certificates is not accepted: a resumed session can have none, and would be verified by nobody.
+    A peer without certificates is not accepted. A resumed session can have none, and would not be verified.
 
     Args:
-        connection: CPython's own object below `ssl.SSLObject`. Python 3.13 has a public method for the chain.
+        connection: CPython's internal object of `ssl.SSLObject`. Python 3.13 has a public method for the chain.
         revoked: The certificates that are rejected.
     """
     chain = connection.get_unverified_chain()
     if not chain:
-        return "The client showed no certificate."
+        return "The client did not present a certificate."
     leaf, *others = (certificate.public_bytes(_DER) for certificate in chain)
     return fault_of(leaf, tuple(others), revoked)

@@ -1,11 +1,17 @@
-"""gRPC's wire over the public `grpc.server`, for versions of grpcio that the fast transport was not tested with.
+"""A gRPC transport on the public `grpc.server`, for versions of grpcio with which the fast transport was not tested.
 
-`grpc.server` gives each open call a thread of a pool, from its first byte to its last one. So all threads start with
-the server: a system that does not allow so many stops the start, and not a call. The steps of a call, on its thread:
-1. refuse clients, methods and calls that are not accepted; 2. wait for the turn to send; 3. take the message; 4. call
-the handler; 5. wait for its answer, which may come from another thread, and send it.
+`grpc.server` uses a thread of a pool for each open call, from its first byte to its last. All threads start with the
+server. So if the system does not allow this number of threads, the start fails, and no call fails later.
 
-What differs from `completion_queue`: docs/decisions/0068-a-transport-on-the-public-api.md.
+The steps of a call, on its thread:
+
+1. Refuse clients, methods and calls that are not accepted.
+2. Wait for the turn to send.
+3. Receive the message.
+4. Call the handler.
+5. Wait for its answer, which may come from another thread, and send it.
+
+Differences from `completion_queue`: docs/decisions/0068-a-transport-on-the-public-api.md.
 """
 
 import logging
@@ -36,23 +42,23 @@ from sealserve.serving.wire.transport import (
 logger = logging.getLogger(__name__)
 
 _REFUSING: Final = 8
-"""Threads beside one for each call, so that calls beyond the limit are refused at once."""
+"""Additional threads besides one for each call, so that calls beyond the limit are refused immediately."""
 _QUEUED: Final = 64
-"""Calls that may wait for such a thread. gRPC itself refuses more (RESOURCE_EXHAUSTED), so that no queue grows."""
+"""Calls that may wait for such a thread. gRPC itself refuses more (RESOURCE_EXHAUSTED), so the queue cannot grow."""
 _FOREVER: Final = 1e9
-"""Seconds from which on a deadline is none (gRPC says some 10**18 where the sender set none)."""
+"""Seconds from which a deadline means no deadline (gRPC returns about 10**18 if the client set none)."""
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """What a call sends next.
+    """The next step of a call's answer.
 
     Args:
-        content: A message, or None.
-        sent: Called when the message left; None if the call ends.
-        status: How the call ends.
-        details: The text for the client.
+        content: A message to send, or None.
+        sent: Called when the message was sent; None if the call ends.
+        status: The status with which the call ends.
+        details: The message for the client.
     """
 
     content: bytes | None = None
@@ -62,11 +68,11 @@ class _Step:
 
 
 class PublicCall:
-    """One call. Its thread is in `PublicTransport._serve`.
+    """A call. Its thread runs `PublicTransport._serve`.
 
     Args:
-        transport: What it came over.
-        context: gRPC's view of it.
+        transport: The transport that received it.
+        context: gRPC's context of the call.
     """
 
     def __init__(self, transport: "PublicTransport", context: grpc.ServicerContext) -> None:
@@ -77,22 +83,22 @@ class PublicCall:
         remaining = context.time_remaining()
         self.deadline = None if remaining is None or remaining > _FOREVER else time.monotonic() + remaining
         self.turn = threading.Event()
-        """Set when the call may send its message, or ended before."""
+        """Set when the call may send its message, or has ended before."""
         self.steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
         self.finished = False
-        """Whether the handler answered or refused."""
+        """Whether the handler has answered or refused."""
         self._transport = transport
         self._context = context
         self._size = 0
 
     def peer(self) -> bytes:
-        """Return who sends the call: the client's certificate, or else the connection's address."""
+        """Return an identifier of the client: its certificate, or else the connection's address."""
         certificate = self._context.auth_context().get("x509_pem_cert")
         return bytes(certificate[0]) if certificate else self._context.peer().encode()
 
     def answer(self, content: bytes) -> None:
         """Send the answer, and end the call."""
-        self._transport.allowance.take_anyway(len(content))  # it is there, in place of the request
+        self._transport.allowance.take_anyway(len(content))  # the answer is in memory, in place of the request
         self.let_go()
         self._size = len(content)
         self._put(_Step(content=content))
@@ -110,11 +116,11 @@ class PublicCall:
         self._put(_Step())
 
     def abort(self) -> None:
-        """Give up on a peer that neither sends nor reads. The public API sends CANCELLED, whatever the reason."""
+        """Cancel the call of a client that neither sends nor reads. The public API always sends CANCELLED."""
         self._context.cancel()
 
     def take(self, content: bytes) -> bool:
-        """Keep the request, if its bytes are within the allowance; return whether they are."""
+        """Store the request if its bytes are within the allowance; return whether they are."""
         if not self._transport.allowance.take(len(content)):
             return False
         self._size = len(content)
@@ -122,7 +128,7 @@ class PublicCall:
         return True
 
     def let_go(self) -> None:
-        """Give back what the call was lent."""
+        """Return the bytes that the call borrowed."""
         self._transport.allowance.give_back(self._size)
         self._size = 0
 
@@ -137,7 +143,7 @@ class PublicTransport:
     """A gRPC server.
 
     Args:
-        settings: What it is made with. There is a thread for each call; those of ``settings.threads`` are among them.
+        settings: The transport's settings. The transport has a thread for each call; ``settings.threads`` is included.
     """
 
     idle_calls: ClassVar[int] = 64
@@ -160,7 +166,7 @@ class PublicTransport:
         )
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Add an address; return the port, or 0 where gRPC cannot listen there."""
+        """Add an address; return the port, or 0 if gRPC cannot listen there."""
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
@@ -169,7 +175,7 @@ class PublicTransport:
             return 0
 
     def start(self) -> None:
-        """Serve.
+        """Start to serve.
 
         Raises:
             UnavailableError: `server.threads`: The system does not allow a thread for each call.
@@ -178,7 +184,7 @@ class PublicTransport:
         self._server.start()
 
     def stop(self, grace: float) -> bool:
-        """Take no more calls, and wait for those that are open; return whether all ended."""
+        """Stop accepting calls, and wait ``grace`` seconds for open calls; return whether all have ended."""
         end = time.monotonic() + grace + CANCELLING
         ended = self._server.stop(grace).wait(grace + CANCELLING)
         with self._changed:
@@ -189,11 +195,11 @@ class PublicTransport:
 
     @property
     def busy(self) -> int:
-        """How many calls are open."""
+        """The number of open calls."""
         return len(self._open)
 
     def sweep(self) -> None:
-        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        """Cancel calls whose message takes too long to transfer. Call it periodically."""
         self.senders.sweep(tuple(self._open))
 
     def _serve(self, path: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -213,22 +219,22 @@ class PublicTransport:
                 call.refuse(Status.UNIMPLEMENTED, NO_METHOD)
             elif crowded:
                 call.refuse(Status.RESOURCE_EXHAUSTED, too_many_calls(self._limit))
-            # From here on, the end of the call is noticed whoever caused it.
+            # From here on, the end of the call is handled regardless of its cause.
             elif context.add_callback(lambda: self._ended(call)):
                 self._receive(call, requests, handler)  # 2 to 4
             else:
-                return  # the sender went away before
+                return  # the client has already disconnected
             yield from self._send(call, context)  # 5
         except Exception:  # gRPC would log the text of the exception, and send it to the client
-            logger.exception("a call was lost")
+            logger.exception("handling a call failed")
             context.set_code(grpc.StatusCode.INTERNAL)
             context.set_details("internal")
         finally:
-            if not call.finished:  # gRPC gave up on a stream while a message was on its way
+            if not call.finished:  # gRPC ended a stream during the transfer of a message
                 call.cancelled = True
                 call.on_cancel()
             call.moving_since = None
-            call.on_cancel = ignore  # it knows the call: without it, the call is freed at once
+            call.on_cancel = ignore  # remove the reference to the call, so that it is freed
             self.senders.forget(call)
             call.let_go()
             with self._changed:
@@ -236,25 +242,25 @@ class PublicTransport:
                 self._changed.notify_all()
 
     def _receive(self, call: PublicCall, requests: Iterator[bytes], handler: Handler) -> None:
-        """Take the message when it is the call's turn, and hand it to the handler."""
-        # 2. Wait for the turn: the message stays with the sender meanwhile.
+        """Receive the message when it is the call's turn, and pass it to the handler."""
+        # 2. Wait for the turn. The message stays with the client until then.
         call.moving_since = time.monotonic()
         if not self.senders.enter(call):
             call.turn.wait()
-            if self.senders.withdraw(call):  # the sender went away
+            if self.senders.withdraw(call):  # the client disconnected
                 call.refuse(Status.CANCELLED, "")
                 return
-        # 3. Take the message, and let the next call send.
+        # 3. Receive the message, and let the next call send.
         call.moving_since = time.monotonic()
         try:
             content = next(requests, None)
-        except grpc.RpcError:  # the sender went away, or was given up
+        except grpc.RpcError:  # the client disconnected, or the call was cancelled
             content = None
         call.moving_since = None
         successor = self.senders.received(call)
         if successor is not None:
             successor.turn.set()
-        if content is None:  # none was sent, it was too large, or the sender went away
+        if content is None:  # no message was sent, it was too large, or the client disconnected
             call.refuse(Status.INTERNAL, NO_MESSAGE)
         elif not call.take(content):
             call.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
@@ -263,14 +269,14 @@ class PublicTransport:
             try:
                 handler(call)
             except Exception:
-                logger.exception("a call was lost")
+                logger.exception("handling a call failed")
 
     def _send(self, call: PublicCall, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Yield the messages of the answer, and set the status with which the call ends."""
         while True:
             step = call.steps.get()
             if step.content is not None and not call.cancelled:
-                yield step.content  # gRPC returns here once the message left
+                yield step.content  # gRPC continues here when the message was sent
             if step.sent is None:
                 context.set_code(_CODES[int(step.status)])
                 context.set_details(step.details)
@@ -278,7 +284,7 @@ class PublicTransport:
             step.sent()
 
     def _ended(self, call: PublicCall) -> None:
-        """Notice the end of a call. Until its thread is done with it, that is the sender's doing."""
+        """Handle the end of a call. If its thread is still busy with it, the client ended the call."""
         if call in self._open:
             call.cancelled = True
             call.turn.set()
@@ -286,10 +292,10 @@ class PublicTransport:
 
 
 class _Workers(ThreadPoolExecutor):
-    """A pool whose threads all start at once, and do not keep the process from ending as an executor's own do.
+    """A pool whose threads all start together. Unlike an executor's threads, they do not keep the process alive.
 
     Args:
-        size: How many threads there are.
+        size: The number of threads.
     """
 
     def __init__(self, size: int) -> None:
@@ -301,7 +307,7 @@ class _Workers(ThreadPoolExecutor):
         """Start the threads.
 
         Raises:
-            UnavailableError: `server.threads`: The system does not allow so many.
+            UnavailableError: `server.threads`: The system does not allow this number of threads.
         """
         for number in range(self._size):
             try:
@@ -314,33 +320,33 @@ class _Workers(ThreadPoolExecutor):
                 ) from error
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Let a thread call ``fn``."""
+        """Call ``fn`` on one of the threads."""
         future: Future[Any] = Future()
 
         def job() -> None:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(fn(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+                except BaseException as error:  # noqa: BLE001  # the waiting code receives the error
                     future.set_exception(error)
 
         self._jobs.put(job)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002  # it waits for none
-        """End the threads, each once nothing waits any more."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002  # it does not wait
+        """End each thread when no job waits any more."""
         for _ in range(self._size):
             self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # it would keep the call until the next one comes
+            del job  # it would keep the call until the next job
 
 
 @dataclass(frozen=True, slots=True)
 class _Methods(grpc.GenericRpcHandler):
-    """Every method, known or not, so that the server says itself which ones there are."""
+    """Handler of all methods, including unknown ones, so that the server itself rejects unknown methods."""
 
     serve: Callable[[str, Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 

@@ -1,4 +1,4 @@
-"""Where gRPC meets the server: methods by path, bytes to messages and back, errors to status codes."""
+"""The connection between gRPC and the server's methods: routes by path, message parsing, errors as status codes."""
 
 import logging
 import secrets
@@ -18,27 +18,27 @@ from sealserve.serving_interface import INSTANCE_HEADER
 logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, float | None], bytes]
-"""Serialised request and deadline (on the clock of `time.monotonic`, or None) to serialised answer."""
+"""Takes the serialized request and the deadline (`time.monotonic`, or None); returns the serialized answer."""
 Answer = Callable[[Any, float | None], Any]
-"""Request and deadline (on the clock of `time.monotonic`, or None) to answer, both as messages."""
+"""Takes the request and the deadline (`time.monotonic`, or None); returns the answer. Both are messages."""
 
 INSTANCE: Final = secrets.token_hex(8)
 TRAILER: Final = ((INSTANCE_HEADER, INSTANCE),)
 
 _MESSAGE_LIMIT: Final = 1024
-"""As ``model_servers/grpc_status_util.cc`` has it."""
+"""Maximum characters of an error message, as in ``model_servers/grpc_status_util.cc``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method, and the lane that its requests take."""
+    """A method, and the lane for its requests."""
 
     method: Method
     lane: Lane
 
 
 def refusal(reason: str) -> Method:
-    """Return a method that only says why it is not there."""
+    """Return a method that always fails with UNIMPLEMENTED and ``reason``."""
 
     def refuse(_content: bytes, _deadline: float | None) -> bytes:
         raise RequestCode.UNIMPLEMENTED.error(reason)
@@ -47,11 +47,11 @@ def refusal(reason: str) -> Method:
 
 
 def parsed(kind: Any, answer: Answer) -> Method:
-    """Return ``answer`` as a method that takes and returns bytes.
+    """Return ``answer`` as a method with serialized messages.
 
     Args:
         kind: The class of the request's message.
-        answer: What answers the message.
+        answer: Answers the message.
     """
 
     def method(content: bytes, deadline: float | None) -> bytes:
@@ -61,13 +61,13 @@ def parsed(kind: Any, answer: Answer) -> Method:
 
 
 def counted(api: str, kind: Any, answer: Answer, metrics: Metrics) -> Method:
-    """Return a method as `parsed`, whose requests are counted and timed.
+    """Return a method like `parsed`, whose requests are also counted and timed.
 
     Args:
-        api: What the method is called in the metrics.
+        api: The name of the method in the metrics.
         kind: The class of the request's message, which has a ``model_spec``.
-        answer: What answers the message.
-        metrics: Where it is counted.
+        answer: Answers the message.
+        metrics: The metrics to update.
     """
 
     def method(content: bytes, deadline: float | None) -> bytes:
@@ -83,14 +83,14 @@ def _parse(kind: Any, content: bytes) -> Any:
     try:
         return kind.FromString(content)
     except DecodeError as error:
-        raise RequestCode.MALFORMED.error(f"The request is no {kind.DESCRIPTOR.name}.") from error
+        raise RequestCode.MALFORMED.error(f"The request is not a valid {kind.DESCRIPTOR.name} message.") from error
 
 
 def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
-    """Return what answers the calls of each route.
+    """Return the handlers for the routes' calls.
 
     Args:
-        routes: By gRPC path, such as ``/tensorflow.serving.PredictionService/Predict``.
+        routes: The routes by gRPC path, such as ``/tensorflow.serving.PredictionService/Predict``.
     """
     return {path: _handler(route) for path, route in routes.items()}
 
@@ -102,9 +102,9 @@ def _handler(route: Route) -> Handler:
 
         def cancel() -> None:
             if route.lane.withdraw(job):
-                call.refuse(Status.CANCELLED, "")  # nobody reads it, and the call ends
+                call.refuse(Status.CANCELLED, "")  # the client is gone, but the call must end
 
-        call.on_cancel = cancel  # a sender who went away before is noticed when it is the job's turn
+        call.on_cancel = cancel  # an earlier cancellation is checked when the job runs
         try:
             route.lane.run(job)
         except OverloadedError as error:
@@ -122,7 +122,7 @@ def run(call: Call, method: Method) -> Callable[[], None]:
     except RequestError as error:
         return _refusal(call, error)
     except Exception:
-        logger.exception("a request failed for a reason that is not the request's")
+        logger.exception("a request failed with an unexpected error")
         return partial(call.refuse, Status.INTERNAL, "internal")
     return partial(call.answer, content)
 

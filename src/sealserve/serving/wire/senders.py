@@ -1,7 +1,7 @@
-"""Which calls may send their message: a limited number at once, the peers in turns, and not for long while others wait.
+"""Decides which calls may send their message: a limited number, with clients in turns, and briefly while others wait.
 
-gRPC keeps no more than a flow-control window of a message that nobody takes. So this limit bounds the memory that
-clients can fill with messages that are on their way.
+gRPC stores only a flow-control window of a message that is not being received. So this limit bounds the memory that
+clients can fill with incoming messages.
 """
 
 import logging
@@ -16,33 +16,33 @@ from sealserve.serving.wire.turns import Turns
 logger = logging.getLogger(__name__)
 
 SENDERS: Final = 64
-"""So many calls may send their message at once."""
+"""Maximum number of calls that may send their message at the same time."""
 MOMENT: Final = 5.0
-"""Seconds that a message may be on its way while others wait for its place."""
+"""Maximum seconds for the transfer of a message while other calls wait."""
 
 
 class Moving(Hashable, Protocol):
-    """A call whose message may be on its way."""
+    """A call whose message may be in transfer."""
 
     moving_since: float | None
-    """Since when a message of it is on its way, on the clock of `time.monotonic`."""
+    """The time when the current transfer began, on the clock of `time.monotonic`; None if no message is in transfer."""
 
     def peer(self) -> bytes:
-        """Return who sends the call."""
+        """Return an identifier of the client."""
 
     def abort(self) -> None:
-        """Give up on a peer that neither sends nor reads."""
+        """Cancel the call of a client that neither sends nor reads."""
 
 
 C = TypeVar("C", bound=Moving)
 
 
 class Senders(Generic[C]):
-    """The calls that send, and those that wait for their turn.
+    """The calls that send, and the calls that wait for their turn.
 
     Args:
-        patience: Seconds that a message may be on its way, in either direction.
-        allowance: The bytes that requests and answers may take.
+        patience: Maximum seconds for receiving a message or sending an answer.
+        allowance: The bytes that requests and answers may use.
     """
 
     def __init__(self, patience: float, allowance: Allowance) -> None:
@@ -54,11 +54,11 @@ class Senders(Generic[C]):
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for their turn."""
+        """The number of calls that wait for their turn."""
         return len(self._waiting)
 
     def enter(self, call: C) -> bool:
-        """Return whether ``call`` may send now. If not, it waits for its turn, which `received` gives."""
+        """Return whether ``call`` may send now. If not, it waits until `received` returns it."""
         with self._lock:
             if len(self._sending) >= SENDERS:
                 self._waiting.add(call.peer(), call)
@@ -67,7 +67,7 @@ class Senders(Generic[C]):
             return True
 
     def received(self, call: C) -> C | None:
-        """Take the place of ``call``, whose message arrived or never will; return the call whose turn it is."""
+        """Free the place of ``call``, whose message arrived or will not arrive; return the call whose turn it is."""
         with self._lock:
             self._sending.discard(call)
             successor = self._waiting.next() if len(self._sending) < SENDERS else None
@@ -76,16 +76,16 @@ class Senders(Generic[C]):
         return successor
 
     def withdraw(self, call: C) -> bool:
-        """Take ``call`` out of the waiting ones; return whether it waited."""
+        """Remove ``call`` from the waiting calls; return whether it waited."""
         with self._lock:
             return self._waiting.remove(call)
 
     def forget(self, call: C) -> None:
-        """Forget a call that ended."""
+        """Remove a call that has ended."""
         self._sending.discard(call)
 
     def sweep(self, calls: Iterable[C]) -> None:
-        """Give up on those of ``calls`` whose message is on its way for too long."""
+        """Cancel those ``calls`` whose message takes too long to transfer."""
         with self._lock:
             waiting = frozenset(self._waiting)
         crowded = bool(waiting) or self._allowance.ran_out()
@@ -100,4 +100,4 @@ class Senders(Generic[C]):
         for call in late:
             call.abort()
         if late:
-            logger.warning("gave up on %d calls whose message was on its way for %d s", len(late), patience)
+            logger.warning("cancelled %d calls whose message was in transfer for more than %d s", len(late), patience)

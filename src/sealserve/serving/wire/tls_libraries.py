@@ -1,9 +1,10 @@
-"""The two TLS libraries of the server: OpenSSL for HTTP, and BoringSSL inside gRPC, from the same settings.
+"""The server's two TLS libraries, with the same settings: OpenSSL for HTTP, and BoringSSL inside gRPC.
 
-Settings that only one of them accepts would serve some ports and not the others. `check_both` loads them into both.
+If only one library accepted the settings, some ports would use them and others would not. So `check_both` loads them
+into both libraries.
 
-Python's ``ssl`` reads a private key from a file only, so the key is in a file for a moment: see `memory_file`. Inside
-an enclave, every file that is not mounted is the enclave's memory.
+Python's ``ssl`` reads a private key only from a file, so the key is in a file for a moment: see `memory_file`. Inside
+an enclave, every file outside of the mounts is in the enclave's memory.
 """
 
 import ssl
@@ -28,7 +29,7 @@ _OPTIONS: Final = [("grpc.so_reuseport", 0)]
 
 
 def _checked(revoked: Revoked) -> type[ssl.SSLObject]:
-    """Return the kind of connection that ends with the handshake if gRPC would not accept the client."""
+    """Return a connection class that fails after the handshake if gRPC would not accept the client."""
 
     class CheckedConnection(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -45,18 +46,18 @@ def check_both(settings: SslConfig, *, source: str) -> None:
 
     Args:
         settings: The settings.
-        source: What to call them in errors.
+        source: The settings' name in error messages.
 
     Raises:
-        InputError: `certificate.key-unreadable`: One of them rejects the key or the certificate chain.
-        InputError: `server.client-authority`: One of them rejects ``custom_ca``.
+        InputError: `certificate.key-unreadable`: A library rejects the key or the certificate chain.
+        InputError: `server.client-authority`: A library rejects ``custom_ca``.
     """
     openssl_context(settings, source=source)
     _check_boring(settings, source=source)
 
 
 def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.SSLContext:
-    """Return Python's form of the settings. With ``client_verify``, a client without a certificate is rejected.
+    """Return an OpenSSL context with the settings. With ``client_verify``, clients without a certificate are rejected.
 
     Raises:
         InputError: `certificate.key-unreadable`: OpenSSL rejects the key or the certificate chain.
@@ -64,7 +65,7 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # As gRPC: an intermediate authority in custom_ca is enough, and Python's own strict rules do not apply.
+    # As in gRPC: an intermediate authority in custom_ca is enough, and Python's own strict rules do not apply.
     context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
     context.set_alpn_protocols(["http/1.1"])
     if settings.client_verify and settings.custom_ca is not None:
@@ -77,7 +78,7 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
             raise _authority_fault(source, f"OpenSSL: {error.reason}") from error
         context.verify_mode = ssl.CERT_REQUIRED
         context.sslobject_class = _checked(settings.revoked)
-        # A session that is resumed from a ticket has no certificates to check. One that OpenSSL's cache holds (TLS 1.2)
+        # A session that is resumed from a ticket has no certificates to check. A session in OpenSSL's cache (TLS 1.2)
         # still has them.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
@@ -85,7 +86,7 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
         chain = files.enter_context(memory_file(settings.server_cert))
         key = files.enter_context(memory_file(settings.server_key.reveal()))
         try:
-            # An encrypted key would ask for a passphrase on the terminal; this callback fails instead.
+            # For an encrypted key, OpenSSL would ask for a passphrase on the terminal. This callback fails instead.
             context.load_cert_chain(chain, key, password=lambda: b"")
         except ssl.SSLError as error:
             raise _key_fault(source, f"OpenSSL: {error.reason}") from error
@@ -93,10 +94,10 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
 
 
 def _check_boring(settings: SslConfig, *, source: str) -> None:
-    """Let gRPC make a TLS port of the settings, and one without ``custom_ca`` where that fails, to tell the reason.
+    """Check the settings by letting gRPC create a TLS port. After a failure, find the cause by omitting ``custom_ca``.
 
-    BoringSSL has no interface in Python, and gRPC loads keys only for a port. The port is on the loopback interface, is
-    closed at once, and accepts no connection.
+    BoringSSL has no interface in Python, and gRPC loads keys only for a port. The port is on the loopback interface. It
+    is closed immediately, and accepts no connection.
     """
     if not settings.custom_ca:
         if not _can_serve(settings, None) and _can_listen():
@@ -113,7 +114,7 @@ def _can_serve(settings: SslConfig, custom_ca: bytes | None) -> bool:
 
 
 def _can_listen() -> bool:
-    """Whether a port without TLS works: otherwise this machine is at fault, and not the key."""
+    """Return whether a port without TLS works. If not, the machine is the cause of a failure, not the key."""
     return _probe(None)
 
 
@@ -140,5 +141,5 @@ def _key_fault(source: str, what: str) -> SealserveError:
 def _authority_fault(source: str, what: str) -> SealserveError:
     return ServingCode.SERVER_CLIENT_AUTHORITY.error(
         f"custom_ca of {source} cannot be used for TLS: rejected by {what}.",
-        hint="Give the authority's certificate again, PEM.",
+        hint="Give the authority's certificate again, in PEM form.",
     )

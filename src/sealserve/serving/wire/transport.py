@@ -1,6 +1,6 @@
-"""The protocol between the server and gRPC's wire, and the limits that every implementation keeps.
+"""The protocol between the server and a gRPC transport, and the limits that every implementation enforces.
 
-Two modules implement it: `completion_queue`, the fast one, and `public_server`, which needs only gRPC's public API.
+Two modules implement it: `completion_queue`, which is fast, and `public_server`, which needs only gRPC's public API.
 `transports` chooses between them.
 """
 
@@ -15,7 +15,7 @@ from sealserve.serving.wire.allowance import Allowance
 
 ChannelArgument = tuple[str, int | str]
 Handler = Callable[["Call"], None]
-"""Answers a call whose message arrived, now or later, from this thread or another."""
+"""Answers a call whose message has arrived, now or later, from this thread or another."""
 PeerFault = Callable[[Mapping[bytes, Sequence[bytes]]], str | None]
 """Returns why a client is not accepted, or None, for gRPC's authentication context of a call."""
 
@@ -23,22 +23,22 @@ KEEPALIVE: Final[tuple[ChannelArgument, ...]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-"""Clients may ping each five seconds. gRPC's own limit is one ping in five minutes, and in two hours without a call: a
-client that pings each ten seconds to keep a long request alive would lose it to ``too_many_pings``. After three pings
-that come earlier, the connection still ends.
+"""Clients may ping every five seconds. gRPC's own limit is one ping in five minutes, and in two hours without a call. A
+client that pings every ten seconds, to keep a long request alive, would be disconnected with ``too_many_pings``. After
+three pings that come too early, the connection still ends.
 
 Source: grpc/grpc, ``src/core/ext/transport/chttp2/transport/ping_abuse_policy.cc``.
 """
 CANCELLING: Final = 1.0
-"""Seconds that cancelled calls take at most at a stop: calls that still run then are abandoned."""
-NO_MESSAGE: Final = "The request has no message."
-NO_METHOD: Final = "There is no such method."
-NO_MEMORY: Final = "The server is busy: the messages of others take all its memory."
+"""Maximum seconds to wait for cancelled calls at a stop. Calls that still run then are abandoned."""
+NO_MESSAGE: Final = "The request does not contain a message."
+NO_METHOD: Final = "The method does not exist."
+NO_MEMORY: Final = "The server is busy: the memory for messages is full."
 
 
 def too_many_calls(limit: int) -> str:
-    """Return the text for a client whose call is one too many."""
-    return f"The server is busy: it has {limit} calls already."
+    """Return the message for a client whose call exceeds the limit."""
+    return f"The server is busy: it has reached its limit of {limit} calls."
 
 
 def ignore() -> None:
@@ -46,16 +46,16 @@ def ignore() -> None:
 
 
 class Call(Protocol):
-    """One call, whose request arrived. It is answered or refused exactly once, also if it is cancelled."""
+    """A call whose request has arrived. It must be answered or refused exactly once, even if it is cancelled."""
 
     content: bytes
     """The request's message."""
     deadline: float | None
-    """When the sender gives up, on the clock of `time.monotonic`; None for never."""
+    """The client's deadline on the clock of `time.monotonic`; None for no deadline."""
     cancelled: bool
-    """Whether the sender gave up or went away."""
+    """Whether the client cancelled or disconnected."""
     on_cancel: Callable[[], None]
-    """Called when the sender gives up or goes away."""
+    """Called when the client cancels or disconnects."""
 
     def answer(self, content: bytes) -> None:
         """Send the answer, and end the call."""
@@ -72,15 +72,15 @@ class Call(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportSettings:
-    """What a gRPC server is made with.
+    """The settings of a gRPC server.
 
     Args:
-        handlers: What answers each method, by its path, such as ``/tensorflow.serving.PredictionService/Predict``.
-        threads: How many threads run handlers at least.
-        calls: How many calls there may be at once; more are refused.
-        patience: Seconds that a message may be on its way, in either direction.
-        allowance: The bytes that requests and answers may take.
-        arguments: Arguments of the gRPC server; of several with the same name, the last one counts.
+        handlers: The handler of each method, by its path, such as ``/tensorflow.serving.PredictionService/Predict``.
+        threads: Minimum number of threads that run handlers.
+        calls: Maximum number of concurrent calls; further calls are refused.
+        patience: Maximum seconds for receiving a message or sending an answer.
+        allowance: The bytes that requests and answers may use.
+        arguments: Arguments of the gRPC server; if a name is repeated, the last one counts.
         trailer: Trailing metadata of every answer.
         peer_fault: Returns why a client is not accepted, or None. None accepts every client.
     """
@@ -103,13 +103,13 @@ class Transport(Protocol):
     """A gRPC server."""
 
     idle_calls: ClassVar[int]
-    """How many calls may be open that neither run nor wait for a thread: calls whose message is still on its way, and
-    watches of the health service."""
+    """Maximum number of open calls that neither run nor wait for a thread: calls whose message is still in transfer,
+    and watches of the health service."""
 
     def __init__(self, settings: TransportSettings) -> None: ...
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Add an address, before the start; return the port, or 0 where gRPC cannot listen there.
+        """Add an address before the start; return the port, or 0 if gRPC cannot listen there.
 
         Args:
             address: ``host:port``, or ``unix:path``.
@@ -117,17 +117,17 @@ class Transport(Protocol):
         """
 
     def start(self) -> None:
-        """Serve.
+        """Start to serve.
 
         Raises:
-            UnavailableError: The system does not allow the threads that this takes.
+            UnavailableError: The system does not allow the required number of threads.
         """
 
     def stop(self, grace: float) -> bool:
-        """Take no more calls, tell the peers (GOAWAY), and wait for those that are open; return whether all ended.
+        """Stop accepting calls, send GOAWAY to the clients, and wait for open calls; return whether all have ended.
 
-        gRPC cancels a call that arrives from now on until its sender has read the GOAWAY. Where none may be lost, stop
-        sending here first, and let connections end by their age: docs/decisions/0040.
+        gRPC cancels a call that arrives after this, until its client has read the GOAWAY. If no call may be lost, stop
+        sending clients here first, and let connections end by their age: docs/decisions/0040.
 
         Args:
             grace: Seconds after which open calls are cancelled.
@@ -135,7 +135,7 @@ class Transport(Protocol):
 
     @property
     def busy(self) -> int:
-        """How many calls are open."""
+        """The number of open calls."""
 
     def sweep(self) -> None:
-        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        """Cancel calls whose message takes too long to transfer. Call it periodically."""

@@ -1,4 +1,4 @@
-"""Choose the fast transport for versions of grpcio that it was tested with, else the one on the public API."""
+"""Selects the fast transport for tested versions of grpcio, and else the transport on the public API."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ TESTED: Final = frozenset({"1.85"})
 
 @functools.cache
 def choose() -> type[Transport]:
-    """Return the transport for the installed grpcio, and log a warning if that is not the fast one."""
+    """Return the transport for the installed grpcio; log a warning if it is not the fast one."""
     version = grpc.__version__
     if ".".join(version.split(".")[:2]) in TESTED:
         from sealserve.serving.wire.completion_queue import QueueTransport  # noqa: PLC0415  # private API: only here
@@ -26,8 +26,8 @@ def choose() -> type[Transport]:
     from sealserve.serving.wire.public_server import PublicTransport  # noqa: PLC0415  # only where it is needed
 
     logger.warning(
-        "grpcio %s is not a version that the fast gRPC transport was tested with (%s): serving over grpc.server, with"
-        " less throughput and a thread for each open call",
+        "the fast gRPC transport was not tested with grpcio %s (tested: %s): using grpc.server, with less throughput"
+        " and a thread for each open call",
         version,
         ", ".join(f"{minor}.x" for minor in sorted(TESTED)),
     )

@@ -1,6 +1,6 @@
-"""Who comes next: items wait in one queue for each peer, and the peers take turns.
+"""Queues with turns: items wait in one queue for each client, and the clients take turns.
 
-With a single queue, a peer with a thousand slow calls would delay everybody who comes after it.
+With a single queue, a client with a thousand slow calls would delay all clients after it.
 """
 
 from collections import OrderedDict
@@ -24,12 +24,12 @@ class Turns(Generic[Item]):
         return iter(self._peer_of)
 
     def add(self, peer: bytes, item: Item) -> None:
-        """Let ``item`` wait behind the other items of its peer. A new peer comes after the other peers."""
+        """Add ``item`` after the other items of its client. A new client comes after the other clients."""
         self._peers.setdefault(peer, {})[item] = None
         self._peer_of[item] = peer
 
     def next(self) -> Item | None:
-        """Remove and return the item whose turn it is, or None if nothing waits. Its peer goes to the end."""
+        """Remove and return the item whose turn it is, or None if no item waits. Its client moves to the end."""
         for peer, items in self._peers.items():
             item = next(iter(items))
             self.remove(item)

@@ -207,7 +207,7 @@ def test_requests_without_a_model_or_examples(examples: Servables) -> None:
 
 def test_examples_that_are_too_large(examples: Servables) -> None:
     content = fill(RegressionRequest(), *([1.0] * 100))
-    with pytest.raises(RequestError, match=r"more than 1024 bytes \(--max_message_bytes\)") as caught:
+    with pytest.raises(RequestError, match=r"exceed the limit of 1024 bytes \(--max_message_bytes\)") as caught:
         answer_regress(examples, content, Call(max_tensor_bytes=1024))
     assert caught.value.code == "request.input-tensor"
 

@@ -44,7 +44,7 @@ def test_the_metadata_are_the_signatures(servables: Servables) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        (b"\xff", "request.malformed", "The request is no GetModelMetadataRequest."),
+        (b"\xff", "request.malformed", "The request is not a valid GetModelMetadataRequest message."),
         (metadata_request("signature_def", model=None), "request.model-spec", "Missing ModelSpec"),
         (
             metadata_request(),
@@ -87,7 +87,12 @@ def test_every_state_and_its_error_is_told_the_latest_first() -> None:
 @pytest.mark.parametrize(
     ("content", "code", "status", "message"),
     [
-        (b"\xff", "request.malformed", Status.INVALID_ARGUMENT, "The request is no GetModelStatusRequest."),
+        (
+            b"\xff",
+            "request.malformed",
+            Status.INVALID_ARGUMENT,
+            "The request is not a valid GetModelStatusRequest message.",
+        ),
         (status_request(model=None), "request.model-spec", Status.INVALID_ARGUMENT, "Missing ModelSpec"),
         (
             status_request("other"),
@@ -112,6 +117,6 @@ def test_a_status_that_is_refused(
 
 
 def test_a_reload_is_refused_whatever_it_asks_for() -> None:
-    with pytest.raises(RequestError, match="do not change by requests of clients") as caught:
+    with pytest.raises(RequestError, match="cannot be changed by clients") as caught:
         refuse_reload()
     assert (caught.value.code, caught.value.status) == ("request.reload-refused", Status.PERMISSION_DENIED)

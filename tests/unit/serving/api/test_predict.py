@@ -168,7 +168,7 @@ def test_bytes_that_are_no_request(servables: Servables) -> None:
     assert isinstance(wrong, RequestError)
     assert wrong.code == RequestCode.MALFORMED
     assert (wrong.code, wrong.status) == ("request.malformed", Status.INVALID_ARGUMENT)
-    assert wrong.message == "The request is no PredictRequest."
+    assert wrong.message == "The request is not a valid PredictRequest message."
 
 
 def test_a_request_that_names_no_model(servables: Servables) -> None:
@@ -272,9 +272,9 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_input_of_another_shape(servables: Servables) -> None:
     wrong = refused(servables, request("pick", index=tensor([[1, 2, 0]], "int32")))
     assert (wrong.code, wrong.status) == ("request.input-shape", Status.INVALID_ARGUMENT)
-    assert wrong.message == "input 'index' has the shape [1,3]; the signature takes [?]"
+    assert wrong.message == "input 'index' has the shape [1,3]; the signature accepts [?]"
     wrong = refused(servables, request("words", words=tensor("a", "string")))
-    assert wrong.message == "input 'words' has the shape []; the signature takes [?]"
+    assert wrong.message == "input 'words' has the shape []; the signature accepts [?]"
 
 
 def test_an_input_that_is_no_tensor(servables: Servables) -> None:
@@ -311,7 +311,7 @@ def test_a_few_bytes_that_stand_for_a_huge_tensor_are_not_unpacked(
     wrong = refused(servables, request(signature, **{alias: huge}), limit=1500)
     assert (wrong.code, wrong.message) == (
         "request.input-tensor",
-        f"input {alias!r} takes more than 1500 bytes (--max_message_bytes)",
+        f"input {alias!r} exceeds the limit of 1500 bytes (--max_message_bytes)",
     )
 
 

@@ -46,7 +46,7 @@ def test_booleans(argument: str, value: bool) -> None:
 
 
 def test_an_unknown_flag_names_the_nearest_one() -> None:
-    with raises(ServingCode.FLAGS_UNKNOWN, match="Unknown flag --prot") as caught:
+    with raises(ServingCode.FLAGS_UNKNOWN, match="The flag --prot is unknown") as caught:
         parse(["--prot=1"], TABLE)
     assert (caught.value.code, caught.value.exit_status) == ("flags.unknown", 2)
     assert caught.value.hint == "Did you mean --port?"
@@ -58,22 +58,22 @@ def test_an_unknown_flag_names_the_nearest_one() -> None:
 
 def test_a_refused_flag_says_why_and_takes_the_value_that_changes_nothing() -> None:
     parse(["--later=0"], TABLE)
-    with raises(ServingCode.FLAGS_REFUSED, match="--later is not honoured by this server: not built yet") as caught:
+    with raises(ServingCode.FLAGS_REFUSED, match="--later is not supported by this server: not built yet") as caught:
         parse(["--later=1"], TABLE)
-    assert (caught.value.code, caught.value.hint) == ("flags.refused", "Leave it out, or give --later=0.")
+    assert (caught.value.code, caught.value.hint) == ("flags.refused", "Omit it, or give --later=0.")
     with raises(ServingCode.FLAGS_REFUSED) as caught:
         parse(["--never=-1"], TABLE)
-    assert caught.value.hint == "Leave it out."
+    assert caught.value.hint == "Omit it."
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--port=x", "--port: expected an integer, got 'x'"),
-        ("--port=65536", "--port: expected an integer from 0 to 65535, got 65536"),
-        ("--port=-1", "--port: expected an integer from 0 to 65535, got -1"),
-        ("--port", "--port needs a value"),
-        ("--verbose=maybe", "--verbose: expected true or false, got 'maybe'"),
+        ("--port=x", "--port is invalid: expected an integer, got 'x'"),
+        ("--port=65536", "--port is invalid: expected an integer from 0 to 65535, got 65536"),
+        ("--port=-1", "--port is invalid: expected an integer from 0 to 65535, got -1"),
+        ("--port", "--port is missing a value"),
+        ("--verbose=maybe", "--verbose is invalid: expected true or false, got 'maybe'"),
     ],
 )
 def test_a_value_of_another_kind(argument: str, message: str) -> None:
@@ -84,7 +84,7 @@ def test_a_value_of_another_kind(argument: str, message: str) -> None:
 
 @pytest.mark.parametrize("argument", ["port", "-port=1", "--"])
 def test_what_is_no_flag(argument: str) -> None:
-    with raises(ServingCode.FLAGS_UNEXPECTED_ARGUMENT, match=f"Unexpected argument '{argument}'") as caught:
+    with raises(ServingCode.FLAGS_UNEXPECTED_ARGUMENT, match=f"The argument '{argument}' is not a flag") as caught:
         parse([argument], TABLE)
     assert caught.value.code == "flags.unexpected-argument"
 

@@ -33,12 +33,12 @@ def test_a_model_must_be_given() -> None:
     with raises(ServingCode.FLAGS_MISSING, match="--model_base_path is missing") as caught:
         parse(["--ssl_config_file=x"])
     assert caught.value.code == "flags.missing"
-    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--model_name: expected a name"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--model_name is invalid: expected a name"):
         options("--model_name=")
 
 
 def test_plaintext_must_be_asked_for_by_its_name() -> None:
-    with raises(ServingCode.FLAGS_PLAINTEXT_REFUSED, match="does not serve in plaintext") as caught:
+    with raises(ServingCode.FLAGS_PLAINTEXT_REFUSED, match="plaintext is not enabled") as caught:
         parse(["--model_base_path=/m"])
     assert caught.value.code == "flags.plaintext-refused"
     chosen = parse(["--model_base_path=/m", "--dangerous_plaintext"])
@@ -81,7 +81,7 @@ def test_channel_arguments_are_integers_where_they_can_be() -> None:
 
 @pytest.mark.parametrize("text", ["grpc.max_connection_age_ms", "=3", "a="])
 def test_channel_arguments_need_a_key_and_a_value(text: str) -> None:
-    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--grpc_channel_arguments: expected key=value"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--grpc_channel_arguments is invalid: expected key=value"):
         parse_channel_arguments(text)
 
 
@@ -127,7 +127,7 @@ def test_http_flags_that_conflict(flags: list[str], message: str) -> None:
 
 def test_a_sockets_path_must_fit() -> None:
     assert options("--grpc_socket_path=/run/s").socket_path == Path("/run/s")
-    with raises(ServingCode.FLAGS_INVALID_VALUE, match="a socket's path has at most 107 bytes"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="is too long: expected at most 107 bytes"):
         options(f"--grpc_socket_path=/{'s' * 107}")
 
 

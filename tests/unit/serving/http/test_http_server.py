@@ -201,7 +201,7 @@ def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
         held.start()
         echo.entered.acquire()
         status, content, _ = ask(port, path, b" " * 1001)
-        assert (status, json.loads(content)["error"]) == (429, "The server is busy: it has no memory for more.")
+        assert (status, json.loads(content)["error"]) == (429, "The server is busy: the memory for requests is full.")
         assert allowance.ran_out()
         assert ask(port, PATH)[0] == 200
         while not allowance.take(1000):  # what the page took comes back once it has left

@@ -98,7 +98,7 @@ def test_the_memory_of_a_document_is_borrowed_before_it_is_taken(servables: Serv
             answer = rest.answer("POST", "/v1/models/m:predict", body, None, loan)
         assert (answer.status, answer.body) == (
             429,
-            b'{\n    "error": "The server is busy: it has no memory for more."\n}',
+            b'{\n    "error": "The server is busy: the memory for requests is full."\n}',
         ), unit
         assert allowance.take(2**22)  # all of it is back
 
@@ -110,7 +110,7 @@ def test_a_loan_comes_back_whatever_happens() -> None:
         loan.take_anyway(30)
         loan.give_back(10)
         assert loan.size == 80
-        with pytest.raises(NoMemoryError, match="no memory for more") as caught:
+        with pytest.raises(NoMemoryError, match="memory for requests is full") as caught:
             loan.take(21)
     assert (caught.value.code, caught.value.status) == ("request.no-memory", Status.RESOURCE_EXHAUSTED)
     assert allowance.take(100)

@@ -106,13 +106,16 @@ def test_a_changed_model_does_not_reach_tensorflow(copy: Path, tmp_path: Path) -
     files = listing(tmp_path)
     with (copy / "3/saved_model.pb").open("r+b") as stream:
         stream.write(b"\xff")
-    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"several/3/saved_model.pb has the SHA-256"):
+    with raises(
+        ServingCode.SERVABLE_FILE_CHANGED,
+        match=r"several/3/saved_model.pb does not match the file list: expected SHA-256",
+    ):
         load(options(copy), files)
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
-    with pytest.raises(LoadFailedError, match=r"/1 was not loaded: NOT_FOUND: Could not find SavedModel") as caught:
+    with pytest.raises(LoadFailedError, match=r"/1 cannot be loaded: NOT_FOUND: Could not find SavedModel") as caught:
         load(options(tmp_path), None)
     assert (caught.value.code, caught.value.exit_status) == ("servable.load-failed", 2)
 
@@ -124,7 +127,9 @@ def test_a_sealed_models_fault_is_logged_without_tensorflows_message(copy: Path,
     with pytest.raises(LoadFailedError, match="nonsense") as sealed:  # whoever asks for the version's state sees it
         load(options(copy, "--saved_model_tags=nonsense"), listing(tmp_path))
     assert "nonsense" not in text_for_log(sealed.value)
-    assert text_for_log(sealed.value).startswith(f"{copy}/3 was not loaded: NOT_FOUND (")
+    assert text_for_log(sealed.value).startswith(
+        f"{copy}/3 cannot be loaded: NOT_FOUND. TensorFlow's message is omitted"
+    )
 
 
 def test_a_sealed_warm_up_requests_fault_is_logged_without_its_message(copy: Path, tmp_path: Path) -> None:
@@ -146,7 +151,7 @@ def test_a_sealed_warm_up_requests_fault_is_logged_without_its_message(copy: Pat
 def test_a_model_that_is_damaged(copy: Path) -> None:
     content = (copy / "3/saved_model.pb").read_bytes()
     (copy / "3/saved_model.pb").write_bytes(content[: len(content) // 2])
-    with pytest.raises(LoadFailedError, match="was not loaded"):
+    with pytest.raises(LoadFailedError, match="cannot be loaded"):
         load(options(copy), None)
 
 

@@ -56,7 +56,7 @@ def test_nothing() -> None:
         ('name: "a" base_path: "/a" model_platform: "jax"', "Model a requests unsupported platform jax"),
         (
             'name: "a" base_path: "/a" model_platform: "tensorflow" logging_config {}',
-            "writes no request to any log",
+            "never logs requests",
         ),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_reload_ends_when_its_caller_gives_up_and_when_a_later_one_removes_its
     assert loading.wait(60)
     models._apply(config(former))  # what is added twice is new twice
     patient.join(60)
-    assert outcomes == {"patient": "A later configuration removed slow before a version was available."}
+    assert outcomes == {"patient": "The reload failed: a later configuration removed slow before it was available."}
     impatient = threading.Thread(target=reload, args=("impatient",), kwargs={"given_up": given_up.is_set})
     impatient.start()
     given_up.set()
@@ -219,7 +219,7 @@ def test_a_base_path_may_be_a_uri_of_this_machine(start: Running, model: Path, t
     shutil.copytree(model / "1", tmp_path / "n/7")
     models.reload(config(f'name: "n" base_path: "file://{tmp_path}/n"'))
     assert start.version("n") == 7
-    with pytest.raises(BasePathSchemeError, match="has the scheme s3"):
+    with pytest.raises(BasePathSchemeError, match="got the scheme s3"):
         models.reload(config('name: "n" base_path: "s3://bucket/n"'))
 
 
@@ -232,7 +232,7 @@ def test_a_reload_that_cannot_be_served_changes_nothing(start: Running, model: P
 
 def test_what_does_not_load_ends_the_start_and_says_why(start: Running, model: Path, tmp_path: Path) -> None:
     broken(tmp_path / "b/1")
-    with pytest.raises(LoadFailedError, match="b/1 was not loaded"):
+    with pytest.raises(LoadFailedError, match="b/1 cannot be loaded"):
         start(f"--model_base_path={tmp_path}/b")
     broken(tmp_path / "b/2")
     path = tmp_path / "models.config"
@@ -278,7 +278,7 @@ def test_what_is_wrong_at_each_look_is_logged_once(
     shutil.rmtree(model)
     for _ in range(3):
         models._poll()
-    assert caplog.text.count("no version of m: There is no folder") == 1
+    assert caplog.text.count("no version of m: The folder") == 1
     assert start.version() == 1
 
 

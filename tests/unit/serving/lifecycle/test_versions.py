@@ -40,14 +40,14 @@ def test_a_model_that_was_hidden_as_a_whole_still_counts(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BasePathMissingError, match=r"There is no folder .*/m") as caught:
+    with pytest.raises(BasePathMissingError, match=r"The folder .*/m of the model does not exist") as caught:
         versions.available(tmp_path / "m")
     assert (caught.value.code, caught.value.exit_status) == ("servable.base-path-missing", 2)
 
 
 def test_a_folder_without_versions(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
-    with pytest.raises(NoVersionError, match="has no version folder") as caught:
+    with pytest.raises(NoVersionError, match="does not contain a version folder") as caught:
         versions.available(tmp_path)
     assert caught.value.code == "servable.no-version"
 
@@ -71,7 +71,7 @@ def test_a_policy_chooses(policy: str, wanted: list[int]) -> None:
 
 def test_specific_versions_of_which_none_is_there() -> None:
     policy = text_format.Parse("specific { versions: 3 }", VersionPolicy())
-    with pytest.raises(NoVersionError, match=r"None of the specific versions \[3\] is there; there are \[1\]"):
+    with pytest.raises(NoVersionError, match=r"None of the specific versions \[3\] exists: got \[1\]"):
         versions.aspired({1: Path("1")}, policy)
 
 

@@ -118,10 +118,10 @@ def test_functions_with_guards_get_another_name() -> None:
         ("least-0-3-3-0", "a tensor of at least [?,3,3,?]"),
         ("elements-1", "a tensor with one element"),
         ("elements-4", "a tensor with 4 elements"),
-        ("updates", "a tensor with at most one dimension less than its indices have"),
+        ("updates", "a tensor with at most one dimension less than its indices"),
         ("from-1", "values of at least 1"),
         ("upto-65504", "values of at most 65504"),
-        ("fits", "sizes of a smaller tensor"),
+        ("fits", "the sizes of a smaller tensor"),
     ],
 )
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_functions_with_guards_get_another_name() -> None:
 )
 def test_a_guard_says_what_is_needed(form: str, where: str, words: str) -> None:
     error = TensorFlowError(Status.INVALID_ARGUMENT, form.replace("NEED", where))
-    assert refusal(error) == f"the operation 'a/b' needs {words}, and would get one of the shape [1,20,3]"
+    assert refusal(error) == f"the operation 'a/b' requires {words}, got the shape [1,20,3]"
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError, li
 
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     (tmp_path / "lib.so").write_bytes(b"no library")
-    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"lib.so cannot be used") as caught:
+    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"lib.so cannot be loaded") as caught:
         Library(str(tmp_path / "lib.so"))
     assert (caught.value.code, caught.value.exit_status) == ("server.tensorflow-library", 4)
 
 
 def test_a_library_of_something_else() -> None:
-    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"libc.so.6 cannot be used: .*TF_"):
+    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"libc.so.6 cannot be loaded: .*TF_"):
         Library("libc.so.6")
 
 

@@ -64,7 +64,7 @@ def test_parts_that_do_not_have_the_size_are_refused_before_anything_is_allocate
     with raises(RequestCode.TENSOR_SIZE) as caught:
         Tensor.from_bytes(watched, FLOAT, shape, parts())
     assert (caught.value.code, caught.value.status) == ("request.tensor-size", Status.INTERNAL)
-    assert "takes" in caught.value.message or "cannot have the shape" in caught.value.message
+    assert "does not match its parts" in caught.value.message or "cannot have the shape" in caught.value.message
     assert not watched.allocated
 
 
@@ -86,11 +86,11 @@ def test_a_size_that_tensorflow_does_not_have_is_never_read() -> None:
     ):
         tensor = floats(3)
         tensor._library = short
-        with raises(RequestCode.TENSOR_SIZE, match="takes 12 bytes; it has 11"):
+        with raises(RequestCode.TENSOR_SIZE, match="is too small: expected 12 bytes, got 11"):
             read(tensor)
     strings = words(b"a", b"b")
     strings._library = short
-    with raises(RequestCode.TENSOR_SIZE, match="takes 48 bytes; it has 11"):
+    with raises(RequestCode.TENSOR_SIZE, match="is too small: expected 48 bytes, got 11"):
         strings.strings()
 
 
@@ -103,9 +103,9 @@ def test_memory_is_read_no_further_than_the_shape_goes() -> None:
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 4), (3, 4), (-3, -1)])
 def test_rows_that_are_not_there(start: int, stop: int) -> None:
     for tensor in (floats(3, 2), words(b"a", b"b", b"c")):
-        with raises(RequestCode.TENSOR_SIZE, match="has no rows from"):
+        with raises(RequestCode.TENSOR_SIZE, match="does not have the rows from"):
             tensor.rows(start, stop)
-    with raises(RequestCode.TENSOR_SIZE, match="has no rows from 0 to 0"):
+    with raises(RequestCode.TENSOR_SIZE, match="does not have the rows from 0 to 0"):
         floats().rows(0, 0)
 
 

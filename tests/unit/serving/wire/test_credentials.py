@@ -51,7 +51,7 @@ def test_a_listed_file_must_be_the_listed_one(path: Path, settings: SslConfig) -
     files = listing(path)
     assert read_tls_settings(path, files, now=NOW) == settings
     path.write_bytes(path.read_bytes().replace(b"client_verify: true", b"client_verify: fals"))
-    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"ssl.cfg has the SHA-256"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"ssl.cfg does not match the file list: expected SHA-256"):
         read_tls_settings(path, files, now=NOW)
 
 
@@ -59,7 +59,7 @@ def test_a_file_beside_the_list_must_be_listed(path: Path, tmp_path: Path) -> No
     files = listing(path)
     other = tmp_path / "other.cfg"
     other.write_bytes(path.read_bytes())
-    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"other.cfg is there"):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"other.cfg is not in the file list"):
         read_tls_settings(other, files, now=NOW)
 
 
@@ -95,7 +95,7 @@ def test_an_authority_of_users_that_expired_is_a_warning(
     (tmp_path / "ssl.cfg").write_bytes(mixed.render().reveal())
     with caplog.at_level(logging.WARNING):
         assert read_tls_settings(tmp_path / "ssl.cfg", None, now=NOW).custom_ca == mixed.custom_ca
-    assert "one is not valid: custom_ca" in caplog.text
+    assert "an authority for users' certificates is not valid: custom_ca" in caplog.text
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -139,7 +139,7 @@ def test_settings_that_cannot_be_used_leave_the_former_ones(
     replace(path, one_way.render().reveal() if content is None else content)
     assert followed.newer() is None
     (line,) = caplog.messages
-    assert line.startswith("the former TLS settings stay: ")
+    assert line.startswith("the previous TLS settings stay in force: ")
     assert message in line
 
 

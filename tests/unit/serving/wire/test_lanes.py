@@ -63,7 +63,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     lane = Lane(running=1, waiting=1)
     thread, gate = occupy(lane)
     lane.run(noting(seen, "waited"))
-    with pytest.raises(OverloadedError, match="2 requests run or wait already") as caught:
+    with pytest.raises(OverloadedError, match="has reached its limit of 2 requests") as caught:
         lane.run(noting(seen, "never"))
     assert (caught.value.code, caught.value.status) == ("request.overloaded", Status.RESOURCE_EXHAUSTED)
     gate.set()
@@ -95,7 +95,7 @@ def test_a_job_that_fails_leaves_its_place(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.ERROR, logger="sealserve"):
         lane.run(fail)
     assert lane.pending == 0
-    assert [record.getMessage() for record in caplog.records] == ["a request was lost"]
+    assert [record.getMessage() for record in caplog.records] == ["handling a request failed"]
 
 
 def test_who_has_an_answer_finds_a_place() -> None:

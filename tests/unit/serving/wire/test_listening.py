@@ -47,7 +47,7 @@ def test_a_taken_port() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: another program does") as caught:
+        with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: another program listens there") as caught:
             choose_address("127.0.0.1", port)
     assert (caught.value.code, caught.value.exit_status) == ("port.taken", 4)
     assert "port" in str(listening.taken("x"))
@@ -106,7 +106,7 @@ def test_a_socket_needs_a_folder_and_replaces_nothing_else(near: Path) -> None:
     (near / "link").symlink_to("s")
     (near / "dangling").symlink_to("nothing")
     for name in ("file", "folder", "pipe", "link", "dangling"):
-        with pytest.raises(AddressError, match="expected a socket or nothing, got something else"):
+        with pytest.raises(AddressError, match="the path exists and is not a socket"):
             choose_socket(near / name)
     assert (near / "file").read_bytes() == b"precious"
     assert {path.name for path in near.iterdir()} == {"file", "folder", "pipe", "s", "link", "dangling"}
@@ -118,7 +118,7 @@ def test_an_address_that_grpc_rejects_is_taken_only_where_something_listens() ->
         error: SealserveError = refused(f"127.0.0.1:{port}")
         assert (error.code, error.message) == (
             "port.taken",
-            f"Cannot listen on 127.0.0.1:{port}: another program does.",
+            f"Cannot listen on 127.0.0.1:{port}: another program listens there.",
         )
     error = refused("127.0.0.1:0")
     assert error.code == "server.address"

@@ -109,7 +109,7 @@ def test_more_than_may_wait_is_refused() -> None:
         gate.started.acquire()
         code, details = refused(there)
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert details == "The server is busy: 1 requests run or wait already."
+        assert details == "The server is busy: it has reached its limit of 1 requests."
         gate.opened.set()
         assert first.result() == b"done"
         assert there.call(PATH)(b"done") == b"done"

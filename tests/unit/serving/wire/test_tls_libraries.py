@@ -114,7 +114,7 @@ def test_a_connection_without_certificates_is_not_accepted() -> None:
         def get_unverified_chain(self) -> None:
             return None
 
-    assert fault_of_connection(Resumed()) == "The client showed no certificate."
+    assert fault_of_connection(Resumed()) == "The client did not present a certificate."
 
 
 def test_a_peer_is_judged_by_what_grpc_or_openssl_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_call_that_ended_leaves_nothing() -> None:
 def test_a_method_that_is_not_there() -> None:
     with served({PATH: echo}) as there:
         error = failure(lambda: there.call("/s/Nonsense")(b""))
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "The method does not exist.")
 
 
 def test_a_message_that_is_too_large_is_refused_and_the_connection_stays() -> None:
@@ -115,7 +115,7 @@ def test_a_call_without_a_message_is_refused() -> None:
     with served({PATH: echo}) as there:
         nothing: Any = there.channel.stream_unary(PATH)
         error = failure(lambda: nothing(iter(())))
-        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request has no message.")
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request does not contain a message.")
 
 
 def test_more_calls_than_the_limit_are_refused() -> None:
@@ -126,7 +126,7 @@ def test_more_calls_than_the_limit_are_refused() -> None:
         error = failure(lambda: there.call(PATH)(b""))
         assert (error.code(), error.details()) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "The server is busy: it has 1 calls already.",
+            "The server is busy: it has reached its limit of 1 calls.",
         )
         held.calls.pop().answer(b"first")
         assert first.result() == b"first"
@@ -182,7 +182,7 @@ def test_a_handler_that_fails_costs_its_own_call_only(caplog: pytest.LogCaptureF
             pass
         lost.pop().refuse(Status.INTERNAL, "internal")
         assert failing.code() is grpc.StatusCode.INTERNAL
-    assert "a call was lost" in [record.getMessage() for record in caplog.records]
+    assert "handling a call failed" in [record.getMessage() for record in caplog.records]
 
 
 def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -201,7 +201,7 @@ def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixtur
             assert stalled.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
         finally:
             gate.set()
-    assert "gave up on 1 calls whose message was on its way for 0 s" in caplog.messages
+    assert "cancelled 1 calls whose message was in transfer for more than 0 s" in caplog.messages
 
 
 def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
@@ -212,7 +212,7 @@ def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
         held.arrived.acquire()
         error = failure(lambda: there.call("/s/Echo")(bytes(201)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert error.details() == "The server is busy: the messages of others take all its memory."
+        assert error.details() == "The server is busy: the memory for messages is full."
         assert there.call("/s/Echo")(bytes(200)) == bytes(200)
         while not allowance.take(200):  # what the last call took comes back once its answer has left
             pass
@@ -405,7 +405,7 @@ def test_the_fast_transport_serves_with_versions_of_grpcio_that_it_was_tested_wi
         changed.setattr(grpc, "__version__", version)
         assert [transports.choose() is QueueTransport for _ in range(2)] == [is_fast] * 2
     transports.choose.cache_clear()
-    warned = f"grpcio {version} is not a version that the fast gRPC transport was tested with (1.85.x)"
+    warned = f"the fast gRPC transport was not tested with grpcio {version} (tested: 1.85.x)"
     assert [message.startswith(warned) for message in caplog.messages] == [True] * (not is_fast)
 
 
