@@ -240,7 +240,7 @@ def test_a_single_file_is_checked_as_it_is_read(release: Path) -> None:
 
 def test_a_folder_that_the_list_says_nothing_about(release: Path) -> None:
     files = FileList.read(release / "files.json")
-    with raises(ServingCode.FILE_LIST_OUTSIDE, match="is not below") as caught:
+    with raises(ServingCode.FILE_LIST_OUTSIDE, match="is outside of the folder that the file list covers") as caught:
         files.below(release.parent)
     assert caught.value.code == "file-list.outside"
     assert files.relative(release.parent / "ssl.cfg") is None

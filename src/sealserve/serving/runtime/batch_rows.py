@@ -55,7 +55,7 @@ class BatchRows:
         return None
 
     def may_share(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], inputs: Sequence[Tensor]) -> bool:
-        """Return whether requests for ``fetches`` may share a batch if their rows have the shapes of rows in ``inputs``."""
+        """Return whether requests for ``fetches`` may share a batch, given rows like the rows of ``inputs``."""
         key = _identity(fetches)
         if key in self._apart or (key, _rows_of(inputs)) in self._apart:
             return False

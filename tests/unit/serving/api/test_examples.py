@@ -197,11 +197,11 @@ def test_requests_without_a_model_or_examples(examples: Servables) -> None:
     for answer, kind in ((answer_regress, RegressionRequest), (answer_classify, ClassificationRequest)):
         with pytest.raises(RequestError, match="Missing ModelSpec"):
             answer(examples, fill(kind(), 1.0, model=""), Call())
-        with pytest.raises(RequestError, match=f"The request is no {kind.__name__}"):
+        with pytest.raises(RequestError, match=f"The request is not a valid {kind.__name__}"):
             answer(examples, b"\xff", Call())
     with pytest.raises(RequestError, match=r"Input is empty\."):
         regress(examples)
-    with pytest.raises(RequestError, match="The request is no MultiInferenceRequest"):
+    with pytest.raises(RequestError, match="The request is not a valid MultiInferenceRequest"):
         answer_multi_inference(examples, b"\xff", Call())
 
 
