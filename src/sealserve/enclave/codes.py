@@ -67,7 +67,7 @@ class EnclaveCode(ErrorCode):
     """One of Gramine's build tools failed. The message contains the tool's last output."""
 
     IMAGE_ROOT_UNUSABLE = "image-root.unusable", InputError
-    """The folder with an image's files does not exist, or a path in it cannot be read."""
+    """The folder with an image's files does not exist, or contains a path that cannot be used."""
 
     INVENTORY_INVALID = "inventory.invalid", InputError
     """The inventory does not have the format that sealserve writes."""

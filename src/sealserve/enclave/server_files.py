@@ -9,8 +9,8 @@ are left out:
 - records of how a package was installed, whose folders and times would make two equal trees differ;
 - bytecode that is validated by the time of its source.
 
-The list contains a library of the system only if one of these files requires it (DT_NEEDED), recursively, or if it is
-one of the few libraries that glibc opens by name.
+The list contains a library of the system only if one of these files requires it (DT_NEEDED), directly or through other
+libraries. It also contains the few libraries that glibc opens by name.
 
 Bytecode is included if it is hash-based (``python -m compileall -f --invalidation-mode unchecked-hash``). Its bytes do
 not depend on the time of compilation. The bytecode is measured itself, so its source is not needed to trust it.

@@ -5,8 +5,8 @@ copy of a variable. Measured with ResNet50 (102 MB of weights): docs/decisions/0
 
 All other nodes stay unchanged, and each written value is compared bit for bit with its constant. With TensorFlow's
 graph optimizer off, the answers are identical bit for bit. The optimizer computes products of some constants in
-advance, but not of variables. So with the optimizer on, the last bits of an answer can differ, as between two versions of
-TensorFlow.
+advance, but not of variables. So with the optimizer on, the last bits of an answer can differ, as between two versions
+of TensorFlow.
 
 Source: tensorflow/tensorflow 2.21, ``python/framework/importer.py`` (``input_map``: mapped nodes need not exist).
 """
