@@ -28,7 +28,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def python() -> Python:
-    """Give a function that runs Python code in a process of its own, which may move into a namespace."""
+    """Return a function that runs Python code in a separate process, which may move into a namespace."""
 
     def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -103,7 +103,7 @@ def make_spec(release: Release) -> Callable[..., EnclaveSpec]:
 
 @pytest.fixture
 def build(release: Release, signing_key: rsa.RSAPrivateKey, index_key: Ed25519PrivateKey, broker_ca: bytes) -> Build:
-    """Give `build_enclave` with all but the specification filled in."""
+    """Return `build_enclave` with all arguments except the specification."""
     return partial(
         build_enclave,
         release.folder,

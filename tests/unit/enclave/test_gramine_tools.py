@@ -34,7 +34,7 @@ Make = Callable[..., EnclaveSpec]
 
 @pytest.fixture
 def build_for_sgx(build: Build, make_spec: Make) -> Build:
-    """Give a function that builds the same enclave for SGX, but for what it is given."""
+    """Return a function that builds an enclave for SGX, with changes to its specification."""
 
     def build_it(**changes: object) -> BuiltEnclave:
         return build(make_spec(simulated=False, **{"gramine": THERE, **changes}))
@@ -44,14 +44,14 @@ def build_for_sgx(build: Build, make_spec: Make) -> Build:
 
 @pytest.fixture
 def asked(make_spec: Make, broker_ca: bytes) -> EnclaveManifest:
-    """The manifest that the tools are given."""
+    """The manifest that the tools receive."""
     spec = make_spec(simulated=False, gramine=THERE)
     return make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest())
 
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give a function that puts stand-ins of Gramine's tools on the search path."""
+    """Return a function that puts stand-ins for Gramine's tools on the search path."""
 
     def put(**behaviour: str) -> None:
         programs = install(tmp_path / "gramine", libpal=LIBPAL, **behaviour)

@@ -10,7 +10,7 @@ from sealserve.enclave.image_root import ImageRoot
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with an image's files, as `root` has it."""
+    """The folder with an image's files that `root` uses."""
     image = tmp_path / "image"
     (image / "usr/lib").mkdir(parents=True)
     (image / "usr/lib/one.so.1").write_bytes(b"one")

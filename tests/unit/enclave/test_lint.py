@@ -179,7 +179,7 @@ def test_one_way_tls_is_for_our_server_only() -> None:
 
 @pytest.fixture(scope="module")
 def good() -> dict[str, Any]:
-    """What sealserve writes for a release with one model, as data."""
+    """The parsed manifest that sealserve writes for a release with one model."""
     spec = EnclaveSpec(
         name="replica-0",
         release_id="a" * 64,
@@ -212,7 +212,7 @@ def test_a_hostile_manifest_is_refused_by_the_lint_and_by_the_build(
         "manifest.insecure", "manifest.missing-setting", "manifest.unknown-setting", "manifest.invalid-setting"
     }  # fmt: skip
     assert setting is None or setting in caught.value.message
-    if danger is None:  # and nothing allows it
+    if danger is None:  # and no option allows it
         with pytest.raises(VerificationError):
             parse_manifest(raw, dangerous=list(Danger))
     elif {finding.danger for finding in findings} == {danger}:
@@ -277,7 +277,7 @@ def test_a_template_is_refused_with_its_line(text: str) -> None:
 @pytest.mark.parametrize("form", ["dots", "lists", "tables"])
 def test_deep_nesting_is_an_error_with_a_code(depth: int, form: str) -> None:
     text = {
-        "dots": ".".join(["a"] * min(depth, 5000)) + " = 1",  # finding the lines of longer ones takes its time
+        "dots": ".".join(["a"] * min(depth, 5000)) + " = 1",  # finding the lines of longer manifests is slow
         "lists": "a = " + "[" * depth + "]" * depth,
         "tables": "a = " + "{b=" * depth + "1" + "}" * depth,
     }[form]
@@ -389,5 +389,5 @@ def test_whatever_a_manifest_holds_it_is_an_error_with_a_code_or_none(data: dict
     findings = lint(text)
     assert all(1 <= finding.line <= max(1, len(text.splitlines())) for finding in findings)
     for dangerous in ((), list(Danger)):
-        with pytest.raises(SealserveError):  # none of them is a whole manifest
+        with pytest.raises(SealserveError):  # none of the texts is a complete manifest
             parse_manifest(text.encode(), dangerous=dangerous)

@@ -104,7 +104,7 @@ def test_a_missing_setting_is_named(text: bytes, setting: str) -> None:
     with pytest.raises(VerificationError, match=f"the setting {setting} is missing") as caught:
         parse_manifest(edited(text, remove))
 
-    # Without mounts, the server's files are not sealed either.
+    # Without mounts, the server's files count as not sealed too.
     assert caught.value.code == ("manifest.insecure" if setting == "fs.mounts" else "manifest.missing-setting")
 
 

@@ -116,7 +116,7 @@ def test_an_enclave_is_removed_and_the_others_stay(
 ) -> None:
     one = build(make_spec(name="replica-1"))
     gone = build(make_spec(name="replica-0"))
-    gone.sigstruct.unlink()  # by hand: nothing verifies then
+    gone.sigstruct.unlink()  # removed manually, so that verification fails
     with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"missing: replica-0\.sig") as caught:
         build(make_spec(name="replica-2"))
     assert "sealserve enclave remove" in (caught.value.hint or "")

@@ -72,7 +72,7 @@ def test_whatever_is_written_is_found(data: dict[str, Any], multiline: bool) -> 
 
 
 def paths(value: object, path: tuple[str | int, ...] = ()) -> Any:
-    """Yield the paths of all there is in a value."""
+    """Yield the paths of all tables, keys and elements in a value."""
     entries: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, element in entries:
         yield (*path, key)

@@ -163,7 +163,7 @@ except UnavailableError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100, 20_000])  # the graph's file has no room, or that of the variables
+@pytest.mark.parametrize("limit", [100, 20_000])  # the disk is full for the graph's file, or for the variables' file
 def test_a_full_disk_is_one_clear_error_while_tensorflow_writes(limit: int, tf: Any, tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None], name="x")

@@ -43,7 +43,7 @@ def nodes(folder: Path) -> dict[str, Any]:
 
 
 def answer(tf: Any, folder: Path, pictures: Any, *, optimised: bool) -> Any:
-    """Return the answer, with or without TensorFlow's graph optimiser."""
+    """Return the answer, with or without TensorFlow's graph optimizer."""
     config = tf.compat.v1.ConfigProto()
     if not optimised:
         config.graph_options.optimizer_options.opt_level = -1  # OptimizerOptions.L0: no constant is folded

@@ -164,7 +164,7 @@ def test_what_is_allowed_is_told_and_what_is_not_there_as_well(model: Path) -> N
 
 
 def two_graphs(folder: Path, *tags: tuple[str, ...]) -> Path:
-    """Give the SavedModel in ``folder`` a graph for each set of tags; the first one reads a file."""
+    """Add a graph to the SavedModel in ``folder`` for each set of tags. The first graph reads a file."""
     path = folder / "saved_model.pb"
     message = pb.SavedModel.FromString(path.read_bytes())
     plain = pb.MetaGraphDef()
@@ -306,7 +306,7 @@ def test_the_last_member_of_a_collection_counts_as_in_tensorflow(model: Path) ->
     path = model / "saved_model.pb"
     message = pb.SavedModel.FromString(path.read_bytes())
     hidden = pb.MetaGraphDef.FromString(message.meta_graphs[0].SerializeToString())
-    hidden.collection_def["saved_model_assets"].bytes_list = b""  # takes the list of assets away
+    hidden.collection_def["saved_model_assets"].bytes_list = b""  # removes the list of assets
     message.meta_graphs[0].CopyFrom(hidden)
     path.write_bytes(message.SerializeToString())
     assert names(model) == ["InitializeTableFromTextFileV2"]
@@ -348,7 +348,7 @@ def called_with_anything_as_an_attribute(graph: pb.MetaGraphDef) -> None:
     two_names_for_one_argument(graph)
     call = graph.graph_def.node[-1]
     call.input[:] = ["fed"]
-    call.attr["F"].func.name = "f"  # the function calls its attribute with a name of its own
+    call.attr["F"].func.name = "f"  # the function calls its attribute with a different name
 
 
 def a_gradient_of_gradients(graph: pb.MetaGraphDef) -> None:
@@ -541,7 +541,10 @@ def test_each_operation_of_tensorflow_has_a_class_and_no_other_has() -> None:
 
 
 def test_what_only_tensorflow_s_optimiser_makes_is_nowhere_in_a_model() -> None:
-    """Names with an underscore are TensorFlow's own, and their kernels compare no sizes. Lowered control flow does."""
+    """Names with an underscore are TensorFlow's internal operations, whose kernels do not compare sizes.
+
+    Kernels of lowered control flow do.
+    """
     control_flow = {"_ArrayToList", "_If", "_ListToArray", "_SwitchN", "_While"}
     found = {name for name, judged in class_of().items() if name.startswith("_") and judged.allowed is Allowed.ANYWHERE}
     assert found == control_flow

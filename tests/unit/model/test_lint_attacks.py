@@ -1,4 +1,4 @@
-"""Models that attack are refused; most of them are also served, to show that TensorFlow does what the lint prevents."""
+"""The lint rejects hostile models. Most of them are also served, to show that TensorFlow does what the lint forbids."""
 
 import os
 import subprocess
@@ -75,7 +75,7 @@ def test_what_a_client_sends_would_be_printed(
     try:
         answers(ATTACKS[name], around, [b"sent-by-a-client"])
     except TensorFlowError:
-        assert name == "pattern_in_an_error"  # an invalid replacement is no error
+        assert name == "pattern_in_an_error"  # an invalid replacement is not an error
     assert "sent-by-a-client" in capfd.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_a_pattern_of_the_model_and_numbers_without_a_seed_pass(around: Surround
 
 
 def answers(attack: Attack, around: Surroundings, inputs: list[bytes]) -> Iterator[bytes]:
-    """Serve the attack as the embedded server would, and return its answer to each input."""
+    """Serve the hostile model as the embedded server would, and return its answer to each input."""
     folder = write(attack, around.assets.parent, around)
     session = Session.load(library(), folder, tags=["serve"], intra_op_threads=1, inter_op_threads=1)
     signature = session.signatures["serving_default"]
@@ -129,7 +129,7 @@ for name, run in found.items():
 
 def test_operations_that_leave_memory_unwritten_are_refused_and_no_others_that_were_tried() -> None:
     answers = []
-    for pattern in ("165", "90"):  # with which the C library fills memory that it gives and takes
+    for pattern in ("165", "90"):  # the byte with which the C library fills allocated and freed memory
         environment = {**os.environ, "MALLOC_PERTURB_": pattern, "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
             [sys.executable, "-c", UNWRITTEN], env=environment, capture_output=True, text=True, check=True

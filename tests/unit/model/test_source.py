@@ -1,4 +1,4 @@
-"""Which model a path means, whatever the folder holds."""
+"""The model that a path refers to, for all contents of the folder."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_graph_is_taken_as_it_is(tmp_path: Path) -> None:
     found = find_source(tmp_path / "net.pb")
     assert (found.path, found.version) == (tmp_path / "net.pb", None)
     (tmp_path / "graph-without-suffix").touch()
-    check_source(tmp_path / "graph-without-suffix")  # what is in it shows whether it is a graph
+    check_source(tmp_path / "graph-without-suffix")  # its content decides whether it is a graph
 
 
 def test_what_lies_in_a_folder_is_bounded_and_may_be_anything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tiny models, made once per test process: their arithmetic is the expected answer."""
+"""Tiny models, created once per test process. Their arithmetic gives the expected answers."""
 
 import os
 import warnings
@@ -30,7 +30,7 @@ def load(chosen: ServerOptions, files: FileList | None = None) -> Servable:
 
 
 def _save(folder: Path) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the server has it; the library reads it once
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as in the server; the library reads it once
     import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
 
     class Models(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
@@ -74,7 +74,7 @@ def _save(folder: Path) -> None:
 
 
 def _save_graphs(tf: Any, folder: Path) -> None:
-    """Signatures that only TensorFlow 1's builder can make: one identity per type, a default, a sparse input."""
+    """Signatures that only TensorFlow 1's builder can create: one identity per type, a default, a sparse input."""
     v1 = tf.compat.v1
     types = (
         *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool", "string"),
@@ -101,7 +101,7 @@ def _save_graphs(tf: Any, folder: Path) -> None:
 
 
 def _save_examples(folder: Path) -> None:
-    """Signatures for lists of examples: half of x plus two, as TensorFlow Serving's own test models have them."""
+    """Signatures for lists of examples that compute half of x plus two, as in TensorFlow Serving's test models."""
     import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
 
     v1 = tf.compat.v1

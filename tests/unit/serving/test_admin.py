@@ -30,7 +30,7 @@ NAME = "grpc.tf-serving.service.com"
 
 
 class Running:
-    """A model, and the address where it can be exchanged."""
+    """A model, and the admin address at which it can be replaced."""
 
     def __init__(self, folder: Path, *, poll_seconds: int = 0) -> None:
         saved_model(folder / "m/1")
@@ -161,7 +161,7 @@ def test_a_reload_that_waits_or_cannot_be_served_blocks_no_other_call(
         status: Any = channel.unary_unary(STATUS)
         assert status(b"\n\x03\n\x01m", timeout=60)
         assert refused(lambda: reload(request(""), timeout=60))[0] is grpc.StatusCode.INVALID_ARGUMENT
-        # A roll-back takes effect while the reloads that it replaces still wait.
+        # A rollback takes effect while the reloads that it replaces still wait.
         assert reload(request(model("m", tmp_path / "m")), timeout=60) == b"\n\x00"
         code, details = refused(lambda: waiting.result(60))
         assert (code, details) == (

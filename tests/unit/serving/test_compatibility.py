@@ -1,4 +1,4 @@
-"""The page that compares this server with TensorFlow Serving is complete, and each of its lines is shown by a test."""
+"""The page that compares this server with TensorFlow Serving is complete, and a test proves each of its lines."""
 
 import ast
 import re

@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_read_counts_as_changed(release: Path) -> None:
 
 @pytest.fixture
 def deny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Give a function that has a system call answer as Gramine does for a sealed file that it does not accept."""
+    """Return a function that makes a system call fail as in Gramine for an invalid sealed file."""
 
     def deny(call: str, name: str) -> None:
         original = getattr(os, call)

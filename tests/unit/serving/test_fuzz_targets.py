@@ -1,4 +1,4 @@
-"""The fuzz targets of the model server, on their seeds and on what a few changes make of them."""
+"""The fuzz targets of the model server, run on their seeds and on slightly changed seeds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Requests that nobody would send by mistake: each is answered or refused, and the process lives."""
+"""Deliberately hostile requests. Each is answered or rejected, and the process survives."""
 
 from contextlib import suppress
 from typing import Any
@@ -46,7 +46,7 @@ def tensors(draw: st.DrawFn, dtype: int | None) -> TensorProto:
 
 
 def ask(servables: Servables, content: bytes) -> None:
-    """Send a request; whatever is wrong with it must come back as a `RequestError`."""
+    """Send a request. Every fault of the request must raise a `RequestError`."""
     with suppress(RequestError):
         PredictResponse.FromString(predict(servables, content, max_tensor_bytes=2**20, deadline=None))
 

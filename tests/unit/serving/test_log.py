@@ -64,8 +64,8 @@ def test_a_traceback_says_where_and_what_type_and_nothing_else() -> None:
     assert "in raised" in text
     assert "builtins.KeyError\ncaused by:\n" in text
     assert text.endswith("builtins.ValueError\n")
-    assert "'canary-2'" not in text  # what KeyError says
-    assert "invalid literal" not in text  # what int() says
+    assert "'canary-2'" not in text  # the message of KeyError
+    assert "invalid literal" not in text  # the message of int()
 
 
 def test_a_suppressed_cause_stays_out() -> None:

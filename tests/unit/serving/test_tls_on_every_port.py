@@ -1,4 +1,4 @@
-"""The same TLS settings mean the same on the REST port, the metrics port and the gRPC port, and to the client."""
+"""TLS settings have the same effect on the REST port, the metrics port, the gRPC port, and in the client."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ class Client:
     folder: Path
 
     def over_http(self, port: int) -> bool:
-        """Whether an HTTP server answers. OpenSSL's own limits on the client's key are off."""
+        """Return whether an HTTP server answers. OpenSSL's own limits on the client's key are off."""
         context = ssl.create_default_context(cadata=self.trusts.decode())
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
         if self.key is not None and self.chain is not None:
@@ -91,7 +91,7 @@ class Client:
         return False
 
     def over_grpc(self, port: int) -> bool:
-        """Whether a gRPC server answers a client of gRPC."""
+        """Return whether a gRPC server answers gRPC's own client."""
         credentials = grpc.ssl_channel_credentials(self.trusts, self.key, self.chain)
         options = [("grpc.ssl_target_name_override", NAME)]
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
@@ -102,7 +102,7 @@ class Client:
                 return False
 
     def over_sealserve(self, port: int) -> bool:
-        """Whether a gRPC server answers sealserve's client."""
+        """Return whether a gRPC server answers sealserve's client."""
         key = None if self.key is None else SecretBytes(self.key)
         try:
             with open_channel(
@@ -123,7 +123,7 @@ class Client:
 
 
 class Servers:
-    """The three ports, on free ports, with one ssl.cfg, wired as the model server wires them."""
+    """The three services on free ports with one ssl.cfg, connected as in the model server."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -416,12 +416,12 @@ def test_a_renewal_takes_effect_as_a_whole_on_every_port(serve: Serve, tmp_path:
         return Client(trusts=text(trusts), key=key, chain=text(signer.leaf(KEY)), folder=tmp_path)
 
     assert client(ROOT_CA, ROOT).answers(servers) == everywhere(True)
-    # A new authority of clients, and the same server certificate: the withdrawn authority's clients are out.
+    # A new authority of clients, and the same server certificate: clients of the removed authority are rejected.
     replace(servers.path, configuration(*GOOD, text(OTHER_CA), client_verify=True))
     servers.follow()
     assert client(ROOT_CA, ROOT).answers(servers) == everywhere(False)
     assert client(ROOT_CA, OTHER).answers(servers) == everywhere(True)
-    # Another key and certificate as well.
+    # A new key and certificate as well.
     chain = text(OTHER.leaf(KEYS["P-384"]))
     replace(servers.path, configuration(key_text(KEYS["P-384"]), chain, text(OTHER_CA, ROOT_CA), client_verify=True))
     servers.follow()
@@ -450,7 +450,7 @@ def test_a_session_of_a_withdrawn_authority_cannot_be_resumed(
             socket.create_connection(("127.0.0.1", getattr(servers, port)), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname=NAME, session=sessions[-1]) as secure,
         ):
-            if port != "grpc":  # a gRPC server speaks first
+            if port != "grpc":  # a gRPC server sends first
                 secure.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answered = bool(secure.recv(8))
             sessions.append(secure.session)
@@ -495,7 +495,7 @@ def test_a_client_without_sessions_keeps_its_connection_and_connects_again(
             with contextlib.suppress(OSError):
                 secure.unwrap()
         contexts.add(servers._context.current)
-    assert len(contexts) == 2  # OpenSSL keeps the certificates of a session as long as its context
+    assert len(contexts) == 2  # OpenSSL stores the certificates of a session as long as its context exists
 
 
 def test_a_newer_revocation_list_reaches_open_connections(serve: Serve, tmp_path: Path) -> None:

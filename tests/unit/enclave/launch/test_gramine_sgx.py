@@ -38,7 +38,7 @@ def enclave(
 
 @pytest.fixture
 def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Give a function that puts a stand-in of gramine-sgx on the search path, and returns the log of its starts."""
+    """Return a function that puts a stand-in for gramine-sgx on the search path, and returns the log of its starts."""
 
     def put(code: str) -> Path:
         log, program = tmp_path / "starts", tmp_path / "bin/gramine-sgx"
@@ -138,7 +138,7 @@ def test_a_signal_while_a_connection_is_made_leaves_no_socket_open(
 
     def connect(*_: object, **__: object) -> socket.socket:
         opened.append(socket.socket())
-        os.kill(os.getpid(), signal.SIGTERM)  # Python runs the handler here, before anybody could close the socket
+        os.kill(os.getpid(), signal.SIGTERM)  # Python runs the handler here, before any code could close the socket
         return opened[0]
 
     monkeypatch.setattr(socket, "create_connection", connect)

@@ -12,7 +12,7 @@ from tests.harness.errors import raises
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.launch.server_process import SignalRelay, StoppedBySignal, relayed_signals, start_server
 
-# Python 3.12 and later warn when a process with threads forks; a test runner's workers have some, the launcher has not.
+# Python 3.12 and later warn if a process with threads forks. Test workers have threads; the launcher does not.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -57,7 +57,7 @@ def test_a_signal_before_the_server_runs_stops_the_launcher(relay: SignalRelay) 
         os.kill(os.getpid(), signal.SIGTERM)
 
     assert caught.value.exit_status == 128 + signal.SIGTERM
-    os.kill(os.getpid(), signal.SIGTERM)  # nothing interrupts the clearing up
+    os.kill(os.getpid(), signal.SIGTERM)  # no signal interrupts the cleanup
 
 
 def test_a_signal_while_the_server_starts_reaches_it(relay: SignalRelay) -> None:

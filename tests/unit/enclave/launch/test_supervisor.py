@@ -1,4 +1,4 @@
-"""A launcher whose server is ended by a signal starts again, with growing pauses and a limit."""
+"""The supervisor restarts a launcher after a signal ended its server, with growing pauses and a limit."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def script(server: str, *, attempts: int = 4, serves: str = "log.exists()") -> s
 
 
 def waits(folder: Path) -> str:
-    """Return what a server does first: wait until its supervisor has asked whether it serves."""
+    """Return code for a server's start: it waits until the supervisor has checked whether it serves."""
     return f"while not Path({str(folder / 'seen')!r}).exists(): time.sleep(0.01)\n    "
 
 

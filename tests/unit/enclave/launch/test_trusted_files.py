@@ -18,7 +18,7 @@ from sealserve.sealing.release import Release
 def trusted(
     build: Callable[..., BuiltEnclave], make_spec: Callable[..., EnclaveSpec], tmp_path: Path
 ) -> tuple[Path, Path]:
-    """Give two files that an enclave trusts."""
+    """Return two trusted files of an enclave."""
     files = tmp_path / "program", tmp_path / "module.py"
     for path in files:
         path.write_text(path.name)

@@ -4,7 +4,7 @@ from tests.unit.enclave.conftest import Python
 
 @pytest.fixture
 def namespace(python: Python) -> None:
-    """Skip where no mount namespace is to be had."""
+    """Skip the test if a mount namespace is not available."""
     code = "from sealserve.enclave.simulated.mount_namespace import why_not; print(why_not('/release') or '')"
     result = python(code)
     assert result.returncode == 0, result.stderr

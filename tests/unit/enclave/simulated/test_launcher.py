@@ -24,7 +24,7 @@ def change(
     make_spec: Callable[..., EnclaveSpec],
     signing_key: RSAPrivateKey,
 ) -> Change:
-    """Give a function that builds an enclave, changes its manifest and signs it anew."""
+    """Return a function that builds an enclave, changes its manifest and signs it again."""
 
     def change(old: bytes, new: bytes) -> None:
         manifest = build(make_spec()).manifest

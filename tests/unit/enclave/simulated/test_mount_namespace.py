@@ -46,7 +46,7 @@ print("childcaps", child)
 def test_a_private_folder_appears_for_this_process_and_its_children_only(python: Python, *, unprivileged: bool) -> None:
     if unprivileged and os.geteuid() != 0:
         pytest.skip("the other case runs unprivileged already")
-    with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path, others can be let in
+    with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path, it can be opened to other users
         Path(folder).chmod(0o755)
         Path(folder, "file").write_text("of the host")
         result = python(INSIDE, folder, *(["unprivileged"] if unprivileged else []))

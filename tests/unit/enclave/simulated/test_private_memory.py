@@ -29,7 +29,7 @@ with private_memory("/release") as memory:
     {inside}
 print("after", memory.root.exists() and os.listdir(memory.root))
 """
-# A container's default seccomp profile, as far as it matters here: unshare gives EPERM (x86-64).
+# The relevant effect of a container's default seccomp profile: unshare returns EPERM (x86-64).
 NO_UNSHARE = """
 import ctypes, struct
 program = [(0x20, 0, 0, 0), (0x15, 0, 1, 272), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]

@@ -263,7 +263,7 @@ def test_an_input_of_another_type(servables: Servables) -> None:
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take each signature for one whose inputs reach an operation that was not tried with other shapes."""
+    """Treat each signature as if its inputs reached an operation that was not tested with other shapes."""
     accepts = InputTensor.accepts
     monkeypatch.setattr(InputTensor, "accepts", lambda self, shape: accepts(replace(self, tolerant=False), shape))
 
@@ -328,7 +328,9 @@ def test_a_shape_is_judged_before_tensorflow_sees_the_tensor(
     monkeypatch.setattr(Tensor, "from_proto", None)
     wide = shaped(TensorProto(dtype=3, int_val=[1]), 1, 3)
     assert refused(servables, request("pick", index=wide)).code == "request.input-shape"
-    deep = shaped(TensorProto(dtype=7, string_val=[b"1"]), *[2**62] * 255)  # any rank is taken, TensorFlow's end at 254
+    deep = shaped(
+        TensorProto(dtype=7, string_val=[b"1"]), *[2**62] * 255
+    )  # any rank is accepted, up to TensorFlow's limit of 254
     wrong = refused(servables, request("number", text=deep))
     assert (wrong.code, wrong.message) == ("request.input-tensor", "tensor parsing error: text")
 

@@ -1,4 +1,4 @@
-"""The HTTP wire, asked by an HTTP client that knows nothing of the server."""
+"""The HTTP server, tested with an independent HTTP client."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ NAME = "grpc.tf-serving.service.com"
 
 
 class Echo(Rest):
-    """A REST API that says what it was asked, or waits."""
+    """A REST API that returns the request, or waits."""
 
     def __init__(self) -> None:
         super().__init__(Servables(), max_tensor_bytes=1)
@@ -59,7 +59,7 @@ def run(
     grace: float = 30.0,
     **options: Any,
 ) -> bool:
-    """Run ``scenario`` in a thread, with the port of a server; return whether the server ended whole."""
+    """Run ``scenario`` in a thread with the port of a server; return whether all requests ended at the stop."""
 
     async def serve() -> bool:
         metrics = Metrics() if rest is None else rest.metrics
@@ -204,22 +204,22 @@ def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
         assert (status, json.loads(content)["error"]) == (429, "The server is busy: the memory for requests is full.")
         assert allowance.ran_out()
         assert ask(port, PATH)[0] == 200
-        while not allowance.take(1000):  # what the page took comes back once it has left
+        while not allowance.take(1000):  # the memory of the page is returned when it was sent
             time.sleep(0.001)
         assert ask(port, PATH)[0] == 429
         allowance.give_back(1000)
         echo.gate.set()
         held.join()
-        while not allowance.take(5000):  # its memory comes back after its answer has left
+        while not allowance.take(5000):  # its memory is returned when its answer was sent
             time.sleep(0.001)
         allowance.give_back(5000)
         assert ask(port, path, b" " * 4000)[0] == 200
-        # In one piece: aiohttp tells no reader of a malformed chunk that comes after the head.
+        # Sent in one piece: aiohttp does not report a malformed chunk that arrives after the headers.
         refused = exchange(port, POST + b"Transfer-Encoding: chunked\r\n\r\n" + b" " * 4097)
         assert int(refused.split()[1]) in {400, 413}
 
     run(scenario, rest=echo, allowance=allowance)
-    assert allowance.take(5000)  # everything came back
+    assert allowance.take(5000)  # all memory was returned
 
 
 def test_a_sender_who_never_sends_is_given_up() -> None:
@@ -248,7 +248,7 @@ def test_bytes_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def exchange(port: int, content: bytes, until: bytes = b"") -> bytes:
-    """Send bytes and return what comes back: up to ``until``, or to the end of the connection."""
+    """Send bytes and return the received bytes, up to ``until`` or to the end of the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(content)
         answer = b""
@@ -328,7 +328,7 @@ def test_a_client_may_wait_for_the_word_to_continue() -> None:
             assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(b"{}")
             assert b"".join(iter(lambda: client.recv(4096), b"")).startswith(b"HTTP/1.1 200 ")
-        # HTTP/1.0 has no expectations.
+        # HTTP/1.0 does not support expectations.
         answer = exchange(port, head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"{}")
         assert b"100 Continue" not in answer
         assert b" 200 OK" in answer
@@ -347,7 +347,7 @@ def test_a_client_may_wait_for_the_word_to_continue() -> None:
 )
 def test_a_body_that_nobody_reads_is_not_asked_for(content: bytes, status: int) -> None:
     def scenario(port: int) -> None:
-        answer = exchange(port, content)  # the connection ends, though the body never comes
+        answer = exchange(port, content)  # the connection ends, although the body never arrives
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert b"100 Continue" not in answer
 
@@ -403,7 +403,7 @@ def test_running_requests_finish_before_the_end() -> None:
 
 
 def test_clients_with_kept_connections_lose_nothing_at_the_end() -> None:
-    """Each goes on until its connection is closed by an answer, and is then refused."""
+    """Each client continues until an answer closes its connection. Its next connection is refused."""
     started = threading.Barrier(7)
     lost: list[Exception] = []
     answered = [0] * 6
@@ -474,7 +474,7 @@ def test_idle_connections_are_closed_at_the_end_and_the_port_is_free() -> None:
         idle.extend(socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3))
         idle[0].sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle[0].recv(4096).startswith(b"HTTP/1.1 200 ")
-        idle[1].sendall(b"GET /v1/mod")  # a request that never comes whole does not hold the server up
+        idle[1].sendall(b"GET /v1/mod")  # an incomplete request does not delay the server
 
     limits = HttpLimits(threads=2, waiting=1, body=4096, timeout=None, patience=3600.0)
     assert run(scenario, rest=Echo(), limits=limits, grace=3600.0)
@@ -550,7 +550,9 @@ def test_a_request_that_is_on_its_way_when_its_connection_is_old_is_answered() -
                 time.sleep(0.001)
             (inside,) = echo.server._connections.connections
             assert isinstance(inside, Connection)
-            inside._loop.call_soon_threadsafe(inside._grow_old, 0.0)  # its end is over: it is closed once it is idle
+            inside._loop.call_soon_threadsafe(
+                inside._grow_old, 0.0
+            )  # its maximum age is over: it is closed when it is idle
             while not inside.is_old:
                 time.sleep(0.001)
             slow.sendall(b"}")

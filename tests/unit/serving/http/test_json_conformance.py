@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's JSON reader says to each of these documents, and what it makes of the values.
+"""The errors and the values that TensorFlow Serving's JSON reader returns for each of these documents.
 
 Provenance: RapidJSON 1.1.0 itself (the release that tensorflow/serving 9d981c5c pins in ``workspace.bzl``), called with
 the flags and the stream of ``util/json_tensor.cc`` (``ParseJson``), printed this table: the value of the member
@@ -24,7 +24,7 @@ NOT_OBJECT: Final = object()
 
 
 class members(tuple[Any, ...]):  # noqa: N801, SLOT001  # it reads as a literal
-    """An object's members, repeated ones too."""
+    """An object's members, including repeated names."""
 
     def __new__(cls, *found: Any) -> Self:
         return super().__new__(cls, found)
@@ -217,7 +217,7 @@ CASES: Final[tuple[tuple[bytes, Any], ...]] = (
 
 
 def plain(node: Any) -> Any:
-    """Return a node as Python's values."""
+    """Return a node as Python values."""
     if isinstance(node, JsonObject):
         return members(*((name, plain(value)) for name, value in node.members))
     if isinstance(node, list):
@@ -232,7 +232,7 @@ def plain(node: Any) -> Any:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Whether two values are the same, doubles in their first digits."""
+    """Return whether two values are equal, with doubles compared in their first digits."""
     if type(found) is not type(expected):
         return False
     if isinstance(found, float):
@@ -340,7 +340,7 @@ def test_the_first_of_repeated_members_counts_and_each_is_checked() -> None:
         (b"a", None),
         (b"=", None),
         (b"aGVsbG8!", None),
-        (b"-_-_", None),  # the alphabet for addresses is another one
+        (b"-_-_", None),  # the URL-safe alphabet is different
         (b"aGVs\\u00a0bG8=", None),
         (b"\xff", None),
     ],

@@ -1,4 +1,4 @@
-"""How much memory large requests and answers take, measured in a process of their own."""
+"""The memory that large requests and answers use, measured in a separate process."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ print(answer.status, size, len(answer.body), memory("VmHWM") - before)
 
 
 def measured(models: Path, name: str, unit: str, form: str, *flags: str) -> tuple[int, int, int, int]:
-    """Return the status, the size of body and answer, and the memory that both took together."""
+    """Return the status, the sizes of body and answer, and the memory that both used together."""
     bodies = []
     for size in (_BODY, 100):
         repeated = ",".join([unit] * max(size // (len(unit) + 1), 1))
@@ -89,7 +89,7 @@ def test_a_large_request_takes_three_times_its_size_at_most(
 
 
 def test_the_memory_of_a_document_is_borrowed_before_it_is_taken(servables: Servables) -> None:
-    """A short text can stand for a lot of memory: the shared allowance ends it, whatever its form."""
+    """A short text can describe a large amount of memory. The shared allowance limits it in every form."""
     rest = Rest(servables, max_tensor_bytes=2**30)
     for unit in ("[]", "{}", '"ab"', "[1,2],[3]", '{"a":[1]}', "null", '"\\n"', '{"b64":"AA=="}'):
         allowance = Allowance(2**22)
@@ -100,7 +100,7 @@ def test_the_memory_of_a_document_is_borrowed_before_it_is_taken(servables: Serv
             429,
             b'{\n    "error": "The server is busy: the memory for requests is full."\n}',
         ), unit
-        assert allowance.take(2**22)  # all of it is back
+        assert allowance.take(2**22)  # all memory was returned
 
 
 def test_a_loan_comes_back_whatever_happens() -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the REST API is valid, and says what the server does."""
+"""The OpenAPI description of the REST API is valid, and matches the server's behavior."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def rest(servables: Servables, examples: Servables) -> Rest:
 
 
 def follow(item: Any) -> Any:
-    """Return what a reference in the description leads to."""
+    """Return the target of a reference in the description."""
     while "$ref" in item:
         found = DESCRIPTION
         for part in item["$ref"].removeprefix("#/").split("/"):
@@ -52,7 +52,7 @@ def follow(item: Any) -> Any:
 
 
 def schema_of(content: Any) -> Any:
-    """Return a schema with all others beside it, where its references lead."""
+    """Return a schema together with all other schemas, so that its references can be resolved."""
     return {**content["application/json"]["schema"], "components": DESCRIPTION["components"]}
 
 
@@ -87,7 +87,7 @@ def test_each_operation_is_answered_as_it_is_described(rest: Rest, path: str, me
     status, answer = ask(rest, filled(path, model, rest), method, body)
     assert status == 200, answer
     jsonschema.Draft202012Validator(schema_of(operation["responses"]["200"]["content"])).validate(answer)
-    # An error fits its own description, which names its status.
+    # The error matches its description, which contains its status.
     status, answer = ask(rest, path.format(model="other", version=1, label="stable"), method, body)
     assert status in ({400, 404} if "{label}" in path else {404})
     assert fits(answer, follow(operation["responses"][str(status)])["content"])

@@ -219,7 +219,7 @@ def test_values_of_another_type_are_refused_with_their_place(rest: Rest, dtype: 
 
 
 def test_large_arrays_of_any_rank_are_whole_and_in_order(rest: Rest) -> None:
-    """They are read and written in pieces: each border of a piece falls between other elements."""
+    """Numbers are read and written in pieces. The test uses different positions for the borders of pieces."""
     for shape in ((30_000,), (3, 10_000), (10_000, 3), (10, 20, 30, 5), (1, 1, 30_000)):
         numbers = np.arange(math.prod(shape)).reshape(shape)
         for dtype, array in (("float32", numbers / 4), ("int32", numbers - 1000)):
@@ -231,7 +231,7 @@ def test_large_arrays_of_any_rank_are_whole_and_in_order(rest: Rest) -> None:
 
 
 def test_doubles_are_exact_whatever_else_the_document_says(rest: Rest) -> None:
-    """Floats are read where the document seems to name a signature without doubles."""
+    """Single precision is used if the document seems to name a signature without doubles."""
     for misleading in ('"x": {"signature_name": "float32"}', '"x": ["\\"signature_name\\": \\"float32\\""]', '"x": 1'):
         body = f'{{{misleading}, "signature_name": "float64", "y": "{"x" * 9000}", "inputs": [0.1, 1e300]}}'
         assert answered(rest, TYPES, body.encode()) == {"outputs": [0.1, 1e300]}

@@ -124,7 +124,9 @@ def test_a_sealed_models_fault_is_logged_without_tensorflows_message(copy: Path,
     with pytest.raises(LoadFailedError) as open_:
         load(options(copy, "--saved_model_tags=nonsense"), None)
     assert text_for_log(open_.value) == open_.value.message
-    with pytest.raises(LoadFailedError, match="nonsense") as sealed:  # whoever asks for the version's state sees it
+    with pytest.raises(
+        LoadFailedError, match="nonsense"
+    ) as sealed:  # every client that asks for the version's state can read it
         load(options(copy, "--saved_model_tags=nonsense"), listing(tmp_path))
     assert "nonsense" not in text_for_log(sealed.value)
     assert text_for_log(sealed.value).startswith(

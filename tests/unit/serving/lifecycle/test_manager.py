@@ -24,7 +24,7 @@ class TamperedError(VerificationError):
 
 
 class FakeSession:
-    """A session that only knows whether it was closed."""
+    """A session that only records whether it was closed."""
 
     library: Any = None
 
@@ -40,7 +40,7 @@ class FakeSession:
 
 
 class World:
-    """A manager over models that load when a test lets them."""
+    """A manager of models that load when a test permits it."""
 
     def __init__(self, policy: Policy = preserve_availability, retries: int = 0, interval: float = 0.0) -> None:
         self.table = Servables()
@@ -156,7 +156,7 @@ def test_no_request_fails_while_versions_change(world: World) -> None:
 
 
 def test_no_request_fails_while_roll_backs_overtake_loads() -> None:  # noqa: C901  # it tells the errors of two threads apart
-    """A thousand reloads of two models, none of which waits for the former one; some versions do not load."""
+    """A thousand reloads of two models that do not wait for each other. Some versions fail to load."""
     world = World()
     choose = random.Random(1)  # noqa: S311  # the same sequence each time
     world.broken[4] = BrokenError("no SavedModel")

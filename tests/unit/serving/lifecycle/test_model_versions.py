@@ -1,4 +1,4 @@
-"""The state machine of one model: no sequence of requests, loads and failures leaves a gap that nobody asked for."""
+"""The state machine of one model. No sequence of requests, loads and failures causes an unrequested gap in serving."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def folders(*numbers: int, base: str = "a") -> Mapping[int, Path]:
 
 
 class Model:
-    """A model whose loads and unloads end when a test says so."""
+    """A model whose loads and unloads end when a test permits it."""
 
     def __init__(self, policy: Policy = preserve_availability) -> None:
         self.states: dict[int, State] = {}
@@ -221,7 +221,7 @@ class Sequences(RuleBasedStateMachine):
 
     @rule()
     def everything_settles(self) -> None:
-        """Once each load succeeds, exactly the wanted versions are there."""
+        """When each load has succeeded, exactly the wanted versions are loaded."""
         for _ in range(100):
             if not self.model.under_way():
                 break

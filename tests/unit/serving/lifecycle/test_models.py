@@ -178,7 +178,7 @@ def test_a_reload_ends_when_its_caller_gives_up_and_when_a_later_one_removes_its
     patient = threading.Thread(target=reload, args=("patient",))
     patient.start()
     assert loading.wait(60)
-    models._apply(config(former))  # what is added twice is new twice
+    models._apply(config(former))  # a model that is added twice is new twice
     patient.join(60)
     assert outcomes == {"patient": "The reload failed: a later configuration removed slow before it was available."}
     impatient = threading.Thread(target=reload, args=("impatient",), kwargs={"given_up": given_up.is_set})

@@ -1,6 +1,7 @@
-"""In a batch, the data of one request never reach another one, whatever the model makes of them.
+"""In a batch, the data of a request never reaches another request, regardless of the model.
 
-The models' outputs have shapes that depend on values. Each answer must be what the request gets alone, or an error.
+The models' outputs have shapes that depend on values. Each answer must equal the request's answer when it runs alone,
+or be an error.
 """
 
 import os
@@ -130,7 +131,7 @@ class Asked:
         return read(answer)
 
     def split(self, values: Any) -> Any:
-        """Ask through the scheduler, which cuts large requests."""
+        """Run through the scheduler, which splits large requests."""
         (answer,) = self.batched.run([(self.feed, tensor(values))], [self.fetch], timeout=60.0)
         return read(answer)
 
@@ -158,7 +159,7 @@ def ask(model: Session, scheduler: BatchScheduler) -> Ask:
 @pytest.mark.parametrize(
     ("signature", "values"),
     [
-        ("mask", [1024, 1]),  # wide, then narrow: the rest of the answer would be old memory
+        ("mask", [1024, 1]),  # wide, then narrow: the rest of the answer would be uninitialized memory
         ("mask", [1, 1024]),  # narrow, then wide: the second part would be written behind the answer
         ("mask", [3, 3, 3, 2]),
         ("ragged", [1, 500]),
@@ -239,7 +240,7 @@ def test_an_answer_in_a_batch_is_the_answer_alone(
 ) -> None:
     asked = Asked(model, scheduler, signature, max_batch_size=32, allowed_batch_sizes=sizes)
     learnt: set[bool] = set()
-    for _ in range(2):  # the second batch knows what the first one showed
+    for _ in range(2):  # the second batch uses the result of the first batch
         requests = data.draw(st.lists(VALUES[signature], min_size=2, max_size=5))
         for values, answer in zip(requests, asked.together(requests), strict=True):
             if isinstance(answer, RequestError) and answer.code == RequestCode.BATCH_OUTPUT:
@@ -247,7 +248,7 @@ def test_an_answer_in_a_batch_is_the_answer_alone(
             else:
                 assert answer == asked.alone(values)
         assert signature in INDEPENDENT or len(asked.runs) >= len(requests)
-    assert learnt <= {True}  # only a batch that is filled up can fail: its output has rows that nobody asked for
+    assert learnt <= {True}  # only a padded batch can fail: its output has rows that belong to no request
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -276,7 +277,7 @@ def test_the_width_of_an_answer_does_not_tell_of_another_request(ask: Ask) -> No
     assert asked.together([[2], [40], [3]]) == [[[1, 1]], [[1] * 40], [[1, 1, 1]]]
     assert asked.runs == [(3,), (1,), (1,), (1,)]
     assert asked.together([[2], [40]]) == [[[1, 1]], [[1] * 40]]
-    assert asked.runs == [(1,), (1,)]  # no batch is tried again
+    assert asked.runs == [(1,), (1,)]  # no second batch is formed
 
 
 def test_an_output_without_rows_of_its_own_is_not_cut(ask: Ask) -> None:
@@ -315,7 +316,7 @@ def test_what_is_remembered_is_bounded(ask: Ask, monkeypatch: pytest.MonkeyPatch
 
 
 class Held:
-    """A model whose runs wait until a test lets them go on."""
+    """A model whose runs wait until a test lets them continue."""
 
     def __init__(self) -> None:
         self.library = library()
@@ -349,7 +350,7 @@ def test_a_request_does_not_wait_for_a_batch_that_has_more_time_and_the_model_st
         with raises(RequestCode.DEADLINE_EXCEEDED):
             batched.run([(Endpoint(1, 0), tensor([1.0]))], [Endpoint(2, 0)], timeout=0.05)
         assert model.entered.wait(60)
-        freed = pool.submit(batched.close)  # its users left: but the batch runs on
+        freed = pool.submit(batched.close)  # its clients left, but the batch still runs
         assert not model.freed
         model.gate.set()
         freed.result(60)

@@ -47,7 +47,7 @@ def read(tensor: Tensor) -> Any:
 
 
 class Model:
-    """Adds one to its first input, notes its batches, and waits or fails where a test wants it."""
+    """A session that adds one to its first input, records its batches, and waits or fails as a test requires."""
 
     def __init__(self) -> None:
         self.library = library()

@@ -1,4 +1,4 @@
-"""The copy of a graph that has guards in it, and what a guard says."""
+"""The copy of a graph with guards, and a guard's message."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_functions_with_guards_get_another_name() -> None:
         function.signature.name = name
         function.signature.input_arg.add(name="x", type=1)
         function.signature.input_arg.add(name="w", type=1)
-        function.node_def.add(name="conv", op="Conv2D", input=["x", "w"])  # T is left out: its default is float
+        function.node_def.add(name="conv", op="Conv2D", input=["x", "w"])  # T is omitted: its default is float
     outer = graph.library.function.add()
     outer.signature.name = "outer"
     outer.signature.input_arg.add(name="x", type=1)

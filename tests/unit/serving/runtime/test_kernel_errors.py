@@ -1,4 +1,4 @@
-"""TensorFlow's own texts leave the process where nothing in them is a value."""
+"""TensorFlow's own messages leave the process only if they contain no values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Outputs whose number of rows depends on values of the inputs, found in the graph."""
+"""Detection of outputs whose number of rows depends on the inputs' values."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.tensorflow
 
 
 def is_counted(operation: str, *operands: str) -> bool:
-    """Return whether ``operation`` has a counted number of rows where it reads ``x``, or ``found``, of ``tf.where``."""
+    """Return whether ``operation`` has a counted number of rows if it reads ``x``, or ``found`` of ``tf.where``."""
     meta_graph = MetaGraphDef()
     graph = meta_graph.graph_def
     graph.node.add(name="x", op="Placeholder")

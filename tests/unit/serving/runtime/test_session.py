@@ -77,7 +77,7 @@ def test_a_run_is_watched_until_one_of_the_same_shapes_was_quick(
     for key in inline._took:
         inline._took[key] = 7.0
     assert runs.options([1.0], timeout=60.0) == timed(60)  # less than ten times as long
-    assert runs.options([1.0], timeout=60.0) == INLINE  # what counts is the last run
+    assert runs.options([1.0], timeout=60.0) == INLINE  # only the last run counts
 
 
 def test_a_run_whose_time_values_can_decide_is_always_watched(inline: Session, monkeypatch: pytest.MonkeyPatch) -> None:

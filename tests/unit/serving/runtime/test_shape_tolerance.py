@@ -1,4 +1,4 @@
-"""Shapes that a signature does not declare reach only operations that were tried with them."""
+"""Shapes that a signature does not declare reach only operations that were tested with them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +29,17 @@ def test_common_operations_were_tried_and_guarded_ones_are_among_them() -> None:
         " FusedBatchNormV3 BatchMatMulV2 Softmax TensorListStack TensorListGetItem Pad ResizeBilinear LookupTableFindV2"
     )
     assert set(common.split()) <= TRIED
-    without_trial = {"RandomPoisson", "RandomPoissonV2", "HistogramFixedWidth"}  # some of their values end or hang it
+    without_trial = {
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "HistogramFixedWidth",
+    }  # some of their values end or block the process
     assert GUARDED - without_trial <= TRIED
     assert UNTRIED not in TRIED
 
 
 def meta_graph() -> MetaGraphDef:
-    """Return a graph whose input ``x`` reaches ``y`` through a function; a constant goes another way."""
+    """Return a graph whose input ``x`` reaches ``y`` through a function. A constant takes a different path."""
     found = MetaGraphDef()
     graph = found.graph_def
     graph.node.add(name="x", op="Placeholder")

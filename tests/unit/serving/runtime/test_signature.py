@@ -1,4 +1,4 @@
-"""What is computed for the outputs that clients select."""
+"""The outputs that are computed for a client's selection."""
 
 from collections.abc import Sequence
 from itertools import permutations, product
@@ -9,7 +9,7 @@ from sealserve.serving.runtime.signature import MOST_SELECTIONS, Signature
 
 
 class Recording:
-    """Answers with the index of each output, and remembers what was asked for."""
+    """A session that returns the index of each output, and records the requested outputs."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, ...]] = []

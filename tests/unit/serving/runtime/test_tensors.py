@@ -1,4 +1,4 @@
-"""Tensors: no byte is copied before the sizes of both sides were compared."""
+"""Tensors: bytes are copied only after the sizes of both sides were compared."""
 
 import itertools
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def words(*values: bytes) -> Tensor:
 
 
 class Watched:
-    """TensorFlow, which notes what it allocates, and may report other sizes than it has."""
+    """A TensorFlow library that records its allocations, and can report wrong sizes."""
 
     def __init__(self, *, reported: int | None = None) -> None:
         self.allocated = 0
@@ -48,7 +48,7 @@ class Watched:
     ("shape", "parts"),
     [
         ((2, 3), lambda: [floats(1, 3), floats(1, 4)]),  # more
-        ((2, 4), lambda: [floats(1, 4), floats(1, 1)]),  # less: the rest would be old memory
+        ((2, 4), lambda: [floats(1, 4), floats(1, 1)]),  # less: the rest would be uninitialized memory
         ((2, 2), lambda: [b"x" * 15]),
         ((2, 2), lambda: [b"x" * 17]),
         ((2, 2), list),
@@ -166,7 +166,7 @@ def test_integers_of_less_than_a_byte(name: str) -> None:
     assert returned(proto) == proto
     content = returned(proto, as_content=True)
     assert returned(content) == proto
-    content.tensor_content = bytes(byte ^ 0x80 for byte in content.tensor_content)  # upper bits mean nothing
+    content.tensor_content = bytes(byte ^ 0x80 for byte in content.tensor_content)  # the upper bits are ignored
     assert returned(content) == proto
 
 

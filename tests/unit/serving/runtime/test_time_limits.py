@@ -1,4 +1,4 @@
-"""A thread that runs a model comes back at the deadline, whatever the model does, with one thread of TensorFlow too."""
+"""A thread that runs a model returns at the deadline, regardless of the model, even with one TensorFlow thread."""
 
 import threading
 from collections.abc import Iterator
@@ -92,7 +92,7 @@ def status_of(model: Session, signature: str, n: int, *, timeout: float) -> Stat
 def test_every_lane_comes_back_at_the_deadline(model: Session, signature: str) -> None:
     for _ in range(3):
         if signature != "dequeue":
-            ask(model, signature, 2)  # quick runs before are no reason to trust the next one
+            ask(model, signature, 2)  # earlier fast runs do not mean that the next run is fast
     found: list[Status] = []
     lanes = [
         threading.Thread(target=lambda: found.append(status_of(model, signature, FOREVER, timeout=0.3)))

@@ -99,7 +99,7 @@ def test_an_authority_of_users_that_expired_is_a_warning(
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put a new file in the place of ``path``, as renewal does."""
+    """Replace ``path`` by a new file, as a renewal does."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     new.replace(path)

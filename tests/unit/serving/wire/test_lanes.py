@@ -14,7 +14,7 @@ def nothing() -> None:
 
 
 def noting(seen: list[str], word: str) -> Job:
-    """Return a job that notes a word."""
+    """Return a job that records a word."""
 
     def job() -> Callable[[], None]:
         seen.append(word)

@@ -32,7 +32,7 @@ def refused(there: Served, content: bytes = b"") -> tuple[grpc.StatusCode, str]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait for an action of another thread."""
     while not holds():
         time.sleep(0.001)
 

@@ -1,4 +1,4 @@
-"""Settings that pass our own checks, and that one of the TLS libraries rejects all the same."""
+"""Settings that pass sealserve's own checks, but that one of the TLS libraries rejects."""
 
 import socket
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def links() -> Iterator[str]:
 
 
 def test_a_check_leaves_no_port_and_no_file() -> None:
-    check_both(settings(), source="x")  # gRPC makes its own descriptors once
+    check_both(settings(), source="x")  # gRPC creates its own descriptors once
     before = listening()
     for _ in range(5):
         check_both(settings(text(ROOT.certificate())), source="x")
@@ -53,7 +53,7 @@ def test_a_check_leaves_no_port_and_no_file() -> None:
 def test_a_key_that_only_boringssl_rejects_is_rejected_by_name() -> None:
     numbers = make_key("RSA-2048").private_numbers()  # type: ignore[union-attr]
     assert isinstance(numbers, rsa.RSAPrivateNumbers)
-    exponent = 2**40 + 15  # BoringSSL takes public exponents of 33 bits
+    exponent = 2**40 + 15  # BoringSSL accepts public exponents of up to 33 bits
     private = pow(exponent, -1, (numbers.p - 1) * (numbers.q - 1))
     key = rsa.RSAPrivateNumbers(
         numbers.p,
@@ -98,7 +98,7 @@ def test_a_client_cannot_fill_the_memory_with_its_certificates(form: str, monkey
 
     assert judge(*(ROOT.certificate() for _ in range(15))) is None
     assert judge(*(ROOT.certificate() for _ in range(16))) == "The client sent more than 16 certificates."
-    # Names of any length: of a certificate that does not count, and of one whose key is quoted in the fault.
+    # Names of any length: in a certificate that is ignored, and in a certificate whose key the fault quotes.
     long = Signer("x" * 50_000, make_key("secp256k1"))
     assert judge(Signer.make("junk").certificate(long)) is None
     fault = judge(Signer("root", make_key("P-256")).certificate(long), long.certificate())

@@ -42,19 +42,19 @@ def failure(send: Callable[[], Any]) -> Any:
 
 
 def waiting(there: Served) -> int:
-    """Return how many calls wait for their turn to send."""
+    """Return the number of calls that wait for their turn to send."""
     transport: Any = there.transport
     return int(transport.senders.waiting)
 
 
 def given_up() -> grpc.StatusCode:
-    """Return what a client sees that was given up. The public API has no status for a call that it cancels."""
+    """Return the status that a cancelled client gets. The public API cannot set a status for a call that it cancels."""
     fast = transports.choose() is QueueTransport
     return grpc.StatusCode.DEADLINE_EXCEEDED if fast else grpc.StatusCode.CANCELLED
 
 
 class Held:
-    """A handler that keeps calls for the test to answer."""
+    """A handler that stores calls, so that the test can answer them."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -146,7 +146,7 @@ def test_a_handler_learns_that_the_sender_left() -> None:
 
 
 def test_a_handler_of_a_stream_learns_that_the_sender_left_while_a_message_was_on_its_way() -> None:
-    """The raw peer grants no window at all: the message cannot leave."""
+    """The raw peer grants no flow-control window, so the message cannot be sent."""
     arrived, left = threading.Semaphore(0), threading.Semaphore(0)
 
     def handle(call: Call) -> None:
@@ -214,13 +214,13 @@ def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert error.details() == "The server is busy: the memory for messages is full."
         assert there.call("/s/Echo")(bytes(200)) == bytes(200)
-        while not allowance.take(200):  # what the last call took comes back once its answer has left
+        while not allowance.take(200):  # the last call's memory is returned when its answer was sent
             pass
-        assert there.call("/s/Echo")(b"") == b""  # as a probe of health
+        assert there.call("/s/Echo")(b"") == b""  # like a health probe
         allowance.give_back(200)
         held.calls.pop().answer(bytes(3))
         assert first.result() == bytes(3)
-    assert allowance.take(1000)  # everything came back
+    assert allowance.take(1000)  # all memory was returned
 
 
 def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkey
         honest = ask.future(b"honest")
         while waiting(there) < len(slow) - 1:
             pass
-        there.transport.sweep()  # gives up on two calls; of the two that follow, one is the other peer's
+        there.transport.sweep()  # cancels two calls; of the next two calls, one belongs to the other peer
         assert honest.result(LONG) == b"honest"
         for call in slow:
             call.cancel()
@@ -280,7 +280,7 @@ def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkey
 
 
 def test_a_reader_who_stops_half_way_is_given_up() -> None:
-    """The raw peer grants no window at all: the answer cannot leave."""
+    """The raw peer grants no flow-control window, so the answer cannot be sent."""
     held = Held()
     with served({PATH: held}, patience=0.0) as there, socket.create_connection(("127.0.0.1", there.port)) as peer:
         peer.sendall(http2.hello(window=0) + http2.request(PATH))
@@ -339,7 +339,7 @@ def test_a_stop_tells_what_it_could_not_wait_for() -> None:
 
 
 def _ping_answers(port: int, count: int) -> tuple[int, bool]:
-    """Send pings, each after the answer to the one before; return the answers, and whether they were too many."""
+    """Send pings, each after the previous ping's answer; return the answers, and whether pings were rejected."""
     with socket.create_connection(("127.0.0.1", port), timeout=LONG) as peer:
         peer.sendall(http2.hello() + http2.request(PATH))
         content, answered = b"", 0
@@ -352,7 +352,7 @@ def _ping_answers(port: int, count: int) -> tuple[int, bool]:
                 if not received or b"too_many_pings" in content:
                     return answered, True
             answered += 1
-            time.sleep(0.02)  # twenty times what the second server asks for
+            time.sleep(0.02)  # twenty times the interval that the second server requires
         return answered, False
 
 
@@ -370,7 +370,7 @@ def test_pings_that_come_too_fast_end_the_connection_unless_the_command_line_all
 
 
 def test_a_client_may_ping_each_ten_seconds_with_and_without_a_call() -> None:
-    """gRPC's clients ping each ten seconds at most, whatever their settings say."""
+    """gRPC's clients ping at most every ten seconds, regardless of their settings."""
     assert dict(KEEPALIVE) == {
         "grpc.http2.min_ping_interval_without_data_ms": 5000,
         "grpc.keepalive_permit_without_calls": 1,

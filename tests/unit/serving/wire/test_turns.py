@@ -22,7 +22,7 @@ def test_peers_take_turns_and_each_keeps_its_order() -> None:
 
 @given(st.lists(st.one_of(st.sampled_from([b"a", b"b", b"c"]), st.none(), st.integers(0, 30))))
 def test_nothing_is_lost_or_returned_twice(steps: list[bytes | int | None]) -> None:
-    """A peer adds an item, None takes the next one, and a number removes an item."""
+    """A peer adds an item, None takes the next item, and a number removes an item."""
     turns: Turns[int] = Turns()
     waiting: dict[bytes, deque[int]] = {peer: deque() for peer in (b"a", b"b", b"c")}
     for number, step in enumerate(steps):
