@@ -525,7 +525,7 @@ def test_a_missing_model(start: Start, tmp_path: Path) -> None:
         f"--model_base_path={tmp_path}/nothing", "--dangerous_plaintext", "--file_system_poll_wait_seconds=0"
     )
     assert server.ended() == 2
-    assert "error[servable.base-path-missing]: There is no folder " in server.output
+    assert "error[servable.base-path-missing]: The folder " in server.output
 
 
 def test_a_model_that_does_not_load(start: Start, tmp_path: Path) -> None:

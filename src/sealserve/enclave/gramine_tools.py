@@ -124,7 +124,7 @@ def find_tools(*, libpal: Path | None = None) -> GramineTools:
     if manifest is None or sign is None:
         missing = ", ".join(name for name, path in found.items() if path is None)
         raise EnclaveCode.GRAMINE_MISSING.error(
-            f"Gramine's build tools are not installed on this machine: {missing} is not on the search path (PATH).",
+            f"Gramine's build tools are not installed on this machine, or not on the search path (PATH): {missing}.",
             hint=f"Install Gramine 1.9 or later ({INSTALLATION}), or build simulated enclaves.",
         )
     own = libpal or _libpal_beside(Path(sign))

@@ -172,7 +172,7 @@ class Server:
 
     def _tls(self, files: FileList | None) -> SslConfig | None:
         if self._options.ssl_config_file is None:
-            logger.warning("DANGEROUS: serving in plaintext; the network can read inputs and answers")
+            logger.warning("DANGEROUS: serving in plaintext; anyone on the network can read inputs and answers")
             return None
         return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
 

@@ -121,7 +121,7 @@ def test_an_insecure_manifest_is_refused_with_line_and_reason(release: Path, cli
     assert cli.bare("enclave", "lint", own).status == 3
     refused = cli.bare("enclave", "lint", own, "--json")
     assert (refused.error["code"], refused.status) == ("manifest.insecure", 3)
-    assert "line 5: loader.log_level: more than errors may leak secrets" in refused.error["message"]
+    assert "line 5: loader.log_level: messages other than errors may leak secrets" in refused.error["message"]
     assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.insecure"
     assert not (release / "enclave/replica-0.manifest.sgx").exists()
     allowed = cli("enclave", "build", "--manifest", own, "--dangerous-log")
@@ -225,7 +225,8 @@ def test_what_was_built_for_simulation_does_not_start_on_sgx(release: Path, cli:
     release.rename(ready.workspace.host.releases / release.name)
     result = cli("enclave", "run", "--platform", "sgx")
     assert result.status == 2
-    assert "error[enclave.not-for-sgx]: The enclave 'replica-0' was built for the simulated platform." in result.err
+    expected = "The enclave 'replica-0' cannot start on SGX: it was built for the simulated platform."
+    assert f"error[enclave.not-for-sgx]: {expected}" in result.err
     result = cli("enclave", "run", "--platform", "gramine-direct")
     assert result.status == 2
     assert "error[enclave.without-gramine]" in result.err

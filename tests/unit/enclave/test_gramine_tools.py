@@ -147,7 +147,7 @@ def test_another_gramine_than_there_would_measure_another_enclave(
 def test_without_gramine(build_for_sgx: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with raises(
-        EnclaveCode.GRAMINE_MISSING, match="not installed on this machine: gramine-manifest, gramine-sgx-sign"
+        EnclaveCode.GRAMINE_MISSING, match="not on the search path \\(PATH\\): gramine-manifest, gramine-sgx-sign"
     ) as caught:
         build_for_sgx()
     assert "gramine.readthedocs.io" in (caught.value.hint or "")

@@ -152,7 +152,7 @@ def diagnose(bundle: Path, enclave: SignedEnclave, relay: SignalRelay) -> Iterat
         with relay.held():
             reason = _unreachable(host, port)
         if reason is None:
-            yield f"the broker at {host}:{port} accepts connections; `sealserve broker log` there lists rejections"
+            yield f"the broker at {host}:{port} accepts connections: read its rejections with `sealserve broker log`"
         else:
             yield f"the broker at {host}:{port} cannot be reached: {reason}"
 

@@ -70,7 +70,7 @@ class HttpPorts:
             if files is None or files.relative(path) is None:  # files of a sealed release never change
                 self._followed = FollowedSettings(path, settings)
         else:
-            logger.warning("DANGEROUS: serving HTTP in plaintext; the network can read inputs and answers")
+            logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the network can read inputs and answers")
         threading.Thread(target=_import_server, name="import-http", daemon=True).start()
 
     async def start(self) -> None:

@@ -108,5 +108,5 @@ def refused(address: str) -> PortTakenError | AddressError:
         return error
     return AddressError(
         f"Cannot listen on {address}: gRPC rejects the address or the TLS settings.",
-        hint="Read gRPC's lines in the log; GRPC_VERBOSITY=info writes more.",
+        hint="Check --bind_address, --port and the certificates in the TLS settings. gRPC does not report the reason.",
     )
