@@ -124,7 +124,7 @@ def test_the_extra_that_an_error_names_can_be_installed(wheel: Path, tmp_path: P
     assert owner.sealserve("init", "-C", folder, status=4)["error"]["code"] == "install.extra"
     owner.install("sealserve[owner]")
     owner.sealserve("init", "-C", folder, "--model", saved_model(folder / "half-plus-two"))
-    assert owner.sealserve("release", "list", "-C", folder)["releases"] == []
+    assert owner.sealserve("release", "list", "-C", folder) == []
 
 
 def test_sealed_files_without_the_native_cipher(client: Environment, wheels: Path, tmp_path: Path) -> None:
