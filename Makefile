@@ -33,6 +33,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/prose.py
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python scripts/errors.py --check
 	$(BIN)/python scripts/clouds.py --check

@@ -35,8 +35,6 @@ CHECKED = (
     *("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"),
     *("docs", "src", "scripts", "testbed", "bench"),
 )
-LEFT_OUT = ("docs/decisions",)
-"""Records of decisions keep the words of their time. They are checked when they are named on the command line."""
 WRITTEN = re.compile(r"^<!-- (?:Written|Generated) by scripts/", re.MULTILINE)
 """Marks a page that is generated. Its texts are checked in the source that they come from."""
 GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
@@ -180,9 +178,8 @@ def _files(paths: list[Path], *, explicit: bool) -> Iterator[Path]:
             found = file.resolve()
             if found.suffix not in {".md", ".py"} or GENERATED.search(found.name) or ".venv" in found.parts:
                 continue
-            name = found.relative_to(ROOT).as_posix() if found.is_relative_to(ROOT) else ""
             generated = found.suffix == ".md" and WRITTEN.search(found.read_text("utf-8")[:2000])
-            if explicit or not (generated or name.startswith(LEFT_OUT)):
+            if explicit or not generated:
                 yield found
 
 
