@@ -125,7 +125,7 @@ def served_requirement() -> str:
 
 
 def installed(scratch: Path) -> dict[str, Path]:
-    """Install both clients into environments of their own, and return the Python of each."""
+    """Install each client into its own environment, and return the Python of each."""
     requirements = {"sealserve": str(built_wheel(scratch / "dist")), SERVED: served_requirement()}
     return {name: install(scratch / name, requirement) for name, requirement in requirements.items()}
 
