@@ -205,7 +205,7 @@ def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
     if not ssl_config_file and not plaintext:
         raise ServingCode.FLAGS_PLAINTEXT_REFUSED.error(
             "TLS is not configured: --ssl_config_file is missing, and plaintext is not enabled.",
-            hint="Give --ssl_config_file. Use --dangerous_plaintext only if no other user or host can read the traffic.",
+            hint="Give --ssl_config_file. Use --dangerous_plaintext only if no other host can read the traffic.",
         )
 
 
