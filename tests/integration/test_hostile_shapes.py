@@ -315,7 +315,7 @@ def test_what_is_refused_names_the_input_and_what_is_needed(
 ) -> None:
     found = {(signature, *(array.shape for array in inputs.values())): answer for signature, inputs, answer in answered}
     assert re.fullmatch(
-        r"INVALID_ARGUMENT: input 'x' has the shape \[1,1,1,3\]: the operation 'MaxPool2d[\w]*' needs a tensor of"
+        r"INVALID_ARGUMENT: input 'x' has the shape \[1,1,1,3\]: the operation 'MaxPool2d[\w]*' requires a tensor of"
         r" at least \[\?,3,3,\?\], got the shape \[1,1,1,3\]",
         found["max_valid", (1, 1, 1, 3)],
     )

@@ -125,7 +125,7 @@ def test_a_signal_that_is_ignored_stays_ignored_in_what_is_started(number: signa
 
 
 def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
-    undone = []
+    undone, handler = [], signal.getsignal(signal.SIGINT)
 
     def interrupted_twice() -> None:
         with interrupted_once():
@@ -138,7 +138,7 @@ def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_twice()
     assert undone == [True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 _LOST = """import sys, time

@@ -127,7 +127,7 @@ def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_ended_is_a_probl
     assert (soon.certificates[0].certificate, soon.certificates[0].days_left) == ("service", 9)
     over = observed(*all_parts(), ends=timedelta(days=-1))
     assert (over.state, over.warnings) == (Standing.DEGRADED, ())
-    assert "The certificate of the service ended" in over.problems[0]
+    assert "The certificate of the service expired at" in over.problems[0]
     assert "`sealserve release build`" in over.problems[0]
 
 

@@ -46,7 +46,7 @@ def test_what_nothing_needs_is_removed(cli: CommandLine, ready: Site, built: lis
         oldest.name: None,
         allowed.name: "active at the broker",
         previous.name: "a roll-back returns to it",
-        served.name: "served last",
+        served.name: "it served last",
         middle.name: None,
         newest.name: "one of the newest",
     }
@@ -75,10 +75,10 @@ def test_what_serves_is_kept_without_the_record_of_up(cli: CommandLine, ready: S
         )
     found = cli.json("release", "prune", "--keep", "1", "--dry-run")
     assert {row["release"]: row["kept"] for row in found} == {
-        leaving: "it serves",
+        leaving: "it serves now",
         before: "a roll-back returns to it",
-        recorded: "served last",
-        running: "it serves",
+        recorded: "it served last",
+        running: "it serves now",
         target_previous: None,
         newest: "one of the newest",
     }

@@ -253,4 +253,4 @@ def test_a_certificate_that_ends_soon_is_noted_and_one_that_ended_is_missing(
     assert soon["certificate service"].code == "owner.certificate-service"
     over = found(site.now + timedelta(days=91))
     assert over["certificate broker"].verdict is Verdict.MISSING
-    assert "ended at" in over["certificate broker"].found
+    assert "expired at" in over["certificate broker"].found

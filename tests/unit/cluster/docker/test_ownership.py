@@ -81,7 +81,7 @@ def test_a_link_or_a_second_hard_link_is_rejected(site: Site, tmp_path: Path) ->
     assert caught.value.exit_status == 2
     planted.unlink()
     os.link(victim, planted)
-    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="got a file with 2 names"):
+    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="got a file with 2 hard links"):
         hand_over(site)
     assert victim.stat().st_uid == 0
     take_back(site.workspace)  # unexpected entries are not changed

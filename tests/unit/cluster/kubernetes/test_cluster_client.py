@@ -202,7 +202,7 @@ def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None
     with raises(ClusterCode.KUBERNETES_CLIENT_MISSING, match="not installed") as caught:
         ClusterClient()
     assert caught.value.code == "kubernetes.client-missing"
-    assert ".[kubernetes]" in str(caught.value)
+    assert "sealserve[kubernetes]" in str(caught.value)
 
 
 def test_server_fields_are_omitted_from_a_diff() -> None:

@@ -42,4 +42,4 @@ def test_a_machine_without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
         protos.tensorflow_folder()
     assert (caught.value.code, caught.value.exit_status) == ("server.tensorflow-missing", 4)
     assert caught.value.hint is not None
-    assert ".[server]" in caught.value.hint
+    assert "sealserve[server]" in caught.value.hint
