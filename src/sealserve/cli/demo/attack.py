@@ -101,7 +101,7 @@ class Host:
                 act=self._flip,
             ),
             Attempt(
-                title="replace a sealed file by another sealed file",
+                title="replace a sealed file with another sealed file",
                 explanation="Both files are genuine and encrypted under the same key. Each sealed file also contains "
                 "the path that it belongs to, so the enclave rejects a file in the wrong place.",
                 expected="sealed-file.path-mismatch",

@@ -39,8 +39,9 @@ class Launches:
             f"The host starts {len(self._replicas)} enclaves",
             "An enclave is a program in memory that the host cannot read. The processor measures it at its start: "
             "MRENCLAVE is the digest of its code and settings, and MRSIGNER identifies the owner's signing key. The "
-            "enclave then compares each file that it trusts, such as Python, TensorFlow and the server's code, with "
-            "the SHA-256 in its measured manifest. The host therefore cannot replace any of them.",
+            "enclave then compares each trusted file with the SHA-256 in its measured manifest, so the host cannot "
+            "replace these files. In this simulation, the trusted files include Python's interpreter and sealserve's "
+            "own modules, but not Python's libraries and TensorFlow. On SGX, they include these files too.",
             *self._lines(
                 ("measured", "MRENCLAVE {mr_enclave}, MRSIGNER {mr_signer}, debug mode {debug}"),
                 ("trusted-files", "{verified} trusted files match the measured manifest"),

@@ -185,9 +185,10 @@ class Walk:
         self._screen.step(
             1,
             "The processor's vendor certifies the platform",
-            "The vendor gives each genuine processor a certificate (PCK certificate), and publishes which security "
-            "updates are current (TCB info) and which certificates are revoked (CRLs). For SGX, the vendor is Intel. "
-            "This demo uses a simulated vendor with its own root certificate.",
+            "The vendor gives each genuine processor a certificate (PCK, Provisioning Certification Key). It publishes "
+            "which security updates of the trusted computing base are current (TCB info), how to recognize the "
+            "vendor's quoting enclave (QE identity), and which certificates are revoked (CRLs). For SGX, the vendor "
+            "is Intel. This demo uses a simulated vendor with its own root certificate.",
             ("PCK certificate", f"platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}"),
             (
                 "published",
