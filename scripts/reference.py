@@ -90,7 +90,7 @@ def _options(command: Any, context: Any) -> Iterator[str]:
         extra = ""
         if (found := _EXTRA.match(text)) is not None:
             text, extra = found["text"], found["extra"]
-        facts = [_fact(fact) for fact in extra.split("; ") if fact and fact != "required"]
+        facts = [_fact(fact) for fact in re.split(r"; (?![^(]*\))", extra) if fact and fact != "required"]
         if parameter.required:
             facts = ["*required*"]
         rows.append(f"| `{_cell(name)}` | {_cell(text)} | {_cell('; '.join(facts))} |")
@@ -107,7 +107,7 @@ def _fact(fact: str) -> str:
             return f"{limits['least']} to {limits['bound']}"
         return f"{'at least' if limits['sign'] == '>=' else limits['sign']} {limits['bound']}"
     if fact.startswith("env var: "):
-        return f"or the variable `{fact.removeprefix('env var: ')}`"
+        return f"the environment variable `{fact.removeprefix('env var: ')}`, if it is set"
     value = fact.removeprefix("default: ").strip()
     return value[1:-1] if value.startswith("(") and value.endswith(")") else f"`{value}`"
 
@@ -129,6 +129,9 @@ def _toml_page() -> Iterator[str]:
         "`sealserve.toml` describes a deployment. `sealserve init` writes a short file, and `sealserve init --full`",
         "writes every key with its default and a comment. Only `model.name` is required. An unknown key",
         "is an error that names the line. After a change, run `sealserve up`.",
+        "",
+        "A key that is marked as measured is part of the enclave's measurement. A change to it needs a new",
+        "release.",
         "",
     )
     schema = Deployment.model_json_schema(mode="validation")
@@ -184,6 +187,8 @@ def _type(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:  # noqa: P
             return f"list of {_plural(_type(item['items'], schema))}" if "items" in item else "list"
         case "object":
             return "table of strings"
+        case None:  # a value that pydantic parses from text, such as a network
+            return "string"
         case kind:
             return str(kind)
 

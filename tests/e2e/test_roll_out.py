@@ -102,7 +102,7 @@ def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> No
     none = here.error("up", "--rollback")
     assert (none["code"], none["message"]) == (
         "target.not-up",
-        "The roll-back has no destination: no other release was served before.",
+        "The roll-back is not possible: no other release was served before.",
     )
     old = processes(here)
     with under_load(here) as reports:

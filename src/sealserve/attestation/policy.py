@@ -103,5 +103,6 @@ def check_enrolment(platform_id: str, enrolled: Collection[str]) -> None:
     if platform_id not in enrolled:
         raise AttestationCode.POLICY_PLATFORM_UNKNOWN.error(
             f"The platform {platform_id} is not enrolled, but the release requires enrolled platforms.",
-            hint="Enroll the platform only if you know where the machine is: even a genuine one may be an attacker's.",
+            hint="Enroll the platform (`sealserve broker platform enrol`) only if you know where the machine is: an "
+            "attacker can also own a genuine SGX machine.",
         )

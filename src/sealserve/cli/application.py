@@ -39,7 +39,9 @@ VERBS = {
     "demo": Verb("demo", "Start here", "Run the twelve steps of confidential serving on this machine."),
     "init": Verb("init", "Start here", "Write sealserve.toml for your model, and create the workspace."),
     "doctor": Verb(
-        "doctor", "Start here", "Check whether this machine has what its part needs, and explain how to get the rest."
+        "doctor",
+        "Start here",
+        "Check whether this machine meets the requirements of its role, and explain how to fix each gap.",
     ),
     "cloud": Verb("cloud", "Start here", "Show clouds with SGX machines: sizes, images, addresses, sources."),
     "model": Verb("model", "Owner", "Fetch, convert, check and show models."),
@@ -74,7 +76,7 @@ VERBS = {
     "simulated": Verb(
         "simulated",
         "Without SGX",
-        "Run the stand-ins for SGX. Formats and signatures are genuine, but the host's root can read everything.",
+        "Run simulated SGX services. Formats and signatures are genuine, but the host's root can read everything.",
     ),
 }
 

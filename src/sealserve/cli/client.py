@@ -108,7 +108,8 @@ def bundle(
 def show(result: Output, path: BundlePath) -> None:
     """Show the content of a client bundle, without the private key.
 
-    Ask the owner for the fingerprint of the CA over a trusted channel, and compare it with the one that is shown.
+    Ask the owner for the fingerprint of the CA over a trusted channel, and compare it with the fingerprint in the
+    output.
     """
     found = ClientBundle.read(path)
     public = _public(found)

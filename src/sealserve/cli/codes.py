@@ -35,7 +35,7 @@ class CliCode(ErrorCode):
     """`up` needs a confirmation to serve another release, but it has neither a terminal nor the option --yes."""
 
     DOCTOR_CLUSTER_IS_HOST = "doctor.cluster-is-host", InputError
-    """A Kubernetes cluster can only be the host. It is neither the owner nor a user, and has no report."""
+    """A Kubernetes cluster can be checked only in the role host, and --report does not support it."""
 
     FILE_REFUSED = "file.refused", UnavailableError
     """The operating system refused an operation on a file, and no other error explains why."""

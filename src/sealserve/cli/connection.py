@@ -58,7 +58,7 @@ BundleFile = Annotated[
     ),
 ]
 Rest = Annotated[
-    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; --address is then the address of REST")
+    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; --address is then the address of the REST API")
 ]
 ClientKey = Annotated[
     Path | None,

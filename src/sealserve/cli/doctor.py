@@ -1,4 +1,4 @@
-"""``sealserve doctor``: check whether this machine has what its part needs."""
+"""``sealserve doctor``: check whether this machine meets the requirements of its role."""
 
 import contextlib
 import sys
@@ -49,7 +49,7 @@ class Host(StrEnum):
 def doctor(
     context: Context,
     machine: Annotated[
-        Machine | None, typer.Argument(help="Part of this machine to check", show_default="all parts")
+        Machine | None, typer.Argument(help="Role of this machine to check", show_default="all roles")
     ] = None,
     platform: Annotated[
         PlatformKind | None,
@@ -67,7 +67,7 @@ def doctor(
         typer.Option("--report", help="Print a report about this host, to send with the results of a trial on SGX"),
     ] = False,
 ) -> None:
-    """Check whether this machine has what its part needs, and explain how to get the rest.
+    """Check whether this machine meets the requirements of its role, and explain how to fix each gap.
 
     The exit status is 4 if something is missing. With `--target kubernetes`, the host is a cluster. The checks then
     cover its API, clocks, permissions, device plugin, EPC and storage. A pod runs for some seconds to reach the broker.
@@ -137,7 +137,7 @@ def _conclude(context: Context, findings: list[Finding], *, presets: bool = Fals
         if context.as_json:
             raise typer.Exit(DoctorCode.NOT_READY.family.exit_status)  # the findings already list what is missing
         raise DoctorCode.NOT_READY.error(
-            f"This machine does not have what its part needs. Missing: {', '.join(missing)}.",
+            f"This machine does not meet the requirements of its role. Missing: {', '.join(missing)}.",
             hint="Follow the instructions below each missing item.",
         )
 

@@ -133,7 +133,10 @@ def manifest(
     release: options.Release = None,
     inventory_file: InventoryFile = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Explain the enclave's size and number of threads instead")
+        bool,
+        typer.Option(
+            "--explain", help="Explain the enclave's size and number of threads instead of printing the manifest"
+        ),
     ] = False,
 ) -> None:
     """Print the manifest that `sealserve enclave build` would sign."""
@@ -211,7 +214,7 @@ def build(
     new_signing_key: Annotated[
         bool,
         typer.Option(
-            "--new-signing-key", help="Create a new key that signs enclaves, if the former key is not in its place"
+            "--new-signing-key", help="Create a new key that signs enclaves, if the previous key file is missing"
         ),
     ] = False,
     libpal: Annotated[

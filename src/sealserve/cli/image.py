@@ -53,7 +53,7 @@ def build(
 ) -> None:
     """Build the container images, with a bill of materials (SBOM) for each.
 
-    For an image with a model server, the command also writes the inventory that enclaves are measured with. An image
+    For an image with a model server, the command also writes the inventory from which enclaves are measured. An image
     does not contain secrets or keys. The Python packages are fetched before the build, and each is checked against its
     locked hash. During the build, only the distribution's packages come from the network.
     """

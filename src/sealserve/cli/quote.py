@@ -51,7 +51,7 @@ def verify(
 ) -> None:
     """Verify the signatures of a quote up to Intel's root certificate, and show the TCB status of its platform.
 
-    The command accepts every TCB status. Whether a status is good enough is decided by the TCB policy of a release.
+    The command accepts every TCB status. The TCB policy of a release decides which statuses are acceptable.
     """
     anchor = (
         TrustAnchor(root_der=read_regular(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()

@@ -40,7 +40,7 @@ def build(
     new_signing_key: Annotated[
         bool,
         typer.Option(
-            "--new-signing-key", help="Create a new key that signs releases, if the former key is not in its place"
+            "--new-signing-key", help="Create a new key that signs releases, if the previous key file is missing"
         ),
     ] = False,
     no_wait: options.NoWait = False,

@@ -32,7 +32,8 @@ def prune(
     """Remove releases that are no longer needed: the owner's copy, the host's copy and the packed file in the store.
 
     A release is kept if it serves, if `sealserve up --rollback` would serve it, or if the broker still releases its
-    key. To end a release at the broker, run `sealserve broker revoke`. The broker's records and the release's key stay.
+    key. To make the broker stop releasing a key, run `sealserve broker revoke`. The broker's records and the release's
+    key stay.
     """
     found = _plan(context, keep)
     going = [release for release in found if release.kept is None]

@@ -99,7 +99,9 @@ def kubernetes(
         Path | None,
         typer.Option("--output", "-o", help="Folder to create for the files", show_default="standard output"),
     ] = None,
-    form: Annotated[Form, typer.Option("--as", help="Form of the folder of --output")] = Form.KUSTOMIZATION,
+    form: Annotated[
+        Form, typer.Option("--as", help="Format of the files in the folder of --output")
+    ] = Form.KUSTOMIZATION,
     force: options.Force = False,
 ) -> None:
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart.
@@ -211,6 +213,6 @@ def _upstream(text: str) -> Upstream:
     if not host or not port.isdecimal():
         raise CliCode.RENDER_REPLICA.error(
             f"The address of a replica is invalid: expected HOST:PORT, got {text!r}.",
-            hint="Example: --replica 127.0.0.1:8510",
+            hint="Use the form HOST:PORT: --replica 127.0.0.1:8510.",
         )
     return Upstream(host.strip("[]"), int(port))

@@ -46,7 +46,7 @@ def seal(
 ) -> None:
     """Encrypt a file or a folder in the format of gramine-sgx-pf-crypt.
 
-    Gramine and gramine-sgx-pf-crypt can open the files, and `sealserve unseal` can open theirs.
+    Gramine and gramine-sgx-pf-crypt can open the files. `sealserve unseal` can open files from these tools.
     """
     embedded = path if path is not None else normalise(str(destination))
     with (

@@ -42,7 +42,7 @@ def install(
         Machines | None,
         typer.Option(
             "--role",
-            show_default="as at the last `up`, else all",
+            show_default="the role of the last `up`, else all",
             help="Roles of this machine for a deployment, as for `sealserve up --role`",
         ),
     ] = None,

@@ -21,7 +21,7 @@ with deferred:
 
 _LOG: Final = logging.getLogger(__name__)
 
-app = Verbs("Run the stand-ins for SGX. Formats and signatures are genuine, but the host's root can read everything.")
+app = Verbs("Run simulated SGX services. Formats and signatures are genuine, but the host's root can read everything.")
 
 
 @app.command()
@@ -33,7 +33,7 @@ def pcs(
             min=0,
             max=LARGEST_PORT,
             help="TCP port; 0 means a free port",
-            show_default="of broker.collateral_url, or 8081",
+            show_default="the port of broker.collateral_url, or 8081",
         ),
     ] = None,
     listen: Annotated[str, typer.Option(help="IP address to listen on")] = "127.0.0.1",

@@ -50,7 +50,7 @@ def up(
         Machines | None,
         typer.Option(
             "--role",
-            show_default="as at the last `up`, else all",
+            show_default="the role of the last `up`, else all",
             help="Roles of this machine. all: owner and host; host: the broker runs elsewhere",
         ),
     ] = None,

@@ -66,7 +66,7 @@ def parse_endpoint(target: str) -> Endpoint:
             return Endpoint(host, int(port))
     raise ClientCode.TARGET.error(
         f"The address is invalid: expected HOST:PORT, got {target!r}.",
-        hint="Examples: 127.0.0.1:8500, service.example.com:443, [::1]:8500.",
+        hint="Give HOST:PORT, such as 127.0.0.1:8500, service.example.com:443 or [::1]:8500.",
     )
 
 

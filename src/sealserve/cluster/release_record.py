@@ -43,7 +43,7 @@ class ReleaseRecord:
             if name != now:
                 return name
         raise ClusterCode.TARGET_NOT_UP.error(
-            "The roll-back has no destination: no other release was served before.",
+            "The roll-back is not possible: no other release was served before.",
             hint="Name the release to serve: `sealserve up --release NAME`.",
         )
 

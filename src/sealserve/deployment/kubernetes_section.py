@@ -47,7 +47,9 @@ class ResourcesTable(Section):
     cpu: Quantity = Field(default="1", description="processors that a replica requests")
     memory: Quantity = Field(default="4Gi", description="memory limit of a replica")
     epc: Quantity | None = Field(default=None, description="EPC of a replica; by default the enclave's size (SGX only)")
-    epc_resource: str = Field(default="sgx.intel.com/epc", description="the device plugin's name for EPC")
+    epc_resource: str = Field(
+        default="sgx.intel.com/epc", description="the name of the device plugin's resource for EPC"
+    )
     enclave_resource: str = Field(
         default="sgx.intel.com/enclave",
         description="the device plugin's name for permission to run enclaves; empty if it has no such resource",
@@ -94,7 +96,7 @@ class IngressTable(Section):
 
     kind: IngressKind = Field(
         default=IngressKind.NGINX,
-        description='"nginx" (our pods), "gateway-api", "f5", or "ingress-nginx" (retired: for existing clusters only)',
+        description='"nginx" (new pods), "gateway-api", "f5", or "ingress-nginx" (retired: for existing clusters only)',
     )
     replicas: Annotated[int, Field(ge=1, le=20)] = Field(default=2, description="number of NGINX pods")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")

@@ -97,7 +97,7 @@ class ServerSection(Section):
     )
     soft_placement: bool = Field(
         default=True,
-        description="whether operations that a model assigns to a GPU run on the CPU; if false, it does not load",
+        description="whether operations assigned to a GPU run on the CPU; if false, a model with them does not load",
     )
     rest: bool = Field(
         default=False,
@@ -111,7 +111,7 @@ class ServerSection(Section):
     )
     metrics_port: Port | None = Field(
         default=None,
-        description="the port of each replica's metrics, with the same TLS as for users (measured; not on local)",
+        description="port of each replica's metrics, with the same TLS as for users (measured; not on target local)",
     )
 
     @model_validator(mode="after")
@@ -179,7 +179,7 @@ class BrokerSection(Section):
     )
     reached_at: str | None = Field(
         default=None,
-        description="the broker's address for a separate host machine; by default what `address` resolves to",
+        description="the broker's address for a separate host machine; by default, the IP address of `address`",
     )
     listen: str = Field(
         default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
@@ -235,7 +235,8 @@ class TcbSection(Section):
     """The accepted states of a platform's trusted computing base (TCB)."""
 
     preset: Literal["strict", "cloud-smt"] = Field(
-        default="strict", description='"strict" (UpToDate only), or "cloud-smt" (see `sealserve doctor`)'
+        default="strict",
+        description='"strict" (UpToDate), or "cloud-smt" (also hardening needed: INTEL-SA-00289 and INTEL-SA-00615)',
     )
 
 
@@ -265,7 +266,7 @@ class DockerSection(Section):
 
     subnet: IPv4Subnet = Field(
         default=IPv4Network("10.213.0.0/22"),
-        description="addresses of its networks, eight for each replica; choose others if these are in use",
+        description="subnet of the deployment's networks, eight addresses per replica; change it if it is in use",
     )
 
     @field_validator("subnet")

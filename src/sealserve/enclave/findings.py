@@ -46,7 +46,7 @@ _MEANINGS: Final = {
     Danger.HOST_FILES: "files of the host that are not measured",
     Danger.HOST_DEVICES: "devices and memory shared with the host",
     Danger.MANIFEST_KEYS: "keys of encrypted files in the manifest, which the host can read",
-    Danger.LOG: "a log with more than errors, which the host can read",
+    Danger.LOG: "log messages other than errors, which the host can read",
     Danger.ENVIRONMENT: "environment variables whose effect sealserve cannot check",
     Danger.INSECURE_SETTINGS: "other settings that Gramine calls insecure or experimental",
     Danger.OTHER_PROGRAM: "a program that is not a model server of sealserve; its arguments are not checked",
@@ -108,8 +108,8 @@ def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, na
         if any(finding.danger for finding in refused):
             raise EnclaveCode.MANIFEST_INSECURE.error(
                 f"{name} is insecure: {shown}{more}.",
-                hint="Correct these settings. The option behind a finding allows the class of the finding, and removes "
-                "the protection that the class is about.",
+                hint="Correct these settings. The option after a finding accepts all findings of the same kind, and "
+                "removes the protection against them.",
             )
         raise refused[0].code.error(
             f"{name} is not accepted: {shown}{more}.",

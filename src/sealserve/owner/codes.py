@@ -66,4 +66,4 @@ class OwnerCode(ErrorCode):
     USER_REVOCATION_UNSUPPORTED = "user.revocation-unsupported", InputError
     """The model server of the deployment does not support certificate revocation."""
     USER_UNKNOWN = "user.unknown", InputError
-    """An active user with this name does not exist."""
+    """No active user has this name."""

@@ -53,12 +53,12 @@ def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> Ve
     except httpx.InvalidURL as error:
         raise OwnerCode.RELEASE_STORE_ADDRESS.error(
             f"The address of the release is invalid: {address!r}: {error}.",
-            hint="Example: https://store.example.com/NAME.tar",
+            hint="Give an address such as https://store.example.com/NAME.tar.",
         ) from error
     if url.scheme not in {"https", "http"} or not url.host:
         raise OwnerCode.RELEASE_STORE_ADDRESS.error(
             f"The address of the release is invalid: expected https://HOST/NAME.tar, got {address!r}.",
-            hint="Example: https://store.example.com/NAME.tar",
+            hint="Give an address such as https://store.example.com/NAME.tar.",
         )
     name = PurePosixPath(url.path).name
     there = workspace.host.releases / name.removesuffix(_SUFFIX)

@@ -363,7 +363,7 @@ def _check_supported(deployment: Deployment) -> None:
 def _unknown(workspace: Workspace, name: str) -> Exception:
     known = ", ".join(names(workspace))
     return OwnerCode.USER_UNKNOWN.error(
-        f"An active user {name[:80]!r} does not exist; the active users are: {known or 'none'}.",
+        f"No active user is named {name[:80]!r}; the active users are: {known or 'none'}.",
         hint="List all users with `sealserve user list`, or add a user with `sealserve user add NAME`.",
     )
 

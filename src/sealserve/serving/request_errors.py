@@ -121,7 +121,7 @@ class RequestCode(ErrorCode):
     SERVABLE_NOT_FOUND = "request.servable-not-found", Status.NOT_FOUND
     """The model or the version is not available."""
     SIGNATURE_METHOD = "request.signature-method", Status.INTERNAL
-    """The signature is not one for predictions, and the server is configured to require this."""
+    """The signature's method name is not a prediction method, and the server is configured to require one."""
     SIGNATURE_NOT_FOUND = "request.signature-not-found", Status.FAILED_PRECONDITION
     """The model does not have this signature, or the signature cannot be called."""
     TENSOR_SIZE = "request.tensor-size", Status.INTERNAL

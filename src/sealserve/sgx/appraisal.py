@@ -108,7 +108,7 @@ class ExaminedQuote:
             raise SgxCode.COLLATERAL_ROLLED_BACK.error(
                 f"The collateral is older than collateral seen before: expected a TCB evaluation data number of at "
                 f"least {minimum_evaluation_number}, got {number}.",
-                hint="Refresh the cache of the PCCS. If that does not help, the PCCS withholds newer collateral.",
+                hint="Refresh the cache of the PCCS. If the error persists, the PCCS withholds data: use another PCCS.",
             )
         # 8. Check that the platform's PCK certificate is not revoked.
         crl = parse_crl(collateral.pck_crl, of="PCK CRL")

@@ -71,7 +71,9 @@ def test_something_missing_has_a_status(cli: CommandLine, asked: list[tuple[obje
     asked[0] = (OK, MISSING)
     result = cli("doctor")
     assert result.status == 4
-    expected = "error[doctor.not-ready]: This machine does not have what its part needs. Missing: TensorFlow.\n"
+    expected = (
+        "error[doctor.not-ready]: This machine does not meet the requirements of its role. Missing: TensorFlow.\n"
+    )
     assert result.err.startswith(expected)
     as_json = cli("doctor", "--json")
     assert (as_json.status, as_json.err) == (4, "")

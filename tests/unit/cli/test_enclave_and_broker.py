@@ -126,7 +126,7 @@ def test_an_insecure_manifest_is_refused_with_line_and_reason(release: Path, cli
     assert not (release / "enclave/replica-0.manifest.sgx").exists()
     allowed = cli("enclave", "build", "--manifest", own, "--dangerous-log")
     assert allowed.status == 0
-    assert "warning: --dangerous-log allows a log with more than errors, which the host can read." in allowed.err
+    assert "warning: --dangerous-log allows log messages other than errors, which the host can read." in allowed.err
     assert (release / "enclave/replica-0.manifest.sgx").read_text() == own.read_text()
     shown = cli.bare("enclave", "lint", own, "--dangerous-log")
     assert shown.out.splitlines()[1].split()[:3] == ["5", "loader.log_level", "log"]

@@ -76,7 +76,7 @@ def test_revoking_reaches_every_certificate_that_was_issued(ready: Site) -> None
     assert not (ready.workspace.owner.users / "ann").exists()
     assert users.credentials_of(ready.workspace, "bob", now=ready.now)
     for verb in (users.renew, users.revoke):
-        with raises(OwnerCode.USER_UNKNOWN, match="An active user 'ann' does not exist; the active users are: .*bob"):
+        with raises(OwnerCode.USER_UNKNOWN, match="No active user is named 'ann'; the active users are: .*bob"):
             verb(ready.workspace, ready.deployment, "ann", now=ready.now)
     # The host controls the clock of an enclave, so expired certificates stay on the list.
     later = ready.now + timedelta(days=400)

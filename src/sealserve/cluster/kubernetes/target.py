@@ -234,7 +234,7 @@ class KubernetesTarget:
         name = running["metadata"].get("annotations", {}).get(PREVIOUS)
         if not name:
             raise ClusterCode.TARGET_NOT_UP.error(
-                "The roll-back has no destination: no other release was served before.",
+                "The roll-back is not possible: no other release was served before.",
                 hint="Name the release to serve: `sealserve up --release NAME`.",
             )
         return str(name)

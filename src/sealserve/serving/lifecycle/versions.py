@@ -25,7 +25,7 @@ class BasePathMissingError(InputError):
 
 
 class NoVersionError(InputError):
-    """The model's folder does not contain a wanted version folder."""
+    """The model's folder does not contain a version folder that the model's configuration selects."""
 
     code = "servable.no-version"
 

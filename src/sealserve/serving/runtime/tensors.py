@@ -135,7 +135,9 @@ class Tensor:
             RequestError: `request.tensor-type`: The type is not a type of numbers.
         """
         if dtype == _STRING:
-            raise RequestCode.TENSOR_TYPE.error("A tensor of strings has no content: its memory holds addresses.")
+            raise RequestCode.TENSOR_TYPE.error(
+                "A string tensor does not contain plain bytes: its memory contains addresses."
+            )
         size = _size_of(dtype, shape)
         tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), size))
         memory, written = tensor.memory(writable=True), 0
@@ -277,7 +279,9 @@ class Tensor:
         """Return the elements of a tensor of strings."""
         library = self._library
         if self.dtype != _STRING:
-            raise RequestCode.TENSOR_TYPE.error(f"A tensor of the type {type_name(self.dtype)} has no strings.")
+            raise RequestCode.TENSOR_TYPE.error(
+                f"A tensor of the type {type_name(self.dtype)} does not contain strings."
+            )
         memory = self.memory()
         if not memory:
             return []
@@ -288,7 +292,9 @@ class Tensor:
     def content(self) -> bytes:
         """Return the memory of a tensor of numbers."""
         if self.dtype == _STRING:
-            raise RequestCode.TENSOR_TYPE.error("A tensor of strings has no content: its memory holds addresses.")
+            raise RequestCode.TENSOR_TYPE.error(
+                "A string tensor does not contain plain bytes: its memory contains addresses."
+            )
         return bytes(self._numbers(kind_of(self.dtype)))
 
     def _numbers(self, kind: Kind) -> memoryview:

@@ -129,9 +129,9 @@ def test_there_are_as_many_strings_as_elements() -> None:
 
 
 def test_addresses_of_strings_are_not_content() -> None:
-    with raises(RequestCode.TENSOR_TYPE, match="holds addresses"):
+    with raises(RequestCode.TENSOR_TYPE, match="contains addresses"):
         words(b"a").content()
-    with raises(RequestCode.TENSOR_TYPE, match="has no strings"):
+    with raises(RequestCode.TENSOR_TYPE, match="does not contain strings"):
         floats(1).strings()
 
 
