@@ -32,7 +32,7 @@ TOOLS = ROOT / "scripts" / "tools"
 VALE = ROOT / "build" / "tools" / "vale"
 MODULE = "github.com/errata-ai/vale/v3/cmd/vale"
 CHECKED = (
-    *("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
     *("docs", "src", "scripts", "testbed", "bench"),
 )
 WRITTEN = re.compile(r"^<!-- (?:Written|Generated) by scripts/", re.MULTILINE)
