@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
     ("moment", "number"),
     [
         ("·  The owner has a model", SIGINT),
-        ("·  The owner has three certificate authorities", SIGTERM),
+        ("·  The owner creates three certificate authorities", SIGTERM),
         ("①", SIGINT),
         ("②", SIGTERM),
         ("⑫", SIGHUP),

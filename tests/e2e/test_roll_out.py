@@ -186,6 +186,6 @@ def test_an_interrupted_roll_out_is_undone(here: Running) -> None:
         os.kill(started.pid, signal.SIGINT)
         _, err = started.communicate(timeout=SECONDS)
     assert started.returncode == 130, err
-    assert "parts that ran before continue" in err
+    assert "Parts that ran before still run" in err
     assert processes(here) == before
     assert replicas(here, Phase.NEXT) == []

@@ -419,7 +419,7 @@ def test_no_connection_takes_the_server_down(
         with socket.create_connection(server.address, timeout=PATIENT) as stream:
             _expect_end(stream)
     assert _ask(world, server, world.ratls()) == world.made.key.reveal()
-    assert "an internal error while serving 127.0.0.1:" in caplog.text
+    assert "internal error while serving 127.0.0.1:" in caplog.text
 
 
 def test_without_an_audit_row_no_key_leaves(world: World) -> None:

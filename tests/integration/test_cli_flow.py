@@ -180,7 +180,7 @@ def test_parts_that_end_are_told_and_started_again(here: Running) -> None:
     here.kill("broker")
     error = here.error("scale", "2")
     assert (error["code"], error["status"]) == ("process.ended", 4)
-    assert error["message"].startswith("replica-1 ended: error[provisioning.unreachable]: ")
+    assert error["message"].startswith("replica-1 ended before it was ready: error[provisioning.unreachable]: ")
     assert "replica-1.log" in error["hint"]
     assert predicted(here) == [2.5, 3.0, 4.5]
 

@@ -320,7 +320,7 @@ def test_what_is_refused_names_the_input_and_what_is_needed(
         found["max_valid", (1, 1, 1, 3)],
     )
     assert re.fullmatch(
-        r"INVALID_ARGUMENT: input 'x' has the shape \[3\]: the operation 'Conv2D[\w]*' needs a tensor with 4"
+        r"INVALID_ARGUMENT: input 'x' has the shape \[3\]: the operation 'Conv2D[\w]*' requires a tensor with 4"
         r" dimensions, got the shape \[3\]",
         found["conv_declared", (3,)],
     )

@@ -237,7 +237,7 @@ def test_no_replica_at_all(place: Place) -> None:
     place.nginx.start()
     for server in place.servers.values():
         server.stop(None).wait()
-    with pytest.raises(UnreachableError, match="no replica is up"):
+    with pytest.raises(UnreachableError, match="that a replica is running"):
         place.connect(timeout=0.5)
 
 
@@ -281,7 +281,7 @@ def test_a_reload_may_move_the_port(place: Place) -> None:
 
 def test_a_reload_that_is_not_taken(place: Place) -> None:
     place.nginx.start()
-    with raises(IngressCode.RELOAD_FAILED, match="did not take its new configuration within 0 s") as caught:
+    with raises(IngressCode.RELOAD_FAILED, match="did not load its new configuration within 0 s") as caught:
         place.nginx.reload(place.config, timeout=0)
     assert caught.value.code == "ingress.reload-failed"
 
@@ -323,7 +323,7 @@ def test_an_nginx_that_ends_at_once(place: Place, tmp_path: Path) -> None:
     )
     script.chmod(0o755)
     broken = Nginx(NginxProgram(script, (1, 22, 1), None), place.config)
-    with raises(IngressCode.START_FAILED, match="ended with status 3: no luck") as caught:
+    with raises(IngressCode.START_FAILED, match="ended with exit status 3: no luck") as caught:
         broken.start()
     assert caught.value.code == "ingress.start-failed"
 

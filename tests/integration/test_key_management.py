@@ -44,7 +44,7 @@ def test_what_is_encrypted_comes_back_for_the_same_context_only(key: TransitKey)
     assert key.wrapped_here(wrapped)
     assert secret.reveal() not in wrapped
     assert key.unwrap(wrapped, context=b"one") == secret
-    with pytest.raises(KeyUnwrapError, match="does not decrypt with the key 'sealserve'"):
+    with pytest.raises(KeyUnwrapError, match="cannot be decrypted with the key 'sealserve'"):
         key.unwrap(wrapped, context=b"another")
     with pytest.raises(KeyUnwrapError):
         key.unwrap(wrapped[:-8] + b"AAAAAAA=", context=b"one")
@@ -104,7 +104,7 @@ def test_an_owner_moves_the_keys_to_the_service_and_back(
     second = site.build_release()
     assert [row.startswith(b"vault:v") for row in stored(site)] == [False, True]
     moved = cli.json("broker", "rotate-master")
-    assert (moved["keys"], moved["place"]) == (2, f"the key 'sealserve' of {server.url}")
+    assert (moved["keys"], moved["place"]) == (2, f"key 'sealserve' of {server.url}")
     assert [row.startswith(b"vault:v") for row in stored(site)] == [True, True]
     assert cli("backup", tmp_path / "backup").status == 0
     there = make_site(tmp_path / "restored", keystore=server.settings)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 def example(port: int) -> str:
     """Return the code of the docstring, with the server's port."""
     assert client.__doc__
-    text = client.__doc__.partition("leave ``certificate`` and ``key`` out::\n\n")[2]
+    text = client.__doc__.partition("leave out ``certificate`` and ``key``::\n\n")[2]
     code = textwrap.dedent(text.partition("\n\nErrors")[0])
     assert '"127.0.0.1:8500"' in code
     return code.replace("127.0.0.1:8500", f"127.0.0.1:{port}")
