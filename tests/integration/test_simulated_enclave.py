@@ -512,7 +512,7 @@ def test_a_changed_trusted_file_is_named(world: World) -> None:
     refused(
         world.run(),
         "enclave.trusted-file-changed",
-        "broker-ca.pem was changed after the enclave was built: expected SHA-256",
+        "broker-ca.pem was changed after the enclave was built",
     )
 
 
