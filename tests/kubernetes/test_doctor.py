@@ -72,7 +72,7 @@ def test_more_epc_than_there_is(images: Images, tmp_path: Path, kubectl: Kubectl
     found = examine(site)
     assert found["epc"]["verdict"] == "missing"
     assert "TLSRoute" in found["kinds"]["found"]
-    assert "no claim sealserve/nothing" in found["storage"]["found"]
+    assert "the claim sealserve/nothing does not exist" in found["storage"]["found"]
 
 
 def test_a_user_with_few_rights(
