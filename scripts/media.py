@@ -1,7 +1,7 @@
 """Record `sealserve demo` as a picture for the README: docs/images/demo.svg, made from a real run.
 
-The picture is an excerpt: each step with the first lines below its title. The numbers in circles become plain numbers,
-because few fonts have all of them. Nothing else is changed.
+The picture is an excerpt: each step with the first sentence of its explanation and the first line of its evidence. The
+numbers in circles become plain numbers, because few fonts have all of them. Nothing else is changed.
 """
 
 import io
@@ -18,8 +18,8 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
 WIDTH = 108
-TEXT_LINES, EVIDENCE_LINES = 2, 1
-"""How many lines of its explanation and of its evidence each step keeps."""
+EVIDENCE_LINES = 1
+"""How many lines of its evidence each step keeps."""
 TEXT_INDENT = 4
 """Lines with a larger indent are evidence."""
 BOLD = "\x1b[1m"
@@ -84,23 +84,26 @@ def excerpt(lines: list[str]) -> list[str]:
     """Return the heading, and for each of the twelve steps and the proof the title and the first lines below it."""
     kept: list[str] = []
     steps = 0
-    left = {"text": 0, "evidence": 0}
+    explained, evidence = True, 0  # whether the explanation is complete, and how many lines of evidence may follow
     for line in lines:
         plain = Text.from_ansi(line).plain
         indent = len(plain) - len(plain.lstrip())
         is_proof = plain.startswith(MARK) and steps == len(STEP)
         if plain.startswith(STEP) or is_proof:
             steps += 1
-            left = {"text": TEXT_LINES, "evidence": EVIDENCE_LINES}
+            explained, evidence = False, EVIDENCE_LINES
             kept.append(line)
         elif plain.startswith(MARK):  # work before the twelve steps, or the end after the proof
-            left = {"text": 0, "evidence": 0}
+            explained, evidence = True, 0
         elif indent and BOLD in line:  # the rest of a long title
-            kept += [line] if any(left.values()) else []
+            kept += [line] if evidence else []
+        elif 0 < indent <= TEXT_INDENT:
+            sentence, end, _ = f"{plain} ".partition(". ")
+            kept += [] if explained else [f"{sentence}." if end else line]
+            explained = explained or bool(end)
         elif indent:
-            kind = "text" if indent <= TEXT_INDENT else "evidence"
-            left[kind] -= 1
-            kept += [line] if left[kind] >= 0 else []
+            kept += [line] if evidence > 0 else []
+            evidence -= 1
         elif steps == 0 and not any(Text.from_ansi(known).plain == plain == "" for known in kept[-1:]):
             kept.append(line)
     return kept
@@ -112,7 +115,10 @@ def picture(lines: list[str]) -> str:
     console.print(Text.from_ansi("\x1b[1m$ make demo\x1b[0m"))
     for line in lines:
         number = STEP.index(line_start) + 1 if (line_start := Text.from_ansi(line).plain[:1]) in STEP else None
-        text = Text.from_ansi(line if number is None else line.replace(line_start, f"{number:>2}", 1))
+        shown = line if number is None else line.replace(line_start, f"{number:>2}", 1)
+        for value, circled in enumerate(STEP, start=1):
+            shown = shown.replace(circled, str(value))
+        text = Text.from_ansi(shown)
         indent = len(text.plain) - len(text.plain.lstrip())
         wrapped = text.wrap(console, WIDTH - 2) if len(text.plain) > WIDTH - 2 else [text]
         for index, part in enumerate(wrapped):

@@ -60,7 +60,14 @@ def test_the_command_reference_has_every_option_of_a_command() -> None:
 def test_a_recording_is_an_excerpt_of_the_demo() -> None:
     media = _load("media")
     circled = "①②③④⑤⑥⑦⑧⑨⑩⑪⑫"
-    steps = [line for n in circled for line in (f"\x1b[1m{n}  Step\x1b[0m", "    first", "    second", "    third")]
+    below = (
+        "    The first sentence",
+        "    goes on. The second one",
+        "    does not fit.",
+        "      evidence",
+        "      more",
+    )
+    steps = [line for n in circled for line in (f"\x1b[1m{n}  Step\x1b[0m", *below)]
     output = [
         "a heading",
         "·  Preparation",
@@ -74,7 +81,14 @@ def test_a_recording_is_an_excerpt_of_the_demo() -> None:
     kept = media.excerpt(output)
     assert kept[0] == "a heading"
     assert [line for line in kept if line.startswith("·")] == ["·  The proof"]
-    assert (kept.count("    second"), kept.count("    third"), kept.count("    left out")) == (12, 0, 0)
+    assert [kept.count(line) for line in (below[0], "    goes on.", *below[2:], "    left out")] == [
+        12,
+        12,
+        0,
+        12,
+        0,
+        0,
+    ]
     picture = media.picture(kept)
     assert "url(http" not in picture
     assert not any(number in picture for number in circled)
