@@ -60,13 +60,15 @@ def test_the_twelve_steps_as_text_with_a_service_that_keeps_running(demo: Demo) 
     assert "The service is still running. Next:\n  sealserve predict -C " in ended.out
 
     here = ("--directory", demo.workspace, "--json")
-    states = {part["role"]: part["state"] for part in run("status", *here).json["parts"]}
+    status = run("status", *here)
+    assert (status.status, status.json["problems"]) == (0, []), status.out
+    states = {part["role"]: part["state"] for part in status.json["parts"]}
     assert states["nginx"] == states["replica-0"] == states["replica-1"] == "serving"
     answer = run("predict", "--input", "x=[1, 2]", *here).json
     assert (answer["model"], answer["outputs"]["y"]) == ("My-Graph", [2.5, 3.0])
 
     stopped = run("down", "--yes", "--directory", demo.workspace)
-    assert stopped.out == "Stopped nginx, replica-0, replica-1, broker, platform, pcs.\n"
+    assert stopped.out == "Stopped supervisor, nginx, replica-0, replica-1, broker, platform, pcs.\n"
     demo.nothing_left.check(wait=0)
 
 

@@ -57,7 +57,7 @@ def demonstrate(
                 walk.certify()
                 attack.run(workspace, walk, screen, tell=tell)
             else:
-                _serve(walk, folder, given)
+                _serve(walk, folder, given, keep=keep)
         except BaseException:
             walk.stop()
             raise
@@ -80,7 +80,7 @@ def _say_what_stops(screen: Screen, directory: Path, left: Sequence[str]) -> Non
     )
 
 
-def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
+def _serve(walk: Walk, folder: Path, given: Sequence[str], *, keep: bool) -> None:
     reference = walk.compare(folder, given)
     walk.certify()
     walk.start_vendor()
@@ -90,6 +90,8 @@ def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
     walk.start_front()
     walk.use(reference)
     walk.prove(built)
+    if keep:
+        walk.keep(bundle, REPLICAS)
 
 
 def _show_next_steps(screen: Screen, directory: Path, *, keep: bool) -> None:

@@ -358,6 +358,11 @@ class Walk:
             *(f"  {line}" for line in found.view),
         )
 
+    def keep(self, bundle: Bundle, replicas: int) -> None:
+        """Leave the service as `sealserve up` would: supervised, and recorded as the release that serves."""
+        self._tell("Leaving the service running")
+        self.target.up(bundle, replicas)
+
     def stop(self) -> None:
         """Stop every process that the demo started. A second Ctrl-C takes effect only after this."""
         if self._deployment is None:
