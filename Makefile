@@ -7,6 +7,8 @@ BIN := .venv/bin
 WORKERS ?= 2
 ARGS ?=
 FUZZ_SECONDS ?= 60
+# The tests start thousands of commands. Without stored bytecode, each one compiles all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check format bench bench-peers fuzz lock protos errors clouds schemas openapi operations clean
@@ -22,7 +24,10 @@ demo: setup ## Run the twelve steps on this machine (ARGS="--attack", "--keep", 
 	@$(BIN)/sealserve demo $(ARGS)
 
 test: setup ## Run every test
-	@$(BIN)/python scripts/promtool.py --if-possible
+	@$(BIN)/python -m scripts.promtool --if-possible
+	@$(BIN)/python -m scripts.softhsm --if-possible
+	@$(BIN)/python -m scripts.postgresql --if-possible
+	@$(BIN)/python -m scripts.dcap_qvl_js --if-possible
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that require neither TensorFlow nor other programs
@@ -35,13 +40,15 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/prose.py
 	$(BIN)/python scripts/protos.py --check
-	$(BIN)/python scripts/errors.py --check
-	$(BIN)/python scripts/clouds.py --check
-	$(BIN)/python scripts/schemas.py --check
-	$(BIN)/python scripts/openapi.py --check
-	$(BIN)/python scripts/operations.py --check
-	$(BIN)/python scripts/reference.py --check
-	$(BIN)/python scripts/pictures.py --check
+	$(BIN)/python -m scripts.errors --check
+	$(BIN)/python -m scripts.clouds --check
+	$(BIN)/python -m scripts.schemas --check
+	$(BIN)/python -m scripts.openapi --check
+	$(BIN)/python -m scripts.operations --check
+	$(BIN)/python -m scripts.reference --check
+	$(BIN)/python -m scripts.deploy --check
+	$(BIN)/python -m scripts.pictures --check
+	$(BIN)/python -m scripts.attested_vectors --check
 
 .PHONY: docs
 docs: setup ## Build the documentation site into build/site (ARGS="--serve" shows it while you write)
@@ -67,7 +74,7 @@ bench-peers: ## Compare the model server with KServe's and MLServer's, in separa
 .PHONY: test-kubernetes cluster-up cluster-down
 test-kubernetes: setup ## Run the Kubernetes tests, on the cluster of KUBECONFIG or on a local one (requires root and Go)
 	@test -n "$(KUBECONFIG)" || $(BIN)/python -m testbed.kubernetes build
-	$(BIN)/pytest -m kubernetes -p no:xdist $(ARGS)
+	$(BIN)/pytest tests/kubernetes -p no:xdist $(ARGS)
 
 cluster-up: setup ## Start a Kubernetes cluster on this machine, for tests and trials (requires root and Go)
 	@$(BIN)/python -m testbed.kubernetes up $(ARGS)
@@ -77,8 +84,9 @@ cluster-down: setup ## Stop the local Kubernetes cluster, and remove all its fil
 
 .PHONY: test-docker compose
 test-docker: setup ## Run the Docker tests, on the running engine or on a temporary one (requires root)
+	@$(BIN)/python -m scripts.postgresql --if-possible
 	@test -x build/docker/docker-compose || ! command -v go > /dev/null || $(MAKE) compose
-	$(BIN)/pytest -m docker -p no:xdist $(ARGS)
+	$(BIN)/pytest tests/docker -p no:xdist $(ARGS)
 
 compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (requires Go; takes some minutes)
 	cd testbed/docker/tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(CURDIR)/build/docker/docker-compose \
@@ -86,7 +94,19 @@ compose: ## Build Docker Compose from its Go module, for the tests of compose.ya
 
 .PHONY: promtool
 promtool: setup ## Unpack promtool from Debian's prometheus package, for the tests of alert rules
-	@$(BIN)/python scripts/promtool.py
+	@$(BIN)/python -m scripts.promtool
+
+.PHONY: softhsm
+softhsm: setup ## Unpack SoftHSM from Debian's packages, for the tests of PKCS#11
+	@$(BIN)/python -m scripts.softhsm
+
+.PHONY: postgresql
+postgresql: setup ## Unpack the distribution's PostgreSQL server, for the tests of the broker's database
+	@$(BIN)/python -m scripts.postgresql
+
+.PHONY: dcap-qvl-js
+dcap-qvl-js: setup ## Install a verifier of quotes in JavaScript, for the tests of evidence (requires Node.js)
+	@$(BIN)/python -m scripts.dcap_qvl_js
 
 fuzz: setup ## Fuzz the parsers for FUZZ_SECONDS (default 60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
@@ -98,19 +118,23 @@ protos: setup ## Generate the Python code of every .proto file
 	$(BIN)/python scripts/protos.py
 
 errors: setup ## Generate the error reference from the error codes
-	$(BIN)/python scripts/errors.py
+	$(BIN)/python -m scripts.errors
 
 schemas: setup ## Generate the published JSON schemas
-	$(BIN)/python scripts/schemas.py
+	$(BIN)/python -m scripts.schemas
 
-openapi: setup ## Generate the OpenAPI description of the REST API
-	$(BIN)/python scripts/openapi.py
+openapi: setup ## Generate the OpenAPI descriptions of the REST API and of the administration API
+	$(BIN)/python -m scripts.openapi
 
 operations: setup ## Compare the operation classes with TensorFlow, and generate their page
-	$(BIN)/python scripts/operations.py
+	$(BIN)/python -m scripts.operations
+
+.PHONY: vectors
+vectors: setup ## Write the test vectors of the attestation protocol
+	$(BIN)/python -m scripts.attested_vectors
 
 clouds: setup ## Generate the cloud reference from the presets
-	$(BIN)/python scripts/clouds.py
+	$(BIN)/python -m scripts.clouds
 
 .PHONY: docs-media
 docs-media: setup ## Record the demo as a picture for the README, from a real run (minutes)
@@ -118,11 +142,12 @@ docs-media: setup ## Record the demo as a picture for the README, from a real ru
 
 .PHONY: pictures
 pictures: setup ## Draw the pictures of the documentation
-	$(BIN)/python scripts/pictures.py
+	$(BIN)/python -m scripts.pictures
 
 .PHONY: reference
 reference: schemas ## Write the reference of commands, sealserve.toml, the client, metrics and JSON from the code
-	$(BIN)/python scripts/reference.py
+	$(BIN)/python -m scripts.reference
+	$(BIN)/python -m scripts.deploy
 
 .PHONY: dist
 dist: setup ## Build the wheel and the sdist into dist/

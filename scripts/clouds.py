@@ -1,10 +1,10 @@
 """Write docs/reference/clouds.md from the cloud presets, or check that the committed page is up to date."""
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from scripts.generated_files import write_or_check
 
 from sealserve.clouds.catalog import PRESETS
 from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
@@ -100,15 +100,8 @@ def _basis(fact: Fact[Any]) -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare it with the committed page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
-    if not parser.parse_args().check:
-        PAGE.write_text(render(), encoding="utf-8")
-        return
-    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != render():
-        print(f"{PAGE.name} is out of date: run `make clouds`", file=sys.stderr)
-        raise SystemExit(1)
+    """Write the page, or compare it with ``--check``."""
+    write_or_check({PAGE: render}, description=__doc__, target="clouds")
 
 
 if __name__ == "__main__":

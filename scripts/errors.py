@@ -1,16 +1,16 @@
 """Write docs/reference/errors.md from the error codes in the source, or check that the committed page is up to date."""
 
-import argparse
 import ast
 import importlib
 import inspect
 import itertools
 import pkgutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from scripts.generated_files import write_or_check
 
 import sealserve
 from sealserve.errors import ErrorCode, InputError, SealserveError, UnavailableError, VerificationError
@@ -101,15 +101,8 @@ def render() -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare it with the committed page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
-    if not parser.parse_args().check:
-        PAGE.write_text(render(), encoding="utf-8")
-        return
-    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != render():
-        print(f"{PAGE.name} is out of date: run `make errors`", file=sys.stderr)
-        raise SystemExit(1)
+    """Write the page, or compare it with ``--check``."""
+    write_or_check({PAGE: render}, description=__doc__, target="errors")
 
 
 def _ours(root: type[T]) -> list[type[T]]:

@@ -9,7 +9,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # instead. A requirement in pyproject.toml could not do this: pip would install both into the same folder.
 TENSORFLOW = ["requirements/tensorflow.in", "--override", "requirements/overrides.in"]
 SETS = {
-    "base": ["pyproject.toml", "--extra", "owner"],  # what each image has: the broker's packages and the client's
+    # What each image has: the broker's packages and the client's.
+    "base": ["pyproject.toml", "--extra", "owner", "--extra", "postgresql"],
+    # What only the broker's image has besides.
+    "pkcs11": ["pyproject.toml", "--extra", "pkcs11"],
     "server": ["pyproject.toml", "--extra", "server", *TENSORFLOW],
     "dev": ["pyproject.toml", "--extra", "all", "--group", "dev", *TENSORFLOW],
     "fuzz": ["--group", "fuzz"],
@@ -30,7 +33,7 @@ def main() -> None:
         "--no-annotate",
     ]
     whole = ROOT / "requirements" / "dev.lock"
-    for name in ("dev", "server", "base", "fuzz", "docs"):
+    for name in ("dev", "server", "base", "pkcs11", "fuzz", "docs"):
         held = [] if name == "dev" else ["--constraint", str(whole)]
         output = ROOT / "requirements" / f"{name}.lock"
         subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],

@@ -1,17 +1,21 @@
-"""Write docs/reference/openapi.json, the description of the REST API, or check that the committed file is up to date.
+"""Write the OpenAPI descriptions in docs/reference, or check that the committed files are up to date.
+
+``openapi.json`` describes the REST API of the model server. ``administration-openapi.json`` describes the API of the
+broker's administration, from the table of its operations.
 
 Source: OpenAPI Specification 3.1.1 (spec.openapis.org/oas/v3.1.1); tensorflow/serving, ``g3doc/api_rest.md``. A test
 compares the description with the server's answers.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.generated_files import write_or_check
+
 from sealserve import __version__
+from sealserve.broker.administration.description import document as administration_document
 from sealserve.serving.http.rest import HTTP_STATUS
 from sealserve.serving.request_errors import Status
 from sealserve.serving_flags import BY_NAME, MEBIBYTE
@@ -19,7 +23,9 @@ from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.tcp_ports import REST_PORT
 from sealserve.terms import LARGEST_VERSION
 
-FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference" / "openapi.json"
+_FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+FILE: Final = _FOLDER / "openapi.json"
+ADMINISTRATION_FILE: Final = _FOLDER / "administration-openapi.json"
 _LARGEST_BODY: Final = int(BY_NAME["rest_api_max_body_bytes"].default) // MEBIBYTE
 _SERVICE: Final = "grpc.tf-serving.service.com"
 _FLOAT_TEXT: Final = "a number; `NaN`, `Infinity` and `-Infinity` are written without quotation marks, unlike in JSON"
@@ -43,7 +49,11 @@ _ERRORS: Final = {
 
 def render() -> str:
     """Return the description as indented JSON."""
-    return json.dumps(_document(), indent=2, sort_keys=False) + "\n"
+    return _text(_document())
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=False) + "\n"
 
 
 def _document() -> dict[str, Any]:
@@ -295,15 +305,9 @@ def _reference(kind: str, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the file, or compare it with ``--check``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the file is out of date, without changing it")
-    if not parser.parse_args().check:
-        FILE.write_text(render(), encoding="utf-8")
-        return
-    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != render():
-        print(f"{FILE.name} is out of date: run `make openapi`", file=sys.stderr)
-        raise SystemExit(1)
+    """Write the files, or compare them with ``--check``."""
+    files = {FILE: render, ADMINISTRATION_FILE: lambda: _text(administration_document())}
+    write_or_check(files, description=__doc__, target="openapi")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ without a class; add such an operation to a class in src/sealserve/model/operati
 which does not import TensorFlow. A test makes the same comparison.
 """
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+
+from scripts.generated_files import write_or_check
 
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, OperationClass, class_of, classes
 
@@ -67,17 +68,11 @@ def faults() -> Iterator[str]:
 
 def main() -> None:
     """Write the page and compare the classes with TensorFlow, or with ``--check`` only compare the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
-    if parser.parse_args().check:
-        if PAGE.read_text(encoding="utf-8") != render():
-            raise SystemExit(f"{PAGE.name} is out of date: run `make operations`")
-        return
-    PAGE.write_text(render(), encoding="utf-8")
-    found = list(faults())
-    for fault in found:
-        print(fault, file=sys.stderr)
-    raise SystemExit(bool(found))
+    if write_or_check({PAGE: render}, description=__doc__, target="operations"):
+        found = list(faults())
+        for fault in found:
+            print(fault, file=sys.stderr)
+        raise SystemExit(bool(found))
 
 
 if __name__ == "__main__":

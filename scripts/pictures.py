@@ -4,12 +4,13 @@ Each picture has its own background, and its colors follow the reader's light or
 it can be searched and read aloud.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
+
+from scripts.generated_files import write_or_check
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 STYLE = """\
@@ -311,21 +312,13 @@ PICTURES: Mapping[str, Callable[[], Picture]] = {
 
 
 def main() -> None:
-    """Draw the pictures, or with ``--check`` compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when a picture is out of date")
-    check = parser.parse_args().check
-    FOLDER.mkdir(exist_ok=True)
-    stale = []
-    for name, draw in PICTURES.items():
-        path = FOLDER / name
-        if not check:
-            path.write_text(draw().svg(), encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != draw().svg():
-            stale.append(name)
-    if stale:
-        print(f"{', '.join(stale)}: out of date; run `make pictures`", file=sys.stderr)
-        raise SystemExit(1)
+    """Draw the pictures, or compare them with ``--check``."""
+
+    def drawn(draw: Callable[[], Picture]) -> str:
+        return draw().svg()
+
+    files = {FOLDER / name: partial(drawn, draw) for name, draw in PICTURES.items()}
+    write_or_check(files, description=__doc__, target="pictures")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,23 @@ The pages are the command line (Typer), ``sealserve.toml`` (pydantic), the Pytho
 the JSON documents. The texts come from the source. To change a page, change the source and run `make reference`.
 """
 
-import argparse
 import enum
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic_core import PydanticUndefined
+from scripts.generated_files import write_or_check
 from typer.main import get_command
 
 from sealserve import client
 from sealserve.broker import metrics as broker_metrics
+from sealserve.broker.stage_times import Stage
 from sealserve.cli.application import app
 from sealserve.deployment.section import Section, fields_of, section_of
 from sealserve.deployment.whole import Deployment
@@ -342,7 +343,7 @@ def _metrics_page() -> Iterator[str]:
     yield from (
         "# Metrics",
         "",
-        WRITTEN.format(source="src/sealserve/serving/metrics.py and src/sealserve/broker/metrics.py"),
+        WRITTEN.format(source="src/sealserve/serving/metrics.py, src/sealserve/broker/metrics.py and stage_times.py"),
         "",
         "Both pages have the text format of Prometheus. Metrics are off by default.",
         "",
@@ -365,6 +366,8 @@ def _metrics_page() -> Iterator[str]:
         "## Broker",
         "",
         "`broker.metrics_port` turns the page on. The broker serves it at `127.0.0.1` only, at the path `/metrics`.",
+        "At the same port, `/healthz` returns status 200 while the broker runs.",
+        "`/readyz` returns status 200 if the broker can release keys, and otherwise status 503 and the error code.",
         "",
         "| Metric | Type | Labels | Meaning |",
         "|---|---|---|---|",
@@ -374,15 +377,38 @@ def _metrics_page() -> Iterator[str]:
         decisions=broker_metrics.Decisions(),
         certificates=lambda: {"server": now},
         collateral=lambda: {("vendor", "document"): broker_metrics.Fetched(at=now, next_update=now)},
+        ready=lambda: None,
+        connections=lambda: {"silent": 0},
+        reloads=lambda: {"certificate": True},
+        notifications=lambda: {"sent": 0},
     )
     page = observed.page()
     for name, meaning in re.findall(r"^# HELP (\S+) (.*)$", page, re.MULTILINE):
         kind = re.search(rf"^# TYPE {name} (\w+)$", page, re.MULTILINE)
-        sample = re.search(rf"^{name}{{(.*?)}}", page, re.MULTILINE)
-        labels = ", ".join(f"`{label}`" for label in re.findall(r'(\w+)="', sample[1] if sample else ""))
+        sample = re.search(rf"^{name}(?:_bucket)?{{(.*?)}}", page, re.MULTILINE)
+        found = re.findall(r'(\w+)="', sample[1] if sample else "")
+        labels = ", ".join(f"`{label}`" for label in found if label != "le")
         yield f"| `{name}` | {kind[1] if kind else ''} | {labels} | {_cell(meaning)} |"
     outcomes = ", ".join(f"`{outcome.value}`" for outcome in broker_metrics.Outcome)
-    yield from ("", f"`outcome` is one of {outcomes}. `code` is the [error's code](errors.md).")
+    yield from (
+        "",
+        f"`outcome` of decisions is one of {outcomes}. `outcome` of notifications is `sent`, `failed` or `dropped`.",
+        "`code` is the [error's code](errors.md). `file` is `certificate`, `master key`, `token signing key` or",
+        "`signing secret`. `state` is `silent` (no byte was sent yet), `waiting` (the broker waits for the peer) or",
+        "`busy` (an appraisal is in progress). The Prometheus library adds the metrics that begin with `process_`.",
+        "",
+        "A stage is counted when it succeeded. The stages of a request are:",
+        "",
+        "| `stage` | Meaning |",
+        "|---|---|",
+    )
+    yield from (f"| `{stage}` | {_cell(meaning)} |" for stage, meaning in _member_docs(Stage))
+
+
+def _member_docs(kind: type[enum.StrEnum]) -> Iterator[tuple[str, str]]:
+    """Yield each member's value and the docstring below it, which only the source has."""
+    for name, text in re.findall(r'^    (\w+) = .*\n    """(.*)"""$', inspect.getsource(kind), re.MULTILINE):
+        yield kind[name].value, text
 
 
 # JSON documents
@@ -397,7 +423,8 @@ def _json_page() -> Iterator[str]:
         "These documents have a JSON Schema (draft 2020-12). The schemas are generated from the code that reads or",
         "writes these documents.",
         "",
-        "The REST API has an [OpenAPI description](openapi.json).",
+        "Two HTTP APIs have an OpenAPI description: the [REST API](openapi.json) of the model server, and the",
+        "[administration API](administration-openapi.json) of the broker.",
         "",
     )
     for path in sorted(FOLDER.glob("*.schema.json")):
@@ -451,20 +478,8 @@ PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
 
 
 def main() -> None:
-    """Write the pages, or with ``--check`` compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is out of date")
-    check = parser.parse_args().check
-    stale = []
-    for name in PAGES:
-        path = FOLDER / name
-        if not check:
-            path.write_text(render(name), encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != render(name):
-            stale.append(name)
-    if stale:
-        print(f"{', '.join(stale)}: out of date; run `make reference`", file=sys.stderr)
-        raise SystemExit(1)
+    """Write the pages, or compare them with ``--check``."""
+    write_or_check({FOLDER / name: partial(render, name) for name in PAGES}, description=__doc__, target="reference")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Write the JSON schemas in docs/reference/ from the models of the documents, or check that they are up to date."""
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from scripts.generated_files import write_or_check
 
 from sealserve.cli.status_document import StatusDocument
 from sealserve.sealing.release_index import ReleaseIndex
@@ -40,19 +41,8 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
 
 def main() -> None:
     """Write the files, or compare them with ``--check``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
-    check = parser.parse_args().check
-    stale = []
-    for name in SCHEMAS:
-        path = FOLDER / name
-        if not check:
-            path.write_text(render(name), encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != render(name):
-            stale.append(name)
-    if stale:
-        print(f"{', '.join(stale)}: out of date; run `make schemas`", file=sys.stderr)
-        raise SystemExit(1)
+    files = {FOLDER / name: partial(render, name) for name in SCHEMAS}
+    write_or_check(files, description=__doc__, target="schemas")
 
 
 if __name__ == "__main__":

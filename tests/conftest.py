@@ -3,12 +3,16 @@
 import gc
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.harness.signals import dispositions
 
 from sealserve.sealing import node_cipher
+
+if TYPE_CHECKING:
+    from tests.harness.postgresql import Server
 
 # gRPC starts its threads again in each child between fork and exec, where one that meets closed files ends the child.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -45,3 +49,12 @@ def each_cipher(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node_cipher, "DEFAULT", cipher)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> "Iterator[Server]":
+    """A PostgreSQL server for this worker's tests; each test creates its own database."""
+    from tests.harness.postgresql import running  # noqa: PLC0415  # a driver that most tests do not need
+
+    with running() as server:
+        yield server

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,13 +24,17 @@ class OutputExistsError(InputError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iterator[BinaryIO]:
+def replacing(
+    path: Path, *, mode: int = PUBLIC, overwrite: bool = True, keep_owner: bool = False
+) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path``. On success, sync it and rename it to ``path``. On failure, remove it.
 
     Args:
         path: The path of the new file. Its folder must exist.
         mode: The permission bits. They are set at creation, so that a private file is never accessible to other users.
         overwrite: Whether an existing file may be replaced.
+        keep_owner: Whether a file that root replaces keeps its owner and group. A container that runs as another user
+            can then read the new file. This applies only in a folder that only root can change.
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is `False`.
@@ -48,6 +53,8 @@ def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iter
     try:
         with os.fdopen(descriptor, "w+b") as stream:
             os.fchmod(descriptor, mode)
+            if keep_owner and os.geteuid() == 0:
+                _take_owner(descriptor, path)
             yield stream
             stream.flush()
             os.fsync(descriptor)
@@ -58,6 +65,17 @@ def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iter
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_owner(descriptor: int, path: Path) -> None:
+    """Give the open file the owner of the file at ``path``, if only root can have put that file there."""
+    folder = path.parent.stat()
+    if folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        former = path.lstat()
+        if stat.S_ISREG(former.st_mode):
+            os.fchown(descriptor, former.st_uid, former.st_gid)
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
@@ -85,7 +103,9 @@ def _output_error(path: Path, error: OSError) -> SealserveError:
     )
 
 
-def write_file(path: Path, content: bytes, *, mode: int = PUBLIC, overwrite: bool = True) -> None:
+def write_file(
+    path: Path, content: bytes, *, mode: int = PUBLIC, overwrite: bool = True, keep_owner: bool = False
+) -> None:
     """Write ``content`` to ``path`` atomically. See `replacing`."""
-    with replacing(path, mode=mode, overwrite=overwrite) as stream:
+    with replacing(path, mode=mode, overwrite=overwrite, keep_owner=keep_owner) as stream:
         stream.write(content)

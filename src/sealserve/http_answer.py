@@ -15,6 +15,7 @@ import contextlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
@@ -29,6 +30,14 @@ MAX_REDIRECTS: Final = 5
 """Maximum number of redirects of a download."""
 _GZIP: Final = 31  # the window of zlib for a gzip header (zlib.h, inflateInit2)
 _LONGEST_LENGTH: Final = 19  # digits of a Content-Length below 2**63
+
+
+def no_cookies() -> CookieJar:
+    """Return a cookie jar that stores nothing.
+
+    A long-lived client would otherwise keep the cookies of a server, which could recognize the client by them.
+    """
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 class HttpFailedError(UnavailableError):
@@ -133,6 +142,7 @@ def request(
     seconds: float,
     headers: Mapping[str, str] | None = None,
     json: Any = None,
+    content: bytes | None = None,
     redirects: int = 0,
     check_redirect: Callable[[httpx.URL], object] = lambda _: None,
 ) -> Iterator[Answer]:
@@ -145,6 +155,7 @@ def request(
         seconds: The time limit from the connection to the last byte. `Answer.chunks` restarts it.
         headers: Additional headers.
         json: A JSON body.
+        content: A body of exactly these bytes, instead of ``json``.
         redirects: The maximum number of redirects. httpx itself would read the complete body of each redirect.
         check_redirect: Called with each redirect target before it is requested. It raises an error to reject the
             target.
@@ -155,11 +166,13 @@ def request(
         HttpSlowError: The time limit has passed.
     """
     everything = {"Accept-Encoding": "identity", **OWN_CONNECTION, **(headers or {})}
-    secret = json is not None or bool(headers)
+    secret = json is not None or content is not None or bool(headers)
     with Cutoff(seconds) as cutoff, contextlib.ExitStack() as opened:
 
         def ask(address: str | httpx.URL) -> httpx.Response:
-            asked = client.build_request(method, address, headers=everything, json=json, extensions=cutoff.extensions)
+            asked = client.build_request(
+                method, address, headers=everything, json=json, content=content, extensions=cutoff.extensions
+            )
             response = client.send(asked, stream=True, follow_redirects=False)
             opened.callback(response.close)
             return response

@@ -41,7 +41,8 @@ def read_private(path: Path, *, what: str, limit: int) -> SecretBytes:
     try:
         if not 0 < len(content) <= limit:
             raise SealserveCode.PRIVATE_FILE_SIZE.error(
-                f"The {what} in {path} has an invalid size: expected 1 to {limit} bytes."
+                f"The {what} in {path} has an invalid size: expected 1 to {limit} bytes.",
+                hint="Write the secret, and nothing else, to the file.",
             )
         return SecretBytes(content)
     finally:
@@ -60,6 +61,13 @@ def read_private_bytes(path: Path, *, what: str, limit: int) -> bytes:
                 )
             return stream.read(limit)
     except InputFileError as error:
-        raise PrivateFileUnreadableError(f"The {what} in {path} cannot be read: {error.reason}.") from error
+        raise _unreadable(path, what, error.reason) from error
     except OSError as error:
-        raise PrivateFileUnreadableError(f"The {what} in {path} cannot be read: {error.strerror}.") from error
+        raise _unreadable(path, what, str(error.strerror)) from error
+
+
+def _unreadable(path: Path, what: str, reason: str) -> PrivateFileUnreadableError:
+    return PrivateFileUnreadableError(
+        f"The {what} in {path} cannot be read: {reason}.",
+        hint="Check the path, and that the current user owns the file with mode 0600.",
+    )

@@ -75,7 +75,9 @@ def open_regular(path: Path, *, follow_links: bool = True) -> Iterator[int]:
     try:
         descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputFileMissingError(f"The file {path} does not exist.", reason="No such file") from error
+        raise InputFileMissingError(
+            f"The file {path} does not exist.", reason="No such file", hint="Check the path."
+        ) from error
     except OSError as error:
         raise InputFileUnreadableError(
             f"The file {path} cannot be read: {error.strerror}.", reason=str(error.strerror)

@@ -17,6 +17,8 @@ DEFAULT_USER = "default"
 """The user whose certificate is in the folder ``user/``."""
 INTEL_PCS = "https://api.trustedservices.intel.com"
 """Intel's provisioning certification service (PCS), the source of collateral."""
+MOST_PROCESSES = 32
+"""The maximum number of processes of a broker."""
 EVERY_ADDRESS = "::"
 """Listening on this address accepts connections to every address of the machine, IPv6 and IPv4."""
 EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the equivalent on a machine without IPv6
@@ -27,6 +29,27 @@ class PlatformKind(StrEnum):
 
     SGX = "sgx"
     SIMULATED = "simulated"
+
+
+class CollateralUpdate(StrEnum):
+    """The update channel of collateral. The two channels differ only after a TCB recovery.
+
+    Source: Intel PCS API version 4, "Get TCB Info", parameter ``update``.
+    """
+
+    STANDARD = "standard"
+    """A TCB recovery applies some weeks after its publication, so that machines can be updated before."""
+    EARLY = "early"
+    """A TCB recovery applies from the day of its publication."""
+
+
+class Approval(StrEnum):
+    """Who approves that a platform gets the key of a release."""
+
+    NONE = "none"
+    """No approval: the policy alone decides."""
+    MANUAL = "manual"
+    """A person approves each platform."""
 
 
 class TargetKind(StrEnum):
@@ -44,6 +67,15 @@ class SystemdService(StrEnum):
     """The owner's broker."""
     DEPLOYMENT = "deployment"
     """A deployment on the local target: `sealserve up` when the machine starts, `sealserve down` when it stops."""
+
+
+class LogFormat(StrEnum):
+    """The format of a service's log lines."""
+
+    TEXT = "text"
+    """A time, a level and a message."""
+    JSON = "json"
+    """One JSON object per line."""
 
 
 class TlsMode(StrEnum):
@@ -83,3 +115,11 @@ class BrokerNaming(StrEnum):
     DNS = "dns"
     COREDNS_HOSTS = "coredns-hosts"
     EXTERNAL_NAME = "external-name"
+
+
+class AdministratorRole(StrEnum):
+    """The role of a remote administrator. `sealserve.broker.administration.roles` states what each role permits."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"

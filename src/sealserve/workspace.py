@@ -48,9 +48,29 @@ class OwnerFolder:
         return self.root / "audit" / "head.json"
 
     @property
+    def collateral(self) -> Path:
+        """The collateral that the broker downloaded. Each file can be downloaded again, and contains no secret."""
+        return self.root / "collateral"
+
+    @property
     def audit_signing_key(self) -> Path:
         """The key that signs only heads of the audit log: Ed25519, PEM."""
         return self.root / "audit-signing-key.pem"
+
+    @property
+    def row_key(self) -> Path:
+        """The key that authenticates the rows of the broker's database, which does not contain it: 32 bytes, hex."""
+        return self.root / "row-key"
+
+    @property
+    def token_signing_key(self) -> Path:
+        """The key that signs only attestation results: P-256, PEM."""
+        return self.root / "token-signing-key.pem"
+
+    @property
+    def token_keys(self) -> Path:
+        """The published public keys that verify attestation results, as a JWK set. It contains no secret."""
+        return self.root / "token-keys.json"
 
     @property
     def authorities(self) -> Path:
@@ -61,6 +81,16 @@ class OwnerFolder:
     def users(self) -> Path:
         """The register of users, and one folder per user with the user's certificate and key."""
         return self.root / "users"
+
+    @property
+    def administrators_authority(self) -> Path:
+        """The certificate authority of the broker's administrators, with its private key."""
+        return self.root / "administrators-authority"
+
+    @property
+    def administrators(self) -> Path:
+        """The register of administrators, and what the broker needs to verify them. It contains no private key."""
+        return self.root / "administrators"
 
     @property
     def broker_tls(self) -> Path:
@@ -226,7 +256,7 @@ def make_folders(root: Path) -> None:
     for private in (owner.root, user.root, vendor.root):
         _make_private(private)
     for folder in (owner.authorities, owner.models, owner.releases, owner.trust, owner.logs, owner.database.parent,
-                   owner.audit_head.parent, host.releases, host.logs):  # fmt: skip
+                   owner.audit_head.parent, owner.collateral, host.releases, host.logs):  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
     _make_private(host.run)
     if not (marker := root / ".gitignore").exists():

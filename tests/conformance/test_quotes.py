@@ -87,10 +87,13 @@ class Published:
 
     collateral: Collateral
 
+    def cached_for(self, _pck: PckChain) -> Collateral | None:
+        return self.collateral
+
     def collateral_for(self, _pck: PckChain) -> Collateral:
         return self.collateral
 
-    def forget(self) -> None:
+    def forget(self, _pck: PckChain) -> None:
         """Do nothing: the source has no other collateral."""
 
 
@@ -564,7 +567,13 @@ def test_a_simulated_quote_verifies_through_the_same_code(world: World) -> None:
         platform_id=world.platform.platform_id,
         tcb_evaluation_data_number=17,
         tcb_date=datetime(2025, 5, 14, tzinfo=UTC),
+        tcb_superseded=None,
+        collateral_issued=NOW,
+        verified_at=NOW,
         simulated=True,
+        cpu_svn=documents.CPU_SVN,
+        pce_svn=documents.PCE_SVN,
+        qe_svn=8,
     )
 
 

@@ -60,8 +60,8 @@ def site(engine: Engine) -> Iterator[Site]:
     make_base_image(BASE_ARCHIVE)
     with TemporaryDirectory(prefix="sealserve-") as folder:
         made = make_site(
-            Path(folder), service={"port": ports.find_free(), "rest_port": ports.find_free()}, server={"rest": True},
-            target={"kind": "docker"},
+            Path(folder), service={"port": ports.find_free(), "rest_port": ports.find_free()},
+            server={"rest": True, "max_connection_age_seconds": 2}, target={"kind": "docker"},
         )  # fmt: skip
         made.import_model()
         made.certify()

@@ -119,9 +119,10 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
 
     _answers_over_rest(site)
     _reaches_the_broker_and_nothing_else(deployed)
-    _is_confined(deployed)
+    _is_confined(deployed, site)
 
-    # Killing a replica loses only its current requests. The replica restarts by itself and is attested again.
+    # Killing a replica loses only its current requests. The replica restarts by itself and is attested again. So it
+    # gets its key, which is now encrypted under the new master key.
     victim = container(deployed, "replica-0")
     with under_load(deployed) as sent:
         subprocess.run(["docker", "kill", "--signal", "KILL", victim["Id"]], check=True, capture_output=True)
@@ -201,7 +202,28 @@ def _reaches_the_broker_and_nothing_else(deployed: Deployed) -> None:
     assert [role for role, found in published.items() if any(found.values())] == ["nginx"]
 
 
-def _is_confined(deployed: Deployed) -> None:
+def _takes_new_files(deployed: Deployed, site: Site) -> None:
+    """The broker's container gets a new master key and certificate, without a restart and without `up`."""
+    broker, owner = container(deployed, "broker"), site.workspace.owner
+    deployed("broker", "rotate-master")
+    deployed("certs", "renew")
+    for name in ("master.key", "broker-tls/broker.pem", "broker-tls/broker.key"):
+        shown = subprocess.run(
+            ["docker", "exec", broker["Id"], "cat", f"/workspace/.sealserve/owner/{name}"],
+            capture_output=True, check=True,
+        )  # fmt: skip
+        assert shown.stdout == (owner.root / name).read_bytes(), name
+
+    def reloaded() -> bool:
+        log = subprocess.run(["docker", "logs", broker["Id"]], capture_output=True, text=True, check=True).stderr
+        return "reloaded the master key" in log and "reloaded the certificate" in log
+
+    assert wait_until(reloaded, seconds=30)
+    after = container(deployed, "broker")
+    assert (after["Id"], after["State"]["StartedAt"]) == (broker["Id"], broker["State"]["StartedAt"])
+
+
+def _is_confined(deployed: Deployed, site: Site) -> None:
     for role in deployed.status():
         said = container(deployed, role)
         assert said["Config"]["User"] not in {"", "0", "root", "0:0"}, role
@@ -214,7 +236,7 @@ def _is_confined(deployed: Deployed) -> None:
         assert host["RestartPolicy"]["Name"] == "unless-stopped", role
         assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}, role
         assert said["Config"]["Healthcheck"]["Test"], role
-    # The broker sees single files and two folders of the owner's, and writes only to these two folders.
+    # The broker sees single files and three folders of the owner's, and writes only to these three folders.
     mounts = container(deployed, "broker")["Mounts"]
     seen = {
         found["Destination"].rpartition("/owner/")[2]: found["RW"]
@@ -222,12 +244,14 @@ def _is_confined(deployed: Deployed) -> None:
         if "/owner/" in found["Destination"]
     }
     assert seen == {
-        "master.key": False, "audit-signing-key.pem": False, "broker-tls": False, "trust": False,
-        "database": True, "audit": True,
+        "master.key": False, "audit-signing-key.pem": False, "row-key": False, "token-signing-key.pem": False,
+        "broker-tls": False, "trust": False,
+        "database": True, "audit": True, "collateral": True,
     }  # fmt: skip
     status = (Path("/proc") / str(container(deployed, "replica-0")["State"]["Pid"]) / "status").read_text()
     assert "CapEff:\t0000000000000000" in status
     assert "Seccomp:\t2" in status
+    _takes_new_files(deployed, site)
 
 
 def test_an_interrupted_start_is_cleared_away(site: Site, images: list[dict[str, Any]]) -> None:

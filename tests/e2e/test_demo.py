@@ -41,7 +41,8 @@ def test_the_twelve_steps_as_json(demo: Demo) -> None:
 
     # The workspace stays and can be inspected.
     log = run("broker", "log", "--verify", "--json", "--directory", demo.workspace)
-    assert [row["decision"] for row in json.loads(log.out)] == ["allowed", "allowed", "released", "released"]
+    decisions = [row["decision"] for row in json.loads(log.out)]
+    assert decisions == ["allowed", "allowed", "floor-raised", "released", "released"]
     assert run("release", "verify", "--host", "--directory", demo.workspace).status == 0
 
 

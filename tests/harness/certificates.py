@@ -65,9 +65,10 @@ class Signer:
         *,
         days: tuple[float, float] = (-1, 30),
         usage: x509.KeyUsage | None = None,
+        dns_name: str = NAME,
     ) -> x509.Certificate:
         """Return a certificate for a server or a client."""
-        return _sign(self, "leaf", key, days=days, authority=False, usage=usage)
+        return _sign(self, "leaf", key, days=days, authority=False, usage=usage, dns_name=dns_name)
 
     def revocation_list(self, *revoked: x509.Certificate) -> bytes:
         """Return a list of revoked certificates, PEM."""
@@ -88,6 +89,7 @@ def _sign(
     days: tuple[float, float],
     authority: bool,
     usage: x509.KeyUsage | None = None,
+    dns_name: str = NAME,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     builder = (
@@ -101,7 +103,7 @@ def _sign(
         .add_extension(x509.BasicConstraints(authority, None), critical=True)
     )
     if not authority:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(dns_name)]), critical=False)
     if usage is not None:
         builder = builder.add_extension(usage, critical=True)
     unhashed = isinstance(issuer.key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)

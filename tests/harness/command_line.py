@@ -54,7 +54,7 @@ class CommandLine:
     def bare(self, *arguments: str | Path) -> Result:
         """Run a command as it is."""
         self._capture.readouterr()
-        with _restored():
+        with restored():
             status = run([str(argument) for argument in arguments])
         captured = self._capture.readouterr()
         return Result(status=status, out=captured.out, err=captured.err)
@@ -78,7 +78,7 @@ class CommandLine:
 
 
 @contextlib.contextmanager
-def _restored() -> Iterator[None]:
+def restored() -> Iterator[None]:
     """Give back what a command sets for its whole process: handlers of signals and of the root logger, its screen."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}

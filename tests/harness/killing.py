@@ -1,12 +1,16 @@
 """Run work in a separate process that ends at a chosen file operation: killed, or interrupted as by Ctrl-C."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
+
+import pytest
 
 OPERATIONS = ("open", "os.", "shutil.", "sqlite3.")
 """What counts as a step: the audit events of Python whose names begin so."""
@@ -16,6 +20,23 @@ CAN_FAIL = ("os.mkdir", "os.rename", "os.chmod")
 
 FAILED = 99
 UNREACHED = 98
+
+
+class _EndedError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def ended_at(module: ModuleType, function: str) -> Iterator[None]:
+    """End the block at the first call of a function in ``module``, as a lost process would. The call must happen."""
+
+    def end(*_: object, **__: object) -> None:
+        raise _EndedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, function, end)
+        with pytest.raises(_EndedError):
+            yield
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:

@@ -1,6 +1,6 @@
 """Workspaces with a tiny model, as a person would have set them up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,16 @@ class Site:
         """Build one of a release's enclaves."""
         spec = enclaves.specify(self.workspace, self.deployment, release, name=name, port=port)
         enclaves.build(self.workspace, release, spec, now=self.now)
+
+
+def on_server(site: Site, url: str) -> Site:
+    """Point the site's file to a database on the server."""
+    path = site.workspace.deployment_file
+    text = path.read_text(encoding="utf-8")
+    before, section, after = text.partition("[database]")
+    after = after.replace('# url = "..."', f'url = "{url}"', 1)
+    path.write_text(before + section + after, encoding="utf-8")
+    return replace(site, deployment=deployment.read(path))
 
 
 def make_site(directory: Path, *, source: Path | None = None, **sections: Any) -> Site:

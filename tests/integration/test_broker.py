@@ -1,7 +1,6 @@
 import base64
 import contextlib
 import hashlib
-import ipaddress
 import logging
 import os
 import resource
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
@@ -25,36 +24,35 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
+from tests.harness.broker_world import NAME, BrokerWorld
 from tests.harness.errors import raises
 from tests.harness.mbedtls_certificates import as_mbedtls
+from tests.harness.reports import REPORT
 
-from sealserve.attestation.policy import AppraisalPolicy
-from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, parse_certificate
+from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsKeyPair, parse_certificate
 from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
-from sealserve.attestation.tcb_policy import STRICT
 from sealserve.broker import admin
-from sealserve.broker.audit import Entry
+from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.connections import Connection
-from sealserve.broker.database import Database
-from sealserve.broker.decision import Broker
-from sealserve.broker.keystore import ReleaseKey, open_keystore
-from sealserve.broker.releases import Release, ReleaseId
-from sealserve.broker.server import BrokerServer, Limits
-from sealserve.errors import PortTakenError
+from sealserve.broker.keystore import Keystore
+from sealserve.broker.server import BrokerServer
+from sealserve.broker.server_limits import Limits
+from sealserve.broker.stage_times import RequestTimes
+from sealserve.broker.stored_key import StoredKey
+from sealserve.cluster.local.processes import wait_until
+from sealserve.errors import PortTakenError, SealserveError
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import CertifiedKey
 from sealserve.pki.codes import PkiCode
+from sealserve.secret import SecretBytes
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs import PcsClient
-from sealserve.sgx.reference_values import ReferenceValues
-from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
-from sealserve.sgx.simulated.pcs import PcsServer
+from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
-from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
+from sealserve.sgx.verifier import TrustedVendor
 from sealserve.terms import PlatformKind
 
 pytestmark = [
@@ -64,90 +62,31 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects:DeprecationWarning"),
 ]
 
-ADDRESS = ipaddress.ip_address("127.0.0.1")
-NAME = "attestation.service.com"
 PATIENT = 60.0
-REPORT = EnclaveReport(
-    attributes=Attributes(flags=0x5, xfrm=0xE7),
-    mr_enclave=MrEnclave(b"\x01" * 32),
-    mr_signer=MrSigner(b"\x02" * 32),
-    isv_prod_id=1,
-    isv_svn=2,
-    report_data=bytes(64),
-)
-REFERENCE = ReferenceValues(mr_enclave=REPORT.mr_enclave, mr_signer=REPORT.mr_signer, isv_prod_id=1, isv_svn=2)
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(slots=True)
-class World:
-    """A vendor with its service, a platform, a broker's database with one release, and the broker's certificate."""
-
-    folder: Path
-    vendor: Vendor
-    platform: SimulatedPlatform
-    pcs: PcsServer
-    authority: Authority
-    identity: CertifiedKey
-    database: Database
-    made: ReleaseKey
-    release: Release
-    servers: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+class World(BrokerWorld):
+    """A world whose broker releases keys."""
 
     def serve(self, *, vendors: dict[PlatformKind, TrustedVendor] | None = None, **settings: Any) -> BrokerServer:
-        keystore = open_keystore(self.database, self.folder / "master.key")
-        if vendors is None:
-            client = self.servers.enter_context(PcsClient(self.pcs.url))
-            vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=client)}
-        broker = Broker(database=self.database, keystore=keystore, verifier=SgxVerifier(vendors))
-        server = BrokerServer(broker, identity=self.identity, port=0, **settings)
+        server = BrokerServer(self.broker(vendors), identity=self.identity, port=0, **settings)
         return self.servers.enter_context(server)
-
-    def ratls(self, platform: SimulatedPlatform | None = None, **changes: Any) -> RaTlsKeyPair:
-        report = replace(REPORT, **changes)
-        return make_certificate(
-            lambda data: quote(platform or self.platform, replace(report, report_data=data)), _now()
-        )
 
     def lines(self) -> list[Entry]:
         admin.verify_log(self.database)
-        return [row.entry for row in admin.log(self.database)]
+        entries = [row.entry for row in admin.log(self.database)]
+        return [entry for entry in entries if entry.decision is not Decision.FLOOR_RAISED]
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    now = _now()
-    vendor = Vendor.create(tmp_path / "vendor", now=now)
-    authority = Authority.create(AuthorityKind.BROKER, names=[NAME], addresses=[ADDRESS], simulated=True, now=now)
-    with Database.open(tmp_path / "broker.sqlite") as database, PcsServer(vendor) as pcs:
-        with database.write() as connection:
-            made = open_keystore(database, tmp_path / "master.key").create(connection, now=now)
-        release = Release(
-            release_id=ReleaseId("a" * 64),
-            name="resnet50",
-            platform=PlatformKind.SIMULATED,
-            key_id=made.key_id,
-            policy=AppraisalPolicy(tcb=STRICT, enrolled_platforms_only=False),
-            created=now,
-        )
-        admin.allow(database, release, {"replica-0": REFERENCE}, now=now)
-        made_world = World(
-            folder=tmp_path,
-            vendor=vendor,
-            platform=SimulatedPlatform.create(vendor, tmp_path / "platform", now=now),
-            pcs=pcs,
-            authority=authority,
-            identity=authority.issue_server([NAME], [ADDRESS], now=now),
-            database=database,
-            made=made,
-            release=release,
-        )
-        (tmp_path / "broker-ca.pem").write_bytes(authority.certificate_pem)
-        with made_world.servers:
-            yield made_world
+    with World.opened(tmp_path) as made:
+        (tmp_path / "broker-ca.pem").write_bytes(made.authority.certificate_pem)
+        yield made
 
 
 def _context(world: World, pair: RaTlsKeyPair | None, version: int = SSL.TLS1_3_VERSION) -> SSL.Context:
@@ -167,13 +106,19 @@ def _session(
     world: World, address: tuple[str, int], pair: RaTlsKeyPair | None, version: int = SSL.TLS1_3_VERSION
 ) -> Iterator[SSL.Connection]:
     with socket.create_connection(address, timeout=PATIENT) as stream:
-        stream.setblocking(True)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENT).to_bytes(8, "little") + bytes(8))
-        tls = SSL.Connection(_context(world, pair, version), stream)
-        tls.set_connect_state()
-        tls.set_tlsext_host_name(NAME.encode())
-        tls.do_handshake()
-        yield tls
+        yield _begin_tls(world, stream, pair, version)
+
+
+def _begin_tls(
+    world: World, stream: socket.socket, pair: RaTlsKeyPair | None, version: int = SSL.TLS1_3_VERSION
+) -> SSL.Connection:
+    stream.setblocking(True)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENT).to_bytes(8, "little") + bytes(8))
+    tls = SSL.Connection(_context(world, pair, version), stream)
+    tls.set_connect_state()
+    tls.set_tlsext_host_name(NAME.encode())
+    tls.do_handshake()
+    return tls
 
 
 def _expect_end(stream: socket.socket) -> None:
@@ -191,16 +136,20 @@ def _ask(
 ) -> bytes | None:
     """Do what Gramine's client does; return the key, or None when the broker closes without a byte."""
     with _session(world, server.address, pair, version) as tls:
-        for byte in request:  # each in a separate record, because boundaries must not matter
-            tls.send(bytes([byte]))
-        client = ProvisioningClient()
-        try:
-            while not client.receive(tls.recv(4096)):
-                pass
-        except SSL.ZeroReturnError:
-            assert not client.started  # refused: close_notify, and not a byte before it
-            return None
-        return client.secret().reveal()
+        return _converse(tls, request)
+
+
+def _converse(tls: SSL.Connection, request: bytes = REQUEST) -> bytes | None:
+    for byte in request:  # each in a separate record, because boundaries must not matter
+        tls.send(bytes([byte]))
+    client = ProvisioningClient()
+    try:
+        while not client.receive(tls.recv(4096)):
+            pass
+    except SSL.ZeroReturnError:
+        assert not client.started  # refused: close_notify, and not a byte before it
+        return None
+    return client.secret().reveal()
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
@@ -256,7 +205,7 @@ def test_each_refusal_is_a_row_and_no_secret(world: World) -> None:
     assert _ask(world, server, world.ratls()) is None
     assert world.lines()[-1].code == "policy.release-revoked"
     assert admin.status(world.database).decisions == {
-        "allowed": 1, "draining": 1, "refused": len(cases) + 1, "released": 1, "revoked": 1
+        "allowed": 1, "draining": 1, "floor-raised": 1, "refused": len(cases) + 1, "released": 1, "revoked": 1
     }  # fmt: skip
 
 
@@ -315,11 +264,57 @@ def test_garbage_and_silence_change_nothing(world: World, caplog: pytest.LogCapt
 
 
 def test_silent_peers_make_room(world: World) -> None:
-    server = world.serve(limits=Limits(connections=8))
+    server = world.serve(limits=Limits(silent=8, connections=8))
     with contextlib.ExitStack() as silent:
-        for _ in range(40):
-            silent.enter_context(socket.create_connection(server.address, timeout=PATIENT))
+        for first in (b"", b"\x16"):
+            for _ in range(40):
+                stream = silent.enter_context(socket.create_connection(server.address, timeout=PATIENT))
+                with contextlib.suppress(OSError):  # already replaced
+                    stream.sendall(first)
         assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+
+
+def test_a_thousand_silent_and_slow_peers_cost_no_enclave_its_key(world: World) -> None:
+    server = world.serve()
+    with contextlib.ExitStack() as peers:
+        for number in range(1000):
+            stream = peers.enter_context(socket.create_connection(server.address, timeout=PATIENT))
+            if number % 10 == 0:
+                stream.sendall(b"\x16")  # begins TLS and never continues
+        assert [_ask(world, server, world.ratls()) for _ in range(5)] == [world.made.key.reveal()] * 5
+    assert threading.active_count() < 1000
+
+
+@dataclass(slots=True)
+class Flood:
+    """Opens connections from ever new addresses of 127.0.0.0/8, and never sends a byte."""
+
+    address: tuple[str, int]
+    held: list[socket.socket] = field(default_factory=list)
+
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            number = len(self.held)
+            source = f"127.{1 + number // 62500}.{number // 250 % 250}.{1 + number % 250}"
+            self.held.append(socket.create_connection(self.address, timeout=PATIENT, source_address=(source, 0)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self.held:
+            stream.close()
+
+
+def test_a_flood_from_many_addresses_leaves_quoting_enclaves_their_place(world: World) -> None:
+    server = world.serve(limits=Limits(silent=64, quoting=0))
+    pairs = [world.ratls() for _ in range(5)]
+    with Flood(server.address) as flood, contextlib.ExitStack() as enclaves:
+        flood.send(200)  # every place is taken
+        quoting = [enclaves.enter_context(socket.create_connection(server.address, timeout=PATIENT)) for _ in pairs]
+        flood.send(50)  # arrives while the enclaves generate their quotes
+        keys = [_converse(_begin_tls(world, stream, pair)) for stream, pair in zip(quoting, pairs, strict=True)]
+        assert keys == [world.made.key.reveal()] * 5
 
 
 def test_twenty_clients_at_once(world: World) -> None:
@@ -347,13 +342,16 @@ class Held:
     entered: threading.Event = field(default_factory=threading.Event)
     leave: threading.Event = field(default_factory=threading.Event)
 
-    def collateral_for(self, pck: PckChain) -> Collateral:
+    def cached_for(self, pck: PckChain) -> Collateral | None:
         self.entered.set()
         assert self.leave.wait(PATIENT)
         return self.source.collateral_for(pck)
 
-    def forget(self) -> None:
-        self.source.forget()
+    def collateral_for(self, pck: PckChain) -> Collateral:
+        return self.source.collateral_for(pck)
+
+    def forget(self, pck: PckChain) -> None:
+        self.source.forget(pck)
 
 
 @pytest.fixture
@@ -361,7 +359,7 @@ def held(world: World) -> Held:
     return Held(world.servers.enter_context(PcsClient(world.pcs.url)))
 
 
-def _serve_held(world: World, held: Held, limits: Limits) -> BrokerServer:
+def _serve_held(world: World, held: "Held | Missing", limits: Limits) -> BrokerServer:
     vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=held)}
     return world.serve(vendors=vendors, limits=limits)
 
@@ -379,12 +377,80 @@ def test_more_appraisals_than_places_are_refused_in_time(
         assert first.result() == world.made.key.reveal()
 
 
+@dataclass
+class Missing:
+    """A source whose service is slow for the first request. The collateral of later requests is cached."""
+
+    source: PcsClient
+    entered: threading.Event = field(default_factory=threading.Event)
+    leave: threading.Event = field(default_factory=threading.Event)
+
+    def cached_for(self, pck: PckChain) -> Collateral | None:
+        return self.source.collateral_for(pck) if self.entered.is_set() else None
+
+    def collateral_for(self, pck: PckChain) -> Collateral:
+        self.entered.set()
+        assert self.leave.wait(PATIENT)
+        return self.source.collateral_for(pck)
+
+    def forget(self, pck: PckChain) -> None:
+        self.source.forget(pck)
+
+
+def test_a_slow_pccs_holds_no_place_among_the_appraisals(world: World) -> None:
+    slow = Missing(world.servers.enter_context(PcsClient(world.pcs.url)))
+    server = _serve_held(world, slow, Limits(appraisals=1, queue=PATIENT))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(_ask, world, server, world.ratls())
+        assert slow.entered.wait(PATIENT)
+        for _ in range(3):
+            assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+        slow.leave.set()
+        assert first.result() == world.made.key.reveal()
+
+
+def test_requests_that_wait_for_the_disk_hold_no_place_among_the_appraisals(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appraised: list[str] = []
+    decrypt = Keystore.decrypt
+
+    def remember(self: Keystore, stored: StoredKey) -> SecretBytes:
+        appraised.append(stored.key_id)
+        return decrypt(self, stored)
+
+    server = world.serve(limits=Limits(appraisals=1, queue=PATIENT))
+    assert _ask(world, server, world.ratls()) == world.made.key.reveal()  # stores the evaluation number
+    monkeypatch.setattr(Keystore, "decrypt", remember)
+    with ThreadPoolExecutor(3) as threads:
+        with world.database.write():  # nothing can be committed meanwhile
+            asked = [threads.submit(_ask, world, server, world.ratls()) for _ in range(3)]
+            assert wait_until(lambda: len(appraised) == 3, seconds=PATIENT)
+        assert [future.result() for future in asked] == [world.made.key.reveal()] * 3
+
+
+def test_more_downloads_than_places_are_refused_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = Missing(world.servers.enter_context(PcsClient(world.pcs.url)))
+    monkeypatch.setattr(Missing, "cached_for", lambda _self, _pck: None)
+    server = _serve_held(world, slow, Limits(downloads=1))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(_ask, world, server, world.ratls())
+        assert slow.entered.wait(PATIENT)
+        assert _ask(world, server, world.ratls()) is None
+        assert "[broker.busy] The broker is busy: 1 requests already wait for a download" in caplog.text
+        slow.leave.set()
+        assert first.result() == world.made.key.reveal()
+
+
 def test_a_connection_beyond_all_places_is_closed_at_once(world: World, held: Held) -> None:
     server = _serve_held(world, held, Limits(connections=1))
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(_ask, world, server, world.ratls())
         assert held.entered.wait(PATIENT)
         with socket.create_connection(server.address, timeout=PATIENT) as refused:
+            refused.sendall(b"\x16")
             _expect_end(refused)
         held.leave.set()
         assert first.result() == world.made.key.reveal()
@@ -409,14 +475,15 @@ def test_no_connection_takes_the_server_down(
     server = world.serve()
     talk, failures = server._talk, [ZeroDivisionError("unforeseen"), OSError("lost")]
 
-    def fail_first(connection: Connection) -> None:
+    def fail_first(connection: Connection, times: RequestTimes) -> None:
         if failures:
             raise failures.pop(0)
-        talk(connection)
+        talk(connection, times)
 
     monkeypatch.setattr(server, "_talk", fail_first)
     for _ in range(2):
         with socket.create_connection(server.address, timeout=PATIENT) as stream:
+            stream.sendall(b"\x16")
             _expect_end(stream)
     assert _ask(world, server, world.ratls()) == world.made.key.reveal()
     assert "internal error while serving 127.0.0.1:" in caplog.text
@@ -463,6 +530,24 @@ def test_stopping_breaks_off_and_frees_the_port(world: World) -> None:
         socket.create_connection(address, timeout=PATIENT)
 
 
+def test_a_broker_is_ready_while_it_can_release_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = world.serve()
+    server.check_ready()
+
+    def fail() -> None:
+        raise BrokerCode.DATABASE.error("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server._broker, "check_database", fail)
+        with pytest.raises(SealserveError) as caught:
+            server.check_ready()
+        assert caught.value.code == "broker.database"
+    server.stop()
+    with pytest.raises(SealserveError, match="does not accept connections") as caught:
+        server.check_ready()
+    assert caught.value.code == "broker.busy"
+
+
 def test_a_taken_port_is_one_clear_error(world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -493,6 +578,16 @@ def test_an_address_of_another_machine_is_one_clear_error(world: World) -> None:
     assert caught.value.code == "broker.cannot-listen"
 
 
+def test_a_server_stops_although_its_acceptor_ended_first(world: World) -> None:
+    server = world.serve()
+    assert server._acceptor is not None
+    server._stopping.set()
+    with socket.create_connection(server.address):  # wakes up the acceptor, which finds that the server stops
+        server._acceptor.join()
+    server.stop()
+    assert not server.is_serving()
+
+
 def test_an_expired_certificate_is_refused_at_the_start(world: World, caplog: pytest.LogCaptureFixture) -> None:
     long_ago = _now() - timedelta(days=60)
     authority = Authority.create(AuthorityKind.BROKER, names=[NAME], simulated=True, now=long_ago)
@@ -516,7 +611,10 @@ from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker
 from sealserve.broker.hardening import forbid_inspection
 from sealserve.broker.keystore import open_keystore
+from sealserve.broker.row_authentication import History
+from sealserve.broker.row_key import KEY_SIZE, RowKey
 from sealserve.broker.server import BrokerServer
+from sealserve.secret import SecretBytes
 from sealserve.terms import PlatformKind
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.sgx.pcs import PcsClient
@@ -528,6 +626,7 @@ anchor = TrustAnchor(root_der=(folder / "vendor" / "root.der").read_bytes(), sim
 identity = CertifiedKey.read(certificate=folder / "broker.pem", key=folder / "broker.key")
 with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2]) as pcs:
     verifier = SgxVerifier({PlatformKind.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)})
+    database.history = History(RowKey(SecretBytes(b"k" * KEY_SIZE)))
     keystore = open_keystore(database, folder / "master.key")
     broker = Broker(database=database, keystore=keystore, verifier=verifier)
     server = BrokerServer(broker, identity=identity, port=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.harness.running import Running, deployment
+from tests.harness.running import Running, deployment, run
 
 from sealserve import deployment as deployments
 from sealserve.broker import admin
@@ -62,7 +62,18 @@ def test_from_up_to_down(here: Running) -> None:
     assert "step=measured enclave=replica-1" in logs
     assert "step=mounts" in logs
     decisions = [(row["decision"], row["code"]) for row in here.json("broker", "log")]
-    assert decisions == [("allowed", "ok")] * 2 + [("released", "ok")] * 2
+    assert decisions == [("allowed", "ok")] * 2 + [("floor-raised", "ok")] + [("released", "ok")] * 2
+
+    # The broker issues an attestation result for an enclave. It releases no key.
+    token, keys = (here.site.directory / name for name in ("result.jwt", "keys.json"))
+    token.write_text(here.process("enclave", "token", "--audience", "a-user").out)
+    keys.write_text(here.ok("broker", "token", "keys"))
+    expected = ("--jwks", str(keys), "--issuer", "attestation.service.com", "--audience", "a-user")
+    refused = run("broker", "token", "verify", token, *expected)
+    assert (refused.status, "token.simulated" in refused.err) == (3, True), refused
+    shown = run("broker", "token", "verify", token, *expected, "--dangerous-accept-simulated")
+    assert here.json("enclave", "show", "--host")[0]["mr_enclave"] in shown.out, shown
+    assert here.json("broker", "log")[-1]["decision"] == "attested"
 
     # Scale down and up: a third enclave has a different measurement.
     scaled = here.json("scale", "1")

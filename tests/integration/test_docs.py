@@ -29,7 +29,7 @@ ELSEWHERE: Final = {
     ROOT / "docs/tutorial/laptop-to-cluster.md",  # tests/kubernetes/test_page.py
 }
 PAGES: Final = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - ELSEWHERE)]
-PORTS: Final = (8500, 8501, 4433, 8081, 8510, 8511)
+PORTS: Final = (8500, 8501, 4433, 4434, 8081, 8510, 8511)
 DEPLOYMENT_FILE: Final = "sealserve.toml"
 TOOLS: Final = ("curl", "openssl")  # that a page may use, and a machine may lack
 SECONDS: Final = 600  # for one command, on a busy machine

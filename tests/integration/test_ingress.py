@@ -160,6 +160,14 @@ def answer_to(first: bytes, port: int) -> bytes:
             return b""
 
 
+def client_hello() -> bytes:
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = ssl.create_default_context().wrap_bio(received, sent, server_hostname=SERVICE)
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    return sent.read()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -239,6 +247,25 @@ def test_no_replica_at_all(place: Place) -> None:
         server.stop(None).wait()
     with pytest.raises(UnreachableError, match="that a replica is running"):
         place.connect(timeout=0.5)
+
+
+def test_an_address_with_several_replicas_behind_it_is_used_again_at_once(place: Place) -> None:
+    # This is how NGINX reaches the Service of a cluster: one address, listed several times, so that it is tried again.
+    with socket.socket() as later:
+        later.bind(("127.0.0.1", 0))  # refuses connections until it listens
+        port = later.getsockname()[1]
+        place.config = replace(place.config, upstreams=[Upstream("127.0.0.1", port)] * 3, fail_timeout=0)
+        place.nginx = Nginx(place.program, place.config)
+        place.nginx.start()
+        try:
+            assert answer_to(client_hello(), place.config.port) == b""
+            later.listen()
+            later.settimeout(10)
+            with socket.create_connection(("127.0.0.1", place.config.port), timeout=10) as client:
+                client.sendall(client_hello())
+                later.accept()[0].close()
+        finally:
+            place.nginx.stop(grace=0)
 
 
 def test_a_reload_changes_the_replicas_and_keeps_connections(place: Place) -> None:

@@ -116,7 +116,9 @@ def test_the_base_installation_is_the_client(client: Environment) -> None:
     assert error["code"] == "install.extra"
     assert error["hint"].startswith("Install the extra 'server': `pip install 'sealserve[server]'`.")
     code = "from importlib.util import find_spec\nprint([n for n in {!r} if find_spec(n)])"
-    assert client.python(code.format(["aiohttp", "dcap_qvl", "httpx", "sqlalchemy", "tensorflow", "yaml"])) == "[]"
+    assert client.python(code.format(["aiohttp", "cbor2", "httpx", "sqlalchemy", "tensorflow", "yaml"])) == "[]"
+    code = "import sealserve.attested.evidence_conversation as m; print(m.PATH)"  # a user can verify a service
+    assert client.python(code) == "/.well-known/sealserve/evidence"
 
 
 def test_the_extra_that_an_error_names_can_be_installed(wheel: Path, tmp_path: Path, folder: Path) -> None:

@@ -13,9 +13,10 @@ from tests.harness.openbao import OpenBao
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, Database
+from sealserve.broker.database import Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId
+from sealserve.broker.tables import KEYS
 from sealserve.broker.transit import TransitKey
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release import Release
@@ -41,7 +42,7 @@ def key(server: OpenBao) -> Iterator[TransitKey]:
 def test_what_is_encrypted_comes_back_for_the_same_context_only(key: TransitKey) -> None:
     secret = SecretBytes.random(16)
     wrapped = key.wrap(secret, context=b"one")
-    assert key.wrapped_here(wrapped)
+    assert key.wrapper_id == "transit:transit/sealserve"
     assert secret.reveal() not in wrapped
     assert key.unwrap(wrapped, context=b"one") == secret
     with pytest.raises(KeyUnwrapError, match="cannot be decrypted with the key 'sealserve'"):

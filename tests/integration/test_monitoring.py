@@ -85,6 +85,10 @@ CASES = (
          {f'{DECISIONS}{{outcome="turned-away",code="tls.handshake"}}': "0+30x60"}),
     Case("SealserveCertificateExpires", end(EXPIRY, 13, certificate="broker"), end(EXPIRY, 15, certificate="broker"),
          {"certificate": "broker"}),
+    Case("SealserveBrokerReloadFails",
+         {'sealserve_broker_last_reload_successful{file="certificate"}': "1+0x5 0+0x60"},
+         {'sealserve_broker_last_reload_successful{file="certificate"}': "0+0x3 1+0x60"},
+         {"file": "certificate"}),
     Case("SealserveCollateralExpires",
          {**end(NEXT, 2, **TCB), **end(FETCHED, 0, **TCB)},
          {**end(NEXT, 30, **TCB), **end(FETCHED, 0, **TCB)}, TCB),
@@ -183,6 +187,7 @@ def test_the_pages_are_prometheus_own() -> None:
         decisions=decisions,
         certificates=lambda: {"broker": now},
         collateral=lambda: {("sgx", "tcb?fmspc=00906ED50000"): Fetched(now, now + timedelta(days=30))},
+        ready=lambda: None,
     )
     assert promtool("check", "metrics", given=observed.page()) == ""
     names = {line.split()[2] for line in metrics.page().splitlines() if line.startswith("# TYPE")}

@@ -46,6 +46,8 @@ def service(
     kinds = [custom_kind(CRDS / f"{name}.json") for name in ("podmonitor", "prometheusrule")]
     kubectl("apply", "--server-side", "-f", "-", given=several(kinds))
     names = [kind["metadata"]["name"] for kind in kinds]
+    # A new kind without any condition is an error of `kubectl wait`.
+    kubectl("wait", "--for=jsonpath={.status.conditions}", "crd", *names, "--timeout=60s")
     kubectl("wait", "--for=condition=Established", "crd", *names, "--timeout=60s")
     site = make_deployment(
         folder, images, place=place, server={"metrics_port": METRICS_PORT}, tables={"monitoring": {"enabled": True}}

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.harness.keys import signing_key
 from tests.harness.workspaces import NAME, Site, make_site
 
+from sealserve.broker.passphrase import ASK_PASSPHRASE, no_passphrase
 from sealserve.owner import releases
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release import VerifiedRelease
@@ -19,10 +20,19 @@ from sealserve.workspace import FOLDER
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)  # no test here survives a power cut; thousands would wait
+        # No test here survives a power cut, and thousands would wait for the disk. tests/integration waits.
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr("sealserve.broker.sqlite_engine.SYNCHRONOUS", "OFF")
         # To check an RSA key takes a sixth of a second; these workspaces have one that is known.
         patch.setattr("sealserve.owner.enclaves.load_signing_key", lambda _: signing_key())
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal_asks() -> Iterator[None]:
+    """Remove the question for a passphrase that the command line leaves behind when a test gives it a terminal."""
+    yield
+    ASK_PASSPHRASE.set(no_passphrase)
 
 
 @pytest.fixture(scope="session")

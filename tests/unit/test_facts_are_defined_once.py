@@ -16,7 +16,7 @@ FACTS = {
     "/monitoring/prometheus/metrics": "serving_interface.py",
     "serving_default": "serving_interface.py",
     "x-sealserve-instance": "serving_interface.py",
-    "vault:v": "broker/key_wrapper.py",
+    "vault:v": "broker/transit.py",
     "tls/ssl.cfg": "pki/ssl_config.py",
     "https://gramine.readthedocs.io/en/stable/installation.html": "enclave/gramine_tools.py",
 }

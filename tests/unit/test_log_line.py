@@ -1,5 +1,6 @@
 """The forms of log lines: ours, NGINX's, and that of earlier versions."""
 
+import json
 import logging
 from datetime import UTC, datetime
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealserve.log_line import LogFormatter, format_time, parse
+from sealserve.log_line import JsonFormatter, LogFormatter, fields, format_time, parse
 
 MOMENT = datetime(2026, 11, 28, 22, 51, 25, 780_000, tzinfo=UTC)
 
@@ -52,3 +53,55 @@ def test_times_without_a_zone_are_the_machines() -> None:
 @given(st.text())
 def test_any_text_is_a_line(text: str) -> None:
     assert parse(text).text in text
+
+
+def record_of(text: str, **extra: object) -> logging.LogRecord:
+    record = logging.LogRecord("sealserve.broker", logging.WARNING, "", 0, "%s", (text,), None)
+    record.created, record.msecs = MOMENT.timestamp(), 780.0
+    vars(record).update(fields(**extra))
+    return record
+
+
+def test_a_line_in_json_has_the_facts_as_fields_and_is_read() -> None:
+    line = JsonFormatter().format(record_of("no key", peer="192.0.2.1:5", code="policy.mr-enclave", release=None))
+    assert json.loads(line) == {
+        "time": "2026-11-28T22:51:25.780Z",
+        "level": "WARNING",
+        "logger": "sealserve.broker",
+        "message": "no key",
+        "peer": "192.0.2.1:5",
+        "code": "policy.mr-enclave",
+    }
+    found = parse(line)
+    assert (found.time, found.level, found.text) == (MOMENT, "WARNING", "no key")
+
+
+def test_a_field_cannot_replace_the_facts_of_a_line() -> None:
+    found = json.loads(JsonFormatter().format(record_of("true", message="forged", time="never", level="INFO")))
+    assert (found["message"], found["level"], found["time"]) == ("true", "WARNING", "2026-11-28T22:51:25.780Z")
+
+
+def test_an_exception_is_a_field_of_its_line() -> None:
+    record = record_of("broken")
+    error = ValueError("two\nlines")
+    record.exc_info = (type(error), error, error.__traceback__)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "ValueError: two\nlines" in json.loads(line)["exception"]
+
+
+@given(st.text(), st.text())
+def test_no_text_adds_a_line_or_controls_a_terminal(text: str, peer: str) -> None:
+    line = JsonFormatter().format(record_of(text, peer=peer))
+    assert line.isascii()
+    assert line.isprintable()
+    assert (json.loads(line)["message"], json.loads(line)["peer"]) == (text, peer)
+    assert parse(line).text == text
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "}", '"message": 7}', '"message": "x"', '"a": ' + "[" * 100_000, '"a": ' + "9" * 5000 + "}", "\x00"]
+)
+def test_a_damaged_line_in_json_is_plain_text(rest: str) -> None:
+    line = '{"time": "2026-11-28T22:51:25.780Z", "level": "WARNING", ' + rest
+    assert parse(line).text == line

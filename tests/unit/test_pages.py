@@ -97,6 +97,10 @@ def test_a_wrong_verb_or_option_is_noticed(words: str) -> None:
         check_verb(words.split(), "page")
 
 
+VALUED = ("--broker", "--administrator")
+"""Options of `sealserve` itself that are followed by a value."""
+
+
 def check_verb(words: list[str], where: str) -> None:
     command: Any = get_command(app)
     for number, word in enumerate(words):
@@ -104,6 +108,8 @@ def check_verb(words: list[str], where: str) -> None:
             known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
             known |= {"--install-completion"} if number == 0 else set()
             assert word.partition("=")[0] in known, f"{where}: no option {word}"
+        elif number > 0 and words[number - 1] in VALUED:
+            continue
         elif hasattr(command, "commands") and word.islower():
             command = command.get_command(None, word)
             assert command is not None, f"{where}: no verb {word}"

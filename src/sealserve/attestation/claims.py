@@ -1,6 +1,7 @@
 """Claims: the verified facts about an enclave and the platform that runs it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +12,9 @@ REPORT_DATA_SIZE: Final = 64
 
 Measurement = NewType("Measurement", bytes)
 """Digest of an enclave's initial content and configuration. SGX calls it MRENCLAVE."""
+
+Fact = str | int
+"""A fact in the audit log."""
 
 
 class TcbStatus(StrEnum):
@@ -26,6 +30,27 @@ class TcbStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnclaveIdentity:
+    """The properties that identify an enclave, for an attestation result. The names do not depend on the TEE.
+
+    Args:
+        tee: The kind of trusted execution environment: ``sgx``.
+        measurement: The enclave's measurement. SGX: MRENCLAVE.
+        signer: The digest of the key that signed the enclave. SGX: MRSIGNER.
+        product_id: The product id from the signer. SGX: ISVPRODID.
+        security_version: The security version from the signer. SGX: ISVSVN.
+        debug: Whether the host can read the enclave's memory with the debug facility.
+    """
+
+    tee: str
+    measurement: Measurement
+    signer: bytes
+    product_id: int
+    security_version: int
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claims(ABC):
     """The content of verified evidence. The class is abstract: only the verifier of a kind of evidence creates claims.
 
@@ -38,6 +63,10 @@ class Claims(ABC):
         platform_id: The unique id of the platform, in hexadecimal.
         tcb_evaluation_data_number: The version of the vendor's collateral. The relying party stores the highest number.
         tcb_date: The date of the platform's TCB level.
+        tcb_superseded: The date of the first TCB level that is newer, if the platform's level is out of date. `None` if
+            it is not out of date, or if the vendor's documents contain no newer level.
+        collateral_issued: The issue date of the oldest document that is issued regularly.
+        verified_at: The time of the verification.
         simulated: Whether the platform is simulated. A simulated platform provides no protection.
     """
 
@@ -46,12 +75,25 @@ class Claims(ABC):
     platform_id: str
     tcb_evaluation_data_number: int
     tcb_date: datetime
+    tcb_superseded: datetime | None
+    collateral_issued: datetime
+    verified_at: datetime
     simulated: bool
 
     @property
     @abstractmethod
     def measurement(self) -> Measurement:
         """The enclave's measurement."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> EnclaveIdentity:
+        """The properties that identify the enclave."""
+
+    @property
+    @abstractmethod
+    def product(self) -> Measurement:
+        """The enclave's signer and product, in the form of a measurement. A dangerous policy can accept a product."""
 
     @abstractmethod
     def check_reference(self, values: str) -> None:
@@ -63,4 +105,24 @@ class Claims(ABC):
         Raises:
             VerificationError: The enclave differs from the reference values.
             ValueError, TypeError, KeyError: ``values`` is not JSON of that form.
+        """
+
+    @abstractmethod
+    def check_rules(self, rules: str) -> None:
+        """Check the rules of a policy that apply only to this kind of evidence.
+
+        Args:
+            rules: JSON from `sealserve.attestation.policy.AppraisalPolicy.evidence_rules`: an object with one table
+                for each kind of evidence.
+
+        Raises:
+            VerificationError: The claims do not satisfy a rule.
+            InputError: ``rules`` contains a table or a rule that this kind of evidence does not support.
+        """
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Fact]:
+        """Return the facts about the platform and the enclave that the audit log records with a decision.
+
+        They contain everything that rules check, so that a policy can be tried with the log. They contain no secret.
         """

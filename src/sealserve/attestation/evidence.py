@@ -9,10 +9,13 @@ values. `sealserve.sgx.verifier` implements these protocols for SGX, with genuin
 """
 
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from sealserve.attestation.claims import Claims, Measurement
 from sealserve.terms import PlatformKind
+
+SERIES_LENGTH: Final = 64
+"""The longest name of a series of collateral: the length of a SHA-256 digest as hex."""
 
 
 class EndorsedEvidence(Protocol):
@@ -34,11 +37,18 @@ class ScreenedEvidence(Protocol):
     """Evidence whose certificates end at a trusted root. The broker may now fetch collateral for it."""
 
     @property
-    def root(self) -> str:
-        """SHA-256 of the trusted root certificate, as hex."""
+    def series(self) -> str:
+        """The series of collateral: SHA-256 of the trusted root certificate, with the update channel before a colon.
+
+        Evaluation numbers are compared only within a series, because the early channel is ahead of the standard channel
+        after each TCB recovery.
+        """
+
+    def endorse_from_cache(self) -> EndorsedEvidence | None:
+        """Return the evidence with cached collateral, or `None` if `endorse` would have to wait for a download."""
 
     def endorse(self) -> EndorsedEvidence:
-        """Fetch the vendor's collateral.
+        """Fetch the vendor's collateral. This can take as long as the vendor's service is slow.
 
         Raises:
             UnavailableError: The vendor's service is unavailable.
@@ -52,6 +62,10 @@ class Evidence(Protocol):
     @property
     def measurement(self) -> Measurement:
         """The measurement that the enclave claims to have."""
+
+    @property
+    def product(self) -> Measurement:
+        """The enclave's signer and product in the form of a measurement, as the enclave claims them."""
 
     @property
     def signer(self) -> bytes:

@@ -70,11 +70,13 @@ class RaTlsEvidence:
         quote: The raw quote.
         expected_report_data: The 64 bytes that the quote must contain. `check_binding` compares them.
         form: The extension that carried the quote.
+        public_key_digest: SHA-256 of the certificate's SubjectPublicKeyInfo.
     """
 
     quote: bytes
     expected_report_data: bytes
     form: Form
+    public_key_digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,12 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         return _parse_evidence(_raw(dice), public)
     if (legacy := extensions.get(LEGACY_OID)) is not None:  # (3)
         quote = _check_quote(_raw(legacy))
-        return RaTlsEvidence(quote=quote, expected_report_data=_report_data(public), form="legacy")
+        return RaTlsEvidence(
+            quote=quote,
+            expected_report_data=_report_data(public),
+            form="legacy",
+            public_key_digest=hashlib.sha256(public).digest(),
+        )
     raise AttestationCode.RA_TLS_NO_EVIDENCE.error(
         f"The RA-TLS certificate carries no evidence: it has neither TCG DICE evidence ({TCG_DICE_OID.dotted_string}) "
         f"nor Gramine's legacy extension ({LEGACY_OID.dotted_string}).",
@@ -219,7 +226,12 @@ def _parse_evidence(raw: bytes, public: bytes) -> RaTlsEvidence:
             f"The RA-TLS claim {PUBKEY_HASH} does not match the certificate's key: expected "
             f"{_HASHES[algorithm](public).hex()}, got {digest.hex()}."
         )
-    return RaTlsEvidence(quote=_check_quote(quote), expected_report_data=_report_data(claims), form="tcg-dice")
+    return RaTlsEvidence(
+        quote=_check_quote(quote),
+        expected_report_data=_report_data(claims),
+        form="tcg-dice",
+        public_key_digest=hashlib.sha256(public).digest(),
+    )
 
 
 def _decode(raw: bytes, what: str) -> Any:

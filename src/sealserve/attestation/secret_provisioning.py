@@ -14,6 +14,8 @@ Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov.h``, ``secret_prov_attest.c`
 header's comment "8B secret size follows" is wrong: the code sends 4 bytes.)
 """
 
+import binascii
+from enum import StrEnum
 from typing import Final
 
 from sealserve.attestation.codes import AttestationCode
@@ -26,6 +28,24 @@ LENGTH_SIZE: Final = 4
 KEY_SIZE: Final = 16
 MAXIMUM_SECRET: Final = 4096
 """PATH_MAX, the maximum length in bytes of a secret that Gramine's library accepts as a string."""
+
+
+class SecretForm(StrEnum):
+    """The form of a release's key in the response."""
+
+    RAW = "raw"
+    """The 16 bytes of the key. Gramine's library requires this form if ``SECRET_PROVISION_SET_KEY`` is set."""
+    STRING = "string"
+    """The key as 32 hexadecimal digits and a NUL. Without ``SECRET_PROVISION_SET_KEY``, Gramine's library requires a
+    NUL at the end, and passes the string to the program in ``SECRET_PROVISION_SECRET_STRING``."""
+
+
+def in_form(key: SecretBytes, form: SecretForm) -> SecretBytes:
+    """Return ``key`` in the form that the response contains. In another form, ``key`` itself is wiped."""
+    if form is SecretForm.RAW:
+        return key
+    with key:
+        return SecretBytes(binascii.hexlify(key.reveal()) + b"\0")
 
 
 class ProvisioningServer:

@@ -8,90 +8,57 @@ validated.
 """
 
 import contextlib
-import hashlib
 import json
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, RowMapping, Select, insert, select
 
+from sealserve.broker import row_authentication
+from sealserve.broker.audit_entry import FORMAT, GENESIS, Content, Entry, clean, digest, parse, to_content
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import AUDIT, AUDIT_HEADS, from_text, to_text
+from sealserve.broker.prepared import Prepared
+from sealserve.broker.stored_time import from_text, to_text
+from sealserve.broker.tables import AUDIT, AUDIT_HEADS
 
-GENESIS: Final = "0" * 64
-"""The value of ``previous_hash`` in the first row."""
-
-_ROW_DOMAIN: Final = b"sealserve audit row v1\n"
 _HEAD_DOMAIN: Final = b"sealserve audit head v1\n"
-_DETAIL_LENGTH: Final = 1000
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_ALWAYS_TEXT: Final = ("peer", "code", "detail")
+_LAST: Final = Prepared(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1))
+_APPEND: Final = Prepared(insert(AUDIT))
 _BROKEN_VALUE: Final = (ValueError, TypeError, AttributeError, OverflowError)  # for values that sealserve never writes
-
-
-class Decision(StrEnum):
-    """The kind of decision. The broker makes the first two, the owner makes the others."""
-
-    RELEASED = "released"
-    REFUSED = "refused"
-    ALLOWED = "allowed"
-    REACTIVATED = "reactivated"
-    DRAINING = "draining"
-    REVOKED = "revoked"
-    ENROLLED = "enrolled"
-    WITHDRAWN = "withdrawn"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A decision and the known facts about the requester. It never contains a secret. Text from a peer is sanitized.
-
-    Args:
-        time: The time of the decision.
-        peer: The peer's address and port, or ``owner``.
-        decision: The kind of decision.
-        code: ``ok``, or the code of the error.
-        detail: The message of the error.
-        release_id: The release with this MRENCLAVE.
-        platform: ``sgx`` or ``simulated``.
-        mr_enclave: MRENCLAVE as hex. In a refusal, this and MRSIGNER can come from a quote that did not verify.
-        mr_signer: MRSIGNER as hex.
-        platform_id: The id of the verified platform.
-        tcb_status: The TCB status of the verified platform.
-        advisories: The security advisories that affect the platform, joined by commas.
-        quote_digest: SHA-256 of the quote, as hex.
-    """
-
-    time: datetime
-    peer: str
-    decision: Decision
-    code: str
-    detail: str = ""
-    release_id: str | None = None
-    platform: str | None = None
-    mr_enclave: str | None = None
-    mr_signer: str | None = None
-    platform_id: str | None = None
-    tcb_status: str | None = None
-    advisories: str | None = None
-    quote_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """An entry with its position in the hash chain."""
+    """A row of the hash chain.
 
-    seq: int
-    entry: Entry
-    previous_hash: str
+    Args:
+        content: The parsed content.
+        hash: The hash of the row, as hex.
+    """
+
+    content: Content
     hash: str
+
+    @property
+    def seq(self) -> int:
+        """The row number. The first row has the number 1."""
+        return self.content.seq
+
+    @property
+    def entry(self) -> Entry:
+        """The decision."""
+        return self.content.entry
+
+    @property
+    def previous_hash(self) -> str:
+        """The hash of the previous row, as hex."""
+        return self.content.previous_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +71,6 @@ class Head:
     signature: bytes
 
 
-def clean(text: str) -> str:
-    """Return at most 1000 characters of ``text`` without control characters, because it may quote a peer's bytes."""
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
-    return shown[:_DETAIL_LENGTH]
-
-
 def append(connection: Connection, entry: Entry) -> AuditRow:
     """Append ``entry`` to the chain.
 
@@ -117,34 +78,65 @@ def append(connection: Connection, entry: Entry) -> AuditRow:
         connection: A writing transaction. Only one exists at a time, so the chain cannot fork. The row is valid only
             after the transaction has committed. Nothing may act on the decision before that.
         entry: The entry to append.
+
+    Raises:
+        VerificationError: `broker.database-authentication` if the database did not write the row.
     """
-    last, previous = head(connection)
-    seq, values = last + 1, _values(entry)
-    digest = _row_hash(seq, values, previous)
-    connection.execute(insert(AUDIT).values(seq=seq, previous_hash=previous, hash=digest, **values))
-    return AuditRow(seq=seq, entry=_entry(values), previous_hash=previous, hash=digest)
+    session = row_authentication.of(connection)
+    last, previous = head(connection) if session is None else session.place(connection)
+    content = to_content(entry, seq=last + 1, previous_hash=previous)
+    written = Content(seq=last + 1, previous_hash=previous, entry=replace(entry, detail=clean(entry.detail)))
+    row = AuditRow(content=written, hash=digest(content, FORMAT))
+    copies: dict[str, Any] = {"changes": None, "tag": None, **_copies(row.entry)}
+    if session is not None:
+        copies |= session.appended(row.seq, row.hash, row.entry)
+    values = {"seq": row.seq, "format": FORMAT, "content": content, "hash": row.hash, **copies}
+    if _APPEND.execute(connection, **values) != 1:  # a trigger or a rule of the database can skip the insertion
+        raise BrokerCode.DATABASE_AUTHENTICATION.error(
+            f"Row {row.seq} of the audit log was not written: the database skipped it.",
+            hint="Remove the triggers and rules that another program added to the database.",
+        )
+    return row
 
 
-def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRow]:
-    """Yield the rows in order: the ``last`` rows, or all rows if it is `None`. The rows are streamed, not collected."""
-    query = select(AUDIT).order_by(AUDIT.c.seq)
+def rows(
+    connection: Connection, *, last: int | None = None, after: int = 0, limit: int | None = None
+) -> Iterator[AuditRow]:
+    """Yield the rows in order. The rows are streamed, not collected.
+
+    Args:
+        connection: A transaction.
+        last: Yield only the ``last`` rows. `None` means all rows.
+        after: Yield only rows with a larger number.
+        limit: The maximum number of rows. `None` means no limit.
+    """
+    query = select(AUDIT).where(AUDIT.c.seq > after).order_by(AUDIT.c.seq).limit(limit)
     if last is not None:
         query = query.where(AUDIT.c.seq > head(connection)[0] - last)
-    for row in _raw_rows(connection, query):
-        values = {field.name: row[field.name] for field in fields(Entry)}
-        yield AuditRow(seq=row["seq"], entry=_entry(values), previous_hash=row["previous_hash"], hash=row["hash"])
+    yield from parsed(connection, query)
+
+
+def parsed(connection: Connection, query: Select[Any]) -> Iterator[AuditRow]:
+    """Yield the rows of a query of the table. The rows are streamed. They are not verified.
+
+    Raises:
+        VerificationError: `audit.chain` if a row is malformed.
+    """
+    with _raw_rows(connection, query) as found:
+        for row in found:
+            yield AuditRow(content=_content(row), hash=row["hash"])
 
 
 def head(connection: Connection) -> tuple[int, str]:
     """Return the number of rows and the hash of the last row."""
-    last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
+    last = _LAST.first(connection)
     if last is None:
         return 0, GENESIS
-    if not _is_place(last.seq, last.hash):
+    if not _is_place(last["seq"], last["hash"]):
         raise BrokerCode.AUDIT_CHAIN.error(
             "The last row of the audit log was changed: its row number or its hash is malformed."
         )
-    return last.seq, last.hash
+    return last["seq"], last["hash"]
 
 
 def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
@@ -221,6 +213,7 @@ def verify_chain(
     Raises:
         VerificationError: `audit.chain` if a row was changed, removed or inserted.
         VerificationError: `audit.truncated` if a signed head is not in the chain.
+        VerificationError: `broker.database-authentication` if a row has no valid tag.
         VerificationError: `audit.head-signature` if a head is malformed or not signed by the owner, or if ``kept`` is
             given without a key.
     """
@@ -235,23 +228,24 @@ def verify_chain(
             _verify_head(item, (owner_key, *former_keys))
             signed.setdefault(item.seq, set()).add(item.hash)
     seq, previous = 0, GENESIS
-    for row in _raw_rows(connection, select(AUDIT).order_by(AUDIT.c.seq)):
-        if row["seq"] != seq + 1 or row["previous_hash"] != previous:
-            raise BrokerCode.AUDIT_CHAIN.error(f"The audit log has a gap: row {row['seq']} does not follow row {seq}.")
-        if row["hash"] != _row_hash(seq + 1, {field.name: row[field.name] for field in fields(Entry)}, previous):
-            raise BrokerCode.AUDIT_CHAIN.error(
-                f"Row {seq + 1} of the audit log was changed: its hash does not match its content."
-            )
-        seq, previous = seq + 1, row["hash"]
-        if signed.pop(seq, {previous}) != {previous}:
-            raise BrokerCode.AUDIT_TRUNCATED.error(
-                f"Row {seq} of the audit log was replaced: its hash differs from the signed head of that row."
-            )
+    with _raw_rows(connection, select(AUDIT).order_by(AUDIT.c.seq)) as found:
+        for row in found:
+            if row["seq"] != seq + 1:
+                raise BrokerCode.AUDIT_CHAIN.error(
+                    f"The audit log has a gap: row {row['seq']} does not follow row {seq}."
+                )
+            _verify_row(row, previous)
+            seq, previous = seq + 1, row["hash"]
+            if signed.pop(seq, {previous}) != {previous}:
+                raise BrokerCode.AUDIT_TRUNCATED.error(
+                    f"Row {seq} of the audit log was replaced: its hash differs from the signed head of that row."
+                )
     if left := sorted(number for number in signed if number > 0):
         raise BrokerCode.AUDIT_TRUNCATED.error(
             f"The audit log is truncated: it ends at row {seq}, but a head was signed at row {left[-1]}.",
             hint="Check whether rows were deleted, the database was replaced, or an older backup was restored.",
         )
+    row_authentication.verify_audit_tags(connection)
     return seq, previous
 
 
@@ -285,37 +279,58 @@ def _verify_head(item: Head, keys: Sequence[Ed25519PublicKey]) -> None:
     )
 
 
-def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:
-    yield from connection.execute(query, execution_options={"yield_per": 500}).mappings()
+def _verify_row(row: RowMapping, previous: str) -> None:
+    seq = row["seq"]
+    # The hash covers the content.
+    try:
+        expected = digest(row["content"], row["format"])
+    except _BROKEN_VALUE as error:
+        raise BrokerCode.AUDIT_CHAIN.error(
+            f"Row {seq} of the audit log cannot be verified: it has the unknown format {row['format']!r:.40}.",
+            hint="Use the version of sealserve that wrote the database.",
+        ) from error
+    if row["hash"] != expected:
+        raise BrokerCode.AUDIT_CHAIN.error(
+            f"Row {seq} of the audit log was changed: its hash does not match its content."
+        )
+    # The content belongs at this place of the chain.
+    content = _content(row)
+    if content.seq != seq or content.previous_hash != previous:
+        raise BrokerCode.AUDIT_CHAIN.error(f"Row {seq} of the audit log does not follow the row before it.")
+    # Queries use copies of some values.
+    for name, value in _copies(content.entry).items():
+        if row[name] != value:
+            raise BrokerCode.AUDIT_CHAIN.error(
+                f"Row {seq} of the audit log was changed: its column {name} differs from its content."
+            )
+
+
+def _content(row: RowMapping) -> Content:
+    try:
+        return parse(row["content"])
+    except _BROKEN_VALUE as error:
+        raise BrokerCode.AUDIT_CHAIN.error(
+            f"Row {row['seq']!r:.40} of the audit log was changed: its content is not a valid entry."
+        ) from error
+
+
+def _copies(entry: Entry) -> dict[str, str | None]:
+    """Return the values of an entry that also have a separate column, for queries."""
+    return {
+        "time": to_text(entry.time),
+        "decision": str(entry.decision),
+        "code": entry.code,
+        "release_id": entry.release_id,
+        "platform_id": entry.platform_id,
+    }
+
+
+@contextlib.contextmanager
+def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[Iterable[RowMapping]]:
+    with connection.execute(query, execution_options={"yield_per": 500}) as result:  # closes a cursor on the server
+        yield result.mappings()
 
 
 def _head_bytes(seq: int, digest: str, time: datetime) -> bytes:
-    return _HEAD_DOMAIN + _canonical({"seq": seq, "hash": digest, "time": to_text(time)})
-
-
-def _row_hash(seq: int, values: dict[str, Any], previous: str) -> str:
-    return hashlib.sha256(_ROW_DOMAIN + _canonical({"seq": seq, "previous_hash": previous, **values})).hexdigest()
-
-
-def _canonical(value: dict[str, Any]) -> bytes:
-    # ``default``: a value of an unexpected type (in a changed database) results in a different hash, not in a crash
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr).encode()
-
-
-def _values(entry: Entry) -> dict[str, Any]:
-    values = {field.name: getattr(entry, field.name) for field in fields(Entry)}
-    return {**values, "time": to_text(entry.time), "decision": str(entry.decision), "detail": clean(entry.detail)}
-
-
-def _entry(values: dict[str, Any]) -> Entry:
-    for name, value in values.items():
-        if name not in {"time", "decision"} and not (
-            isinstance(value, str) or (value is None and name not in _ALWAYS_TEXT)
-        ):
-            raise BrokerCode.AUDIT_CHAIN.error(f"A row of the audit log was changed: its field {name} is not text.")
-    try:
-        return Entry(**{**values, "time": from_text(values["time"]), "decision": Decision(values["decision"])})
-    except _BROKEN_VALUE as error:
-        raise BrokerCode.AUDIT_CHAIN.error(
-            "A row of the audit log was changed: its time or its decision is invalid."
-        ) from error
+    head = {"seq": seq, "hash": digest, "time": to_text(time)}
+    return _HEAD_DOMAIN + json.dumps(head, sort_keys=True, separators=(",", ":")).encode()

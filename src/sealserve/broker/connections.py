@@ -1,7 +1,9 @@
-"""The broker's open connections. Their number is limited, so that silent peers cannot exhaust the broker.
+"""The broker's connections that have sent a byte. Their number is limited, so that slow peers cannot exhaust threads.
 
-At the limit, a new connection replaces a connection whose peer keeps the broker waiting. The address with the most
-waiting connections loses its oldest one. A connection with an appraisal in progress is never replaced.
+At the limit, a new connection replaces a connection whose peer keeps the broker waiting. A network that holds more than
+its share of the waiting connections loses its oldest one. Without such a network, the oldest of all is replaced: an
+honest host connects several enclaves, and must not lose them to a flood from many addresses. A connection with an
+appraisal in progress is never replaced.
 """
 
 import contextlib
@@ -10,13 +12,22 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
+from sealserve.broker.silent_peers import SHARE
+
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """An accepted connection."""
+    """A connection that has sent a byte.
+
+    Args:
+        stream: The socket.
+        network: The network of the peer (see `sealserve.broker.limiter.network_of`).
+        peer: The address and port of the peer.
+        waiting: Whether the broker waits for the peer.
+    """
 
     stream: socket.socket
-    host: str
+    network: str
     peer: str
     waiting: bool = field(default=True)
 
@@ -35,6 +46,11 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of open connections, and the number of connections with an appraisal in progress."""
+        with self._changed:
+            return len(self._open), sum(not connection.waiting for connection in self._open)
 
     def admit(self, connection: Connection) -> bool:
         """Add a new connection. At the limit it replaces a waiting connection. Return `False` if all are busy."""
@@ -84,10 +100,10 @@ class Connections:
         waiting = [connection for connection in self._open if connection.waiting]
         if not waiting:
             return False
-        # Choose the oldest connection of the address with the most connections: one address cannot evict all others.
-        held = Counter(connection.host for connection in waiting)
-        most = max(held.values())
-        oldest = next(connection for connection in waiting if held[connection.host] == most)
+        # A network above its share competes only with itself, so that it cannot evict the others.
+        network, held = Counter(connection.network for connection in waiting).most_common(1)[0]
+        share = max(self._limit // SHARE, 1)
+        oldest = next(connection for connection in waiting if held <= share or connection.network == network)
         # The connection's own thread closes the socket. Shutting it down here wakes that thread.
         del self._open[oldest]
         _shut(oldest)

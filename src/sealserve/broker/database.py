@@ -1,129 +1,48 @@
-"""The broker's database: its tables and its serialized transactions.
+"""The broker's database: its serialized transactions. `sealserve.broker.tables` defines the tables.
 
-The default is SQLite in one private file. Tables and statements use portable SQL, so that PostgreSQL can replace
-SQLite. SQLite-specific code is in `_prepare_sqlite`. Times are ISO 8601 text in UTC, and measurements are lower-case
-hex. Both are read back exactly as written, as the audit chain requires.
+The default is SQLite in one private file. `sealserve.broker.sqlite_engine` and `sealserve.broker.postgresql_engine`
+contain the code for each kind of database.
 """
 
 import contextlib
-import json
-import sqlite3
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Protocol, Self
 
-from sqlalchemy import (
-    URL,
-    Column,
-    Connection,
-    Engine,
-    ForeignKey,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    insert,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
+from sealserve.broker import row_authentication
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, opening
+from sealserve.broker.database_file import opening
+from sealserve.broker.migration import bring_up_to_date
+from sealserve.broker.sqlite_engine import SqliteEngine
+from sealserve.deployment.database_url import PostgresqlUrl
 
-SCHEMA_VERSION: Final = 2
-_WRITE: Final = "sealserve_write"
-_POLL_SECONDS: Final = 0.01
 
-METADATA: Final = MetaData()
+class DatabaseEngine(Protocol):
+    """The differences between kinds of databases."""
 
-SCHEMA: Final = Table("schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
+    engine: Engine
+    name: str
 
-KEYS: Final = Table(
-    "keys",
-    METADATA,
-    Column("key_id", String(32), primary_key=True),
-    Column("wrapped", LargeBinary, nullable=False),
-    Column("created", String(32), nullable=False),
-)
+    def options(self, *, write: bool) -> dict[str, Any]:
+        """Return the execution options of a transaction."""
 
-RELEASES: Final = Table(
-    "releases",
-    METADATA,
-    Column("release_id", String(64), primary_key=True),
-    Column("name", String(64), nullable=False),
-    Column("platform", String(16), nullable=False),
-    Column("key_id", String(32), ForeignKey("keys.key_id"), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("deadline", String(32)),
-    Column("policy", Text, nullable=False),  # JSON of AppraisalPolicy
-    Column("created", String(32), nullable=False),
-)
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context for the time of a writing transaction."""
 
-REFERENCE_VALUES: Final = Table(
-    "reference_values",
-    METADATA,
-    Column("measurement", String(128), primary_key=True),  # hexadecimal; up to SHA-512
-    Column("release_id", String(64), ForeignKey("releases.release_id"), nullable=False, index=True),
-    Column("label", String(64), nullable=False),
-    Column("reference", Text, nullable=False),  # JSON, in the format of its kind of evidence
-)
+    def begun(self, connection: Connection, *, write: bool) -> None:
+        """Complete the beginning of a transaction. Only one writing transaction of all processes gets this far."""
 
-PLATFORMS: Final = Table(
-    "platforms",
-    METADATA,
-    Column("platform", String(16), primary_key=True),
-    Column("platform_id", String(64), primary_key=True),
-    Column("label", String(64), nullable=False),
-    Column("enrolled", String(32), nullable=False),
-)
+    def explain(self, error: SQLAlchemyError) -> tuple[str, str]:
+        """Return the reason of a failure, without values of the database, and a hint."""
 
-EVALUATION_FLOOR: Final = Table(
-    "evaluation_floor",
-    METADATA,
-    Column("anchor", String(64), primary_key=True),  # SHA-256 of the root certificate
-    Column("platform", String(16), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("seen", String(32), nullable=False),
-)
+    def snapshot(self, connection: Connection) -> bytes:
+        """Return a copy of the database as the content of an SQLite file."""
 
-AUDIT: Final = Table(
-    "audit",
-    METADATA,
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("time", String(32), nullable=False),
-    Column("peer", String(64), nullable=False),
-    Column("decision", String(16), nullable=False),
-    Column("code", String(64), nullable=False, index=True),
-    Column("detail", Text, nullable=False),
-    Column("release_id", String(64)),
-    Column("platform", String(16)),
-    Column("mr_enclave", String(64)),  # each row's hash covers the column names, so they must not change
-    Column("mr_signer", String(64)),
-    Column("platform_id", String(64)),
-    Column("tcb_status", String(64)),
-    Column("advisories", Text),
-    Column("quote_digest", String(64)),
-    Column("previous_hash", String(64), nullable=False),
-    Column("hash", String(64), nullable=False),
-)
-
-AUDIT_HEADS: Final = Table(
-    "audit_heads",
-    METADATA,
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("hash", String(64), nullable=False),
-    Column("time", String(32), nullable=False),
-    Column("signature", String(128), nullable=False),
-)
+    def risks(self, connection: Connection) -> list[str]:
+        """Return what weakens the database, although it can be used."""
 
 
 @contextlib.contextmanager
@@ -146,22 +65,26 @@ def reading(table: str) -> Iterator[None]:
 
 
 class Database:
-    """The broker's database. Several threads may use it. Several processes may use the same file.
+    """The broker's database. Several threads may use it. Several processes may use the same database.
 
     Args:
-        engine: The SQLAlchemy engine. The schema must exist, as after `open`.
-        name: The database's name in messages.
+        engine: The kind of database. The tables must exist, as after `open` and `connect`.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: DatabaseEngine) -> None:
         self._engine = engine
-        self.name = name
+        self.name = engine.name
+        """The database's name in messages. It never contains a password."""
+        self.exists = True
+        """Whether the database is stored somewhere. `empty` represents a database that is not."""
+        self.history: row_authentication.History | None = None
+        """Authenticates the rows that decisions read. Without it, neither reading nor writing uses tags."""
 
     @classmethod
     def open(cls, path: Path, *, former: Path | None = None) -> Self:
         """Open the database in the file at ``path``. If the file does not exist, create it with mode 0600.
 
-        A database with an older schema is upgraded in one transaction. Older versions of sealserve then reject it.
+        An older database is upgraded in one transaction. Older versions of sealserve then reject it.
 
         Args:
             path: The file, in an existing folder.
@@ -172,29 +95,75 @@ class Database:
             InputError: `broker.database-version` if a newer version of sealserve wrote the database.
         """
         with opening(path, former=former) as file:
-            url = URL.create("sqlite+pysqlite", database=str(path))  # a URL as text would be cut at a "?" in the path
-            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
-            _prepare_sqlite(engine, file)
-            database = cls(engine, str(path))
-            try:
-                database._make_schema()
-            except BaseException:
-                database.close()
-                raise
+            database = cls(SqliteEngine.of_file(file))
+            database._prepare()
+        return database
+
+    @classmethod
+    def connect(
+        cls, url: PostgresqlUrl, *, password_file: Path | None = None, ca_file: Path | None = None, create: bool = True
+    ) -> Self | None:
+        """Connect to a PostgreSQL database.
+
+        The tables are created or upgraded in one transaction, as in `open`.
+
+        Args:
+            url: The database.
+            password_file: A private file with the password.
+            ca_file: The CA that verifies the server's certificate.
+            create: Whether to create the tables if the database has none.
+
+        Returns:
+            The database, or None if it has no tables and ``create`` is `False`.
+
+        Raises:
+            ModuleNotFoundError: The extra ``postgresql`` is not installed.
+            UnavailableError: `broker.database` if the server cannot be reached, or is not suitable.
+            InputError: `broker.database-version` if a newer version of sealserve wrote the database.
+        """
+        from sealserve.broker.postgresql_engine import PostgresqlEngine  # noqa: PLC0415  # it needs an extra
+
+        database = cls(PostgresqlEngine(url, password_file=password_file, ca_file=ca_file))
+        try:
+            with database.read() as connection:
+                is_new = not inspect(connection).get_table_names()
+        except BaseException:
+            database.close()
+            raise
+        if is_new and not create:
+            database.close()
+            return None
+        database._prepare()
         return database
 
     @classmethod
     def empty(cls, name: str) -> Self:
-        """Return an empty, read-only database in memory. It represents a file that does not exist yet.
+        """Return an empty, read-only database in memory. It represents a database that does not exist yet.
 
         Args:
             name: The database's name in messages.
         """
-        engine = create_engine("sqlite://", poolclass=StaticPool)
-        METADATA.create_all(engine)
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only = ON")
-        return cls(engine, name)
+        database = cls(SqliteEngine.empty(name))
+        database.exists = False
+        return database
+
+    @classmethod
+    def loaded(cls, content: bytes, name: str) -> Self:
+        """Return a database in memory with the content of an SQLite file, as `snapshot` returns it.
+
+        Args:
+            content: The content of the file, with the current tables.
+            name: The database's name in messages.
+        """
+        return cls(SqliteEngine.loaded(content, name))
+
+    def _prepare(self) -> None:
+        try:
+            with self.write() as connection:  # only one process at a time creates or upgrades the tables
+                bring_up_to_date(connection, name=self.name)
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -222,131 +191,42 @@ class Database:
         Raises:
             UnavailableError: `broker.database` if the database failed.
         """
-        with self.read() as connection, contextlib.closing(sqlite3.connect(":memory:")) as copy:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)  # noqa: S101  # `open` always creates an SQLite engine
-            source.backup(copy)
-            return copy.serialize()
+        with self.read() as connection:
+            return self._engine.snapshot(connection)
+
+    def risks(self) -> list[str]:
+        """Return what weakens the database, although it can be used: one phrase for each risk.
+
+        Raises:
+            UnavailableError: `broker.database` if the database failed.
+        """
+        with self.read() as connection:
+            return self._engine.risks(connection)
 
     @contextlib.contextmanager
     def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        session = self.history.session() if self.history else None
+        options = {**self._engine.options(write=write), row_authentication.OPTION: session}
         try:
-            with self._engine.connect().execution_options(**{_WRITE: write}) as connection, connection.begin():
+            with (
+                self._engine.turn() if write else contextlib.nullcontext(),
+                self._engine.engine.connect().execution_options(**options) as connection,
+                connection.begin(),
+            ):
+                self._engine.begun(connection, write=write)
                 yield connection
+            if session is not None:
+                session.committed()
         except SQLAlchemyError as error:
-            reason = getattr(error, "orig", None) or type(error).__name__
-            raise BrokerCode.DATABASE.error(
-                f"The database {self.name} failed: {reason}.",
-                hint="Check that its file is readable and writable, and that its disk is not full.",
-            ) from error
+            reason, hint = self._engine.explain(error)
+            raise BrokerCode.DATABASE.error(f"The database {self.name} failed: {reason}.", hint=hint) from error
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._engine.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _make_schema(self) -> None:
-        with self.write() as connection:  # only one process at a time creates the tables
-            SCHEMA.create(connection, checkfirst=True)
-            version = connection.execute(select(SCHEMA.c.version)).scalar()
-            if version is None:
-                METADATA.create_all(connection)
-                connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
-            elif version == 1:
-                _upgrade_from_1(connection)
-            elif version != SCHEMA_VERSION:
-                raise BrokerCode.DATABASE_VERSION.error(
-                    f"The database {self.name} has schema version {version}, but this version of sealserve supports "
-                    f"version {SCHEMA_VERSION}.",
-                    hint="Use the version of sealserve that wrote the database.",
-                )
-
-
-def _upgrade_from_1(connection: Connection) -> None:
-    """Rewrite the tables whose columns differ in schema 2. The audit log and the keys do not change.
-
-    Schema 1 had one column for each SGX reference value and for each rule of the appraisal policy.
-    """
-    # Read all rows. The tables are small: one row per release, and one row per enclave of a release.
-    releases = [dict(row) for row in connection.execute(text("SELECT * FROM releases")).mappings()]
-    references = [dict(row) for row in connection.execute(text("SELECT * FROM reference_values")).mappings()]
-    # Recreate the tables, the referring table first, so that their schema equals the schema of a new database.
-    for table in ("reference_values", "releases"):
-        connection.execute(text(f"DROP TABLE {table}"))
-    METADATA.create_all(connection)
-    # Convert the columns to JSON.
-    with reading("releases"):
-        for row in releases:
-            tcb, enrolled_only = json.loads(row.pop("tcb_policy")), bool(row.pop("enrolled_platforms_only"))
-            policy = {"version": 1, "tcb": tcb, "enrolled_platforms_only": enrolled_only}
-            connection.execute(insert(RELEASES).values(**row, policy=_json(policy)))
-        for row in references:
-            place = {"measurement": row["mr_enclave"], "release_id": row.pop("release_id"), "label": row.pop("label")}
-            connection.execute(insert(REFERENCE_VALUES).values(**place, reference=_json(row)))
-    connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def to_text(time: datetime) -> str:
-    """Return ``time`` in the format of the database: ISO 8601, UTC, microseconds.
-
-    Raises:
-        ValueError: ``time`` lacks a time zone.
-    """
-    if time.tzinfo is None:
-        raise ValueError("a time in the database requires a time zone")
-    return time.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def from_text(written: str) -> datetime:
-    """Parse a time that `to_text` wrote."""
-    return datetime.fromisoformat(written)
-
-
-def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
-    # By default, the sqlite3 module begins transactions late and implicitly. This code turns that off and begins each
-    # transaction itself. A writing transaction takes SQLite's write lock immediately, so its reads hold until commit.
-    def on_connect(dbapi: Any, _record: object) -> None:
-        dbapi.isolation_level = None
-        cursor = dbapi.cursor()
-        opened = cursor.execute("PRAGMA database_list").fetchone()[2]
-        if opened != file.resolved:  # a link replaced the file after it was checked
-            dbapi.close()
-            raise BrokerCode.DATABASE.error(
-                f"The database {file.path} cannot be opened: the path leads to another file, {opened}.",
-                hint="Remove the link, and check that no other user can write to the folder.",
-            )
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            _switch_to_wal(cursor)
-        cursor.execute("PRAGMA synchronous = FULL")  # committed audit rows survive a power failure
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA secure_delete = ON")
-        cursor.close()
-
-    def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN")
-
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
-
-
-def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """Switch to write-ahead logging. SQLite fails immediately while another process reads, so retry here."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(_POLL_SECONDS)

@@ -19,6 +19,7 @@ from typing import Final
 
 from sealserve.atomic_file import PRIVATE
 from sealserve.broker.codes import BrokerCode
+from sealserve.broker.write_turn import SUFFIX
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held
 
@@ -26,7 +27,7 @@ BUSY_SECONDS: Final = 15.0
 """Maximum time to wait for another process, in seconds."""
 
 _POLL_SECONDS: Final = 0.01
-_BESIDE: Final = ("-wal", "-shm", "-journal")
+_BESIDE: Final = ("-wal", "-shm", "-journal", SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +37,30 @@ class DatabaseFile:
     Args:
         path: The path that SQLite opens.
         resolved: The same path with the links in its parent folders resolved. SQLite must report this path as opened.
+        identity: Device and inode of the file.
     """
 
     path: Path
     resolved: str
+    identity: tuple[int, int]
+
+    def check_in_place(self) -> None:
+        """Check that the file is still at its path. SQLite would continue to use a file that was deleted or replaced.
+
+        The audit rows of released keys would then be lost, and later revocations would have no effect.
+
+        Raises:
+            UnavailableError: `broker.database` if another file, or no file, is at the path.
+        """
+        try:
+            found = _identity(self.path.lstat())
+        except OSError:
+            found = None
+        if found != self.identity:
+            raise BrokerCode.DATABASE.error(
+                f"The database {self.path} was deleted or replaced while it was in use.",
+                hint="Restart the broker after the file is in place. Restore it from a backup: `sealserve restore`.",
+            )
 
 
 @contextlib.contextmanager
@@ -69,9 +90,17 @@ def opening(path: Path, *, former: Path | None = None) -> Iterator[DatabaseFile]
             _make_private(folder, path)
         except OSError as error:
             raise _failed(path, str(error.strerror)) from error
-        yield DatabaseFile(path=path, resolved=str(Path(f"/proc/self/fd/{folder}").readlink() / path.name))
+        yield DatabaseFile(
+            path=path,
+            resolved=str(Path(f"/proc/self/fd/{folder}").readlink() / path.name),
+            identity=_identity(os.stat(path.name, dir_fd=folder, follow_symlinks=False)),
+        )
     finally:
         os.close(folder)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _lock(folder: int, path: Path) -> None:
@@ -122,6 +151,7 @@ def _move(former: Path, path: Path) -> None:
                 connection.execute("BEGIN EXCLUSIVE")
                 if mode == "delete":
                     former.rename(path)
+                    former.with_name(former.name + SUFFIX).unlink(missing_ok=True)
         except (sqlite3.Error, OSError) as error:
             raise BrokerCode.DATABASE.error(
                 f"The database {former} cannot be moved to {path}: {error}.",

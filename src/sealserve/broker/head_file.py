@@ -1,8 +1,13 @@
 """Signed heads of the audit log in files outside the database, which reveal rows that were deleted at the end later."""
 
+import contextlib
+import fcntl
 import json
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -12,6 +17,9 @@ from sealserve.broker.audit import Head
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
 from sealserve.regular_file import InputFileMissingError, read_regular
+
+_LOCK_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 0.01
 
 
 class _HeadFile(BaseModel):
@@ -78,10 +86,44 @@ def keep_head(path: Path, database: Database, head: Head) -> None:
         VerificationError: `audit.truncated` if the log does not contain the row of the stored head.
         InputError: `audit.head-file` if the file has other content. It is not overwritten.
         UnavailableError: `file.unwritable` if the folder is missing or read-only.
+        UnavailableError: `audit.head-busy` if another process stores a head for too long.
     """
-    before = kept_head(path)
-    if before is not None:
-        with database.read() as connection:
-            audit.check_holds(connection, before)
-    if before is None or before.seq < head.seq:
-        write_file(path, head_json(head))
+    with _alone(path.parent):
+        before = kept_head(path)
+        if before is not None:
+            with database.read() as connection:
+                audit.check_holds(connection, before)
+        if before is None or before.seq < head.seq:
+            write_file(path, head_json(head))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lock the folder. Otherwise, of two processes that store a head, the older head could be written last.
+
+    Raises:
+        UnavailableError: `audit.head-busy` if another process holds the lock for too long.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the caller reports that the head cannot be stored there
+        yield
+        return
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise BrokerCode.AUDIT_HEAD_BUSY.error(
+                        f"The head of the audit log cannot be stored: another process has locked {folder} for more "
+                        f"than {_LOCK_SECONDS:g} s.",
+                        hint="Run `fuser` on the folder to find that process, and end it.",
+                    ) from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)  # ends the lock

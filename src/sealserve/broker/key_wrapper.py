@@ -1,12 +1,18 @@
-"""The interface for encrypting release keys, with a master key in a file or in a key management service."""
+"""The interface for encrypting release keys, with a master key in a file or in a key service."""
 
-from typing import Final, Protocol
+from typing import Final, NewType, Protocol
 
 from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
 
-TRANSIT_PREFIX: Final = b"vault:v"
-"""The prefix of each ciphertext of the transit engine of Vault and OpenBao."""
+WrapperId = NewType("WrapperId", str)
+"""The kind of a wrapper and the name of its key: ``transit:MOUNT/KEY``. It contains no secret."""
+
+FILE: Final = WrapperId("file")
+"""The id of the master key file."""
+
+LONGEST_WRAPPER_ID: Final = 192
+"""The maximum length of an id in characters."""
 
 
 class KeyUnwrapError(VerificationError):
@@ -18,6 +24,10 @@ class KeyUnwrapError(VerificationError):
 class KeyWrapper(Protocol):
     """Encrypts and decrypts keys with a wrapping key that never leaves the implementation."""
 
+    @property
+    def wrapper_id(self) -> WrapperId:
+        """The id of the wrapping key, which the database stores with each key that it encrypted."""
+
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
         """Return ``secret`` encrypted and bound to ``context``."""
 
@@ -27,6 +37,3 @@ class KeyWrapper(Protocol):
         Raises:
             KeyUnwrapError: If ``wrapped`` was changed, or belongs to another context or master key.
         """
-
-    def wrapped_here(self, wrapped: bytes) -> bool:
-        """Return whether ``wrapped`` has the format of this wrapper's ciphertexts."""

@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 OTHERS: Final = "other addresses"
@@ -27,6 +28,10 @@ class Rate:
 
     burst: int
     seconds: float
+
+    def divided(self, parts: int) -> "Rate":
+        """Return the rate of each of ``parts`` buckets, which together admit at most as much as this one."""
+        return self if parts == 1 else Rate(burst=max(self.burst // parts, 1), seconds=self.seconds * parts)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,11 +115,15 @@ class Limiter:
 
 def network_of(peer: str) -> str:
     """Return the network of a peer (``ADDRESS:PORT`` or ``[ADDRESS]:PORT``). Other text is returned unchanged."""
-    host = peer.rpartition(":")[0].strip("[]")
+    return _network_of_host(peer.rpartition(":")[0].strip("[]")) or peer
+
+
+@lru_cache(maxsize=1024)
+def _network_of_host(host: str) -> str | None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return peer
+        return None
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     if address.ipv4_mapped is not None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
+from sealserve.broker.key_wrapper import FILE, KeyUnwrapError, WrapperId
 from sealserve.broker.passphrase import Passphrase
 from sealserve.private_file import PrivateFileExposedError, PrivateFileUnreadableError, read_private_bytes
 from sealserve.secret import SecretBytes
@@ -45,6 +45,11 @@ class MasterKey:
     def __init__(self, key: SecretBytes) -> None:
         self._cipher = AESGCM(key.reveal())
 
+    @property
+    def wrapper_id(self) -> WrapperId:
+        """The id of each master key file. The ids of its earlier and later keys are the same."""
+        return FILE
+
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
         """Encrypt a secret. See `KeyWrapper.wrap`."""
         nonce = secrets.token_bytes(_NONCE_SIZE)
@@ -59,10 +64,6 @@ class MasterKey:
                 "A stored release key cannot be decrypted: the master key is wrong, or the stored key was changed.",
                 hint="Restore the master key and the database from the same backup.",
             ) from error
-
-    def wrapped_here(self, wrapped: bytes) -> bool:
-        """Return whether a master key file encrypted ``wrapped``. See `KeyWrapper.wrapped_here`."""
-        return not wrapped.startswith(TRANSIT_PREFIX)
 
 
 def _power_of_two(number: int) -> int:
@@ -126,7 +127,7 @@ def read_master_key(path: Path, *, passphrase: Passphrase) -> SecretBytes:
     except PrivateFileExposedError as error:
         raise BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED.error(error.message, hint=error.hint) from error
     except PrivateFileUnreadableError as error:
-        raise BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE.error(error.message) from error
+        raise BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE.error(error.message, hint=error.hint) from error
     return parse_master_key(content, name=str(path), passphrase=passphrase)
 
 

@@ -1,42 +1,42 @@
-"""The broker's Prometheus metrics: counts of decisions, and expiry times of certificates and collateral.
+"""The broker's Prometheus metrics.
 
-The metrics contain no secrets, and no label value is chosen by an unauthenticated client. The page is served only on
-the loopback address, where a Prometheus agent on the same machine collects it. Each request has a time limit of
-5 seconds, and at most 8 requests are served at a time. A further request replaces the oldest request, so that slow
-peers cannot block other peers.
+The metrics contain no secrets, and no label value is chosen by an unauthenticated client. The number of series is
+limited: error codes, stages, states of connections and certificates are fixed sets. The collateral documents depend on
+the platforms that connect, so only a limited number of them is shown.
 
-Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (the page, version 0.0.4),
-https://prometheus.io/docs/practices/naming/ (names and units).
+Source: https://prometheus.io/docs/instrumenting/writing_exporters/, https://prometheus.io/docs/practices/naming/.
 """
 
-import contextlib
-import http.server
-import logging
-import socket
-import socketserver
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Final
 
-from sealserve.broker.codes import BrokerCode
-from sealserve.errors import SealserveError
+import prometheus_client
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-_LOG: Final = logging.getLogger(__name__)
-_SECONDS: Final = 5.0
-_PLACES: Final = 8
-_LOOPBACK: Final = "127.0.0.1"
-PATH: Final = "/metrics"
+from sealserve import __version__
+from sealserve.broker.stage_times import StageTimes
+
 PREFIX: Final = "sealserve_broker_"
+_MOST_CODES: Final = 500
+_MOST_DOCUMENTS: Final = 200
+_OTHER: Final = "other"
+
+# The creation time of a series is only useful with OpenMetrics, which this page does not use.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Outcome(StrEnum):
-    """The outcome of a request for a key."""
+    """The outcome of a request for a key or for an attestation result."""
 
     RELEASED = "released"
+    ATTESTED = "attested"
+    """The broker issued an attestation result and released no key."""
     REFUSED = "refused"
     """The peer presented a quote, and the broker refused it."""
     TURNED_AWAY = "turned-away"
@@ -58,6 +58,8 @@ class Decisions:
             code: The code of the error, from the fixed set of error codes. Empty for a released key.
         """
         with self._lock:
+            if len(self._counts) >= _MOST_CODES and (outcome, code) not in self._counts:
+                code = _OTHER  # more codes than sealserve has: the memory and the page stay bounded
             self._counts[outcome, code] = self._counts.get((outcome, code), 0) + 1
 
     def all(self) -> Mapping[tuple[Outcome, str], int]:
@@ -74,167 +76,141 @@ class Fetched:
     next_update: datetime
 
 
+def new_stage_times() -> StageTimes:
+    """Return an empty histogram of the stages of requests."""
+    return StageTimes(f"{PREFIX}stage_duration_seconds")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The sources of the metrics.
+    """The sources of the metrics. The functions are called for each page.
 
     Args:
         decisions: The counts of the broker's decisions.
         certificates: Returns the expiry time of each certificate, by the certificate's role.
         collateral: Returns the downloaded collateral documents, by vendor and document name.
+        ready: Returns if the broker can release keys. Otherwise it raises a `SealserveError`.
+        stages: The histogram of the stages of requests.
+        connections: Returns the number of open connections, by their state.
+        reloads: Returns whether the last attempt to load each replaceable file succeeded, by the file's name.
+        notifications: Returns the numbers of notifications so far, by their outcome.
+        waiting: Returns the number of waiting notifications. `None` without a receiver of notifications.
+        processes: 1 for a process that serves connections, and 0 for a supervisor.
+        restarts: Returns how often a process of the broker was started again.
     """
 
     decisions: Decisions
     certificates: Callable[[], Mapping[str, datetime]]
     collateral: Callable[[], Mapping[tuple[str, str], Fetched]]
+    ready: Callable[[], None]
+    stages: StageTimes = field(default_factory=new_stage_times)
+    connections: Callable[[], Mapping[str, int]] = dict
+    reloads: Callable[[], Mapping[str, bool]] = dict
+    notifications: Callable[[], Mapping[str, int]] = dict
+    waiting: Callable[[], int] | None = None
+    processes: int = 1
+    restarts: Callable[[], int] = lambda: 0
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry with the broker's metrics and the metrics of its process."""
+        registry = CollectorRegistry()
+        registry.register(_Described(self))
+        registry.register(self.stages.histogram)
+        ProcessCollector(registry=registry)
+        return registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics that are read when the page is requested."""
+        decisions = CounterMetricFamily(
+            f"{PREFIX}decisions",
+            "Requests for release keys and attestation results, by outcome and error code.",
+            labels=["outcome", "code"],
+        )
+        for (outcome, code), count in sorted(self.decisions.all().items()):
+            decisions.add_metric([outcome.value, code], count)
+        yield decisions
+        yield _gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Expiry time of a certificate.",
+            ["certificate"],
+            {(role,): ends.timestamp() for role, ends in self.certificates().items()},
+        )
+        yield from self._collateral()
+        yield _gauge(
+            "connections",
+            "Open connections, by state: silent, waiting or busy.",
+            ["state"],
+            {(state,): count for state, count in self.connections().items()},
+        )
+        yield _gauge(
+            "last_reload_successful",
+            "1 if the last attempt to load the file succeeded, or 0 if it failed and the former file is still in use.",
+            ["file"],
+            {(name,): int(succeeded) for name, succeeded in self.reloads().items()},
+        )
+        yield from self._notifications()
+        yield _gauge("processes", "Processes that serve connections.", [], {(): self.processes})
+        restarts = CounterMetricFamily(
+            f"{PREFIX}process_restarts", "Processes that ended unexpectedly and were started again.", labels=[]
+        )
+        restarts.add_metric([], self.restarts())
+        yield restarts
+        yield _gauge(
+            "info",
+            "The version of sealserve; the value is always 1.",
+            ["version"],
+            {(__version__,): 1},
+        )
 
     def page(self) -> str:
-        """Return the metrics page in Prometheus text format."""
-        return "".join(f"{line}\n" for line in self._lines())
+        """Return the metrics page in Prometheus text format, version 0.0.4."""
+        return generate_latest(self.registry()).decode()
 
-    def _lines(self) -> Iterator[str]:
-        yield from _heading("decisions_total", "counter", "Requests for release keys, by outcome and error code.")
-        for (outcome, code), count in sorted(self.decisions.all().items()):
-            yield _sample("decisions_total", count, outcome=outcome, code=code)
-        name = "certificate_expiry_timestamp_seconds"
-        yield from _heading(name, "gauge", "Expiry time of a certificate.")
-        for role, ends in sorted(self.certificates().items()):
-            yield _sample(name, ends.timestamp(), certificate=role)
-        collateral = sorted(self.collateral().items())
-        name = "collateral_next_update_timestamp_seconds"
-        yield from _heading(name, "gauge", "Next-update time of a collateral document, after which it is expired.")
-        for (vendor, document), fetched in collateral:
-            yield _sample(name, fetched.next_update.timestamp(), vendor=vendor, document=document)
-        name = "collateral_fetched_timestamp_seconds"
-        yield from _heading(name, "gauge", "Time of the last download of a collateral document.")
-        for (vendor, document), fetched in collateral:
-            yield _sample(name, fetched.at.timestamp(), vendor=vendor, document=document)
+    def _notifications(self) -> Iterator[Metric]:
+        totals = CounterMetricFamily(
+            f"{PREFIX}notifications",
+            "Notifications that the receiver accepted (sent), that were given up (failed), or that did not fit into "
+            "the queue (dropped).",
+            labels=["outcome"],
+        )
+        for outcome, count in sorted(self.notifications().items()):
+            totals.add_metric([outcome], count)
+        yield totals
+        waiting: dict[tuple[str, ...], float] = {} if self.waiting is None else {(): self.waiting()}
+        yield _gauge("notifications_waiting", "Notifications in the queue.", [], waiting)
 
-
-class MetricsServer:
-    """Serves the metrics page on the loopback address. Use it as a context manager.
-
-    Args:
-        observed: The sources of the metrics.
-        port: A port on 127.0.0.1. 0 selects a free port.
-
-    Raises:
-        UnavailableError: `broker.metrics-port` if the port is in use.
-    """
-
-    def __init__(self, observed: Observed, port: int) -> None:
-        class Handler(_Handler):
-            page = staticmethod(observed.page)
-
-        try:
-            self._server = _Server((_LOOPBACK, port), Handler)
-        except OSError as error:
-            raise BrokerCode.METRICS_PORT.error(
-                f"The broker cannot serve its metrics page on {_LOOPBACK} port {port}: {error.strerror or error}.",
-                hint="Set broker.metrics_port to a free port, or remove the setting to turn the metrics page off.",
-            ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="broker-metrics", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port that the server listens on."""
-        return int(self._server.server_address[1])
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        _LOG.info("serving metrics at http://%s:%d%s", _LOOPBACK, self.port, PATH)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def _collateral(self) -> Iterator[Metric]:
+        # If there are too many documents, the first ones to expire are shown.
+        found = sorted(self.collateral().items(), key=lambda item: item[1].next_update)[:_MOST_DOCUMENTS]
+        yield _gauge(
+            "collateral_next_update_timestamp_seconds",
+            "Next-update time of a collateral document, after which it is expired.",
+            ["vendor", "document"],
+            {names: fetched.next_update.timestamp() for names, fetched in found},
+        )
+        yield _gauge(
+            "collateral_fetched_timestamp_seconds",
+            "Time of the last download of a collateral document.",
+            ["vendor", "document"],
+            {names: fetched.at.timestamp() for names, fetched in found},
+        )
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    allow_reuse_address = True
+class _Described(Collector):
+    """Calls the sources for a page only, and not at the registration, where the library asks for the metrics' names."""
 
-    def __init__(self, *arguments: Any) -> None:
-        self._connected: dict[socket.socket, None] = {}  # in order of arrival
-        self._lock = threading.Lock()
-        super().__init__(*arguments)
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._connected[request] = None
-            if len(self._connected) > _PLACES:
-                oldest = next(iter(self._connected))
-                del self._connected[oldest]
-                _cut(oldest)
-        super().process_request(request, client_address)
+    def collect(self) -> Iterator[Metric]:
+        return self._observed.collect()
 
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connected.pop(request, None)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        with self._lock:
-            for connected in self._connected:
-                _cut(connected)
-        super().server_close()  # waits for the threads to end
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors of peers that disconnected or were disconnected."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
 
 
-def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the connection has already ended
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    page: Callable[[], str]
-    timeout = _SECONDS  # for each read; `handle` limits the total time
-    server_version = "sealserve"
-    sys_version = ""
-
-    def handle(self) -> None:
-        """Serve one request within `_SECONDS` in total."""
-        deadline = threading.Timer(_SECONDS, _cut, (self.connection,))
-        deadline.daemon = True
-        deadline.start()
-        try:
-            super().handle()
-        finally:
-            deadline.cancel()
-
-    def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(404)
-            return
-        try:
-            body = self.page().encode()
-        except (SealserveError, OSError) as error:
-            _LOG.warning("the metrics page is temporarily unavailable: %s", error)
-            self.send_error(503)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Discard the line: text from unauthenticated clients must not reach the log."""
-
-
-def _heading(name: str, kind: str, what: str) -> Iterator[str]:
-    yield f"# HELP {PREFIX}{name} {what}"
-    yield f"# TYPE {PREFIX}{name} {kind}"
-
-
-def _sample(name: str, value: float, **labels: str) -> str:
-    joined = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
-    return f"{PREFIX}{name}{{{joined}}} {value:.0f}"
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def _gauge(name: str, meaning: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    metric = GaugeMetricFamily(f"{PREFIX}{name}", meaning, labels=labels)
+    for key, value in sorted(values.items()):
+        metric.add_metric(key, value)
+    return metric

@@ -1,7 +1,8 @@
 """The registered releases, their reference values, and their states: active, draining, revoked.
 
 The functions take the connection of a transaction that the caller opened. A change and its audit row are therefore one
-transaction.
+transaction. The caller appends the audit row first, because the tag of a changed row names it
+(`sealserve.broker.row_authentication`).
 """
 
 import json
@@ -11,24 +12,42 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NewType, Self
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, select
 
 from sealserve.attestation.claims import Measurement
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.evidence import ReferenceValues
 from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.secret_provisioning import SecretForm
+from sealserve.broker import prepared, row_authentication
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, reading, to_text
+from sealserve.broker.database import reading
 from sealserve.broker.keystore import KeyId
+from sealserve.broker.prepared import Prepared
 from sealserve.broker.standing import ReleaseState
-from sealserve.errors import InputError
+from sealserve.broker.stored_time import from_text, to_text
+from sealserve.broker.tables import REFERENCE_VALUES, RELEASES
+from sealserve.broker.wanted_row import check_wanted
+from sealserve.errors import InputError, VerificationError
 from sealserve.terms import PlatformKind
 
 ReleaseId = NewType("ReleaseId", str)
 """SHA-256 of a release's index, as hex."""
 
+PRODUCT_LABEL: Final = "dangerous-signer"
+"""The label of reference values that accept each enclave of a product."""
+
 _RELEASE_ID: Final = re.compile(r"[0-9a-f]{64}")
 _SHORTEST_PREFIX: Final = 6
+_IN_BOTH_TABLES: Final = frozenset({"changed", "tag"})
+
+
+def _in_join(column: str) -> str:
+    """Return the name of a column of the reference values in the result of `lookup`."""
+    return f"reference_{column}" if column in _IN_BOTH_TABLES else column
+
+
+_REFERENCE_COLUMNS: Final = tuple((column.name, _in_join(column.name)) for column in REFERENCE_VALUES.c)
 
 
 class ReleaseUnknownError(InputError):
@@ -41,6 +60,21 @@ class ReleaseAmbiguousError(InputError):
     """The given name or id prefix matches several registered releases."""
 
     code = "broker.release-ambiguous"
+
+
+# The statements of each key release. They are built once, because building one takes longer than its execution.
+_SAME_KEY: Final = RELEASES.alias()
+_BY_MEASUREMENT: Final = Prepared(
+    select(
+        RELEASES,
+        *(column.label(_in_join(column.name)) for column in REFERENCE_VALUES.c if column.name != "release_id"),
+        exists()
+        .where(_SAME_KEY.c.key_id == RELEASES.c.key_id, _SAME_KEY.c.state == ReleaseState.REVOKED)
+        .label("key_revoked"),
+    )
+    .join(REFERENCE_VALUES, REFERENCE_VALUES.c.release_id == RELEASES.c.release_id)
+    .where(REFERENCE_VALUES.c.measurement == bindparam("measurement"))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +90,7 @@ class Release:
         created: The time of the first registration.
         state: The release's state.
         deadline: The end of draining. `None` unless the release is draining.
+        secret_form: The form in which enclaves receive the key.
     """
 
     release_id: ReleaseId
@@ -66,6 +101,7 @@ class Release:
     created: datetime
     state: ReleaseState = ReleaseState.ACTIVE
     deadline: datetime | None = None
+    secret_form: SecretForm = SecretForm.RAW
 
     def __post_init__(self) -> None:
         if not _RELEASE_ID.fullmatch(self.release_id):
@@ -102,67 +138,6 @@ class Match:
     reference: Reference
 
 
-def allow(
-    connection: Connection,
-    release: Release,
-    references: Mapping[str, ReferenceValues],
-    *,
-    reactivate: bool = False,
-    keep_policy: bool = False,
-) -> Release:
-    """Permit the enclaves in ``references`` to receive the key of ``release``.
-
-    If the release is already registered, the new reference values are added. Its state and policy do not change.
-
-    Args:
-        connection: A writing transaction.
-        release: The release, in the active state.
-        references: Reference values by the enclave's label.
-        reactivate: Make a registered, draining release active again, with the policy of ``release``.
-        keep_policy: Require that the policy equals the registered policy.
-
-    Returns:
-        The release in its new state.
-
-    Raises:
-        InputError: `policy.empty` if ``references`` is empty.
-        InputError: `keystore.unknown-key` if the keystore does not contain the release's key.
-        InputError: `broker.release-conflict` if the release is registered with a different name, platform or key, or if
-            an MRENCLAVE belongs to another release.
-        InputError: `broker.release-policy` if the release is registered with a different policy and ``reactivate`` is
-            `False` or ``keep_policy`` is `True`.
-        InputError: `broker.release-final` if the release is revoked, or if a revoked release has the same key.
-    """
-    if not references:
-        raise AttestationCode.POLICY_EMPTY.error(
-            f"The release {release.name} cannot be registered: it lists no enclaves that could receive its key."
-        )
-    if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
-        raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
-            f"The keystore does not contain the key {release.key_id} of the release {release.name}."
-        )
-    row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
-    if row is None:
-        if (revoked := _revoked_with(connection, release.key_id)) is not None:
-            raise BrokerCode.RELEASE_FINAL.error(
-                f"The release {release.name} ({release.release_id}) cannot be registered: its key {release.key_id} "
-                f"also belongs to the release {revoked}, which is revoked.",
-                hint="Run `sealserve release build` to build a new release with its own key.",
-            )
-        connection.execute(insert(RELEASES).values(_release_row(release)))
-    else:
-        known = _release(row)
-        _check_same(known, release)
-        if keep_policy or not reactivate:
-            _check_policy(known, release)
-        if reactivate:
-            changes = {"state": ReleaseState.ACTIVE, "deadline": None, "policy": release.policy.to_json()}
-            connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
-    for label, values in references.items():
-        _put_reference(connection, release, Reference.of(label, values))
-    return get(connection, release.release_id)
-
-
 def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, now: datetime) -> Release:
     """Let a release expire at ``deadline``. Until then, the broker still releases its key for restarts and roll-backs.
 
@@ -176,9 +151,9 @@ def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, 
             f"The deadline {deadline.isoformat()} is in the past (the time is {now.isoformat(timespec='seconds')}).",
             hint="Specify a time in the future, or run `sealserve broker revoke` to end the release immediately.",
         )
-    _check_not_final(get(connection, release_id))
-    changes = {"state": ReleaseState.DRAINING, "deadline": to_text(deadline)}
-    connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
+    row = _known_row(connection, release_id)
+    require_not_final(from_row(row))
+    row_authentication.put(connection, RELEASES, {**row, "state": ReleaseState.DRAINING, "deadline": to_text(deadline)})
     return get(connection, release_id)
 
 
@@ -188,43 +163,57 @@ def revoke(connection: Connection, release_id: ReleaseId) -> Release:
     Raises:
         ReleaseUnknownError: The release is not registered.
     """
-    get(connection, release_id)
-    changes = {"state": ReleaseState.REVOKED, "deadline": None}
-    connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
+    row = _known_row(connection, release_id)
+    row_authentication.put(connection, RELEASES, {**row, "state": ReleaseState.REVOKED, "deadline": None})
     return get(connection, release_id)
 
 
+def with_same_key(connection: Connection, release: Release) -> list[Release]:
+    """Return the other releases with the key of ``release`` that are not revoked."""
+    query = select(RELEASES).where(RELEASES.c.key_id == release.key_id, RELEASES.c.release_id != release.release_id)
+    found = [_verified(connection, row) for row in prepared.rows(connection, query)]
+    return [other for other in map(from_row, found) if other.state is not ReleaseState.REVOKED]
+
+
 @reading("releases")
-def lookup(connection: Connection, measurement: Measurement) -> Match:
+def lookup(connection: Connection, measurement: Measurement, product: Measurement | None = None) -> Match:
     """Return the release of the enclave with this measurement, in any state.
+
+    If no release has this measurement, return the release that accepts each enclave of ``product``, if there is one.
 
     The release also counts as revoked if another release with the same key is revoked: revocation applies to the key.
 
     Raises:
         VerificationError: `policy.mr-enclave-unknown` if no registered release has this measurement.
     """
-    query = (
-        select(RELEASES, *(column for column in REFERENCE_VALUES.c if column.name != "release_id"))
-        .join(REFERENCE_VALUES, REFERENCE_VALUES.c.release_id == RELEASES.c.release_id)
-        .where(REFERENCE_VALUES.c.measurement == measurement.hex())
-    )
-    row = connection.execute(query).first()
+    row = prepared.first(connection, _BY_MEASUREMENT, measurement=measurement.hex())
+    if row is None and product is not None:
+        return _lookup_product(connection, measurement, product)
     if row is None:
         raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
             f"No registered release has an enclave with MRENCLAVE {measurement.hex()}.",
             hint="Run `sealserve broker releases` and compare. A changed manifest or release changes the MRENCLAVE.",
         )
-    release = _release(row)
-    if _revoked_with(connection, release.key_id) is not None:
+    _verified(connection, row)
+    reference = {name: row[in_join] for name, in_join in _REFERENCE_COLUMNS}
+    check_wanted(REFERENCE_VALUES, reference, measurement=measurement.hex())
+    row_authentication.verify(connection, REFERENCE_VALUES, reference)
+    release = from_row(row)
+    if row["key_revoked"]:
         release = replace(release, state=ReleaseState.REVOKED, deadline=None)
-    return Match(release=release, reference=_reference(row))
+    return Match(release=release, reference=_reference(reference))
 
 
-def _revoked_with(connection: Connection, key_id: KeyId) -> str | None:
-    """Return the name of a revoked release with this key, or `None`."""
-    query = select(RELEASES.c.name).where(RELEASES.c.key_id == key_id, RELEASES.c.state == ReleaseState.REVOKED)
-    name: str | None = connection.execute(query.limit(1)).scalar()
-    return name
+def _lookup_product(connection: Connection, measurement: Measurement, product: Measurement) -> Match:
+    try:
+        match = lookup(connection, product)
+    except VerificationError as error:
+        if error.code == BrokerCode.DATABASE_AUTHENTICATION:
+            raise
+        return lookup(connection, measurement)  # the error names the enclave's own measurement
+    if match.reference.label != PRODUCT_LABEL:  # a measurement that has the form of a product
+        return lookup(connection, measurement)
+    return match
 
 
 @reading("releases")
@@ -234,10 +223,7 @@ def get(connection: Connection, release_id: ReleaseId) -> Release:
     Raises:
         ReleaseUnknownError: The release is not registered.
     """
-    row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release_id)).first()
-    if row is None:
-        raise _unknown(release_id)
-    return _release(row)
+    return from_row(_known_row(connection, release_id))
 
 
 def is_known(connection: Connection, release_id: ReleaseId) -> bool:
@@ -257,80 +243,84 @@ def find(connection: Connection, name_or_id: str) -> Release:
     condition = (RELEASES.c.release_id == name_or_id) | (RELEASES.c.name == name_or_id)
     if len(name_or_id) >= _SHORTEST_PREFIX:
         condition |= RELEASES.c.release_id.startswith(name_or_id, autoescape=True)
-    rows = connection.execute(select(RELEASES).where(condition).order_by(RELEASES.c.release_id).limit(2)).all()
+    query = select(RELEASES).where(condition).order_by(RELEASES.c.release_id).limit(2)
+    rows = prepared.rows(connection, query)
     if not rows:
-        raise _unknown(name_or_id)
+        raise unknown(name_or_id)
     if len(rows) > 1:
         raise ReleaseAmbiguousError(
-            f"{name_or_id!r} matches several releases, for example {rows[0].release_id}.",
+            f"{name_or_id!r} matches several releases, for example {rows[0]['release_id']}.",
             hint="Specify more digits of the id.",
         )
-    return _release(rows[0])
+    found = rows[0]
+    if found["name"] != name_or_id and not str(found["release_id"]).startswith(name_or_id):
+        check_wanted(RELEASES, found, name=name_or_id)
+    return from_row(_verified(connection, found))
 
 
 @reading("releases")
 def every(connection: Connection) -> list[Release]:
     """Return all releases, oldest first."""
-    rows = connection.execute(select(RELEASES).order_by(RELEASES.c.created, RELEASES.c.release_id))
-    return [_release(row) for row in rows]
+    rows = prepared.rows(connection, select(RELEASES).order_by(RELEASES.c.created, RELEASES.c.release_id))
+    return [from_row(_verified(connection, row)) for row in rows]
 
 
 @reading("releases")
 def references_of(connection: Connection, release_id: ReleaseId) -> list[Reference]:
     """Return the reference values of a release, sorted by label."""
     query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
-    rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.measurement))
+    query = query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.measurement)
+    rows = prepared.rows(connection, query)
+    for row in rows:
+        check_wanted(REFERENCE_VALUES, row, release_id=release_id)
+        row_authentication.verify(connection, REFERENCE_VALUES, row)
     return [_reference(row) for row in rows]
 
 
-def _unknown(name_or_id: str) -> ReleaseUnknownError:
+def unknown(name_or_id: str) -> ReleaseUnknownError:
+    """Return the error for a release that is not registered."""
     return ReleaseUnknownError(
         f"The release {name_or_id!r} is not registered with the broker.",
         hint="Run `sealserve broker releases` to list the registered releases.",
     )
 
 
-def _put_reference(connection: Connection, release: Release, reference: Reference) -> None:
-    row = {
+def row_of(connection: Connection, release_id: str) -> dict[str, Any] | None:
+    """Return the verified row of a release, or None if it is not registered."""
+    row = prepared.first(connection, select(RELEASES).where(RELEASES.c.release_id == release_id))
+    if row is None:
+        return None
+    check_wanted(RELEASES, row, release_id=release_id)
+    return _verified(connection, row)
+
+
+def _known_row(connection: Connection, release_id: ReleaseId) -> dict[str, Any]:
+    if (row := row_of(connection, release_id)) is None:
+        raise unknown(release_id)
+    return row
+
+
+def _verified(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
+    row_authentication.verify(connection, RELEASES, row)
+    return row
+
+
+def reference_to_row(release: Release, reference: Reference) -> dict[str, Any]:
+    """Return the columns of reference values, without their authentication."""
+    return {
         "measurement": reference.measurement.hex(),
         "release_id": release.release_id,
         "label": reference.label,
         "reference": reference.values,
     }
-    where = REFERENCE_VALUES.c.measurement == row["measurement"]
-    known = connection.execute(select(REFERENCE_VALUES).where(where)).mappings().first()
-    if known is None:
-        connection.execute(insert(REFERENCE_VALUES).values(row))
-    elif known["release_id"] == release.release_id:
-        if dict(known) != row:  # rewriting an equal row would still change the database file
-            connection.execute(update(REFERENCE_VALUES).where(where).values(row))
-    else:
-        raise BrokerCode.RELEASE_CONFLICT.error(
-            f"MRENCLAVE {row['measurement']} already belongs to the release {known['release_id']}.",
-            hint="Build the enclaves of this release. The release id is measured, so releases cannot share enclaves.",
-        )
 
 
-def _check_same(known: Release, wanted: Release) -> None:
-    _check_not_final(known)
-    for field in ("name", "platform", "key_id"):
-        if getattr(known, field) != getattr(wanted, field):
-            raise BrokerCode.RELEASE_CONFLICT.error(
-                f"The release {known.release_id} is registered with {field} {getattr(known, field)}, "
-                f"but now has {field} {getattr(wanted, field)}.",
-                hint="Build a new release. The name, platform and key of a registered release cannot change.",
-            )
+def require_not_final(release: Release) -> None:
+    """Check that a release is not revoked.
 
-
-def _check_policy(known: Release, wanted: Release) -> None:
-    if known.policy != wanted.policy:
-        raise BrokerCode.RELEASE_POLICY.error(
-            f"The release {known.name} is registered with {known.policy}, but now has {wanted.policy}.",
-            hint="Run `sealserve broker allow --reactivate` to change the policy. It also ends draining.",
-        )
-
-
-def _check_not_final(release: Release) -> None:
+    Raises:
+        InputError: `broker.release-final`: It is revoked.
+    """
     if release.state is ReleaseState.REVOKED:
         raise BrokerCode.RELEASE_FINAL.error(
             f"The release {release.name} ({release.release_id}) is revoked. Revocation is permanent.",
@@ -338,7 +328,8 @@ def _check_not_final(release: Release) -> None:
         )
 
 
-def _release_row(release: Release) -> dict[str, Any]:
+def to_row(release: Release) -> dict[str, Any]:
+    """Return the columns of a release, without their authentication."""
     return {
         "release_id": release.release_id,
         "name": release.name,
@@ -348,26 +339,29 @@ def _release_row(release: Release) -> dict[str, Any]:
         "deadline": None if release.deadline is None else to_text(release.deadline),
         "policy": release.policy.to_json(),
         "created": to_text(release.created),
+        "secret_form": None if release.secret_form is SecretForm.RAW else release.secret_form,
     }
 
 
-def _release(row: Row[Any]) -> Release:
+def from_row(row: Mapping[str, Any]) -> Release:
+    """Return the release in a row that was verified."""
     with reading("releases"):
         return Release(
-            release_id=ReleaseId(row.release_id),
-            name=row.name,
-            platform=PlatformKind(row.platform),
-            key_id=KeyId(row.key_id),
-            policy=AppraisalPolicy.from_json(row.policy),
-            created=from_text(row.created),
-            state=ReleaseState(row.state),
-            deadline=None if row.deadline is None else from_text(row.deadline),
+            release_id=ReleaseId(row["release_id"]),
+            name=row["name"],
+            platform=PlatformKind(row["platform"]),
+            key_id=KeyId(row["key_id"]),
+            policy=AppraisalPolicy.from_json(row["policy"]),
+            created=from_text(row["created"]),
+            state=ReleaseState(row["state"]),
+            deadline=None if row["deadline"] is None else from_text(row["deadline"]),
+            secret_form=SecretForm(row["secret_form"] or SecretForm.RAW),
         )
 
 
-def _reference(row: Row[Any]) -> Reference:
+def _reference(row: Mapping[str, Any]) -> Reference:
     with reading("reference_values"):
-        if not isinstance(row.reference, str) or not isinstance(json.loads(row.reference), dict):
+        if not isinstance(row["reference"], str) or not isinstance(json.loads(row["reference"]), dict):
             raise TypeError("reference values must be a JSON object")
-        measurement = Measurement(bytes.fromhex(row.measurement))
-        return Reference(label=row.label, measurement=measurement, values=row.reference)
+        measurement = Measurement(bytes.fromhex(row["measurement"]))
+        return Reference(label=row["label"], measurement=measurement, values=row["reference"])

@@ -9,7 +9,7 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
+from sealserve.broker.application_protocols import select_protocols
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.pki.certificate import CertifiedKey, check_key, parse_chain
 from sealserve.pki.codes import PkiCode
@@ -58,11 +59,12 @@ class PeerGoneError(UnavailableError):
     code = "broker.peer-gone"
 
 
-def server_context(identity: CertifiedKey) -> SSL.Context:
+def server_context(identity: CertifiedKey, *, protocols: Sequence[bytes] = ()) -> SSL.Context:
     """Return the server's TLS context.
 
     Args:
         identity: The broker's certificate chain and key.
+        protocols: The protocols that a client can select by ALPN, besides Gramine's protocol without ALPN.
 
     Raises:
         InputError: `certificate.unreadable` if the chain is not PEM.
@@ -84,6 +86,7 @@ def server_context(identity: CertifiedKey) -> SSL.Context:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"sealserve broker")
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _admit)
+    select_protocols(context, protocols)
     context.use_certificate(leaf)
     for issuer in issuers:
         context.add_extra_chain_cert(issuer)
@@ -159,6 +162,11 @@ class TlsSession:
         if certificate is None:
             raise HandshakeError("The TLS handshake failed: the peer presented no certificate.")
         return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+    @property
+    def application_protocol(self) -> bytes:
+        """The protocol that ALPN selected in the handshake, or `GRAMINE`."""
+        return self._tls.get_alpn_proto_negotiated()
 
     def receive(self, *, seconds: float) -> bytes:
         """Return some bytes from the peer, or no bytes if the peer has closed its side.

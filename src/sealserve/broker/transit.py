@@ -17,15 +17,18 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from sealserve.addresses import is_loopback
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
+from sealserve.broker.key_wrapper import LONGEST_WRAPPER_ID, KeyUnwrapError, WrapperId
+from sealserve.ca_file import trust_only
 from sealserve.errors import SealserveError
-from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
+from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, no_cookies, request
 from sealserve.private_file import read_private
-from sealserve.regular_file import InputFileError, read_regular
+from sealserve.regular_file import InputFileError
 from sealserve.secret import SecretBytes
+from sealserve.tcp_ports import LARGEST_PORT
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
+_PREFIX: Final = "vault:v"  # of each ciphertext, in Vault and in OpenBao
 _TIMEOUT: Final = httpx.Timeout(10, connect=5)
 _ATTEMPTS: Final = 2  # connection attempts
 _LONGEST_TOKEN: Final = 4096
@@ -79,6 +82,15 @@ class TransitKey:
             )
         self._name = f"key {key!r} of {url}"
         self._mount, self._key = mount, key
+        # The server's address is not part of the id: the keys stay readable when the service moves to another address.
+        space = f"{namespace.strip('/')}/" if namespace else ""
+        self._id = WrapperId(f"transit:{space}{mount}/{key}")
+        if len(self._id) > LONGEST_WRAPPER_ID:
+            raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+                "The names in the transit settings are too long: "
+                f"expected at most {LONGEST_WRAPPER_ID} characters, got {len(self._id)}.",
+                hint="Use a shorter mount path or key name.",
+            )
         self._token_file = token_file
         headers = {"X-Vault-Request": "true"}
         if namespace:
@@ -89,8 +101,14 @@ class TransitKey:
             timeout=_TIMEOUT,
             follow_redirects=False,  # never send the token to another server
             trust_env=False,
+            cookies=no_cookies(),
             transport=httpx.HTTPTransport(verify=_trust(ca_file), retries=_ATTEMPTS - 1, trust_env=False),
         )
+
+    @property
+    def wrapper_id(self) -> WrapperId:
+        """``transit:MOUNT/KEY``, where a namespace is the beginning of the mount path."""
+        return self._id
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
         """Encrypt a secret. See `KeyWrapper.wrap`.
@@ -101,7 +119,7 @@ class TransitKey:
         """
         body = {"plaintext": _text(secret.reveal()), "associated_data": _text(context)}
         answer = self._call("encrypt", body, _Encrypted)
-        if not answer.ciphertext.startswith(TRANSIT_PREFIX.decode()):
+        if not answer.ciphertext.startswith(_PREFIX):
             raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
                 f"The key management service did not encrypt with the {self._name}: its reply contains no ciphertext."
             )
@@ -122,10 +140,6 @@ class TransitKey:
             raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
                 f"The key management service did not decrypt with the {self._name}: its reply contains no plaintext."
             ) from error
-
-    def wrapped_here(self, wrapped: bytes) -> bool:
-        """Return whether the transit engine encrypted ``wrapped``. See `KeyWrapper.wrapped_here`."""
-        return wrapped.startswith(TRANSIT_PREFIX)
 
     def close(self) -> None:
         """Close the HTTP connections."""
@@ -208,7 +222,8 @@ def _check_url(url: str) -> None:
             f"The address of the key management service is not a valid URL: {url!r}: {error}.",
             hint="Use https://HOST:PORT.",
         ) from error
-    if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo:
+    is_port = parsed.port is None or 0 < parsed.port <= LARGEST_PORT
+    if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo or not is_port:
         raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
             f"The address of the key management service is invalid: expected https://HOST:PORT, got {url!r}.",
             hint="Correct keystore.transit_url in sealserve.toml.",
@@ -224,8 +239,7 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is None:
         return ssl.create_default_context()
     try:
-        # An empty text would select the system's CA certificates.
-        return ssl.create_default_context(cadata=read_regular(ca_file).decode("ascii", "replace") or "-")
+        return trust_only(ca_file)
     except InputFileError as error:
         raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
             f"The CA certificate {ca_file} of the key management service cannot be read: {error.reason}."

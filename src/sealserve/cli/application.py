@@ -10,6 +10,7 @@ import select
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -18,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__, interruptions
-from sealserve.cli import console, deprecations, extras, help_texts, passphrases, usage_errors
+from sealserve.cli import console, deprecations, extras, help_texts, passphrases, remote_broker, usage_errors
 from sealserve.cli.codes import CliCode
 from sealserve.errors import InputError, SealserveError
 
@@ -175,11 +176,31 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit")
     ] = False,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            metavar="URL",
+            help="Administration address of a remote broker, https://HOST:PORT, for `sealserve broker`",
+            show_default="the broker of the workspace",
+        ),
+    ] = None,
+    administrator: Annotated[
+        Path | None,
+        typer.Option(
+            "--administrator",
+            envvar=remote_broker.FILE_VARIABLE,
+            help="Administrator file for --broker (mode 0600)",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    del version  # its callback has already run
+    remote_broker.choose(broker, administrator, context.invoked_subcommand)
 
 
 def run(arguments: list[str]) -> int:
@@ -248,6 +269,11 @@ def _invoke(arguments: list[str]) -> int:
     except typer.Abort as end:  # a question without an answer, or with the answer "no"
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end
+        if isinstance(end.__context__, EOFError):  # for example in a script: a program must be able to read the reason
+            raise CliCode.USAGE_MISSING.error(
+                "The command asked a question, but standard input ended without an answer.",
+                hint="Run the command at a terminal. To confirm without a question, add --yes.",
+            ) from end
         console.say("Aborted.")
         return SealserveError.exit_status
     return status if isinstance(status, int) else 0  # the status of `typer.Exit`

@@ -31,8 +31,8 @@ def backup(
 ) -> None:
     """Write the owner's workspace to one encrypted file, without the master key.
 
-    The backup can be opened only with the master key, or with the key management service in [keystore]. Store a copy
-    of owner/master.key apart from the backup. The broker can run during the backup.
+    The backup can be opened only with the master key, or with the key service in [keystore]. Store a copy of
+    owner/master.key apart from the backup. The broker can run during the backup.
     """
     workspace = context.workspace
     with console.bytes_progress("Backing up", console.size_of(workspace.owner.root)) as progress:

@@ -11,15 +11,19 @@ from sealserve.broker.admin import KnownRelease
 from sealserve.broker.audit import AuditRow
 from sealserve.broker.database import reading
 from sealserve.broker.releases import Reference
-from sealserve.sgx.reference_values import ReferenceValues
+from sealserve.sgx.reference_values import parse_reference
 
 
 @singledispatch
 def encode(value: object) -> object:
     """Convert a value of the broker to JSON types. A dataclass without an encoder becomes an object of its fields."""
-    if is_dataclass(value):
-        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
-    return value
+    return members(value) if is_dataclass(value) else value
+
+
+def members(value: object) -> dict[str, object]:
+    """Return the JSON object of a dataclass. Unlike the result of `encode`, it can get further members."""
+    assert is_dataclass(value)  # noqa: S101
+    return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
 
 
 @encode.register(list)
@@ -49,7 +53,9 @@ def _(value: KnownRelease) -> object:
         "deadline": encode(release.deadline),
         "tcb_policy": release.policy.tcb.name,
         "enrolled_platforms_only": release.policy.enrolled_platforms_only,
+        "manual_approval": release.policy.manual_approval,
         "key_id": release.key_id,
+        "secret_form": release.secret_form,
         "created": encode(release.created),
         "enclaves": encode(value.enclaves),
     }
@@ -58,9 +64,9 @@ def _(value: KnownRelease) -> object:
 @encode.register
 def _(value: Reference) -> object:
     with reading("reference_values"):
-        values = ReferenceValues.from_json(value.values)
+        values = parse_reference(value.values)
     shown = ("mr_enclave", "mr_signer", "isv_prod_id", "isv_svn")
-    return {"label": value.label, **{name: encode(getattr(values, name)) for name in shown}}
+    return {"label": value.label, **{name: encode(getattr(values, name, None)) for name in shown}}
 
 
 @encode.register

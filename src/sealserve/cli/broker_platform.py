@@ -1,6 +1,5 @@
 """``sealserve broker platform``: the enrolled platforms, which are the machines that may receive keys in production."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -13,9 +12,8 @@ from sealserve.cli.verbs import Verbs
 from sealserve.terms import PlatformKind
 
 with deferred:
-    from sealserve.broker import admin
+    from sealserve.cli.administration import administration
     from sealserve.cli.broker_json import encode
-    from sealserve.owner.owner import Owner
 
 app = Verbs("Manage enrolled platforms: the SGX machines that may receive keys.")
 
@@ -36,30 +34,28 @@ Kind = Annotated[
 def enrol(
     context: Context,
     platform_id: PlatformId,
-    label: Annotated[str, typer.Option("--label", help="Name of the machine for people, such as its rack")] = "",
+    label: Annotated[str, typer.Option("--label", help="Description of the machine for people, such as its rack")] = "",
     kind: Kind = None,
 ) -> None:
-    """Enrol a platform, so that its enclaves can receive keys.
+    """Enroll a platform, so that its enclaves can receive keys.
 
     The broker releases the keys of SGX releases only to enrolled platforms. A valid quote proves that a processor is
     genuine, but not that it is in a machine that you chose.
     """
-    platform = kind or context.deployment.platform
-    with Owner.open(context.workspace).database(create=True) as database:
-        enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
+    with administration(context) as broker:
+        enrolled = broker.enrol_platform(platform_id, kind, label=label)
     context.show(encode(enrolled), f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
 
 
 @app.command()
 def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: options.Yes = False) -> None:
-    """Withdraw the enrolment of a platform, for example if the machine was sold or stolen.
+    """Withdraw the enrollment of a platform, for example if the machine was sold or stolen.
 
     The platform does not receive further keys. Enclaves that already run on it continue until they are stopped.
     """
-    platform = kind or context.deployment.platform
-    console.confirm(f"Withdraw the platform {platform_id}? It will not receive further keys.", yes=yes)
-    with Owner.open(context.workspace).database() as database:
-        withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
+    with administration(context) as broker:
+        console.confirm(f"Withdraw the platform {platform_id}? It will not receive further keys.", yes=yes)
+        withdrawn = broker.withdraw_platform(platform_id, kind)
     context.show(
         encode(withdrawn),
         f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it does not receive further keys.",
@@ -69,11 +65,11 @@ def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: 
 @app.command("list")
 def list_(context: Context) -> None:
     """List the enrolled platforms."""
-    with Owner.open(context.workspace).database() as database:
-        rows = admin.every_platform(database)
+    with administration(context) as broker:
+        rows = broker.platforms()
     table = Table(
         ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
         [(row.platform_id, row.platform, f"{row.enrolled:%Y-%m-%d %H:%M:%S}", row.label) for row in rows],
-        empty="No platforms are enrolled. Enrol one: `sealserve broker platform enrol`.",
+        empty="No platforms are enrolled. Enroll one: `sealserve broker platform enrol`.",
     )
     context.show(encode(rows), table)

@@ -9,6 +9,9 @@ from sealserve.errors import ErrorCode, InputError, UnavailableError, Verificati
 class CliCode(ErrorCode):
     """Code and family of each error. The docstring below a code explains the error."""
 
+    BROKER_OWNER_MACHINE = "broker.owner-machine", InputError
+    """The command needs files of the owner, so it does not support a remote broker."""
+
     CLIENT_OPTIONS = "client.options", InputError
     """The options of the command contradict each other, or one of two required options is missing."""
 
@@ -71,7 +74,7 @@ class CliCode(ErrorCode):
     USAGE_COMMAND = "usage.command", InputError
     """The command does not exist."""
     USAGE_MISSING = "usage.missing", InputError
-    """A required option or argument is missing."""
+    """A required option or argument is missing, or the answer to a question."""
     USAGE_OPTION = "usage.option", InputError
     """The command does not have this option."""
     USAGE_VALUE = "usage.value", InputError

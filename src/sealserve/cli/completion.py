@@ -38,6 +38,11 @@ def releases(ctx: Any, incomplete: str) -> list[str]:
     return _beginning(incomplete, sorted(found, key=lambda name: -found[name]))
 
 
+def policies(ctx: Any, incomplete: str) -> list[str]:
+    """Return the names of the preset policies, and of the releases."""
+    return [*_beginning(incomplete, ("strict", "cloud-smt")), *releases(ctx, incomplete)]
+
+
 def parts(ctx: Any, incomplete: str) -> list[str]:
     """Return the parts of a local deployment, and each replica that has a log file."""
     return _beginning(incomplete, dict.fromkeys((*_PARTS, *sorted(_logged(_workspace(ctx))))))
@@ -51,6 +56,13 @@ def users(ctx: Any, incomplete: str) -> list[str]:
     with _FAULTS:
         return _beginning(incomplete, register.names(workspace) if workspace else ())
     return []
+
+
+def audit_codes(incomplete: str) -> list[str]:
+    """Return the codes that rows of the audit log can have."""
+    from sealserve.cli.audit_codes import known_codes  # noqa: PLC0415  # as above
+
+    return _beginning(incomplete, known_codes())
 
 
 def models(ctx: Any, incomplete: str) -> list[str]:

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 
 from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError
-from sealserve.log_line import LogFormatter
+from sealserve.log_line import JsonFormatter, LogFormatter, fields
+from sealserve.terms import LogFormat
 
 
 class Screen(Console):
@@ -69,15 +70,18 @@ def show_errors_to_people() -> None:
     _logs.set(False)
 
 
-def log_to_standard_error() -> None:
+def log_to_standard_error(form: LogFormat = LogFormat.TEXT) -> None:
     """Use standard error as the log of a service: each line has a time, also the error that ends the service.
 
-    On a terminal, errors are printed in the format for people.
+    On a terminal, errors are printed in the format for people, unless the log's format is JSON.
+
+    Args:
+        form: The format of the lines.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(LogFormatter())
+    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else LogFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    _logs.set(not err.is_terminal)
+    _logs.set(form is LogFormat.JSON or not err.is_terminal)
 
 
 Tell = Callable[[str], None]
@@ -90,7 +94,16 @@ def quietly(_text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print ``value`` as indented JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.write(to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return ``value`` as JSON in which each character that controls a terminal is escaped.
+
+    JSON itself escapes only the first 32 control characters.
+    """
+    text = json.dumps(value, indent=indent, default=str, ensure_ascii=False)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "No entries.") -> None:
@@ -119,10 +132,11 @@ def print_fields(fields: Mapping[str, object]) -> None:
 def print_error(error: SealserveError, *, as_json: bool = False) -> None:
     """Print an error: its code, its message and its hint. As JSON, it goes to standard output."""
     if as_json:
-        sys.stdout.write(json.dumps({"error": describe_error(error)}, ensure_ascii=False) + "\n")
+        sys.stdout.write(to_json({"error": describe_error(error)}) + "\n")
         return
     if _logs.get():
-        logging.getLogger(__name__).error("error[%s]: %s", error.code, visible(str(error)))
+        extra = fields(code=error.code)
+        logging.getLogger(__name__).error("error[%s]: %s", error.code, visible(str(error)), extra=extra)
         return
     err.print("error", end="", style="bold red")
     err.print(f"[{error.code}]", end="", style="red")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sealserve.cli import remote_broker
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Options
@@ -38,7 +39,9 @@ class Place(Options):
 
         Raises:
             WorkspaceMissingError: Neither the folder nor a parent folder has a workspace.
+            InputError: `broker.owner-machine`: The command line names a remote broker.
         """
+        remote_broker.require_local()
         return workspace.find(self.directory)
 
     @cached_property

@@ -18,7 +18,7 @@ from sealserve.errors import SealserveError
 from sealserve.terms import PlatformKind
 
 with deferred:
-    from sealserve.attestation.tcb_policy import PRESETS
+    from sealserve.attestation.presets import PRESETS
     from sealserve.cli.bundles import received
     from sealserve.cluster.kubernetes import preconditions, shipping
     from sealserve.cluster.kubernetes.cluster_client import ClusterClient
@@ -164,7 +164,8 @@ def _print(findings: list[Finding]) -> None:
 
 def _print_presets() -> None:
     console.out.print("\nTCB presets (tcb.preset in sealserve.toml):")
-    for name, policy in PRESETS.items():
-        statuses = ", ".join(sorted(map(str, policy.statuses)))
-        advisories = ", ".join(sorted(policy.advisories)) or "none"
+    for name, preset in PRESETS.items():
+        accepted = preset.rules.tcb.accept
+        statuses = ", ".join(sorted(map(str, accepted)))
+        advisories = ", ".join(sorted(frozenset().union(*accepted.values()))) or "none"
         console.out.print(f"  {name}: {statuses}; advisories: {advisories}")

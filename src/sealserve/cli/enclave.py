@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console, options
+from sealserve.cli import console, enclave_token, options
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.deferred_imports import deferred
@@ -44,6 +44,7 @@ with deferred:
     from sealserve.regular_file import read_regular
 
 app = Verbs("Build, show and run enclaves.")
+app.command("token")(enclave_token.token)
 
 EnclaveName = Annotated[
     str, typer.Option("--name", "-n", help="Name of the enclave; each replica of a machine has its own enclave")

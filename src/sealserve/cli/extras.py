@@ -6,11 +6,14 @@ from sealserve.cli.codes import CliCode
 from sealserve.errors import SealserveError
 
 PACKAGES: Final = {
-    "aiohttp": ("aiohttp", "server"),
+    "aiohttp": ("aiohttp", "owner"),
+    "alembic": ("alembic", "owner"),
     "cbor2": ("cbor2", "owner"),
-    "dcap_qvl": ("dcap-qvl", "owner"),
     "httpx": ("httpx", "owner"),
     "kubernetes": ("kubernetes", "kubernetes"),
+    "pkcs11": ("python-pkcs11", "pkcs11"),
+    "prometheus_client": ("prometheus-client", "owner"),
+    "psycopg": ("psycopg", "postgresql"),
     "sqlalchemy": ("SQLAlchemy", "owner"),
     "tensorflow": ("tensorflow", "server"),
     "tensorflow_serving": ("tensorflow-serving-api", "server"),

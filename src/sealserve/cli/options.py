@@ -25,6 +25,8 @@ Target = Annotated[
     ),
 ]
 
+FORM_OF_KEY_HELP = "Form of the key: raw (16 bytes), or string (32 hexadecimal digits and a NUL)"
+
 ReadyFile = Annotated[
     Path | None,
     typer.Option("--ready-file", help="File to write when the service is ready", show_default="none"),

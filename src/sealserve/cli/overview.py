@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from sealserve.cli import approval_notice
 from sealserve.cli.status_document import (
     CertificateEnd,
     Difference,
@@ -21,6 +22,8 @@ from sealserve.cluster.missing_parts import with_missing
 from sealserve.cluster.target import NGINX, REPLICA, PartStatus, State, Target
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
+from sealserve.owner import broker_certificate
+from sealserve.owner.broker_database import is_shared, open_database
 from sealserve.owner.drift import drift_of
 from sealserve.owner.expiry import certificate_ends
 from sealserve.pki import expiry
@@ -47,12 +50,18 @@ class Described:
         expected: Roles of the expected parts; empty if the deployment was not started.
         drift: Differences between the running release and ``sealserve.toml``. None if this machine cannot compare them.
         unapplied: Number of replicas that `up` would start, if it differs from the number that was started last.
+        rejected: Why a running broker does not accept its certificate in the workspace. None if it does.
+        waiting: Sentences about platforms that wait for an approval.
+        database: Why the broker's database on a server is not available. None if it is, or if the database is a file.
     """
 
     desired: int
     expected: Sequence[str]
     drift: Sequence[Difference] | None = None
     unapplied: int | None = None
+    rejected: str | None = None
+    waiting: Sequence[str] = ()
+    database: str | None = None
 
 
 def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: str) -> StatusDocument:
@@ -83,7 +92,19 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     desired = sum(role.startswith(REPLICA) for role in expected)
     asked = wanted.replicas(workspace, deployment).count
     unapplied = asked if started and asked != count else None
-    described = Described(desired=desired, expected=expected, drift=drift, unapplied=unapplied)
+    certificate = broker_certificate.state_of(workspace, deployment, now=now)
+    # 5. Without its database, the broker releases no keys, although the service still answers.
+    fault = _database_fault(workspace) if started else None
+    described = Described(
+        desired=desired,
+        expected=expected,
+        drift=drift,
+        unapplied=unapplied,
+        rejected=certificate.problem if certificate else None,
+        # 6. If a replica is missing, find out whether it waits for a person. The database has the answer.
+        waiting=() if fault or (parts and _ready(parts) >= desired) else approval_notice.waiting(workspace),
+        database=fault,
+    )
     return document(
         parts,
         described,
@@ -120,15 +141,22 @@ def document(
         endpoints: Addresses at which users reach the service.
     """
     replicas = [part for part in parts if part.role.startswith(REPLICA)]
-    ready = sum(part.state is State.SERVING and part.is_well for part in replicas)
+    ready = _ready(replicas)
     fronts = [part for part in parts if part.role == NGINX]
     problems = [_problem(part) for part in parts if not part.is_well]
-    over = [end for end in expiry.endings(ends) if end.is_over(now)]
+    over = [end for end in expiry.endings(ends) if end.is_over(now) and not end.is_of_administration]
     problems += [end.warning(now) for end in over]
     if not parts:
         problems.append("The deployment is not running. Start it: `sealserve up`.")
     elif ready < described.desired:
         problems.insert(0, f"Only {ready} of {described.desired} replicas are ready.")
+    if ready < max(described.desired, 1):
+        problems += described.waiting
+    if described.database is not None:
+        problems.append(
+            f"The broker cannot release keys without its database: {described.database} Examine it: `sealserve doctor "
+            "owner`."
+        )
     serves = ready > 0 and (not fronts or any(part.is_well for part in fronts))
     state = Standing.WELL if serves and not problems else Standing.DEGRADED if serves else Standing.DOWN
     warnings = [end.warning(now) for end in expiry.endings(ends) if end.is_near(now) and end not in over]
@@ -139,6 +167,11 @@ def document(
         warnings.append(
             f"target.replicas is now {described.unapplied}, which differs from the number of started replicas. Apply "
             "it: `sealserve up`."
+        )
+    if described.rejected is not None:
+        warnings.append(
+            f"The broker cannot use its certificate in the workspace: {described.rejected} A running broker keeps its "
+            "former certificate. Renew it: `sealserve certs renew`."
         )
     return StatusDocument(
         time=now,
@@ -157,6 +190,22 @@ def document(
         warnings=tuple(warnings),
         parts=tuple(_row(part, now) for part in parts),
     )
+
+
+def _database_fault(workspace: Workspace) -> str | None:
+    """Return why the broker's database on a server is not available, on a machine that has the owner's files."""
+    if not (workspace.owner.root.is_dir() and is_shared(workspace)):
+        return None
+    try:
+        with open_database(workspace, create=False):
+            return None
+    except SealserveError as error:
+        return error.message
+
+
+def _ready(parts: Sequence[PartStatus]) -> int:
+    """Return the number of replicas that serve and answer."""
+    return sum(part.role.startswith(REPLICA) and part.state is State.SERVING and part.is_well for part in parts)
 
 
 def _problem(part: PartStatus) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.cli import console, options
 from sealserve.cli.context import Context, Place
 from sealserve.cli.deferred_imports import deferred
@@ -43,6 +44,10 @@ def build(
             "--new-signing-key", help="Create a new key that signs releases, if the previous key file is missing"
         ),
     ] = False,
+    secret_form: Annotated[
+        SecretForm | None,
+        typer.Option("--secret-form", help=options.FORM_OF_KEY_HELP, show_default="as chosen at `broker allow`"),
+    ] = None,
     no_wait: options.NoWait = False,
 ) -> None:
     """Build a release: seal the models and a new TLS certificate under a new key.
@@ -50,10 +55,10 @@ def build(
     A model whose source changed since its conversion is converted again first. An older release is never replaced.
     """
     with owning(context.workspace, "release build", no_wait=no_wait):
-        _build(context, replace_lost_key=new_signing_key)
+        _build(context, replace_lost_key=new_signing_key, secret_form=secret_form)
 
 
-def _build(context: Context, *, replace_lost_key: bool) -> None:
+def _build(context: Context, *, replace_lost_key: bool, secret_form: SecretForm | None) -> None:
     workspace, described = context.workspace, context.deployment
     convert_again(workspace, described, say=context.say)
     total = sum(console.size_of(models.servable_folder(workspace, model)) for model in described.models)
@@ -63,6 +68,7 @@ def _build(context: Context, *, replace_lost_key: bool) -> None:
             described,
             now=datetime.now(UTC),
             replace_lost_key=replace_lost_key,
+            secret_form=secret_form,
             progress=progress,
             warn=console.warn,
         )
@@ -115,6 +121,7 @@ def show(context: Context, name: options.ReleaseName = None, host: OnHost = Fals
         "servables": "\n".join(f"{item.name}: {', '.join(map(str, item.versions))}" for item in index.servables),
         "platform": "simulated" if index.simulated else "sgx",
         "key id": index.key_id,
+        **({} if index.secret_form is None else {"secret form": index.secret_form}),
         "format": index.file_format,
     }  # fmt: skip
     files = Table(("SIZE", "SHA-256", "FILE"), [(file.size, file.sha256, file.path) for file in index.files])

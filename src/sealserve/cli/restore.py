@@ -11,6 +11,7 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
 
 with deferred:
+    from sealserve.owner.broker_database import database_settings
     from sealserve.owner.restore import restore as restore_workspace
     from sealserve.workspace import Workspace
 
@@ -38,6 +39,10 @@ def restore(
          "size": restored.size},
         f"Restored {workspace.root}: {restored.files} files, {restored.size / 1e6:.1f} MB.",
     )  # fmt: skip
+    if database_settings(workspace).url is not None:
+        context.say(
+            "Next: set database.url to an empty database, and run `sealserve broker import` to copy the rows to it."
+        )
     if not context.as_json:
         console.warn(
             f"The broker's database has the state of {restored.created:%Y-%m-%d %H:%M} UTC. Before you start the "

@@ -17,6 +17,7 @@ from sealserve.cli.verbs import Verbs
 with deferred:
     from sealserve.bundle import Bundle
     from sealserve.cli import release_plan
+    from sealserve.cli.approval_notice import told_on_failure
     from sealserve.cli.bundles import bundle_for, machines_of, received
     from sealserve.cli.changing import changing, owning
     from sealserve.cli.first_steps import take_first_steps
@@ -146,7 +147,7 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)
 
-    with live_view("Starting", watched, for_programs=context.as_json) as tell:
+    with told_on_failure(context), live_view("Starting", watched, for_programs=context.as_json) as tell:
         opened = targets.open_target(workspace, described, asked.kind, tell=tell)
         with starting(workspace, asked.kind, tell=tell, for_programs=context.as_json):
             # 2. The owner creates missing or changed models, certificates and a release.

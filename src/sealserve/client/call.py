@@ -18,6 +18,9 @@ Reply = TypeVar("Reply", bound=Message)
 _ATTEMPTS = 5
 _PAUSE = 0.02
 """Seconds before the first retry, doubled before each further retry."""
+_RECONNECT_SECONDS = 3.0
+"""How long a call without a connection waits until the service can be reached again, for example after a fail-over."""
+_PROBE_PAUSE = 0.2
 _NO_CONNECTION = "failed to connect to all addresses"
 _CALLERS_FAULT = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -94,7 +97,7 @@ class Method(Generic[Reply]):
 
         A call that the server certainly never started is retried, up to 5 attempts within ``timeout``. A retry uses a
         new connection. Behind a load balancer, it therefore reaches a replica that is not draining. A call that the
-        server may have started is not retried.
+        server may have started is not retried. If the service cannot be reached, the call waits up to 3 seconds for it.
 
         Args:
             channel: The connection to use.
@@ -125,7 +128,7 @@ class Method(Generic[Reply]):
             except grpc.RpcError as failure:
                 error: Any = failure  # it is also a grpc.Call, which the type annotations do not express
                 unanswered = attempt > 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                fault = channel.find_fault() if _has_no_connection(error) or unanswered else None
+                fault = _find_lasting_fault(channel, deadline) if _has_no_connection(error) or unanswered else None
                 if attempt < _ATTEMPTS and fault is None and _was_never_begun(error):
                     time.sleep(min(_PAUSE * 2**attempt, max(deadline - time.monotonic(), 0.0)))
                     continue
@@ -134,6 +137,17 @@ class Method(Generic[Reply]):
             instance = headers.get(INSTANCE_HEADER)
             return reply, None if instance is None else printable(str(instance), 64)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _find_lasting_fault(channel: ServiceChannel, deadline: float) -> SealserveError | None:
+    """Return the reason why new connections fail, or None if they work again within a few seconds.
+
+    A failed TLS handshake is returned immediately, because waiting does not help.
+    """
+    end = min(deadline, time.monotonic() + _RECONNECT_SECONDS)
+    while isinstance(fault := channel.find_fault(), UnreachableError) and time.monotonic() + _PROBE_PAUSE < end:
+        time.sleep(_PROBE_PAUSE)
+    return fault
 
 
 def _has_no_connection(error: Any) -> bool:

@@ -24,6 +24,9 @@ _OPTIONS: dict[str, Any] = {
     # Ignore a proxy in the environment, which is meant for web traffic. A caller can enable it with an option.
     "grpc.enable_http_proxy": 0,
     "grpc.initial_reconnect_backoff_ms": 200,
+    # How long one attempt to connect may take. gRPC's default is 20 s. A call that meets a path to a stopped pod would
+    # wait for all this time, although the next attempt takes another path.
+    "grpc.min_reconnect_backoff_ms": 5000,
     "grpc.max_reconnect_backoff_ms": 2000,
 }
 

@@ -59,10 +59,11 @@ PRESET = Preset(
     ),
     pccs=Fact(
         value=AttestationService(
-            url="https://sgx-dcap-server-tc.{region}.tencent.cn/sgx/certification/v3/", regions=("bj", "sh", "gz")
+            url="https://sgx-dcap-server-tc.{region}.tencent.cn/sgx/certification/v4/", regions=("bj", "sh", "gz")
         ),
         source=_BUILD,
-        note="Beijing, Shanghai, Guangzhou; the vendor's page uses version 3 of the API",
+        note="Beijing, Shanghai, Guangzhou. Tencent's page of 2024 gives version 3 of the API, which Intel has "
+        "switched off. The path here is for version 4, which was not verified with Tencent's service",
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
     devices=Fact(

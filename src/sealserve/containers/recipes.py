@@ -30,6 +30,7 @@ class Packages(StrEnum):
 
     NONE = "none"
     BASE = "base"
+    BROKER = "broker"
     SERVER = "server"
 
 
@@ -80,6 +81,9 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
         case ImageName.FRONT:
             title = "NGINX, which passes TLS through by its server name"
             return Recipe(name=name, dockerfile="front", packages=Packages.NONE, bases=debian, title=title)
+        case ImageName.BROKER:
+            title = "the owner's broker"
+            return Recipe(name=name, dockerfile="broker", packages=Packages.BROKER, bases=debian, title=title)
         case ImageName.SERVER_SIMULATED:
             title = "the model server in a simulated enclave, which does not protect the model from the host"
             return Recipe(name=name, dockerfile="server-simulated", packages=Packages.SERVER, bases=debian, title=title)
@@ -97,9 +101,7 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
                 title=title,
             )  # fmt: skip
         case _:
-            title = {ImageName.BROKER: "the owner's broker", ImageName.CLIENT: "the client for users of the service"}[
-                name
-            ]
+            title = "the client for users of the service"
             return Recipe(name=name, dockerfile=name.value, packages=Packages.BASE, bases=debian, title=title)
 
 

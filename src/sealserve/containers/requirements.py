@@ -20,6 +20,8 @@ _HTTP: Final = (
 )  # fmt: skip
 SERVER_ONLY: Final = (*_HTTP, *_TENSORFLOW)
 """Packages of the server's image besides the base set: aiohttp, and TensorFlow without its Python dependencies."""
+BROKER_ONLY: Final = ("asn1crypto", "python-pkcs11")
+"""Packages of the broker's image besides the base set: for PKCS#11 tokens. No other image has an interface to them."""
 
 _NEWEST_GLIBC: Final = {"3.11": 36, "3.12": 39}
 """The minor version of glibc 2 in Debian 12 and Ubuntu 24.04, by the Python version of the distribution."""
@@ -38,9 +40,11 @@ def requirements(packages: Packages) -> str:
     if packages is Packages.NONE:
         return ""
     text = _lock("base")
-    if packages is Packages.SERVER:
-        locked = _entries(_lock("server"))
-        text += "".join(_MARKER.sub(" ", locked[name]) for name in SERVER_ONLY)
+    extra = {Packages.SERVER: ("server", SERVER_ONLY), Packages.BROKER: ("pkcs11", BROKER_ONLY)}
+    if packages in extra:
+        lock, names = extra[packages]
+        locked = _entries(_lock(lock))
+        text += "".join(_MARKER.sub(" ", locked[name]) for name in names)
     return text
 
 

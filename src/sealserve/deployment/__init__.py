@@ -1,5 +1,6 @@
 """Contents of ``sealserve.toml``: the models, the service, the broker, the policy and the target."""
 
+from sealserve.deployment.database_section import DatabaseSection
 from sealserve.deployment.example import suggest_name, write_example, write_short
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.reader import parse, read
@@ -7,6 +8,7 @@ from sealserve.deployment.sections import KeystoreSection, ModelSection
 from sealserve.deployment.whole import Deployment
 
 __all__ = [
+    "DatabaseSection",
     "Deployment",
     "KeystoreSection",
     "KubernetesSection",

@@ -20,6 +20,8 @@ Location = Sequence[int | str]
 """Path to a key: its own name, the names of the tables around it, and the index of a ``[[table]]``."""
 
 _HEADING: Final = re.compile(r"^\s*\[\[?(?P<name>[^\]]+)\]")
+_PASSWORD: Final = re.compile(r"(://[^:/@\s]*):[^\s]*@")  # up to the last "@": a password can contain this character
+_QUERY: Final = re.compile(r"""(://[^?\s]*)\?[^\s'"]*""")  # a parameter can be a password or a signature
 _LONGEST_VALUE: Final = 200
 """Maximum number of characters of a value that an error repeats."""
 _A_TYPING_ERROR: Final = 0.75
@@ -155,8 +157,9 @@ def _new_name(moved: Moved) -> str:
 
 
 def _written(value: object) -> str:
-    """Return a value roughly as TOML writes it, truncated if it is long."""
+    """Return a value roughly as TOML writes it, truncated if it is long, without the secrets that a URL can contain."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = _PASSWORD.sub(r"\1:...@", _QUERY.sub(r"\1?...", text))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 

@@ -164,6 +164,15 @@ class BrokerTable(Section):
         default=False,
         description="whether the broker runs in the cluster, so that its hosts hold the keys; simulated enclaves only",
     )
+    database_addresses: Networks = Field(
+        default=(),
+        description="with dangerous_inside, networks of the database in `database.url`, for the NetworkPolicy; "
+        "empty: a host that is not an IP address is allowed at every address",
+    )
+    keystore_addresses: Networks = Field(
+        default=(),
+        description="the same for `keystore.transit_url`",
+    )
 
     @model_validator(mode="after")
     def _broker_is_named(self) -> Self:

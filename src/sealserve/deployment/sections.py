@@ -20,7 +20,17 @@ from sealserve.deployment.values import (
 )
 from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
-from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TargetKind, TlsMode
+from sealserve.terms import (
+    LARGEST_VERSION,
+    MOST_PROCESSES,
+    Approval,
+    Cloud,
+    CollateralUpdate,
+    LogFormat,
+    ServerKind,
+    TargetKind,
+    TlsMode,
+)
 
 _NETWORK_PREFIX: Final = 29  # 8 addresses: the network's, the gateway's, 3 in use, the broadcast address
 _SMALLEST_SUBNET: Final = 27  # 4 networks: one for a replica, two shared, and one for a roll-out
@@ -169,6 +179,48 @@ class EnclaveSection(Section):
         return self
 
 
+class LimitsTable(Section):
+    """The number of keys and of attestation results that a platform can receive in a period."""
+
+    keys_per_platform: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+        default=None, description="maximum number of keys for one platform in the period; by default no limit"
+    )
+    results_per_platform: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+        default=None,
+        description="maximum number of attestation results for one platform in the period; by default no limit",
+    )
+    period_minutes: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        default=60, description="the period in minutes, which ends at the time of the request"
+    )
+
+
+class NotificationsTable(Section):
+    """Signed HTTP requests that report the broker's decisions and changes."""
+
+    url: str | None = Field(
+        default=None, description="the https URL that receives a POST for each event; by default no notifications"
+    )
+    secret_file: FilePath | None = Field(
+        default=None, description="a file (0600) with the signing secret: `whsec_` and 24 to 64 bytes in base64"
+    )
+    events: tuple[Literal["released", "refused", "attested", "changed"], ...] = Field(
+        default=("released", "refused"),
+        min_length=1,
+        description='the reported events: "released" (a key), "refused", "attested" (an attestation result), "changed" '
+        "(a change by the owner or an administrator)",
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="a PEM file with the CA of the receiver's certificate; by default the system's CAs",
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.url is not None and self.secret_file is None:
+            raise ValueError("a URL requires secret_file, because each notification is signed")
+        return self
+
+
 class BrokerSection(Section):
     """The owner's broker: the address for enclaves, and the source of its collateral."""
 
@@ -193,18 +245,51 @@ class BrokerSection(Section):
         default=None,
         description="the URL of the collateral service; by default Intel's PCS, or the simulated PCS on port 8081",
     )
+    collateral_ca_file: FilePath | None = Field(
+        default=None,
+        description="a PEM file with the CA of a PCCS that has a private certificate; by default the system's CAs",
+    )
+    collateral_update: CollateralUpdate = Field(
+        default=CollateralUpdate.STANDARD,
+        description='"standard", or "early": apply a TCB recovery when it is published, weeks before "standard"',
+    )
     metrics_port: Port | None = Field(
         default=None,
         description="the port at 127.0.0.1 of the broker's Prometheus metrics; off by default",
+    )
+    instance: Name | None = Field(
+        default=None,
+        description="this broker's name in the audit log, if several brokers share a database; default: the host name",
+    )
+    admin_port: Port | None = Field(
+        default=None, description="the port of remote administration (HTTPS with client certificates); off by default"
+    )
+    admin_listen: IpAddress = Field(
+        default="127.0.0.1", description="the address that remote administration listens on"
+    )
+    approval: Approval = Field(
+        default=Approval.NONE,
+        description='"manual": a person approves each platform before it gets the key of a release; or "none"',
+    )
+    limits: LimitsTable = LimitsTable()
+    notifications: NotificationsTable = NotificationsTable()
+    processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
+        default=1,
+        description="the number of processes that release keys, each on one processor core",
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT,
+        description='the format of the broker\'s log: "text", or "json" with one object per line',
     )
 
 
 class KeystoreSection(Section):
     """The location of the key that encrypts the release keys."""
 
-    kind: Literal["file", "transit"] = Field(
+    kind: Literal["file", "transit", "pkcs11"] = Field(
         default="file",
-        description='"file" (owner/master.key), or "transit" (the transit engine of Vault or OpenBao)',
+        description='"file" (owner/master.key), "transit" (the transit engine of Vault or OpenBao), or "pkcs11" '
+        "(a PKCS#11 token)",
     )
     passphrase_file: FilePath | None = Field(
         default=None,
@@ -223,11 +308,30 @@ class KeystoreSection(Section):
     transit_namespace: str | None = Field(
         default=None, description="the namespace of the key, if namespaces are in use"
     )
+    pkcs11_module: FilePath | None = Field(default=None, description="the PKCS#11 library of the token's vendor")
+    pkcs11_token: str | None = Field(default=None, description="the label of the token")
+    pkcs11_serial: str | None = Field(
+        default=None, description="the serial number of the token, if several tokens have the same label"
+    )
+    pkcs11_key: str = Field(default="sealserve", description="the label of the AES key in the token")
+    pkcs11_pin_file: FilePath | None = Field(default=None, description="a file (0600) with the PIN of the token's user")
+    pkcs11_files: tuple[FilePath, ...] = Field(
+        default=(),
+        description="files and folders that the module needs in the broker's container, which sees them read-only at "
+        "the same paths; only for the Docker target",
+    )
 
     @model_validator(mode="after")
     def _transit_is_whole(self) -> Self:
         if (self.kind == "transit" or self.transit_url) and not (self.transit_url and self.transit_token_file):
             raise ValueError("kind = 'transit' requires transit_url and transit_token_file")
+        return self
+
+    @model_validator(mode="after")
+    def _token_is_whole(self) -> Self:
+        wanted = self.kind == "pkcs11" or self.pkcs11_module is not None
+        if wanted and not (self.pkcs11_module and self.pkcs11_token and self.pkcs11_pin_file):
+            raise ValueError("kind = 'pkcs11' requires pkcs11_module, pkcs11_token and pkcs11_pin_file")
         return self
 
 
@@ -238,6 +342,16 @@ class TcbSection(Section):
         default="strict",
         description='"strict" (UpToDate), or "cloud-smt" (also hardening needed: INTEL-SA-00289 and INTEL-SA-00615)',
     )
+    policy_file: FilePath | None = Field(
+        default=None,
+        description="a policy file with all rules, instead of a preset; `sealserve broker policy check` validates it",
+    )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        if self.policy_file is not None and "preset" in self.model_fields_set:
+            raise ValueError("preset and policy_file cannot be used together; remove one of them")
+        return self
 
 
 class TargetSection(Section):

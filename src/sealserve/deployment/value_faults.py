@@ -13,6 +13,7 @@ from sealserve.deployment import values
 from sealserve.deployment.section import AT_KEY
 from sealserve.names import DNS_NAME_PATTERN, NAME_PATTERN
 
+_TIME: Final = "a time such as 2026-11-29T12:30:00"
 _INTEGER: Final = "an integer"
 _TEXT: Final = "text in quotation marks"
 _LIST: Final = "a list"
@@ -27,6 +28,8 @@ TYPES: Final[Mapping[str, str]] = {
     "float_parsing": "a number",
     "greater_than_equal": "a number of at least {ge}",
     "int_from_float": _INTEGER,
+    "datetime_from_date_parsing": _TIME,
+    "datetime_parsing": _TIME,
     "int_parsing": _INTEGER,
     "int_parsing_size": "a smaller integer",
     "int_type": _INTEGER,

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from sealserve.deployment.database_section import DatabaseSection
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.replica_limit import ReplicaLimit, replica_limit
 from sealserve.deployment.section import Section, at_key
@@ -34,6 +35,7 @@ class Deployment(Section):
     server: ServerSection = ServerSection()
     enclave: EnclaveSection = EnclaveSection()
     broker: BrokerSection = BrokerSection()
+    database: DatabaseSection = DatabaseSection()
     keystore: KeystoreSection = KeystoreSection()
     tcb: TcbSection = TcbSection()
     target: TargetSection = TargetSection()

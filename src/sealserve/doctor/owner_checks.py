@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 
 from sealserve.addresses import is_ip_address
 from sealserve.deployment import Deployment
-from sealserve.doctor import machine_checks
+from sealserve.doctor import broker_checks, database_checks, machine_checks, token_check
 from sealserve.doctor.finding import Finding, Machine, Verdict
-from sealserve.owner import releases
+from sealserve.errors import SealserveError
+from sealserve.owner import policies, releases
 from sealserve.owner.expiry import certificate_ends
 from sealserve.pki import expiry
+from sealserve.sgx.policy_rules import rules_of
 from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -33,6 +35,8 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
             workspace.owner.master_key,
             workspace.owner.index_signing_key,
             workspace.owner.audit_signing_key,
+            workspace.owner.row_key,
+            workspace.owner.token_signing_key,
         )
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
@@ -44,8 +48,12 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
         remedy=f"run `chmod -R go-rwx {workspace.owner.root}`" if exposed else "",
     )
     yield from _certificates(workspace, datetime.now(UTC))
+    if deployment is not None:
+        yield from token_check.token(deployment.keystore)
+    if deployment is not None and deployment.database.url is not None:
+        yield database_checks.server(workspace, deployment.database)
     if deployment is not None and platform is PlatformKind.SGX:
-        yield from _broker_address(deployment.broker.address)
+        yield from broker_checks.broker(workspace, deployment, platform, now=datetime.now(UTC))
 
 
 def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
@@ -66,21 +74,6 @@ def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
         )
 
 
-def _broker_address(address: str) -> Iterator[Finding]:
-    """Yield a note if the broker's address is an IP address.
-
-    Mbed TLS before 3.5 compares host names only, and rejects the certificate with error -9984.
-    """
-    if is_ip_address(address):
-        yield Finding(
-            machine=Machine.OWNER,
-            name="broker address",
-            verdict=Verdict.NOTE,
-            found=f"broker.address is the IP address {address}; enclaves with Gramine before 1.6 reject IP addresses",
-            remedy="to support such enclaves, set broker.address to a host name",
-        )
-
-
 def production(platform: PlatformKind, deployment: Deployment | None) -> Iterator[Finding]:
     """Yield findings about settings that are not acceptable in production."""
     simulated = platform is PlatformKind.SIMULATED
@@ -95,12 +88,28 @@ def production(platform: PlatformKind, deployment: Deployment | None) -> Iterato
         yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
                       found=f"allowed: {', '.join(sorted(allowed))}; what they print leaves the enclave",
                       remedy="export the models without these operations")  # fmt: skip
+    if deployment is not None and deployment.tcb.policy_file is not None:
+        yield from _policy_file(deployment)
     if deployment is not None and deployment.target.kind == "kubernetes":
         yield _network_policy(deployment)
     if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
         yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
                       found="one-way: every client that reaches the service may use it",
                       remedy='set service.tls = "two-way"')  # fmt: skip
+
+
+def _policy_file(deployment: Deployment) -> Iterator[Finding]:
+    """Check that the policy file is valid, and accepts only registered enclaves."""
+    found = remedy = ""
+    try:
+        policy = policies.of_deployment(deployment).for_platform(deployment.platform)
+        if rules_of(policy.evidence_rules).dangerous_signer is not None:
+            found = "sgx.dangerous_signer accepts each enclave of a signer, whatever it contains"
+            remedy = "remove sgx.dangerous_signer from the policy file, and register the release again"
+    except SealserveError as error:
+        found, remedy = error.message, error.hint or ""
+    verdict = Verdict.MISSING if found else Verdict.OK
+    yield Finding(machine=Machine.OWNER, name="policy", verdict=verdict, found=found or "valid", remedy=remedy)
 
 
 def _network_policy(deployment: Deployment) -> Finding:

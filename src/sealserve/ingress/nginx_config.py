@@ -80,7 +80,8 @@ class NginxConfig:
         workers: Number of worker processes. None for one per processor.
         worker_connections: Maximum number of connections of one worker. Each client needs two.
         connect_timeout: Seconds until NGINX tries the next replica, if a replica does not accept a connection.
-        fail_timeout: Seconds in which NGINX does not use such a replica.
+        fail_timeout: Seconds in which NGINX does not use such a replica. 0 if another load balancer chooses the
+            replica: NGINX must not stop using its address because of one replica.
         idle_timeout: Seconds after which a connection without traffic is closed. gRPC channels are kept open.
         drain_timeout: Seconds in which existing connections continue after a reload or a graceful stop.
         proxy_protocol: Whether each connection begins with a PROXY protocol header, in which a load balancer sends the
@@ -192,7 +193,7 @@ def _route(config: NginxConfig, name: str, port: int, upstreams: Sequence[Upstre
     service = _dns(config.service_name)
     if service in _MAP_KEYWORDS:  # escape a name that is a keyword of the map directive
         service = f"\\{service}"
-    fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s"
+    fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s" if config.fail_timeout else "max_fails=0"
     servers = "\n".join(
         f"        server {_address(_host(upstream.host), upstream.port)} {fail};" for upstream in upstreams
     )

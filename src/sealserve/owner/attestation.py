@@ -27,13 +27,57 @@ def open_verifier(workspace: Workspace, deployment: Deployment) -> Iterator[tupl
     simulated root certificate, if one exists.
     """
     with contextlib.ExitStack() as stack:
-        genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None
-        clients = {PlatformKind.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
-        vendors = {PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[PlatformKind.SGX])}
-        if (root := trusted_root(workspace)) is not None:
-            clients[PlatformKind.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
-            vendors[PlatformKind.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[PlatformKind.SIMULATED])
+        anchors = trust_anchors(workspace)
+        clients = {
+            platform: stack.enter_context(open_client(workspace, deployment, platform, anchor))
+            for platform, anchor in anchors.items()
+        }
+        vendors = {
+            platform: TrustedVendor(
+                anchor=anchor, collateral=clients[platform], update=deployment.broker.collateral_update
+            )
+            for platform, anchor in anchors.items()
+        }
         yield SgxVerifier(vendors), partial(_documents, clients)
+
+
+def trust_anchors(workspace: Workspace) -> Mapping[PlatformKind, TrustAnchor]:
+    """Return the trusted root of each kind of platform that the workspace supports."""
+    simulated = trusted_root(workspace)
+    return {
+        PlatformKind.SGX: TrustAnchor.intel(),
+        **({} if simulated is None else {PlatformKind.SIMULATED: simulated}),
+    }
+
+
+def open_client(
+    workspace: Workspace, deployment: Deployment, platform: PlatformKind, anchor: TrustAnchor, *, store: bool = True
+) -> PcsClient:
+    """Return the client for the collateral of one kind of platform.
+
+    Args:
+        workspace: The owner's workspace.
+        deployment: The settings of the PCS or PCCS.
+        platform: The kind of platform.
+        anchor: Its trusted root.
+        store: Whether to use and fill the workspace's folder for collateral.
+
+    Raises:
+        InputError: `pcs.url` or `pcs.ca-file` if the setting for it is invalid.
+    """
+    settings = deployment.broker
+    if platform is PlatformKind.SIMULATED:
+        url = pcs_url(deployment)
+    else:
+        url = (settings.collateral_url if deployment.platform is PlatformKind.SGX else None) or INTEL_PCS
+    own = url == settings.collateral_url  # the CA file is for the configured service only, not for Intel's
+    return PcsClient(
+        url,
+        ca_file=settings.collateral_ca_file if own else None,
+        anchor=anchor,
+        folder=workspace.owner.collateral / platform.value if store else None,
+        update=settings.collateral_update,
+    )
 
 
 def _documents(clients: Mapping[PlatformKind, PcsClient]) -> Documents:

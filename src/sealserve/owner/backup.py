@@ -35,8 +35,12 @@ from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 DATABASE: Final = "owner/database/broker.sqlite"
 KEY_SIZE: Final = 16
 
-_LEFT_OUT: Final = ("owner/master.key", "owner/master.key.next", f"{DATABASE}-wal", f"{DATABASE}-shm")
-_LEFT_OUT_FOLDERS: Final = ("owner/logs",)
+_LEFT_OUT: Final = (
+    "owner/master.key",
+    "owner/master.key.next",
+    *(f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", "-turn")),
+)
+_LEFT_OUT_FOLDERS: Final = ("owner/logs", "owner/collateral")
 _HOST_FILES: Final = ("host/owner.pub",)
 
 
@@ -98,7 +102,7 @@ def back_up(
         # Encrypt each file separately, bound to its path.
         for path in _paths(workspace, models=models, releases=releases):
             made = _seal(workspace, path, sealed, key=key, database=vault.database)
-            mode = stat.S_IMODE(_source(workspace, path).stat().st_mode)
+            mode = PRIVATE if path == DATABASE else stat.S_IMODE(_source(workspace, path).stat().st_mode)
             listed.append(ListedFile(path=path, mode=mode, size=made.plain_size))
             _move_in(tar, sealed, str(len(listed)))
             tell(made.plain_size)
@@ -130,6 +134,7 @@ def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[st
             above = {str(parent) for parent in PurePosixPath(path).parents}
             if path not in _LEFT_OUT and not above & left_out and not _is_unfinished(path):
                 yield path
+    yield DATABASE  # a snapshot, even of a database on a server; after the kept head, which must not be newer
     for path in _HOST_FILES:
         if (workspace.root / path).is_file():
             yield path

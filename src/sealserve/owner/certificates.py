@@ -222,13 +222,19 @@ def _is_whole(certificate: Path, key: Path) -> bool:
 
 def show_certificates(workspace: Workspace) -> Iterable[NamedCertificate]:
     """Yield the existing certificates of the workspace."""
-    places = {f"{kind} authority": workspace.owner.authorities / kind / "ca.pem" for kind in AuthorityKind}
-    places["broker"] = workspace.owner.broker_tls / BROKER_CERTIFICATE
-    places["user"] = workspace.user.certificate
-    for role, path in places.items():
+    for role, path in certificate_files(workspace).items():
         if path.is_file():
             info = describe(read_regular(path), source=str(path))[0]
             yield NamedCertificate(role=role, path=path, info=info)
+
+
+def certificate_files(workspace: Workspace) -> Mapping[str, Path]:
+    """Return the file of each certificate by its role, whether it exists or not."""
+    return {
+        **{f"{kind} authority": workspace.owner.authorities / kind / "ca.pem" for kind in AuthorityKind},
+        "broker": workspace.owner.broker_tls / BROKER_CERTIFICATE,
+        "user": workspace.user.certificate,
+    }
 
 
 def broker_certificate(workspace: Workspace) -> CertifiedKey:
@@ -237,9 +243,15 @@ def broker_certificate(workspace: Workspace) -> CertifiedKey:
     Raises:
         CertificateMissingError: The certificate does not exist yet.
     """
-    folder = workspace.owner.broker_tls
+    certificate, key = broker_certificate_files(workspace)
     hint = missing_certificate_hint(workspace, AuthorityKind.BROKER)
-    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY, missing=hint)
+    return CertifiedKey.read(certificate=certificate, key=key, missing=hint)
+
+
+def broker_certificate_files(workspace: Workspace) -> tuple[Path, Path]:
+    """Return the files of the broker's certificate and of its private key."""
+    folder = workspace.owner.broker_tls
+    return folder / BROKER_CERTIFICATE, folder / BROKER_KEY
 
 
 def missing_certificate_hint(workspace: Workspace, kind: AuthorityKind, mode: TlsMode = TlsMode.TWO_WAY) -> str:

@@ -9,6 +9,13 @@ from sealserve.errors import ErrorCode, InputError, UnavailableError, Verificati
 class OwnerCode(ErrorCode):
     """Code and family of each error. The docstring below a code explains the error."""
 
+    ADMINISTRATOR_AUTHORITY = "administrator.authority", InputError
+    """The certificate authority of the administrators does not exist yet."""
+    ADMINISTRATOR_REGISTER_DAMAGED = "administrator.register-damaged", InputError
+    """The register of administrators is damaged."""
+    ADMINISTRATOR_UNKNOWN = "administrator.unknown", InputError
+    """No administrator with this name has a certificate that is not revoked."""
+
     BACKUP_CONTENT = "backup.content", VerificationError
     """A file of the backup is missing, was added, or was changed."""
     BACKUP_FORMAT = "backup.format", VerificationError
@@ -22,6 +29,11 @@ class OwnerCode(ErrorCode):
 
     CERTS_TLS_MODE = "certs.tls-mode", InputError
     """The requested certificates are for another TLS mode than service.tls."""
+
+    DATABASE_EMPTY = "owner.database-empty", UnavailableError
+    """The database on the server is empty, although files in the workspace depend on its content."""
+    DATABASE_IMPORT = "owner.database-import", InputError
+    """The workspace's database file cannot be imported into the database on the server."""
 
     ENCLAVE_RELEASE_PLATFORM = "enclave.release-platform", InputError
     """The release was built for another platform than the deployment's platform."""
@@ -42,6 +54,9 @@ class OwnerCode(ErrorCode):
     OWNER_KEY_UNREADABLE = "owner-key.unreadable", InputError
     """A key of the owner is missing, unreadable, or not an Ed25519 key."""
 
+    POLICY_UNKNOWN = "policy.unknown", InputError
+    """The name is neither a preset, nor a policy file, nor a registered release, or the policy file does not exist."""
+
     RELEASE_AMBIGUOUS = "release.ambiguous", InputError
     """Several releases match the given name or id."""
     RELEASE_MISSING = "release.missing", InputError
@@ -52,6 +67,9 @@ class OwnerCode(ErrorCode):
     """The store answered with an error, or with a document that is not a packed release."""
     RELEASE_STORE_UNREACHABLE = "release.store-unreachable", UnavailableError
     """The store cannot be reached, or the connection failed during the download."""
+
+    ROW_KEY_MISSING = "owner.row-key-missing", UnavailableError
+    """The key that authenticates the rows of a database on a server is missing, and is not created on this machine."""
 
     USER_CERTIFICATE_OUTDATED = "user.certificate-outdated", InputError
     """The certificate of a user has expired, or the authority that signed it was replaced."""

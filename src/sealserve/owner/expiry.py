@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sealserve.errors import SealserveError
-from sealserve.owner import users
-from sealserve.owner.certificates import show_certificates
+from sealserve.owner import administrators, users
+from sealserve.owner.certificates import certificate_files
 from sealserve.owner.users import UserState
 from sealserve.pki import expiry
+from sealserve.pki.certificate import describe
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.terms import DEFAULT_USER, LEAF_DAYS
@@ -24,11 +25,14 @@ def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str,
         release: Folder of the release whose service certificate is included, or None.
     """
     ends: dict[str, datetime] = {}
-    with contextlib.suppress(SealserveError):  # the verb that uses an unreadable certificate reports it
-        for named in show_certificates(workspace):
-            ends[named.role] = named.info.not_after
+    for role, path in certificate_files(workspace).items():
+        with contextlib.suppress(SealserveError):  # the verb that uses an unreadable certificate reports it
+            if path.is_file():
+                ends[role] = describe(read_regular(path), source=str(path))[0].not_after
     with contextlib.suppress(SealserveError):  # the verb that uses a damaged register reports it
         ends |= _named_users(workspace)
+    with contextlib.suppress(SealserveError):  # as above
+        ends |= administrators.certificate_ends(workspace)
     if release is not None and (end := service_certificate_end(release, ends)) is not None:
         ends[expiry.SERVICE] = end
     return ends

@@ -33,7 +33,7 @@ def read_signer(path: Path) -> Ed25519PrivateKey:
     Raises:
         InputError: `owner-key.unreadable`: The file does not exist, or contains another kind of key.
     """
-    key = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
+    key = load_key(path, lambda content: serialization.load_pem_private_key(content, password=None))
     if not isinstance(key, Ed25519PrivateKey):
         raise OwnerCode.OWNER_KEY_UNREADABLE.error(
             f"The signing key {path} is of another kind: expected an Ed25519 private key.",
@@ -48,7 +48,7 @@ def read_owner_key(path: Path) -> Ed25519PublicKey:
     Raises:
         InputError: `owner-key.unreadable`: The file does not exist, or contains another kind of key.
     """
-    key = _load(path, serialization.load_pem_public_key)
+    key = load_key(path, serialization.load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise OwnerCode.OWNER_KEY_UNREADABLE.error(
             f"The owner's key {path} is of another kind: expected an Ed25519 public key.",
@@ -62,7 +62,12 @@ def public_pem(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _load(path: Path, load: Callable[[bytes], object]) -> object:
+def load_key(path: Path, load: Callable[[bytes], object]) -> object:
+    """Return the key that ``load`` reads from the content of a PEM file.
+
+    Raises:
+        InputError: `owner-key.unreadable`: The file cannot be read, or ``load`` rejects its content.
+    """
     try:
         return load(read_regular(path))
     except InputFileError as error:

@@ -4,16 +4,23 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sealserve.atomic_file import write_file
+from sealserve.broker import audit
 from sealserve.broker.database import Database
+from sealserve.broker.head_file import keep_head
 from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX
+from sealserve.errors import SealserveError
+from sealserve.owner.broker_database import is_shared, open_database
 from sealserve.owner.identity import require_first_use
 from sealserve.owner.keys import create_signer, public_pem, read_owner_key, read_signer
+from sealserve.owner.row_key import authenticate
+from sealserve.owner.token_keys import create_token_key
 from sealserve.owner.vault import Vault, unlocked
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE
 from sealserve.sgx.signing_key import create_signing_key
@@ -34,7 +41,7 @@ class Owner:
 
     @classmethod
     def create(cls, workspace: Workspace) -> Self:
-        """Create the folders, and the keys that sign releases and the audit log, if they do not exist.
+        """Create the folders, and the keys that sign releases, the audit log and attestation results, if missing.
 
         Raises:
             IdentityLostError: A key is missing, but a file that it signed exists.
@@ -42,6 +49,7 @@ class Owner:
         owner = cls(workspace)
         owner.create_index_key()
         owner.create_audit_key()
+        create_token_key(workspace)
         return owner
 
     @classmethod
@@ -149,42 +157,53 @@ class Owner:
         return [signer.public_key() for signer in signers or [Ed25519PrivateKey.generate()]]
 
     @contextlib.contextmanager
-    def database(self, *, create: bool = False) -> Iterator[Database]:
+    def database(self, *, create: bool = False, create_row_key: bool = True) -> Iterator[Database]:
         """Open only the broker's database, for operations that do not need the keystore and its passphrase.
 
         Args:
             create: Create the database if it does not exist. Otherwise, a database that was never created is opened as
                 an empty read-only database in memory.
+            create_row_key: Create the key that authenticates rows, if it never existed.
 
         Raises:
-            IdentityLostError: The database is missing, but releases whose keys it contained, or a signed head of its
-                log, exist.
+            SealserveError: As `open_database` and `authenticate`.
         """
-        path, former = self.workspace.owner.database, self.workspace.owner.former_database
-        if not path.exists() and not former.exists():
-            released = self.workspace.owner.releases.glob(f"*/{INDEX_FILE}")
-            require_first_use("The broker's database", path, (*released, self.workspace.owner.audit_head))
-            if not create:
-                with Database.empty(str(path)) as database:
-                    yield database
-                return
-            _LOG.info("creating the broker's database %s", path)
-        if not path.exists():
-            self.workspace.create()  # a workspace of an earlier version does not have the database's folder
-        with Database.open(path, former=former) as database:
+        with open_database(self.workspace, create=create) as database:
+            if database.exists:
+                shared = is_shared(self.workspace)
+                authenticate(self.workspace, database, shared=shared, create=create_row_key)
             yield database
+            self.keep_head(database)
+
+    def keep_head(self, database: Database) -> None:
+        """Store the end of the audit log outside of the database, so that a later rollback of a change is detected.
+
+        Nothing is stored if this process has changed nothing since the last call. A failure is logged.
+        """
+        if database.history is None or not database.history.changed:
+            return
+        database.history.changed = False
+        try:
+            self.create_audit_key()
+            with database.write() as connection:
+                head = audit.sign_head(connection, self.audit_signer(), now=datetime.now(UTC))
+            keep_head(self.workspace.owner.audit_head, database, head)
+        except SealserveError as error:  # the change itself is committed
+            _LOG.error("the head of the audit log could not be stored outside of the database: %s", error.message)
 
     @contextlib.contextmanager
-    def vault(self, *, create: bool = False) -> Iterator[Vault]:
+    def vault(self, *, create: bool = False, create_master_key: bool | None = None) -> Iterator[Vault]:
         """Open the broker's database, and its keystore with the settings of ``sealserve.toml``.
 
         Args:
             create: Create the database and the master key if they do not exist.
+            create_master_key: The same for the master key alone. None means the value of ``create``.
 
         Raises:
             SealserveError: As `database` and `open_keystore`.
         """
-        with self.database(create=create) as database, unlocked(self.workspace, database, create=create) as vault:
+        new_key = create if create_master_key is None else create_master_key
+        with self.database(create=create) as database, unlocked(self.workspace, database, create=new_key) as vault:
             yield vault
 
     def _check_index_key(self) -> None:

@@ -1,73 +1,53 @@
 """The owner's broker: open it with the files of the workspace, and register, drain and check releases in it."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import Final
 
-from sealserve.attestation.policy import AppraisalPolicy
-from sealserve.attestation.tcb_policy import PRESETS
+from sealserve.attestation import evidence
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.broker import admin, audit
-from sealserve.broker.admin import KnownRelease, VerifiedChain
+from sealserve.broker.admin import Actor, KnownRelease, VerifiedChain
 from sealserve.broker.audit import Head
-from sealserve.broker.decision import Broker
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.head_file import keep_head, kept_head
 from sealserve.broker.keystore import KeyId
-from sealserve.broker.metrics import MetricsServer, Observed
-from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
+from sealserve.broker.metrics_server import MetricsServer
+from sealserve.broker.releases import PRODUCT_LABEL, Release, ReleaseId, ReleaseUnknownError
 from sealserve.broker.server import BrokerServer
 from sealserve.broker.standing import ReleaseState, check_standing
 from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
 from sealserve.errors import VerificationError
-from sealserve.owner.attestation import open_verifier
-from sealserve.owner.certificates import broker_certificate, show_certificates
+from sealserve.owner import policies
+from sealserve.owner.broker_parts import open_part
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.owner import Owner
-from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
+from sealserve.sgx.policy_rules import rules_of
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
+_LOG: Final = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[BrokerServer]:
-    """Yield the deployment's broker, before it is started.
-
-    `sealserve.owner.attestation` defines the evidence that the broker accepts.
+    """Yield the deployment's broker, before it is started. Its metrics page is already served.
 
     Raises:
-        CertificateMissingError: The broker's certificate does not exist yet.
+        SealserveError: As `open_part`.
+        UnavailableError: `broker.metrics-port` if the port is in use.
     """
-    identity = broker_certificate(workspace)
-    owner = Owner.open(workspace)
-    owner.create_audit_key()
-    signer = owner.audit_signer()  # never the key that signs releases, because this process is exposed to the network
     with contextlib.ExitStack() as stack:
-        vault = stack.enter_context(owner.vault(create=True))
-        verifier, collateral = stack.enter_context(open_verifier(workspace, deployment))
-        keep = partial(keep_head, workspace.owner.audit_head, vault.database)
-        broker = Broker(database=vault.database, keystore=vault.keystore, verifier=verifier, signer=signer, keep=keep)
-        with vault.database.read() as connection:
-            rows, _ = audit.head(connection)
-        if rows > 0:  # sign the existing rows now, because this process may be killed later
-            broker.sign_head()
+        opened = stack.enter_context(open_part(workspace, deployment))
         if deployment.broker.metrics_port is not None:
-            observed = Observed(
-                decisions=broker.decisions,
-                certificates=lambda: _certificate_ends(workspace, identity),
-                collateral=collateral,
-            )
-            stack.enter_context(MetricsServer(observed, deployment.broker.metrics_port))
-        yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
-
-
-def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[str, datetime]:
-    """Return the expiry time of each certificate. For the broker, it is the certificate that is loaded in memory."""
-    ends = {named.role: named.info.not_after for named in show_certificates(workspace)}
-    return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
+            stack.enter_context(MetricsServer(opened.observed, deployment.broker.metrics_port))
+        yield opened.server
 
 
 def allow(
@@ -79,6 +59,8 @@ def allow(
     reactivate: bool = False,
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
+    actor: Actor = admin.OWNER,
+    secret_form: SecretForm | None = None,
 ) -> KnownRelease:
     """Verify a release, and register its enclaves, so that they can receive its key; see `register`.
 
@@ -94,6 +76,8 @@ def allow(
         reactivate=reactivate,
         keep_policy=keep_policy,
         dangerous=dangerous,
+        actor=actor,
+        secret_form=secret_form,
     )
 
 
@@ -106,6 +90,8 @@ def register(
     reactivate: bool = False,
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
+    actor: Actor = admin.OWNER,
+    secret_form: SecretForm | None = None,
 ) -> KnownRelease:
     """Register all enclaves in a release's ``enclave/`` folder with the broker, so that they can receive its key.
 
@@ -114,37 +100,51 @@ def register(
 
     Args:
         workspace: The owner's workspace.
-        deployment: Supplies the TCB policy.
+        deployment: Supplies the policy: a preset or a policy file.
         verified: The verified release.
         now: The time on the owner's clock.
         reactivate: Make a draining release active again, with the deployment's current policy.
         keep_policy: Raise an error if this policy differs from the registered policy.
         dangerous: Classes of insecure settings that the enclaves' manifests may have.
+        actor: Who registers the release, for the audit log.
+        secret_form: The form in which the enclaves receive the key. None: as built, as registered, or the raw form.
 
     Returns:
         The registered release with all its enclaves.
 
     Raises:
         InputError: `broker.release-policy`: The release is registered with another policy that may not be replaced.
-        SealserveError: The enclaves do not verify, or the release is registered with other values.
+        InputError: `policy.file`: The policy file of ``sealserve.toml`` is invalid.
+        InputError: `broker.release-conflict`: The release was built with another form of its key, or is registered with
+            other values.
+        SealserveError: The enclaves do not verify.
     """
     folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
-    references = {
+    references: dict[str, evidence.ReferenceValues] = {
         label: ReferenceValues.of_sigstruct(sigstruct)
         for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
     }
+    platform = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
+    policy = policies.of_deployment(deployment).for_platform(platform)
+    if references and (product := rules_of(policy.evidence_rules).dangerous_signer) is not None:
+        _LOG.warning(
+            "the policy %s weakens security: each enclave that the key with MRSIGNER %s signed receives the key of %s",
+            policy.tcb.name, product.mr_signer, folder.name,
+        )  # fmt: skip
+        references[PRODUCT_LABEL] = product.reference()
     release = Release(
         release_id=ReleaseId(verified.id),
         name=folder.name,
-        platform=PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX,
+        platform=platform,
         key_id=KeyId(verified.index.key_id),
-        policy=AppraisalPolicy(
-            tcb=PRESETS[deployment.tcb.preset], enrolled_platforms_only=not verified.index.simulated
-        ),
+        policy=policy,
         created=verified.index.created_at,
+        secret_form=_secret_form(workspace, verified, secret_form),
     )
     with Owner.open(workspace).database() as database:
-        return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
+        return admin.allow(
+            database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy, actor=actor
+        )
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedRelease, *, now: datetime) -> bool:
@@ -210,6 +210,21 @@ def has_ended(workspace: Workspace, folder: Path, *, now: datetime) -> bool:
     except VerificationError:
         return True
     return False
+
+
+def _secret_form(workspace: Workspace, verified: VerifiedRelease, asked: SecretForm | None) -> SecretForm:
+    """Return the form of a release's key: as its signed index states, as asked for, as registered, or raw."""
+    built = verified.index.secret_form
+    if built is None:
+        known = _known(workspace, verified.id) if asked is None else None
+        return asked or (SecretForm.RAW if known is None else known.secret_form)
+    if asked not in {None, built}:
+        raise BrokerCode.RELEASE_CONFLICT.error(
+            f"The form of the key of {verified.folder.name} cannot change: expected {built}, as in its signed index, "
+            f"got {asked}.",
+            hint=f"Omit --secret-form, or run `sealserve release build --secret-form {asked}` to build a new release.",
+        )
+    return built
 
 
 def _known(workspace: Workspace, release_id: str) -> Release | None:

@@ -18,6 +18,7 @@ from sealserve.broker.standing import check_standing
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.owner import drift, releases
+from sealserve.owner.broker_database import may_exist
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
@@ -128,7 +129,7 @@ def _built(copies: Sequence[Path]) -> int:
 
 def _usable(workspace: Workspace, now: datetime) -> dict[str, str]:
     """Return the releases whose key the broker still releases, because their enclaves may run or start again."""
-    if not workspace.owner.database.exists():
+    if not may_exist(workspace):
         return {}
     with Owner.open(workspace).database() as database:
         known = [row.release for row in admin.every_release(database)]

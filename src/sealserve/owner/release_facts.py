@@ -35,7 +35,7 @@ RELEASE_SETTINGS: Final = frozenset({
     # The enclave's manifest and SIGSTRUCT.
     "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
     # The policy that the broker stores with a release.
-    "tcb.preset",
+    "tcb.preset", "tcb.policy_file", "broker.approval",
 })  # fmt: skip
 """Settings outside of [model] whose change needs a new release."""
 

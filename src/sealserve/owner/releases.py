@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
@@ -72,6 +73,7 @@ def build(
     *,
     now: datetime,
     replace_lost_key: bool = False,
+    secret_form: SecretForm | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
@@ -83,6 +85,7 @@ def build(
         now: Time of the release and of its certificate.
         replace_lost_key: Create a new key that signs releases if the former key is missing. Hosts then need the new
             public key.
+        secret_form: The form in which enclaves receive the key of the release. None: `broker allow` decides.
         progress: Called with the number of plaintext bytes that were sealed since the last call.
         warn: Called with each warning about a model, such as an operation that only ``dangerous_operations`` allows.
 
@@ -111,14 +114,15 @@ def build(
         files={**files, SSL_CONFIG_PATH: ssl_config.render()},
         simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
+        secret_form=secret_form,
     )
     # The first release of a workspace creates the key that signs it, if `init` did not.
     owner = Owner.open(workspace)
     owner.create_index_key(replace_lost=replace_lost_key)
     signer = owner.index_signer()
     # Store the release key before it is used, because a release without its key cannot be opened.
-    with owner.vault(create=True) as vault, vault.database.write() as connection:
-        created = vault.keystore.create(connection, now=now)
+    with owner.vault(create=True) as vault:
+        created = vault.keystore.create(vault.database, now=now)
     # Seal and sign. If this fails, remove the key, which is then not needed.
     try:
         with created.key as key:
@@ -181,6 +185,11 @@ def find(parent: Path, name: str | None) -> Path:
         return newest(parent)
     if (Path(name) / INDEX_FILE).is_file():
         return Path(name)
+    return find_in(parent, name)
+
+
+def find_in(parent: Path, name: str) -> Path:
+    """Return a release in ``parent`` by its name or the beginning of its id, never a folder elsewhere. See `find`."""
     folders = _folders(parent)
     fitting = [folder for folder in folders if folder.name == name]
     fitting = fitting or [folder for folder in folders if _id(folder).startswith(name)]

@@ -5,7 +5,7 @@ import binascii
 import contextlib
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,8 @@ from sealserve.owner.backup_format import (
     parse_list,
 )
 from sealserve.owner.codes import OwnerCode
-from sealserve.owner.vault import keystore_settings, passphrase_source, transit_key
+from sealserve.owner.key_services import key_services
+from sealserve.owner.vault import keystore_settings, passphrase_source
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import open_regular
 from sealserve.sealing import codec, plain_tar
@@ -52,7 +53,7 @@ def restore(
         workspace: The workspace to create.
         source: A file that `back_up` wrote.
         master_key: File with the master key, which becomes the workspace's master key. None if an existing
-            ``sealserve.toml`` names a key management service.
+            ``sealserve.toml`` names a key service.
         progress: Called with the number of plaintext bytes after each file.
 
     Returns:
@@ -60,12 +61,12 @@ def restore(
 
     Raises:
         OutputExistsError: The workspace already exists.
-        InputError: `backup.no-key`: Neither a master key nor a key management service was given.
+        InputError: `backup.no-key`: Neither a master key nor a key service was given.
         VerificationError: `backup.wrong-key`: The backup was made under another master key.
         VerificationError: `backup.format`: The file is not a backup.
         VerificationError: `backup.content`: A file of the backup is missing, was added, or was changed.
         InputFileMissingError: The backup file does not exist.
-        SealserveError: As the reader of archives, the codec and the key management service.
+        SealserveError: As the reader of archives, the codec and the key service.
     """
     tell = progress or (lambda _: None)
     directory = workspace.directory
@@ -199,7 +200,7 @@ def _unseal(sealed: Path, plain: Path, restored: Path, key: SecretBytes, name: s
 
 @contextlib.contextmanager
 def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> Iterator[SecretBytes]:
-    """Yield the key of a backup, unwrapped by the master key or by the key management service."""
+    """Yield the key of a backup, unwrapped by the master key or by a key service."""
     settings = keystore_settings(workspace)
     try:
         wrapped = base64.b64decode(header.key, validate=True)
@@ -209,22 +210,31 @@ def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> It
         ) from error
     with contextlib.ExitStack() as stack:
         if master_key is not None:
-            wrapper: KeyWrapper = MasterKey(read_master_key(master_key, passphrase=passphrase_source(settings)))
-        elif (service := transit_key(settings)) is not None:
-            wrapper = stack.enter_context(service)
+            wrappers: tuple[KeyWrapper, ...] = (
+                MasterKey(read_master_key(master_key, passphrase=passphrase_source(settings))),
+            )
         else:
+            wrappers = stack.enter_context(key_services(settings)).by_preference
+        if not wrappers:
             raise OwnerCode.BACKUP_NO_KEY.error(
                 "The key of the backup is not specified: expected --master-key, or a sealserve.toml whose [keystore] "
-                "names a key management service.",
-                hint="Give your copy of owner/master.key with --master-key. With a key management service, put the "
+                "names a key service.",
+                hint="Give your copy of owner/master.key with --master-key. With a key service, put the "
                 "sealserve.toml into the folder first.",
             )
-        try:
-            key = wrapper.unwrap(wrapped, context=KEY_CONTEXT)
-        except KeyUnwrapError as error:
-            raise OwnerCode.BACKUP_WRONG_KEY.error(
-                "The master key cannot open the backup: the backup was made under another master key, or is damaged.",
-                hint="Give the master key that the workspace had when the backup was made.",
-            ) from error
-        with key:
+        with _unwrap_with(wrappers, wrapped) as key:
             yield key
+
+
+def _unwrap_with(wrappers: Iterable[KeyWrapper], wrapped: bytes) -> SecretBytes:
+    """Return the key of a backup, unwrapped by the first wrapper that can decrypt it."""
+    failed: KeyUnwrapError | None = None
+    for wrapper in wrappers:
+        try:
+            return wrapper.unwrap(wrapped, context=KEY_CONTEXT)
+        except KeyUnwrapError as error:
+            failed = error
+    raise OwnerCode.BACKUP_WRONG_KEY.error(
+        "The master key cannot open the backup: the backup was made under another master key, or is damaged.",
+        hint="Give the master key that the workspace had when the backup was made.",
+    ) from failed

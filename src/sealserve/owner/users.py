@@ -5,26 +5,22 @@ revoked certificate stays on the revocation list after it expires, because the h
 """
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final
 
 from cryptography import x509
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.owner.codes import OwnerCode
+from sealserve.owner.user_register import Issued, UserRegister, changing_register, read_register, write_register
 from sealserve.pki.authority import CERTIFICATE_FILE, Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
 from sealserve.regular_file import InputFileMissingError, read_regular
@@ -66,31 +62,6 @@ class User:
     revoked: datetime | None
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False)
-
-
-class _Issued(_Part):
-    serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
-    not_after: AwareDatetime
-    authority: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
-    """Key identifier of the authority that signed the certificate, hexadecimal."""
-    revoked: AwareDatetime | None = None
-
-
-class _Register(_Part):
-    """The issued certificates of each user. ``number`` is the number of the newest revocation list."""
-
-    version: Literal[1] = 1
-    number: Annotated[int, Field(ge=0)] = 0
-    users: dict[str, list[_Issued]] = {}
-
-    def revoked(self, authority: str | None) -> dict[int, datetime]:
-        """Return the revoked certificates of an authority: the time of the revocation by serial number."""
-        issued = (item for items in self.users.values() for item in items if item.authority == authority)
-        return {int(item.serial, 16): item.revoked for item in issued if item.revoked is not None}
-
-
 def add(workspace: Workspace, deployment: Deployment, name: str, *, now: datetime, days: int = LEAF_DAYS) -> User:
     """Issue a certificate for a new user. The service accepts it immediately, without a new release.
 
@@ -113,7 +84,7 @@ def add(workspace: Workspace, deployment: Deployment, name: str, *, now: datetim
             hint=f"Choose another name. The name {DEFAULT_USER!r} is reserved for the certificate in the folder user/.",
         )
     authority = _authority(workspace, deployment)
-    with _changing(workspace) as register:
+    with changing_register(workspace) as register:
         if any(item.revoked is None for item in register.users.get(name, [])):
             raise OwnerCode.USER_EXISTS.error(
                 f"The user {name} already exists.",
@@ -130,7 +101,7 @@ def renew(workspace: Workspace, deployment: Deployment, name: str, *, now: datet
         InputError: `user.one-way-tls`: The service uses one-way TLS.
     """
     authority = _authority(workspace, deployment)
-    with _changing(workspace) as register:
+    with changing_register(workspace) as register:
         if all(item.revoked is not None for item in register.users.get(name, [])) and name != DEFAULT_USER:
             raise _unknown(workspace, name)
         return _issue(workspace, deployment, authority, register, name, now=now, days=days)
@@ -146,7 +117,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
     """
     _authority(workspace, deployment)
     _check_supported(deployment)
-    with _changing(workspace) as register:
+    with changing_register(workspace) as register:
         if name == DEFAULT_USER:
             _remember(register, name, _default_certificate(workspace))
         open_ones = [item for item in register.users.get(name, []) if item.revoked is None]
@@ -165,7 +136,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
 
 def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
     """Return all users, sorted by name."""
-    register = _read(workspace)
+    register = read_register(workspace)
     _remember(register, DEFAULT_USER, _default_certificate(workspace))
     current = _current_authority(workspace)
     return [_described(name, items, current, now) for name, items in sorted(register.users.items()) if items]
@@ -173,7 +144,7 @@ def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
 
 def names(workspace: Workspace) -> list[str]:
     """Return the names of users with a certificate that is not revoked. Only the register is read, no certificate."""
-    register = _read(workspace)
+    register = read_register(workspace)
     return sorted(name for name, items in register.users.items() if any(item.revoked is None for item in items))
 
 
@@ -185,7 +156,7 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
         InputError: `user.certificate-outdated`: The certificate has expired, or its authority was replaced.
         CertificateMissingError: The files of the user are missing.
     """
-    register = _read(workspace)
+    register = read_register(workspace)
     if name != DEFAULT_USER and all(item.revoked is not None for item in register.users.get(name, [])):
         raise _unknown(workspace, name)
     certificate, key = _files(workspace, name)
@@ -203,7 +174,7 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
 
 def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
     """Record a new certificate for the folder ``user/``, and also the certificate that it will replace."""
-    with _changing(workspace) as register:
+    with changing_register(workspace) as register:
         _remember_replaced(workspace, register, DEFAULT_USER)
         _remember(register, DEFAULT_USER, issued.chain_pem)
 
@@ -216,7 +187,7 @@ def revocation_list(workspace: Workspace, deployment: Deployment, *, now: dateti
     Raises:
         InputError: `user.revocation-unsupported`: The deployment's model server does not support revocation.
     """
-    register = _read(workspace)
+    register = read_register(workspace)
     if not (revoked := register.revoked(_current_authority(workspace))):
         return None
     _check_supported(deployment)
@@ -231,7 +202,7 @@ def revocations(workspace: Workspace) -> str | None:
     comparison, because restoring an older register decreases it.
     """
     authority = _current_authority(workspace)
-    revoked = _read(workspace).revoked(authority)
+    revoked = read_register(workspace).revoked(authority)
     document = {"authority": authority, "serials": [f"{serial:x}" for serial in sorted(revoked)]}
     return hashlib.sha256(canonical_json(document)).hexdigest() if revoked else None
 
@@ -247,7 +218,7 @@ def revoked_since(workspace: Workspace, release: Path) -> list[str]:
     Raises:
         VerificationError: `release.invalid-index`: The index of the release is not valid.
     """
-    register = _read(workspace)
+    register = read_register(workspace)
     if not register.number:
         return []
     built = parse_index(read_regular(release / INDEX_FILE)).created_at
@@ -262,7 +233,7 @@ def _issue(
     workspace: Workspace,
     deployment: Deployment,
     authority: Authority,
-    register: _Register,
+    register: UserRegister,
     name: str,
     *,
     now: datetime,
@@ -273,14 +244,14 @@ def _issue(
     # Write the register first, because a certificate that is not in the register cannot be revoked.
     _remember_replaced(workspace, register, name)
     _remember(register, name, fresh.chain_pem)
-    _write(workspace, register)
+    write_register(workspace, register)
     certificate, key = _files(workspace, name)
     certificate.parent.mkdir(mode=0o700, exist_ok=True)
     fresh.write(certificate=certificate, key=key)
     return _described(name, register.users[name], _current_authority(workspace), now)
 
 
-def _remember_replaced(workspace: Workspace, register: _Register, name: str) -> None:
+def _remember_replaced(workspace: Workspace, register: UserRegister, name: str) -> None:
     """Record the default user's existing certificate, which an earlier version of sealserve issued without a record.
 
     A file that is not a certificate is ignored, because renewing the certificate replaces the file.
@@ -290,7 +261,7 @@ def _remember_replaced(workspace: Workspace, register: _Register, name: str) -> 
             _remember(register, name, _default_certificate(workspace))
 
 
-def _remember(register: _Register, name: str, chain_pem: bytes | None) -> None:
+def _remember(register: UserRegister, name: str, chain_pem: bytes | None) -> None:
     if chain_pem is not None:
         certificate = parse_chain(chain_pem)[0]
         serial = f"{certificate.serial_number:x}"
@@ -298,7 +269,7 @@ def _remember(register: _Register, name: str, chain_pem: bytes | None) -> None:
         if all(item.serial != serial for item in items):
             identifier = extension(certificate, x509.AuthorityKeyIdentifier)
             signer = b"" if identifier is None else identifier.key_identifier or b""
-            items.append(_Issued(serial=serial, not_after=certificate.not_valid_after_utc, authority=signer.hex()))
+            items.append(Issued(serial=serial, not_after=certificate.not_valid_after_utc, authority=signer.hex()))
 
 
 def _current_authority(workspace: Workspace) -> str | None:
@@ -319,7 +290,7 @@ def _default_certificate(workspace: Workspace) -> bytes | None:
         return None
 
 
-def _described(name: str, items: list[_Issued], authority: str | None, now: datetime) -> User:
+def _described(name: str, items: list[Issued], authority: str | None, now: datetime) -> User:
     newest = items[-1]
     state = UserState.ACTIVE if newest.authority == authority else UserState.FORMER_AUTHORITY
     if now > newest.not_after:
@@ -366,39 +337,3 @@ def _unknown(workspace: Workspace, name: str) -> Exception:
         f"No active user is named {name[:80]!r}; the active users are: {known or 'none'}.",
         hint="List all users with `sealserve user list`, or add a user with `sealserve user add NAME`.",
     )
-
-
-def _path(workspace: Workspace) -> Path:
-    return workspace.owner.users / "register.json"
-
-
-def _read(workspace: Workspace) -> _Register:
-    path = _path(workspace)
-    try:
-        return _Register.model_validate_json(read_regular(path))
-    except InputFileMissingError:
-        return _Register()
-    except ValidationError as error:
-        raise OwnerCode.USER_REGISTER_DAMAGED.error(
-            f"The register of users {path} is damaged: {error.errors()[0]['msg']}.",
-            hint="Restore the file from a backup. Without it, issued certificates cannot be revoked.",
-        ) from error
-
-
-def _write(workspace: Workspace, register: _Register) -> None:
-    write_file(_path(workspace), register.model_dump_json(indent=2).encode() + b"\n", mode=PRIVATE)
-
-
-@contextlib.contextmanager
-def _changing(workspace: Workspace) -> Iterator[_Register]:
-    """Yield the register under a lock, and write it at the end. Other processes wait for the lock."""
-    folder = workspace.owner.users
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        register = _read(workspace)
-        yield register
-        _write(workspace, register)
-    finally:
-        os.close(lock)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -33,7 +33,7 @@ from sealserve.pki.certificate import (
 )
 from sealserve.pki.codes import PkiCode
 from sealserve.pki.profiles import authority_extensions, leaf_extensions
-from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
+from sealserve.pki.signing import certificate_pem, private_pem, sign, sign_revocation_list, subject_name
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
 from sealserve.terms import LEAF_DAYS
@@ -240,19 +240,7 @@ class Authority:
         Raises:
             InputError: `authority.unreadable` if the key of the CA is not an elliptic-curve key.
         """
-        signer = self._signer()
-        builder = x509.CertificateRevocationListBuilder(
-            issuer_name=self._certificate.subject,
-            last_update=now - CLOCK_SKEW,
-            next_update=max(self._certificate.not_valid_after_utc, now),
-        )
-        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
-        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-        builder = builder.add_extension(identifier, critical=False)
-        for serial, moment in sorted(revoked.items()):
-            entry = x509.RevokedCertificateBuilder(serial, moment).build()
-            builder = builder.add_revoked_certificate(entry)
-        return builder.sign(signer, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+        return sign_revocation_list(self._certificate, self._signer(), revoked, number=number, now=now)
 
     def _signer(self) -> ec.EllipticCurvePrivateKey:
         signer = serialization.load_pem_private_key(self.key_pem.reveal(), password=None)

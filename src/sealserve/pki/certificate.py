@@ -132,9 +132,13 @@ class CertifiedKey:
         """Write both files and replace existing ones. The key is readable only by its owner.
 
         If one file cannot be written, neither is replaced. A crash between the two renames leaves a new key beside an
-        old or missing certificate. `read` rejects this state.
+        old or missing certificate. `read` rejects this state. The broker's container continues to read files that root
+        replaces, because they keep their owner.
         """
-        with replacing(certificate) as public, replacing(key, mode=PRIVATE) as private:
+        with (
+            replacing(certificate, keep_owner=True) as public,
+            replacing(key, mode=PRIVATE, keep_owner=True) as private,
+        ):
             public.write(self.chain_pem)
             private.write(self.key_pem.reveal())
 

@@ -9,6 +9,15 @@ from sealserve.errors import ErrorCode, InputError, VerificationError
 class PkiCode(ErrorCode):
     """Code and error family of each cause. The docstring below a member is its meaning on the reference page."""
 
+    ADMINISTRATOR_CERTIFICATE = "administrator.certificate", VerificationError
+    """The client's certificate is not the certificate of one of the broker's administrators."""
+    ADMINISTRATOR_NAME = "administrator.name", InputError
+    """The name is not a valid name of an administrator."""
+    ADMINISTRATOR_REVOCATION_LIST = "administrator.revocation-list", VerificationError
+    """The revocation list of the administrators is damaged, or another authority signed it."""
+    ADMINISTRATOR_REVOKED = "administrator.revoked", VerificationError
+    """The administrator's certificate is revoked."""
+
     AUTHORITY_INVALID_NAME = "authority.invalid-name", InputError
     """The certificate lacks DNS names and IP addresses, or one of them is invalid."""
     AUTHORITY_NAME_NOT_PERMITTED = "authority.name-not-permitted", InputError

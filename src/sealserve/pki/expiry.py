@@ -19,8 +19,14 @@ USER: Final = "user"
 NAMED_USER: Final = f"{USER} "
 """The prefix of the names of named users' certificates."""
 
+ADMINISTRATOR: Final = "administrator "
+"""The prefix of the names of administrators' certificates."""
+
 AUTHORITY: Final = " authority"
 """The suffix of the names of CA certificates."""
+
+ADMINISTRATORS_AUTHORITY: Final = f"administrators{AUTHORITY}"
+"""The CA of the broker's administrators."""
 
 COLLATERAL: Final = "collateral"
 """The prefix of the names of the vendor's collateral documents."""
@@ -45,6 +51,11 @@ class Ending:
     def is_near(self, now: datetime) -> bool:
         """Return whether the expiry time is within the warning period or has passed."""
         return self.time - now < WARNING_PERIOD
+
+    @property
+    def is_of_administration(self) -> bool:
+        """Return whether only remote administration depends on the certificate, and not the service."""
+        return self.name == ADMINISTRATORS_AUTHORITY or self.name.startswith(ADMINISTRATOR)
 
     def warning(self, now: datetime) -> str:
         """Return a sentence about the expiry, followed by the remedy."""
@@ -78,18 +89,35 @@ def remedy(name: str) -> str:
             f"Run `sealserve user renew {who}` and send a new bundle (`sealserve client bundle --for {who}`), or "
             f"run `sealserve user revoke {who}`."
         )
+    if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
+        return _remedy_of_administration(name)
     if name.endswith(AUTHORITY):
         return (
             "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
             "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
         )
-    if name == BROKER:
-        return "Run `sealserve certs renew`, then restart the broker, which reads its certificate only at start-up."
     if name.startswith(COLLATERAL):
         return (
             "The service at broker.collateral_url does not have a newer document. Check that the service is refreshed."
         )
-    return "Run `sealserve certs renew`, and send the new files to the users."
+    if name == BROKER:
+        then = ". A running broker uses the new certificate without a restart."
+    else:
+        then = ", and send the new files to the users."
+    return f"Run `sealserve certs renew`{then}"
+
+
+def _remedy_of_administration(name: str) -> str:
+    if name == ADMINISTRATORS_AUTHORITY:
+        return (
+            "Replace the authority: move the folders administrators and administrators-authority out of "
+            ".sealserve/owner, and run `sealserve broker admin issue` for each administrator."
+        )
+    who = name.removeprefix(ADMINISTRATOR)
+    return (
+        f"Run `sealserve broker admin issue {who}` with the role of {who} and send the new file, or run "
+        f"`sealserve broker admin revoke {who}`."
+    )
 
 
 def _span(left: timedelta) -> str:

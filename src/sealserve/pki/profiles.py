@@ -49,8 +49,9 @@ def leaf_extensions(
     *,
     issuer: ec.EllipticCurvePublicKey,
     purpose: x509.ObjectIdentifier,
-    names: Sequence[str],
-    addresses: Sequence[IPAddress],
+    names: Sequence[str] = (),
+    addresses: Sequence[IPAddress] = (),
+    uris: Sequence[str] = (),
 ) -> Extensions:
     """Return the extensions of a server's or client's certificate.
 
@@ -60,8 +61,10 @@ def leaf_extensions(
         purpose: Server or client authentication.
         names: The DNS names of the certificate.
         addresses: The IP addresses of the certificate.
+        uris: The URIs of the certificate.
     """
     alternatives = [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]
+    alternatives += map(x509.UniformResourceIdentifier, uris)
     return (
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(sign_certificates=False), True),
@@ -78,7 +81,7 @@ def _constraints(names: Sequence[str], addresses: Sequence[IPAddress]) -> x509.N
     permitted += [x509.IPAddress(ipaddress.ip_network(address)) for address in addresses]
     excluded: list[x509.GeneralName] = [] if names else [x509.DNSName(_EVERY_NAME)]
     excluded += [] if addresses else [x509.IPAddress(network) for network in _EVERY_ADDRESS]
-    return x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=excluded or None)
+    return x509.NameConstraints(permitted_subtrees=permitted or None, excluded_subtrees=excluded or None)
 
 
 def _usage(*, sign_certificates: bool) -> x509.KeyUsage:

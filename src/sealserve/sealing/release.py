@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.canonical_document import ListedFile
 from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
@@ -71,6 +72,7 @@ class ReleaseContents:
         files: Other files by their path in the release, such as ``tls/ssl.cfg``.
         simulated: Whether the release is only for the simulated platform.
         created: The creation time for the index, with a time zone.
+        secret_form: The form in which enclaves receive the key. None: it is chosen when the release is registered.
     """
 
     name: str
@@ -78,6 +80,7 @@ class ReleaseContents:
     files: Mapping[str, bytes | SecretBytes] = field(default_factory=dict, repr=False)
     simulated: bool
     created: datetime
+    secret_form: SecretForm | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +285,7 @@ def _index(
             simulated=contents.simulated,
             file_format="1.0" if file_format is FormatVersion.V1_0 else "2.0",
             key_id=key_id,
+            secret_form=contents.secret_form,
             servables=tuple(
                 IndexedServable(name=name, versions=tuple(sorted(versions[name]))) for name in sorted(versions)
             ),

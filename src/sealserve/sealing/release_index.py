@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, ClassVar, Final, Literal, NewType, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
 from sealserve.errors import ErrorCode
 from sealserve.names import Name
@@ -84,6 +85,14 @@ class ReleaseIndex(CanonicalDocument):
         StringConstraints(pattern=r"^[0-9a-f]{32}$"),
         Field(description="Id of the release key in the owner's keystore. It is independent of the key itself."),
     ]
+    secret_form: Annotated[
+        SecretForm | None,
+        WithJsonSchema({"type": "string", "enum": [form.value for form in SecretForm]}),  # never null
+        Field(
+            exclude_if=lambda form: form is None,  # the index of a release without a chosen form has no such key
+            description="Form in which enclaves receive the key, if it was chosen when the release was built.",
+        ),
+    ] = None
     servables: Annotated[
         tuple[IndexedServable, ...], Field(min_length=1, description="The servables, in ascending order of names.")
     ]

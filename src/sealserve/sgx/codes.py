@@ -3,7 +3,10 @@
 An error that code catches by type, or that carries data, has its own class. That class defines the code.
 """
 
-from sealserve.errors import ErrorCode, InputError, UnavailableError, VerificationError
+from collections.abc import Mapping
+from typing import Final
+
+from sealserve.errors import ErrorCode, InputError, SealserveError, UnavailableError, VerificationError
 
 
 class SgxCode(ErrorCode):
@@ -54,6 +57,8 @@ class SgxCode(ErrorCode):
     PCK_SVN_INCONSISTENT = "pck.svn-inconsistent", VerificationError
     """The PCK certificate contains its security versions (SVNs) twice, with different values."""
 
+    PCS_CA_FILE = "pcs.ca-file", InputError
+    """The CA certificate for the PCCS (`broker.collateral_ca_file`) cannot be read, or is not a PEM certificate."""
     PCS_NOT_FOUND = "pcs.not-found", UnavailableError
     """The PCS or PCCS does not have collateral for this kind of platform."""
     PCS_PORT_TAKEN = "pcs.port-taken", UnavailableError
@@ -65,16 +70,26 @@ class SgxCode(ErrorCode):
     PCS_UNREACHABLE = "pcs.unreachable", UnavailableError
     """The PCS or PCCS does not reply."""
     PCS_URL = "pcs.url", InputError
-    """The configured PCS or PCCS address is not a valid URL."""
+    """The configured PCS or PCCS address is not a valid URL, or names a version of the API other than 4."""
 
     POLICY_ATTRIBUTES = "policy.attributes", VerificationError
     """The enclave's attributes differ from the reference values."""
+    POLICY_CONFIG_ID = "policy.config-id", VerificationError
+    """The enclave was started with another configuration (CONFIGID or CONFIGSVN) than the policy requires."""
     POLICY_DEBUG = "policy.debug", VerificationError
     """The enclave is in debug mode, so the host can read its memory."""
+    POLICY_EVIDENCE_RULES = "policy.evidence-rules", InputError
+    """The stored policy has rules for a kind of evidence that the verifier does not support."""
+    POLICY_FMSPC = "policy.fmspc", VerificationError
+    """The policy does not accept this kind of processor (FMSPC)."""
     POLICY_ISV_PROD_ID = "policy.isv-prod-id", VerificationError
     """The enclave's product id (ISVPRODID) differs from the reference value."""
     POLICY_ISV_SVN = "policy.isv-svn", VerificationError
     """The enclave's security version (ISVSVN) is lower than the minimum of the release."""
+    POLICY_KSS = "policy.kss", VerificationError
+    """The enclave's use of Key Separation and Sharing (KSS), or one of its KSS identifiers, differs from the policy."""
+    POLICY_MISC_SELECT = "policy.misc-select", VerificationError
+    """The enclave's MISCSELECT differs from the policy."""
     POLICY_MR_SIGNER = "policy.mr-signer", VerificationError
     """The enclave was signed with a different key (MRSIGNER) than the reference value."""
     POLICY_PLATFORM_KIND = "policy.platform-kind", VerificationError
@@ -152,3 +167,32 @@ class SgxCode(ErrorCode):
 
     TRUST_ANCHOR_INVALID = "trust-anchor.invalid", InputError
     """The given root certificate cannot be used as a trust anchor for this kind of platform."""
+
+    def error(self, message: str, *, hint: str | None = None) -> SealserveError:
+        """Return an error with this code; see `ErrorCode.error`.
+
+        Args:
+            message: What failed.
+            hint: The next step. `None` means the hint of the code, or else of the code's family (`HINTS`).
+        """
+        family, _, _ = self.value.partition(".")
+        return super().error(message, hint=hint or HINTS.get(self.value) or HINTS.get(family))
+
+
+HINTS: Final[Mapping[str, str]] = {
+    "certificate-chain": "Get the chain again from the processor vendor or its PCCS, and pass it on unchanged.",
+    "certificate-chain.validity": "Check the clock of the verifying machine, and update the DCAP packages of the host.",
+    "collateral": "Download the collateral again. Check that broker.collateral_url is the vendor's PCS or a PCCS.",
+    "collateral.not-yet-valid": "Check the clock of the verifying machine.",
+    "collateral.rolled-back": "Update the PCCS, or set broker.collateral_url to a service with newer collateral.",
+    "pck": "Update the DCAP packages and the PCCS of the host, so that the quote has the vendor's PCK certificate.",
+    "pck.revoked": "Use another machine: the vendor has revoked the PCK certificate of this one.",
+    "quote": "Create the quote again on an SGX machine with current DCAP packages, and pass it on unchanged.",
+    "quote.debug": "Build the enclave without debugging, and update the DCAP packages of the host.",
+    "quote.qe-identity": "Update the DCAP packages of the host: its quoting enclave is outdated or not the vendor's.",
+    "quote.qe-vendor": "Use Intel's quoting enclave: install the DCAP packages of Intel on the host.",
+    "report": "Pass on the report of an SGX enclave unchanged: 384 bytes, as the EREPORT instruction writes it.",
+    "sigstruct": "Build and sign the enclave again: `sealserve enclave build`.",
+    "tcb": "Update the firmware and the microcode of the host, then create the quote again.",
+}
+"""The next step by code, or by family for other codes. A specific hint of an error takes precedence."""

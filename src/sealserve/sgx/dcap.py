@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import dcap_qvl
@@ -23,6 +24,7 @@ from sealserve.sgx.quote_signatures import WRONG_ATTESTATION_KEY, WRONG_QE_REPOR
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 DCAP_QVL_VERSION: Final = "0.7.0"
+_MOST_GIVEN: Final = 32  # kinds of platforms
 
 
 _MALFORMED: Final = (
@@ -133,8 +135,8 @@ def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: date
     """
     seconds = int(now.timestamp())
     try:
-        given = dcap_qvl.QuoteCollateralV3(*(getattr(collateral, field.name) for field in fields(Collateral)))
-        verifier = dcap_qvl.QuoteVerifier(anchor.root_der)
+        given = _given(collateral)
+        verifier = _verifier(anchor.root_der)
         claims = verifier.verify_with_policy(raw, given, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))
         return _verdict(json.loads(claims.to_json()))
     except ValueError as error:
@@ -145,6 +147,17 @@ def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: date
         raise SgxCode.QUOTE_VERIFIER.error(
             "The quote cannot be verified: dcap-qvl failed with an internal error."
         ) from error
+
+
+@lru_cache(maxsize=_MOST_GIVEN)
+def _given(collateral: Collateral) -> Any:
+    """Return the collateral in the form of dcap-qvl. It is copied once for each collateral, not for each quote."""
+    return dcap_qvl.QuoteCollateralV3(*(getattr(collateral, field.name) for field in fields(Collateral)))
+
+
+@lru_cache(maxsize=_MOST_GIVEN)
+def _verifier(root_der: bytes) -> Any:
+    return dcap_qvl.QuoteVerifier(root_der)
 
 
 def _reason(raw: bytes, given: Any, anchor: TrustAnchor, seconds: int) -> str | None:

@@ -4,7 +4,7 @@ Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specif
 (the extension 1.2.840.113741.1.13.1 and its parts).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NewType, Self
 
@@ -161,6 +161,7 @@ class PckChain:
         root: The vendor's root.
         extension: The platform data in the leaf.
         ca: The role of the issuer, according to its name.
+        pem: The parsed text.
     """
 
     leaf: x509.Certificate
@@ -168,6 +169,7 @@ class PckChain:
     root: x509.Certificate
     extension: PckExtension
     ca: PckCa
+    pem: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, pem: bytes) -> Self:
@@ -190,7 +192,7 @@ class PckChain:
             raise SgxCode.PCK_MALFORMED.error(
                 f"The PCK certificate is malformed: {common_name(leaf)!r} lacks the SGX extension."
             )
-        return cls(leaf=leaf, issuer=issuer, root=root, extension=PckExtension.parse(raw), ca=_ca(issuer))
+        return cls(leaf=leaf, issuer=issuer, root=root, extension=PckExtension.parse(raw), ca=_ca(issuer), pem=pem)
 
     def check(self, anchor: TrustAnchor) -> None:
         """Check names and signatures up to the anchor. dcap-qvl checks validity and revocation.

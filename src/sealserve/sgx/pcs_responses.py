@@ -12,30 +12,43 @@ from typing import Final
 from urllib.parse import unquote
 
 from sealserve.sgx.codes import SgxCode
-from sealserve.sgx.collateral_documents import load_object, next_update_of, parse_crl, parse_qe_identity, parse_tcb_info
+from sealserve.sgx.collateral_documents import (
+    QeIdentity,
+    TcbInfo,
+    load_object,
+    next_update_of,
+    parse_crl,
+    parse_qe_identity,
+    parse_tcb_info,
+)
 
 _DER_SEQUENCE: Final = 0x30
 _TCB_INFO_CHAIN: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")  # versions 4 and 3
 _QE_IDENTITY_CHAIN: Final = ("SGX-Enclave-Identity-Issuer-Chain",)
 _PCK_CRL_CHAIN: Final = ("SGX-PCK-CRL-Issuer-Chain",)
+ISSUER_CHAINS: Final = (*_TCB_INFO_CHAIN, *_QE_IDENTITY_CHAIN, *_PCK_CRL_CHAIN)
+"""The headers that carry the issuer chains. All other headers are ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """A signed document: its exact text, raw signature, signer's certificate chain (PEM) and next-update time."""
+    """A signed document: exact text, raw signature, signer's certificate chain (PEM), dates, evaluation number."""
 
     text: str
     signature: bytes
     chain: str
+    issued: datetime
     next_update: datetime
+    evaluation_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A revocation list (DER), its issuer's chain (PEM, empty if the reply has none) and its next-update time."""
+    """A revocation list (DER), its issuer's chain (PEM, empty if the reply has none) and its dates."""
 
     crl: bytes
     chain: str
+    issued: datetime
     next_update: datetime
 
 
@@ -48,7 +61,7 @@ def read_tcb_info(body: bytes, headers: Mapping[str, str]) -> Signed:
     """
     text, signature = _signed_member(body, "tcbInfo")
     chain = _chain(headers, _TCB_INFO_CHAIN, of="TCB info")
-    return Signed(text=text, signature=signature, chain=chain, next_update=parse_tcb_info(text).next_update)
+    return _signed(text, signature, chain, parse_tcb_info(text))
 
 
 def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
@@ -60,7 +73,7 @@ def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
     """
     text, signature = _signed_member(body, "enclaveIdentity")
     chain = _chain(headers, _QE_IDENTITY_CHAIN, of="QE identity")
-    return Signed(text=text, signature=signature, chain=chain, next_update=parse_qe_identity(text).next_update)
+    return _signed(text, signature, chain, parse_qe_identity(text))
 
 
 def read_pck_crl(body: bytes, headers: Mapping[str, str]) -> Listed:
@@ -90,7 +103,19 @@ def _listed(body: bytes, chain: str, *, of: str) -> Listed:
             raise SgxCode.COLLATERAL_MALFORMED.error(
                 f"The {of} is malformed: it is neither DER nor hexadecimal."
             ) from error
-    return Listed(crl=body, chain=chain, next_update=next_update_of(parse_crl(body, of=of), of=of))
+    crl = parse_crl(body, of=of)
+    return Listed(crl=body, chain=chain, issued=crl.last_update_utc, next_update=next_update_of(crl, of=of))
+
+
+def _signed(text: str, signature: bytes, chain: str, found: TcbInfo | QeIdentity) -> Signed:
+    return Signed(
+        text=text,
+        signature=signature,
+        chain=chain,
+        issued=found.issue_date,
+        next_update=found.next_update,
+        evaluation_number=found.tcb_evaluation_data_number,
+    )
 
 
 def _chain(headers: Mapping[str, str], names: tuple[str, ...], *, of: str) -> str:

@@ -8,6 +8,8 @@ Source: Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4 (quote format v
 
 import hashlib
 import hmac
+import threading
+from collections import OrderedDict
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -23,6 +25,7 @@ WRONG_SIGNATURE: Final = "The quote's signature is invalid: its attestation key 
 WRONG_ATTESTATION_KEY: Final = "The quote is inconsistent: its QE report is bound to another attestation key."
 WRONG_QE_REPORT_SIGNATURE: Final = "The quote's QE report is invalid: the platform's PCK key did not sign it."
 
+_MOST_PLATFORMS: Final = 256
 _NUMBER: Final = 32  # bytes of r, s, x and y
 _SHA256: Final = ec.ECDSA(hashes.SHA256())
 
@@ -39,6 +42,15 @@ def check_signatures(quote: Quote, pck: PckChain) -> None:
         VerificationError: `quote.attestation-key`: The quoting enclave's report names another attestation key.
         VerificationError: `quote.signature`: The attestation key did not sign the header and the enclave's report.
     """
+    # 1 and 2. The platform's quoting enclave owns the attestation key.
+    key = _KNOWN_KEYS.owned(quote, pck)
+    # 3. The attestation key signed the enclave's report.
+    if not _signed(key, quote.signature, quote.signed_bytes()):
+        raise SgxCode.QUOTE_SIGNATURE.error(WRONG_SIGNATURE)
+
+
+def _owned_key(quote: Quote, pck: PckChain) -> ec.EllipticCurvePublicKey | None:
+    """Perform steps 1 and 2, and return the attestation key."""
     # 1. The PCK signed the quoting enclave's report: the quoting enclave ran on this platform.
     platform_key = pck.leaf.public_key()
     if not _signed(platform_key, quote.qe_report_signature, quote.qe_report.to_bytes()):
@@ -47,9 +59,43 @@ def check_signatures(quote: Quote, pck: PckChain) -> None:
     digest = hashlib.sha256(quote.attestation_key + quote.qe_authentication_data).digest()
     if not hmac.compare_digest(quote.qe_report.report_data, digest.ljust(len(quote.qe_report.report_data), b"\0")):
         raise SgxCode.QUOTE_ATTESTATION_KEY.error(WRONG_ATTESTATION_KEY)
-    # 3. The attestation key signed the enclave's report.
-    if not _signed(_attestation_key(quote.attestation_key), quote.signature, quote.signed_bytes()):
-        raise SgxCode.QUOTE_SIGNATURE.error(WRONG_SIGNATURE)
+    return _attestation_key(quote.attestation_key)
+
+
+class _KnownKeys:
+    """Attestation keys whose owner was verified. A platform uses one key for all quotes, so it is verified once.
+
+    The complete verified bytes are the key of this cache, and an error is not cached. A client can therefore add only
+    what the PCK of a genuine platform signed.
+    """
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[tuple[bytes, ...], tuple[PckChain, ec.EllipticCurvePublicKey | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def owned(self, quote: Quote, pck: PckChain) -> ec.EllipticCurvePublicKey | None:
+        """Return the attestation key after steps 1 and 2, or `None` if it is not a point of P-256."""
+        verified = (
+            pck.pem,
+            quote.qe_report.to_bytes(),
+            quote.qe_report_signature,
+            quote.attestation_key,
+            quote.qe_authentication_data,
+        )
+        with self._lock:
+            known = self._keys.get(verified)
+            if known is not None and known[0] is pck:  # another object could have the same text and another certificate
+                self._keys.move_to_end(verified)
+                return known[1]
+        key = _owned_key(quote, pck)
+        with self._lock:
+            self._keys[verified] = pck, key
+            while len(self._keys) > _MOST_PLATFORMS:
+                self._keys.popitem(last=False)
+        return key
+
+
+_KNOWN_KEYS: Final = _KnownKeys()
 
 
 def _attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey | None:

@@ -1,11 +1,13 @@
-"""Reference values: the expected properties of one SGX enclave of a release.
+"""Reference values: the expected properties of one SGX enclave of a release, or of all enclaves of a product.
 
 The same MRENCLAVE can be signed again with other properties (DEBUG, or another SVN). Therefore MRSIGNER, ISVPRODID,
 ISVSVN and the attributes are always checked as well.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from sealserve.attestation.claims import Measurement
@@ -19,6 +21,8 @@ _MASKED: Final = ("attribute_flags", "attribute_flags_mask", "xfrm", "xfrm_mask"
 _ALL_BITS: Final = (1 << 64) - 1
 _NEVER_FREE: Final = AttributeFlags.INIT | AttributeFlags.DEBUG | AttributeFlags.MODE64BIT
 _X87_AND_SSE: Final = 0x3
+_PRODUCT_CHOOSES: Final = AttributeFlags.KSS | AttributeFlags.CET | AttributeFlags.AEX_NOTIFY
+_PRODUCT_DOMAIN: Final = b"sealserve SGX product v1\n"
 _DIGEST_SIZE: Final = 32
 _UINT16_MAX: Final = (1 << 16) - 1
 
@@ -117,6 +121,7 @@ class ReferenceValues:
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
+    @lru_cache(maxsize=256)  # each key release reads the values of its enclave twice
     def from_json(cls, text: str) -> Self:
         """Parse values that `to_json` wrote.
 
@@ -148,14 +153,7 @@ class ReferenceValues:
             raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
                 _expected("MRENCLAVE", self.mr_enclave.hex(), report.mr_enclave.hex())
             )
-        if report.mr_signer != self.mr_signer:
-            raise SgxCode.POLICY_MR_SIGNER.error(_expected("MRSIGNER", self.mr_signer.hex(), report.mr_signer.hex()))
-        if report.isv_prod_id != self.isv_prod_id:
-            raise SgxCode.POLICY_ISV_PROD_ID.error(
-                _expected("ISVPRODID", str(self.isv_prod_id), str(report.isv_prod_id))
-            )
-        if report.isv_svn < self.isv_svn:
-            raise SgxCode.POLICY_ISV_SVN.error(_expected("ISVSVN", f"at least {self.isv_svn}", str(report.isv_svn)))
+        check_identity(self, report.mr_signer, report.isv_prod_id, report.isv_svn)
         for name, found, wanted, mask in (
             ("flags", report.attributes.flags, self.attribute_flags, self.attribute_flags_mask),
             ("XFRM", report.attributes.xfrm, self.xfrm, self.xfrm_mask),
@@ -164,6 +162,102 @@ class ReferenceValues:
                 raise SgxCode.POLICY_ATTRIBUTES.error(
                     _expected(f"ATTRIBUTES, {name}", f"{wanted:#x} under mask {mask:#x}", f"{found:#x}")
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductReferenceValues:
+    """The expected properties of every enclave of a product: a signer and a product id. The content is not checked.
+
+    The holder of the signing key can write an enclave that discloses the release key. Therefore only the rule
+    ``sgx.dangerous_signer`` of a policy creates these values.
+
+    Args:
+        mr_signer: MRSIGNER, 32 bytes.
+        isv_prod_id: The exact product id.
+        isv_svn: The minimum security version.
+
+    Raises:
+        InputError: `policy.reference-values` if a value is empty or out of range.
+    """
+
+    mr_signer: MrSigner
+    isv_prod_id: int
+    isv_svn: int
+
+    def __post_init__(self) -> None:
+        self._with(MrEnclave(self.mr_signer))  # checks each value
+
+    @property
+    def measurement(self) -> Measurement:
+        """The product, in the form of a measurement."""
+        return product_of(self.mr_signer, self.isv_prod_id)
+
+    @property
+    def signer(self) -> bytes:
+        """The MRSIGNER of the enclaves."""
+        return self.mr_signer
+
+    def to_json(self) -> str:
+        """Return the values as JSON. Equal values have equal JSON."""
+        values = {"isv_prod_id": self.isv_prod_id, "isv_svn": self.isv_svn, "mr_signer": self.mr_signer.hex()}
+        return json.dumps({"product": values}, sort_keys=True, separators=(",", ":"))
+
+    def check(self, report: EnclaveReport) -> None:
+        """Compare a verified report with these values.
+
+        Raises:
+            VerificationError: The first value that differs.
+        """
+        self._with(report.mr_enclave).check(report)
+
+    def _with(self, mr_enclave: MrEnclave) -> ReferenceValues:
+        return ReferenceValues(
+            mr_enclave=mr_enclave,
+            mr_signer=self.mr_signer,
+            isv_prod_id=self.isv_prod_id,
+            isv_svn=self.isv_svn,
+            attribute_flags_mask=_ALL_BITS & ~_PRODUCT_CHOOSES,
+        )
+
+
+def check_identity(
+    expected: ReferenceValues | ProductReferenceValues, mr_signer: MrSigner, isv_prod_id: int, isv_svn: int
+) -> None:
+    """Compare the signer, the product id and the security version of an enclave with reference values.
+
+    Raises:
+        VerificationError: The first value that differs.
+    """
+    if mr_signer != expected.mr_signer:
+        raise SgxCode.POLICY_MR_SIGNER.error(_expected("MRSIGNER", expected.mr_signer.hex(), mr_signer.hex()))
+    if isv_prod_id != expected.isv_prod_id:
+        raise SgxCode.POLICY_ISV_PROD_ID.error(_expected("ISVPRODID", str(expected.isv_prod_id), str(isv_prod_id)))
+    if isv_svn < expected.isv_svn:
+        raise SgxCode.POLICY_ISV_SVN.error(_expected("ISVSVN", f"at least {expected.isv_svn}", str(isv_svn)))
+
+
+def product_of(mr_signer: MrSigner, isv_prod_id: int) -> Measurement:
+    """Return the id of a product. It has the form of a measurement, so that the same index finds it."""
+    content = _PRODUCT_DOMAIN + mr_signer + isv_prod_id.to_bytes(2, "little")
+    return Measurement(hashlib.sha256(content).digest())
+
+
+def parse_reference(text: str) -> ReferenceValues | ProductReferenceValues:
+    """Parse reference values that either class wrote.
+
+    Raises:
+        InputError: `policy.reference-values` if a value is empty, out of range, or would accept a debug enclave.
+        ValueError, TypeError, KeyError: The text is not JSON of that form.
+    """
+    values = json.loads(text)
+    if "product" not in values:
+        return ReferenceValues.from_json(text)
+    found = values["product"]
+    return ProductReferenceValues(
+        mr_signer=MrSigner(bytes.fromhex(found["mr_signer"])),
+        isv_prod_id=found["isv_prod_id"],
+        isv_svn=found["isv_svn"],
+    )
 
 
 def _expected(field: str, expected: str, found: str) -> str:

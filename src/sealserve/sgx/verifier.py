@@ -7,33 +7,40 @@ from typing import Protocol
 
 from sealserve.attestation.claims import Measurement
 from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.evidence import SERIES_LENGTH
 from sealserve.errors import VerificationError
 from sealserve.sgx.appraisal import ExaminedQuote, VerifiedQuote
 from sealserve.sgx.certificate_chain import common_name
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.known_chains import KNOWN_CHAINS
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
+from sealserve.sgx.reference_values import product_of
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
-from sealserve.terms import PlatformKind
+from sealserve.terms import CollateralUpdate, PlatformKind
 
 
 class CollateralSource(Protocol):
     """A source of collateral: `sealserve.sgx.pcs.PcsClient`, or a replacement in tests."""
 
-    def collateral_for(self, pck: PckChain) -> Collateral:
-        """Return the collateral for the platform of a PCK certificate."""
+    def cached_for(self, pck: PckChain) -> Collateral | None:
+        """Return the collateral for the platform of a PCK certificate without waiting, or `None`."""
 
-    def forget(self) -> None:
-        """Empty the cache. Called when collateral from the cache is invalid."""
+    def collateral_for(self, pck: PckChain) -> Collateral:
+        """Return the collateral for the platform of a PCK certificate. It may wait for downloads."""
+
+    def forget(self, pck: PckChain) -> None:
+        """Download the collateral of this platform again for the next quote. Called when it is invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedVendor:
-    """A processor vendor: the root of its certificates, and the source of its collateral."""
+    """A processor vendor: the root of its certificates, the source of its collateral, and the update channel."""
 
     anchor: TrustAnchor
     collateral: CollateralSource
+    update: CollateralUpdate = CollateralUpdate.STANDARD
 
 
 class SgxVerifier:
@@ -65,6 +72,11 @@ class SgxEvidence:
         return self.quote.report.mr_enclave
 
     @property
+    def product(self) -> Measurement:
+        """The signer and the product id in the report."""
+        return product_of(self.quote.report.mr_signer, self.quote.report.isv_prod_id)
+
+    @property
     def signer(self) -> bytes:
         """The MRSIGNER in the report."""
         return self.quote.report.mr_signer
@@ -91,13 +103,13 @@ class SgxEvidence:
                 hint="Restart the broker with a trust anchor for this kind of platform.",
             )
         # A root of the other kind gets a separate error, because its usual cause is a mistake, not an attack.
-        pck = PckChain.parse(self.quote.pck_chain_pem)
+        pck = KNOWN_CHAINS.parse(self.quote.pck_chain_pem)
         root = common_name(pck.root)
         if root in {INTEL.root, SIMULATED.root}:
             check_platform_kind(simulated_quote=root == SIMULATED.root, release=platform)
         # Reject debug mode, and require a PCK chain that ends at exactly that root.
         examined = ExaminedQuote(raw=self.raw, quote=self.quote, pck=pck, anchor=vendor.anchor)
-        return ScreenedQuote(examined=examined, source=vendor.collateral)
+        return ScreenedQuote(examined=examined, source=vendor.collateral, update=vendor.update)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +118,20 @@ class ScreenedQuote:
 
     examined: ExaminedQuote
     source: CollateralSource
+    update: CollateralUpdate = CollateralUpdate.STANDARD
 
     @property
-    def root(self) -> str:
-        """SHA-256 of the trusted root certificate, as hex."""
-        return self.examined.anchor.fingerprint
+    def series(self) -> str:
+        """SHA-256 of the root certificate, as hex. For the early channel: ``early:`` and the first 58 digits."""
+        root = self.examined.anchor.fingerprint
+        return root if self.update is CollateralUpdate.STANDARD else f"{self.update}:{root}"[:SERIES_LENGTH]
+
+    def endorse_from_cache(self) -> "EndorsedQuote | None":
+        """Return the quote with cached collateral, or `None` if a document must be downloaded first."""
+        collateral = self.source.cached_for(self.examined.pck)
+        if collateral is None:
+            return None
+        return EndorsedQuote(examined=self.examined, source=self.source, collateral=collateral)
 
     def endorse(self) -> "EndorsedQuote":
         """Fetch the collateral of the quote's platform."""
@@ -135,8 +156,9 @@ class EndorsedQuote:
         try:
             return self.examined.verify(self.collateral, now=now, minimum_evaluation_number=minimum_evaluation_number)
         except VerificationError as error:
-            if error.code.startswith("collateral."):
-                self.source.forget()
+            # The PCK certificate chain was checked before, so an error of a chain is an error of the collateral.
+            if error.code.startswith(("collateral.", "certificate-chain.")):
+                self.source.forget(self.examined.pck)
             raise
 
 

@@ -13,6 +13,8 @@ from sealserve.attestation.secret_provisioning import (
     RESPONSE,
     ProvisioningClient,
     ProvisioningServer,
+    SecretForm,
+    in_form,
 )
 from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
@@ -192,3 +194,16 @@ def test_an_error_does_not_show_what_came_in_the_secrets_place() -> None:
         client.receive(b"X" + KEY.reveal())
 
     assert KEY.reveal().decode("ascii") not in str(caught.value)
+
+
+def test_a_key_as_a_string_ends_with_a_nul() -> None:
+    """Gramine's library passes such a secret to the program, and rejects a string without a NUL at the end."""
+    key = SecretBytes(bytes(range(16)))
+    assert in_form(key, SecretForm.RAW) is key
+    text = in_form(key, SecretForm.STRING)
+    assert text.reveal() == b"000102030405060708090a0b0c0d0e0f\0"
+    assert len(key) == 0  # wiped
+    server, client = ProvisioningServer(), ProvisioningClient(secret_size=33)
+    assert server.receive(REQUEST)
+    assert client.receive(server.respond(text).reveal())
+    assert client.secret() == text

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -6,35 +7,28 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.broker_world import strict_release
+from tests.harness.reports import REFERENCE, REPORT
 
-from sealserve.attestation.policy import AppraisalPolicy
 from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
-from sealserve.attestation.tcb_policy import STRICT
 from sealserve.broker import admin, audit
 from sealserve.broker.audit import AuditRow
+from sealserve.broker.audit_entry import Decision
 from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import Keystore, ReleaseKey, open_keystore
-from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.releases import Release
+from sealserve.broker.row_authentication import History
+from sealserve.broker.row_key import KEY_SIZE, RowKey
+from sealserve.secret import SecretBytes
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.reference_values import ReferenceValues
-from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.verifier import CollateralSource, SgxVerifier, TrustedVendor
 from sealserve.terms import PlatformKind
-
-REPORT = EnclaveReport(
-    attributes=Attributes(flags=0x5, xfrm=0xE7),
-    mr_enclave=MrEnclave(b"\x01" * 32),
-    mr_signer=MrSigner(b"\x02" * 32),
-    isv_prod_id=1,
-    isv_svn=2,
-    report_data=bytes(64),
-)
-REFERENCE = ReferenceValues(mr_enclave=REPORT.mr_enclave, mr_signer=REPORT.mr_signer, isv_prod_id=1, isv_svn=2)
 
 
 @dataclass(slots=True)
@@ -47,12 +41,15 @@ class Published:
     forgotten: int = 0
     answer: Callable[[], Collateral] | None = None
 
+    def cached_for(self, _pck: PckChain) -> Collateral | None:
+        return None
+
     def collateral_for(self, pck: PckChain) -> Collateral:
         assert pck.extension.fmspc
         self.asked += 1
         return self.answer() if self.answer else self.vendor.collateral(now=self.now)
 
-    def forget(self) -> None:
+    def forget(self, _pck: PckChain) -> None:
         self.forgotten += 1
 
 
@@ -96,7 +93,7 @@ class Stage:
     def rows(self) -> list[AuditRow]:
         with self.database.read() as connection:
             audit.verify_chain(connection)
-            return list(audit.rows(connection))
+            return [row for row in audit.rows(connection) if row.entry.decision is not Decision.FLOOR_RAISED]
 
 
 @pytest.fixture
@@ -104,29 +101,40 @@ def now() -> datetime:
     return datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database: each test of the broker runs with both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with empty tables, after all migrations."""
+    path = tmp_path_factory.mktemp("database") / "broker.sqlite"
+    Database.open(path).close()
+    return path
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with Database.open(tmp_path / "broker.sqlite") as opened:
+def database(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    if kind == "sqlite":
+        opening = Database.open(Path(shutil.copy(request.getfixturevalue("empty_file"), tmp_path)))
+    else:
+        opening = request.getfixturevalue("postgresql").database()
+    with opening as opened:
         yield opened
 
 
 @pytest.fixture
 def stage(database: Database, tmp_path: Path, now: datetime) -> Stage:
+    database.history = History(RowKey(SecretBytes(b"k" * KEY_SIZE)))
     vendor = Vendor.create(tmp_path / "vendor", now=now)
     platform = SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
     keystore = open_keystore(database, tmp_path / "master.key")
-    with database.write() as connection:
-        made = keystore.create(connection, now=now)
+    made = keystore.create(database, now=now)
     source: CollateralSource = (published := Published(vendor, now))
     assert source is published
-    release = Release(
-        release_id=ReleaseId("a" * 64),
-        name="resnet50",
-        platform=PlatformKind.SIMULATED,
-        key_id=made.key_id,
-        policy=AppraisalPolicy(tcb=STRICT, enrolled_platforms_only=False),
-        created=now,
-    )
+    release = strict_release(made, now=now)
     staged = Stage(
         database=database,
         keystore=keystore,

@@ -28,7 +28,9 @@ def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
         "deadline": None,
         "tcb_policy": "strict",
         "enrolled_platforms_only": False,
+        "manual_approval": False,
         "key_id": stage.made.key_id,
+        "secret_form": "raw",
         "created": "2026-11-23T12:00:00+00:00",
         "enclaves": [
             {
@@ -75,10 +77,10 @@ def test_status_counts(stage: Any) -> None:
     status = admin.status(stage.database)
     assert status.keys == 1
     assert status.releases == {"active": 1}
-    assert status.decisions == {"allowed": 1, "refused": 2, "released": 1}
+    assert status.decisions == {"allowed": 1, "floor-raised": 1, "refused": 2, "released": 1}
     assert status.refusals == {"policy.mr-enclave-unknown": 2}
     assert status.evaluation_floor == {"simulated": 17}
-    assert status.audit_rows == 4
+    assert status.audit_rows == 5
     json.dumps(encode(status))
 
 

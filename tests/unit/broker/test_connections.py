@@ -35,6 +35,19 @@ def test_the_one_that_waited_longest_of_the_busiest_address_makes_room(
     assert len(table) == 3
 
 
+def test_the_enclaves_of_one_host_do_not_lose_to_many_addresses() -> None:
+    table, streams = Connections(64), [socket.socketpair() for _ in range(70)]
+    try:
+        hosts = ["flood-a"] * 6 + ["honest"] * 5 + [str(number) for number in range(59)]
+        for host, (ours, _) in zip(hosts, streams, strict=True):
+            assert table.admit(Connection(ours, host, host))
+        assert [host for host, (_, theirs) in zip(hosts, streams, strict=True) if _is_shut(theirs)] == ["flood-a"] * 6
+    finally:
+        for pair in streams:
+            for stream in pair:
+                stream.close()
+
+
 def test_a_busy_connection_is_not_broken_off(pairs: list[tuple[Connection, socket.socket]]) -> None:
     table = Connections(2)
     for connection, _ in pairs[:2]:

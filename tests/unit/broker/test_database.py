@@ -1,20 +1,32 @@
+import contextlib
 import sqlite3
 import threading
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import String, func, insert, select
+from tests.harness.broker_databases import ONLY_SQLITE
 from tests.harness.errors import raises
 
+from sealserve.broker.audit_entry import Decision
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, SCHEMA, Database, from_text, to_text
+from sealserve.broker.database import Database
+from sealserve.broker.stored_time import from_text, to_text
+from sealserve.broker.tables import AUDIT, KEYS
 
 
 def _key(number: int) -> dict[str, object]:
-    return {"key_id": f"{number:032x}", "wrapped": b"w", "created": "t"}
+    return {"key_id": f"{number:032x}", "wrapper": "file", "format": 2, "wrapped": b"w", "created": "t"}
 
 
+def test_each_decision_and_code_fits_into_its_column() -> None:  # PostgreSQL rejects a longer text, SQLite does not
+    columns = {column.name: column.type for column in AUDIT.columns if isinstance(column.type, String)}
+    assert max(map(len, Decision)) <= (columns["decision"].length or 0)
+    assert max(len(code) for code in list(BrokerCode)) <= (columns["code"].length or 0)
+
+
+@ONLY_SQLITE
 def test_the_file_and_what_sqlite_puts_beside_it_are_private(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(insert(KEYS).values(_key(1)))
@@ -69,22 +81,44 @@ def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_no_statement_shows_its_values_in_an_error(database: Database) -> None:
     row = {**_key(1), "wrapped": b"sealed-bytes"}
-    with raises(BrokerCode.DATABASE, match="UNIQUE") as caught, database.write() as connection:
+    with raises(BrokerCode.DATABASE, match="(?i)unique") as caught, database.write() as connection:
         connection.execute(insert(KEYS).values([row, row]))
     assert "sealed-bytes" not in str(caught.value) + str(caught.value.__cause__)
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "broker.sqlite"
-    with Database.open(path) as opened, opened.write() as connection:
-        connection.execute(update(SCHEMA).values(version=7))
-    with raises(
-        BrokerCode.DATABASE_VERSION,
-        match=r"The database .*broker\.sqlite has schema version 7, but this version of sealserve "
-        r"supports version 2",
-    ) as caught:
-        Database.open(path)
-    assert caught.value.code == "broker.database-version"
+@ONLY_SQLITE
+@pytest.mark.parametrize(
+    ("change", "reason", "hint"),
+    [
+        ("UPDATE keys SET wrapper = CAST(x'80ff' AS TEXT)", "Could not decode to UTF-8 column 'wrapper'[.]", "restore"),
+        ("DROP TABLE keys", "no such table: keys", "differ from the tables that sealserve creates"),
+        ("PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'x'", "malformed database schema", "is damaged"),
+        (f"CREATE TRIGGER t BEFORE DELETE ON keys BEGIN SELECT RAISE(ABORT, '{'x' * 1000}'); END", "x{500}[.]",
+         "Another program changed"),
+    ],
+)  # fmt: skip
+def test_the_hint_names_the_fix_of_this_failure(
+    database: Database, tmp_path: Path, change: str, reason: str, hint: str
+) -> None:
+    with database.write() as connection:
+        connection.execute(insert(KEYS).values(_key(1)))
+    database.close()  # an open connection would still use the former tables
+    with contextlib.closing(sqlite3.connect(tmp_path / "broker.sqlite")) as connection:
+        connection.executescript(change)
+    with raises(BrokerCode.DATABASE, match=reason) as caught, database.write() as connection:
+        connection.execute(select(KEYS)).all()
+        connection.execute(KEYS.delete())
+    assert hint in str(caught.value.hint)
+
+
+@ONLY_SQLITE
+def test_a_locked_file_and_a_full_disk_have_their_own_hints(database: Database) -> None:
+    with database.read() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    with raises(BrokerCode.DATABASE, match="full") as caught, database.write() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        connection.execute(insert(KEYS).values(_key(1) | {"wrapped": b"x" * 1_000_000}))
+    assert caught.value.hint == "Free space on the disk of the file."
 
 
 def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
@@ -112,6 +146,7 @@ def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
     assert seen == list(range(60))  # the values that each writer read were still valid when it committed
 
 
+@ONLY_SQLITE
 def test_a_write_survives_without_a_clean_close(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(insert(KEYS).values(_key(1)))

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import func, insert, select
 from tests.harness.errors import raises
 
-from sealserve.broker import database as database_module
-from sealserve.broker import database_file
+from sealserve.broker import database_file, sqlite_engine
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, Database
+from sealserve.broker.database import Database
 from sealserve.broker.database_file import opening
+from sealserve.broker.tables import KEYS
 
 ROUNDS, OPENERS = 12, 8
-ROW = {"key_id": "0" * 32, "wrapped": b"w", "created": "t"}
+ROW = {"key_id": "0" * 32, "wrapper": "file", "format": 2, "wrapped": b"w", "created": "t"}
 
 
 def open_at_once(folder: Path, begin: Barrier, failures: "SimpleQueue[str]") -> None:
@@ -61,11 +61,11 @@ def test_the_switch_to_wal_is_tried_again_while_it_is_busy(monkeypatch: pytest.M
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY if self.left == 1 else sqlite3.SQLITE_BUSY
                 raise error
 
-    database_module._switch_to_wal(Busy())  # type: ignore[arg-type]
+    sqlite_engine._switch_to_wal(Busy())  # type: ignore[arg-type]
     assert len(waited) == 2
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_engine, "BUSY_SECONDS", -1.0)
     with pytest.raises(sqlite3.OperationalError, match="database is locked"):
-        database_module._switch_to_wal(Busy())  # type: ignore[arg-type]
+        sqlite_engine._switch_to_wal(Busy())  # type: ignore[arg-type]
 
 
 def test_a_folder_that_stays_locked_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,14 +101,14 @@ def test_a_link_that_takes_the_files_place_after_the_check_is_noticed(
     folder.mkdir()
     Database.open(victim).close()
     before = victim.read_bytes()
-    prepare = database_module._prepare_sqlite
+    prepare = sqlite_engine._prepare
 
     def racing(*arguments: object) -> None:
         (folder / "broker.sqlite").unlink()
         (folder / "broker.sqlite").symlink_to(victim)
         prepare(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(database_module, "_prepare_sqlite", racing)
+    monkeypatch.setattr(sqlite_engine, "_prepare", racing)
     with raises(
         BrokerCode.DATABASE,
         match=r"The database .*broker\.sqlite cannot be opened: the path leads to another file, "

@@ -4,25 +4,32 @@ import logging
 import sqlite3
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection, delete, text
+from sqlalchemy import Connection, delete, insert, select, text
+from tests.harness.broker_databases import ONLY_POSTGRESQL, ONLY_SQLITE
 from tests.harness.errors import raises
+from tests.harness.postgresql import Server
 
 from sealserve.attestation.claims import TcbStatus
 from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.presets import CLOUD_SMT, STRICT
 from sealserve.attestation.ra_tls import RaTlsKeyPair, parse_certificate
-from sealserve.attestation.tcb_policy import CLOUD_SMT, TcbPolicy
-from sealserve.broker import admin, audit, decision
+from sealserve.attestation.secret_provisioning import SecretForm
+from sealserve.attestation.tcb_policy import GracePeriod, TcbPolicy
+from sealserve.broker import admin, audit, decision_records, refusal_lines
+from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import AUDIT, Database
+from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker, BrokerInternalError
-from sealserve.broker.keystore import KeyId, Keystore
+from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Rate
-from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.releases import PRODUCT_LABEL, Release, ReleaseId
+from sealserve.broker.stored_key import StoredKey
+from sealserve.broker.tables import AUDIT, REFERENCE_VALUES
 from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
@@ -30,20 +37,21 @@ from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckCa, PckChain, PckExtension
 from sealserve.sgx.quote import Quote
-from sealserve.sgx.reference_values import ReferenceValues
+from sealserve.sgx.reference_values import ProductReferenceValues, ReferenceValues
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.attacks import forged_collateral
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
-from sealserve.terms import PlatformKind
+from sealserve.terms import CollateralUpdate, PlatformKind
 
 
 class Stage(Protocol):
     """The attributes of `conftest.Stage` that these tests use."""
 
     database: Database
+    keystore: Keystore
     vendor: Vendor
     platform: SimulatedPlatform
     source: Any
@@ -64,9 +72,12 @@ def _with(release: Release, **rules: Any) -> Release:
 
 
 PEER = "192.0.2.1:40000"
+REFERENCE = ReferenceValues(
+    mr_enclave=MrEnclave(b"\x01" * 32), mr_signer=MrSigner(b"\x02" * 32), isv_prod_id=1, isv_svn=2
+)
 
 
-def _refused(stage: Stage, certificate: bytes, code: str, message: str, broker: Broker | None = None) -> audit.Entry:
+def _refused(stage: Stage, certificate: bytes, code: str, message: str, broker: Broker | None = None) -> Entry:
     with pytest.raises(SealserveError, match=message) as caught:
         (broker or stage.broker()).release_key(certificate, peer=PEER)
     assert caught.value.code == code
@@ -83,10 +94,10 @@ def test_an_expected_enclave_gets_the_key_and_one_row(stage: Stage, caplog: pyte
     assert key == stage.made.key
     allowed, released = stage.rows()
     assert allowed.entry.decision == "allowed"
-    assert released.entry == audit.Entry(
+    assert released.entry == Entry(
         time=stage.now,
         peer=PEER,
-        decision=audit.Decision.RELEASED,
+        decision=Decision.RELEASED,
         code="ok",
         release_id="a" * 64,
         platform="simulated",
@@ -96,6 +107,7 @@ def test_an_expected_enclave_gets_the_key_and_one_row(stage: Stage, caplog: pyte
         tcb_status="UpToDate",
         advisories="",
         quote_digest=hashlib.sha256(parse_certificate(certificate).quote).hexdigest(),
+        claims=released.entry.claims,  # see test_a_row_records_the_facts_that_a_policy_checks
     )
     assert f"released the key of resnet50 (aaaaaaaaaaaa, simulated) to {PEER}" in caplog.text
 
@@ -138,8 +150,8 @@ def test_what_strangers_say_makes_the_broker_fetch_nothing(stage: Stage) -> None
 def test_what_anybody_can_send_has_few_lines_and_few_rows_and_the_rest_is_counted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decision, "LINES_OF_EACH", Rate(burst=3, seconds=60))
-    monkeypatch.setattr(decision, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
+    monkeypatch.setattr(refusal_lines, "LINES_OF_EACH", Rate(burst=3, seconds=60))
+    monkeypatch.setattr(decision_records, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
     broker, pair = stage.broker(), stage.ratls()
     found = parse_certificate(pair.certificate).quote
     no_quote = pair.certificate.replace(found, bytes(len(found)))
@@ -166,7 +178,7 @@ def test_what_anybody_can_send_has_few_lines_and_few_rows_and_the_rest_is_counte
     assert "597 further refusals of 192.0.2.1 since" in caplog.text
     assert "199 ra-tls.certificate, 199 quote.version, 199 broker.handshake" in caplog.text
     (several,) = (row.entry for row in stage.rows()[3:])
-    assert several.code == decision.SEVERAL
+    assert several.code == decision_records.SEVERAL
     assert several.detail.endswith("200 broker.handshake, 199 ra-tls.certificate, 199 quote.version")
 
 
@@ -184,8 +196,8 @@ def test_a_peer_that_shows_nothing_is_logged_and_no_row(
 def test_strangers_without_a_quote_do_not_take_the_rows_of_enclaves(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decision, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
-    monkeypatch.setattr(decision, "EARLY_ROWS_OF_ALL", Rate(burst=5, seconds=60))
+    monkeypatch.setattr(decision_records, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
+    monkeypatch.setattr(decision_records, "EARLY_ROWS_OF_ALL", Rate(burst=5, seconds=60))
     broker = stage.broker()
     for number in range(1000):
         broker.turn_away(HandshakeError("a test"), peer=f"198.51.{number // 250}.{number % 250}:1")
@@ -198,7 +210,7 @@ def test_strangers_without_a_quote_do_not_take_the_rows_of_enclaves(
 
 
 def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision, "ROWS_OF_EACH", Rate(burst=3, seconds=60))
+    monkeypatch.setattr(decision_records, "ROWS_OF_EACH", Rate(burst=3, seconds=60))
     now = [stage.now]
     broker = stage.broker(clock=lambda: now[0])
     unknown = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
@@ -215,7 +227,7 @@ def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, m
     now[0] += timedelta(seconds=61)
     refuse(1, PEER)  # has its own row again, after a row for the counted refusals
     several, written = (row.entry for row in stage.rows()[-2:])
-    assert (several.decision, several.code, several.peer) == ("refused", decision.SEVERAL, "192.0.2.1")
+    assert (several.decision, several.code, several.peer) == ("refused", decision_records.SEVERAL, "192.0.2.1")
     assert several.detail == (
         "7 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 were not recorded separately:"
         " 7 policy.mr-enclave-unknown"
@@ -227,7 +239,7 @@ def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, m
         assert broker.release_key(stage.ratls().certificate, peer=PEER) == stage.made.key
     codes = [row.entry.code for row in stage.rows()[6:]]
     single = ["policy.mr-enclave-unknown"] * 3
-    assert codes == [decision.SEVERAL, *single, decision.SEVERAL] + ["ok"] * 20
+    assert codes == [decision_records.SEVERAL, *single, decision_records.SEVERAL] + ["ok"] * 20
     refuse(4, "[2001:db8::2]:7")  # the same /64
     broker.settle()
     assert stage.rows()[-1].entry.peer == "2001:db8::/64"
@@ -235,13 +247,13 @@ def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, m
 
 
 def test_a_count_that_could_not_be_written_is_written_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision, "ROWS_OF_EACH", Rate(burst=0, seconds=60))
+    monkeypatch.setattr(decision_records, "ROWS_OF_EACH", Rate(burst=0, seconds=60))
     broker = stage.broker()
     with pytest.raises(SealserveError, match="ISVSVN"):
         broker.release_key(stage.ratls(isv_svn=1).certificate, peer=PEER)
     append, calls = audit.append, [0]
 
-    def fail_once(connection: Connection, entry: audit.Entry) -> audit.AuditRow:
+    def fail_once(connection: Connection, entry: Entry) -> audit.AuditRow:
         calls[0] += 1
         if calls[0] == 1:
             raise BrokerCode.DATABASE.error("disk full")
@@ -291,8 +303,7 @@ def test_an_advisory_decides_by_the_releases_own_policy(stage: Stage) -> None:
     _refused(stage, certificate, "policy.advisory", "because of INTEL-SA-00334, but the policy 'cloud-smt'")
     own = TcbPolicy(
         name="mine",
-        statuses=CLOUD_SMT.statuses,
-        advisories=CLOUD_SMT.advisories | {"INTEL-SA-00334"},
+        accept={status: found | {"INTEL-SA-00334"} for status, found in CLOUD_SMT.accept.items()},
     )
     stage.allow(_with(stage.release, tcb=own), reactivate=True)
     assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
@@ -319,7 +330,148 @@ def test_older_collateral_than_seen_before_is_refused(stage: Stage) -> None:
     assert broker.release_key(certificate, peer=PEER) == stage.made.key
     assert admin.status(stage.database).evaluation_floor == {"simulated": 18}
     stage.source.answer = lambda: old
-    _refused(stage, certificate, "collateral.rolled-back", "at least 18, got 17", broker)
+    _refused(
+        stage,
+        certificate,
+        "collateral.rolled-back",
+        "TCB info for FMSPC 5EA15E000000.*at least 18, got 17.*QE identity has number 17",
+        broker,
+    )
+
+
+def test_the_update_channels_have_floors_of_their_own(stage: Stage) -> None:
+    """After a TCB recovery, the early channel is ahead. Its number must not refuse the standard documents."""
+    certificate, standard = stage.ratls().certificate, stage.vendor.collateral(now=stage.now)
+    ((kind, levels),) = stage.vendor._read().levels.items()
+    stage.vendor.publish_levels(levels, fmspc=kind)
+    vendor = replace(stage.trusted(), update=CollateralUpdate.EARLY)
+    early = stage.broker(verifier=SgxVerifier({PlatformKind.SIMULATED: vendor}))
+    assert early.release_key(certificate, peer=PEER) == stage.made.key
+    assert admin.status(stage.database).evaluation_floor == {"simulated-early": 18}
+    stage.source.answer = lambda: standard
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    assert admin.status(stage.database).evaluation_floor == {"simulated": 17, "simulated-early": 18}
+    _refused(stage, certificate, "collateral.rolled-back", "at least 18, got 17", early)
+
+
+def test_a_row_records_the_facts_that_a_policy_checks(stage: Stage) -> None:
+    stage.broker().release_key(stage.ratls().certificate, peer=PEER)
+    claims = stage.rows()[-1].entry.claims
+    assert claims == {
+        "fmspc": "5EA15E000000",
+        "cpu_svn": "09090303ffff01000000000000000000",
+        "pce_svn": 15,
+        "qe_svn": 8,
+        "tcb_date": "2025-05-14T00:00:00Z",
+        "tcb_evaluation_number": 17,
+        "collateral_issued": "2026-11-23T12:00:00Z",
+        "isv_prod_id": 1,
+        "isv_svn": 2,
+        "misc_select": 0,
+        "kss": 0,
+    }
+    _refused(stage, stage.ratls(isv_svn=1).certificate, "policy.isv-svn", "ISVSVN")
+    assert stage.rows()[-1].entry.claims["isv_svn"] == 1
+
+
+def test_a_grace_period_after_a_tcb_recovery(stage: Stage) -> None:
+    certificate = stage.ratls().certificate
+    grace = GracePeriod(days=30, accept={TcbStatus.OUT_OF_DATE: "any"})
+    stage.allow(_with(stage.release, tcb=replace(STRICT, name="mine", grace=grace)), reactivate=True)
+    dated = stage.now - timedelta(days=30)
+    stage.vendor.recover_tcb(tcb_date=f"{dated + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}")
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    row = stage.rows()[-1].entry
+    assert (row.tcb_status, row.claims["tcb_superseded"]) == ("OutOfDate", "2026-10-24T12:00:01Z")
+    later = stage.now + timedelta(seconds=1)
+    _refused(stage, certificate, "policy.tcb-grace", "grace period of 30 days ended", stage.broker(clock=lambda: later))
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ({"least_evaluation_number": 18}, "policy.evaluation-number"),
+        ({"least_tcb_date": date(2025, 5, 15)}, "policy.tcb-date"),
+        ({"allowed_platforms": frozenset({"ab" * 16})}, "policy.platform-not-allowed"),
+        ({"evidence_rules": '{"sgx":{"fmspc_deny":["5EA15E000000"]}}'}, "policy.fmspc"),
+        ({"evidence_rules": '{"sgx":{"kss":true}}'}, "policy.kss"),
+        ({"evidence_rules": '{"sgx":{"misc_select":1}}'}, "policy.misc-select"),
+        ({"evidence_rules": '{"tdx":{}}'}, "policy.evidence-rules"),
+    ],
+)
+def test_each_rule_of_a_policy_refuses(stage: Stage, rules: dict[str, Any], code: str) -> None:
+    stage.allow(_with(stage.release, **rules), reactivate=True)
+    _refused(stage, stage.ratls().certificate, code, ".")
+
+
+def _allow_product(stage: Stage, release: Release, **changes: Any) -> None:
+    product = ProductReferenceValues(mr_signer=MrSigner(b"\x02" * 32), isv_prod_id=1, isv_svn=2)
+    references = {"replica-0": changes.pop("reference", REFERENCE), PRODUCT_LABEL: replace(product, **changes)}
+    admin.allow(stage.database, release, references, now=stage.now, reactivate=True)
+
+
+OTHER = MrEnclave(b"\x09" * 32)
+
+
+def test_a_dangerous_signer_accepts_enclaves_that_are_not_registered(stage: Stage) -> None:
+    certificate = stage.ratls(mr_enclave=OTHER).certificate
+    _refused(stage, certificate, "policy.mr-enclave-unknown", f"MRENCLAVE {OTHER.hex()}")
+    _allow_product(stage, stage.release)
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    assert stage.rows()[-1].entry.mr_enclave == OTHER.hex()
+    # The registered enclave still has its exact reference values.
+    assert stage.broker().release_key(stage.ratls().certificate, peer=PEER) == stage.made.key
+    for changes, code in (
+        ({"isv_svn": 1}, "policy.isv-svn"),
+        ({"isv_prod_id": 2}, "policy.mr-enclave-unknown"),
+        ({"mr_signer": MrSigner(b"\x03" * 32)}, "policy.mr-enclave-unknown"),
+        ({"attributes": Attributes(flags=0x7, xfrm=0xE7)}, "quote.debug"),
+        ({"attributes": Attributes(flags=0x15, xfrm=0xE7)}, "policy.attributes"),
+    ):
+        _refused(stage, stage.ratls(mr_enclave=OTHER, **changes).certificate, code, ".")
+    # The other rules of the policy apply, too, and a revoked release stays revoked.
+    stage.allow(_with(stage.release, denied_platforms=frozenset({stage.platform.platform_id})), reactivate=True)
+    _allow_product(stage, _with(stage.release, denied_platforms=frozenset({stage.platform.platform_id})))
+    _refused(stage, certificate, "policy.platform-denied", stage.platform.platform_id)
+    admin.revoke(stage.database, "resnet50", now=stage.now)
+    _refused(stage, certificate, "policy.release-revoked", "revoked")
+
+
+def test_a_policy_without_a_dangerous_signer_ends_the_acceptance(stage: Stage) -> None:
+    certificate = stage.ratls(mr_enclave=OTHER).certificate
+    _allow_product(stage, stage.release)
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    stage.allow(stage.release, reactivate=True)
+    _refused(stage, certificate, "policy.mr-enclave-unknown", f"MRENCLAVE {OTHER.hex()}")
+    assert [item.label for item in admin.find_release(stage.database, "resnet50").enclaves] == ["replica-0"]
+
+
+def test_an_ended_acceptance_of_a_signer_cannot_be_put_back(stage: Stage) -> None:
+    certificate = stage.ratls(mr_enclave=OTHER).certificate
+    _allow_product(stage, stage.release)
+    query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.label == PRODUCT_LABEL)
+    with stage.database.read() as connection:
+        row = connection.execute(query).one()._asdict()
+    stage.allow(stage.release, reactivate=True)
+    assert admin.verify_log(stage.database).not_compared == ()
+    with stage.database.write() as connection:
+        connection.execute(insert(REFERENCE_VALUES).values(row))
+    _refused(stage, certificate, "broker.database-authentication", "because audit row 5 records a later change")
+    with raises(BrokerCode.AUDIT_STATE, match="reference_values .*: the log does not record this row"):
+        admin.verify_log(stage.database)
+
+
+def test_the_release_that_was_registered_last_has_the_signer(stage: Stage) -> None:
+    _allow_product(stage, stage.release)
+    made = stage.keystore.create(stage.database, now=stage.now)
+    second = replace(stage.release, release_id=ReleaseId("b" * 64), name="second", key_id=made.key_id)
+    _allow_product(stage, second, reference=replace(REFERENCE, mr_enclave=MrEnclave(b"\x05" * 32)))
+    certificate = stage.ratls(mr_enclave=OTHER).certificate
+    assert stage.broker().release_key(certificate, peer=PEER) == made.key
+    assert stage.broker().release_key(stage.ratls().certificate, peer=PEER) == stage.made.key
+    # A measurement is still registered for one release only.
+    with raises(BrokerCode.RELEASE_CONFLICT):
+        _allow_product(stage, replace(second, release_id=ReleaseId("c" * 64), name="third"))
 
 
 def test_the_evaluation_floor_rises_even_when_the_policy_refuses(stage: Stage) -> None:
@@ -367,14 +519,14 @@ def test_a_release_revoked_during_the_appraisal_gives_no_key(stage: Stage) -> No
 
 def test_a_key_that_is_not_granted_is_wiped(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[SecretBytes] = []
-    load = Keystore.load
+    decrypt = Keystore.decrypt
 
-    def keep(keystore: Keystore, connection: Connection, key_id: KeyId) -> SecretBytes:
-        loaded.append(load(keystore, connection, key_id))
+    def keep(keystore: Keystore, stored: StoredKey) -> SecretBytes:
+        loaded.append(decrypt(keystore, stored))
         admin.revoke(stage.database, "resnet50", now=stage.now)
         return loaded[-1]
 
-    monkeypatch.setattr(Keystore, "load", keep)
+    monkeypatch.setattr(Keystore, "decrypt", keep)
     _refused(stage, stage.ratls().certificate, "policy.release-revoked", "The release of this enclave is revoked")
     assert [len(key) for key in loaded] == [0]
 
@@ -458,6 +610,7 @@ def test_what_nobody_foresaw_is_internal_and_gives_no_key(stage: Stage, caplog: 
     assert BrokerInternalError.exit_status == 1
 
 
+@ONLY_SQLITE
 def test_a_key_that_is_gone_is_a_refusal(stage: Stage) -> None:
     with stage.database.write() as connection:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
@@ -465,6 +618,7 @@ def test_a_key_that_is_gone_is_a_refusal(stage: Stage) -> None:
     _refused(stage, stage.ratls().certificate, "keystore.unwrap", "cannot be decrypted")
 
 
+@ONLY_SQLITE
 def test_without_an_audit_row_no_key_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     other = sqlite3.connect(stage.folder / "broker.sqlite")
     try:
@@ -479,6 +633,7 @@ def test_without_an_audit_row_no_key_leaves(stage: Stage, caplog: pytest.LogCapt
     assert [row.entry.decision for row in stage.rows()] == ["allowed"]
 
 
+@ONLY_SQLITE
 def test_the_row_is_committed_before_the_key_is_returned(stage: Stage) -> None:
     key: SecretBytes = stage.broker().release_key(stage.ratls().certificate, peer=PEER)
     other = sqlite3.connect(stage.folder / "broker.sqlite")
@@ -487,6 +642,57 @@ def test_the_row_is_committed_before_the_key_is_returned(stage: Stage) -> None:
     finally:
         other.close()
     assert len(key) == 16
+
+
+@ONLY_POSTGRESQL
+def test_without_an_audit_row_on_the_server_no_key_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE audit ADD CONSTRAINT no_key CHECK (decision != 'released')")
+    try:
+        with raises(BrokerCode.DATABASE, match="no_key"):
+            stage.broker().release_key(stage.ratls().certificate, peer=PEER)
+    finally:
+        with stage.database.write() as connection:
+            connection.exec_driver_sql("ALTER TABLE audit DROP CONSTRAINT no_key")
+    assert "could not be written" not in caplog.text
+    assert [row.entry.code for row in stage.rows()] == ["ok", "broker.database"]
+
+
+@ONLY_POSTGRESQL
+def test_the_row_is_on_the_server_before_the_key_is_returned(stage: Stage, postgresql: Server) -> None:
+    with stage.broker().release_key(stage.ratls().certificate, peer=PEER) as key:
+        assert postgresql.shared is not None
+        with postgresql.administer(postgresql.shared) as other:
+            query = "SELECT count(*) FROM audit WHERE decision = 'released'"
+            assert other.execute(query).fetchone() == (1,)
+        assert len(key) == 16
+
+
+def test_a_row_names_the_broker_that_decided(stage: Stage) -> None:
+    stage.broker(name="broker-2").release_key(stage.ratls().certificate, peer=PEER).wipe()
+    stage.broker(name="broker-3").turn_away(BrokerCode.CANNOT_LISTEN.error("x"), peer=PEER)
+    assert [row.entry.broker for row in stage.rows()] == [None, "broker-2", "broker-3"]
+
+
+def test_a_clock_that_jumps_breaks_neither_the_log_nor_a_deadline(stage: Stage) -> None:
+    """The order of the log is the order of its rows. A deadline is compared with the broker's own clock."""
+    admin.drain(stage.database, stage.release.name, deadline=stage.now + timedelta(hours=1), now=stage.now)
+    expected: dict[timedelta, Any] = {
+        timedelta(minutes=30): None,
+        timedelta(hours=2): BrokerCode.POLICY_RELEASE_DRAINING_ENDED,
+        timedelta(minutes=10): None,
+        timedelta(minutes=-30): SgxCode.COLLATERAL_NOT_YET_VALID,
+        timedelta(minutes=20): None,
+    }
+    for jump, refusal in expected.items():
+        broker = stage.broker(clock=lambda jump=jump: stage.now + jump)
+        if refusal is None:
+            broker.release_key(stage.ratls().certificate, peer=PEER).wipe()
+        else:
+            with raises(refusal):
+                broker.release_key(stage.ratls().certificate, peer=PEER)
+    times = [row.entry.time for row in stage.rows()]  # the chain verifies
+    assert times != sorted(times)
 
 
 def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
@@ -510,7 +716,7 @@ def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
 
 def test_each_signed_head_is_kept_once_it_is_committed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[audit.Head] = []
-    monkeypatch.setattr(decision, "_ROWS_PER_HEAD", 2)
+    monkeypatch.setattr(decision_records, "_ROWS_PER_HEAD", 2)
 
     def keep(head: audit.Head) -> None:
         with stage.database.read() as connection:  # another transaction sees the row
@@ -518,11 +724,13 @@ def test_each_signed_head_is_kept_once_it_is_committed(stage: Stage, monkeypatch
         kept.append(head)
 
     broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
+    broker.release_key(stage.ratls().certificate, peer="p")  # rows 2 (the evaluation floor) and 3
+    assert kept == []
     broker.release_key(stage.ratls().certificate, peer="p")
-    assert [head.seq for head in kept] == [2]
+    assert [head.seq for head in kept] == [4]
     broker.release_key(stage.ratls().certificate, peer="p")
     broker.settle()
-    assert [head.seq for head in kept] == [2, 3]
+    assert [head.seq for head in kept] == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -534,10 +742,10 @@ def test_a_head_that_cannot_be_kept_is_logged_and_keys_go_on(
     def keep(_head: audit.Head) -> None:
         raise failure
 
-    monkeypatch.setattr(decision, "_ROWS_PER_HEAD", 1)
+    monkeypatch.setattr(decision_records, "_ROWS_PER_HEAD", 1)
     broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
     assert broker.release_key(stage.ratls().certificate, peer="p")
-    assert "at row 2 could not be stored outside the database" in caplog.text
+    assert "at row 3 could not be stored outside the database" in caplog.text
 
 
 def test_a_request_parses_its_quote_and_its_pck_chain_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,12 +767,14 @@ def test_a_request_parses_its_quote_and_its_pck_chain_once(stage: Stage, monkeyp
     assert counted == {"Quote": 1, "PckChain": 1, "PckExtension": 1}
 
 
+@ONLY_SQLITE
 @pytest.mark.parametrize(
     "change",
     ["'{}'", "json_set(reference, '$.mr_signer', 'no hex')", "json_set(reference, '$.xfrm', 3)",
      "json_remove(reference, '$.isv_svn')", "json_set(reference, '$.isv_svn', 'many')"],
 )  # fmt: skip
 def test_reference_values_that_somebody_changed_give_no_key(stage: Stage, change: str) -> None:
+    stage.database.history = None  # otherwise the tag of the row is wrong
     with stage.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE reference_values SET reference = {change}")  # noqa: S608  # of this test
     _refused(
@@ -572,8 +782,32 @@ def test_reference_values_that_somebody_changed_give_no_key(stage: Stage, change
     )
 
 
+@ONLY_SQLITE
 def test_reference_values_under_another_measurement_give_no_key(stage: Stage) -> None:
+    stage.database.history = None  # otherwise the tag of the row is wrong
     with stage.database.write() as connection:
         connection.exec_driver_sql("UPDATE reference_values SET measurement = ?", ("09" * 32,))
     other = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
     _refused(stage, other, "policy.mr-enclave-unknown", f"expected MRENCLAVE {'01' * 32}, got {'09' * 32}")
+
+
+def test_the_release_decides_the_form_of_the_key(stage: Stage) -> None:
+    stage.allow(replace(stage.release, secret_form=SecretForm.STRING), reactivate=True)
+    secret = stage.broker().release_key(stage.ratls().certificate, peer="p")
+    assert secret.reveal() == stage.made.key.reveal().hex().encode() + b"\0"
+    stage.allow(stage.release, reactivate=True)
+    assert stage.broker().release_key(stage.ratls().certificate, peer="p") == stage.made.key
+
+
+def test_the_form_of_the_key_changes_only_on_request(stage: Stage) -> None:
+    with raises(BrokerCode.RELEASE_CONFLICT, match="with the secret form raw, but now has string"):
+        stage.allow(replace(stage.release, secret_form=SecretForm.STRING))
+
+
+def test_a_changed_form_of_the_key_is_found(stage: Stage) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("UPDATE releases SET secret_form = 'string'")
+    with raises(BrokerCode.DATABASE_AUTHENTICATION):
+        stage.broker().release_key(stage.ratls().certificate, peer="p")
+    with raises(BrokerCode.AUDIT_STATE, match="secret_form is string, but audit row 1 records raw"):
+        admin.verify_log(stage.database)

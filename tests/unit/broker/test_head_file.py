@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.errors import raises
 
-from sealserve.broker import audit
-from sealserve.broker.audit import Decision, Entry, Head
+from sealserve.broker import audit, head_file
+from sealserve.broker.audit import Head
+from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
 from sealserve.broker.head_file import head_json, keep_head, kept_head, read_head
@@ -110,3 +113,19 @@ def test_what_stands_in_the_place_of_the_kept_head_is_neither_read_nor_replaced(
     ):
         keep_head(path, database, head)
     assert (victim.read_text(), path.read_text()) == ("{}", "{}")
+
+
+def test_two_processes_cannot_store_heads_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_file, "_LOCK_SECONDS", 0.02)
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with (
+            raises(BrokerCode.AUDIT_HEAD_BUSY, match=r"another process has locked .* for more than 0\.02 s"),
+            head_file._alone(tmp_path),
+        ):
+            pytest.fail("the lock was taken twice")
+    finally:
+        os.close(other)
+    with head_file._alone(tmp_path):
+        pass

@@ -8,9 +8,10 @@ from sqlalchemy import select, update
 from tests.harness.errors import raises
 
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, Database
+from sealserve.broker.database import Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId, ReleaseKey, open_keystore
+from sealserve.broker.tables import KEYS
 
 
 @pytest.fixture
@@ -19,8 +20,7 @@ def master_key(tmp_path: Path) -> Path:
 
 
 def _create(database: Database, master_key: Path, now: datetime) -> ReleaseKey:
-    with database.write() as connection:
-        return open_keystore(database, master_key).create(connection, now=now)
+    return open_keystore(database, master_key).create(database, now=now)
 
 
 def _load(database: Database, master_key: Path, key_id: KeyId) -> bytes:
@@ -60,8 +60,8 @@ def test_an_unknown_key_is_refused(database: Database, master_key: Path) -> None
 
 
 def test_a_key_that_no_release_names_can_be_discarded(stage: Any) -> None:
+    spare = stage.keystore.create(stage.database, now=stage.now)
     with stage.database.write() as connection:
-        spare = stage.keystore.create(connection, now=stage.now)
         stage.keystore.discard(connection, spare.key_id)
         with raises(BrokerCode.KEYSTORE_UNKNOWN_KEY):
             stage.keystore.load(connection, spare.key_id)
@@ -136,7 +136,7 @@ def test_a_lost_master_key_is_not_replaced(database: Database, master_key: Path,
     master_key.unlink()
     with raises(
         BrokerCode.KEYSTORE_MASTER_KEY_MISSING,
-        match=r"The master key file .*master\.key does not exist, but 1 release keys are encrypted with "
+        match=r"The master key file .*master\.key does not exist, but 1 release key is encrypted with "
         r"it",
     ) as caught:
         open_keystore(database, master_key)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from tests.harness.errors import Expected, raises
 from tests.harness.killing import killed_at
 
 from sealserve.broker.codes import BrokerCode
-from sealserve.broker.database import KEYS, Database
-from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.broker.database import Database
+from sealserve.broker.key_wrapper import KeyUnwrapError, WrapperId
 from sealserve.broker.keystore import KeyId, Keystore, open_keystore, rewrap, rotate_master_key
-from sealserve.broker.master_key import MasterKey, read_master_key, under_passphrase
+from sealserve.broker.master_key import MasterKey, raw, read_master_key, under_passphrase
 from sealserve.broker.passphrase import no_passphrase
+from sealserve.broker.tables import KEYS
 from sealserve.secret import SecretBytes
 
 PASSPHRASE = b"correct horse battery staple"
@@ -116,8 +118,7 @@ def test_a_file_that_others_can_read_or_that_is_none(path: Path) -> None:
 
 def filled(database: Database, path: Path, now: datetime) -> dict[KeyId, bytes]:
     keystore = open_keystore(database, path)
-    with database.write() as connection:
-        made = [keystore.create(connection, now=now) for _ in range(3)]
+    made = [keystore.create(database, now=now) for _ in range(3)]
     return {key.key_id: key.key.reveal() for key in made}
 
 
@@ -145,7 +146,11 @@ def test_a_rotation_encrypts_all_keys_again(database: Database, path: Path, now:
 def test_a_rotation_that_fails_changes_nothing(database: Database, path: Path, now: datetime) -> None:
     keys = filled(database, path, now)
     with database.write() as connection:
-        connection.execute(insert(KEYS).values(key_id="z" * 32, wrapped=b"damaged", created="2026-01-01T00:00:00Z"))
+        connection.execute(
+            insert(KEYS).values(
+                key_id="z" * 32, wrapper="file", format=2, wrapped=b"damaged", created="2026-01-01T00:00:00Z"
+            )
+        )
     with pytest.raises(KeyUnwrapError):
         rotate_master_key(database, open_keystore(database, path), path)
     assert loaded(database, open_keystore(database, path), keys) == keys
@@ -173,11 +178,54 @@ def test_killed_at_any_step_of_a_rotation_all_keys_are_there(tmp_path: Path, pat
     assert left == {False, True}
 
 
+def interrupted(database: Database, path: Path, *, form: Callable[[SecretBytes], bytes] = raw) -> None:
+    """Rotate the master key, but leave its file as it was."""
+
+    def stop(*_: Path) -> None:
+        raise OSError("the power failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sealserve.broker.keystore.move_content", stop)
+        with pytest.raises(OSError, match="the power failed"):
+            rotate_master_key(database, open_keystore(database, path, passphrase=given), path, form=form)
+
+
+def encrypted(key: SecretBytes) -> bytes:
+    return under_passphrase(key, given())
+
+
+@pytest.mark.parametrize("torn", [b"", b"x", b'{"version":1', bytes(31), bytes(32), bytes(33)])
+@pytest.mark.parametrize("form", [raw, encrypted])
+def test_a_torn_replacement_of_the_file_is_completed(
+    database: Database, path: Path, now: datetime, torn: bytes, form: Callable[[SecretBytes], bytes]
+) -> None:
+    """A power failure can leave any mixture of the former and the new content."""
+    keys = filled(database, path, now)
+    interrupted(database, path, form=form)
+    write(path, torn)
+    assert loaded(database, open_keystore(database, path, passphrase=given), keys) == keys
+    assert not path.with_name("master.key.next").exists()
+
+
+def test_a_wrong_passphrase_does_not_complete_a_rotation(database: Database, path: Path, now: datetime) -> None:
+    keys = filled(database, path, now)
+    rotate_master_key(database, open_keystore(database, path), path, form=encrypted)
+    interrupted(database, path, form=encrypted)
+    with raises(BrokerCode.KEYSTORE_PASSPHRASE_WRONG):
+        open_keystore(database, path, passphrase=lambda: SecretBytes(b"a wrong passphrase"))
+    assert path.with_name("master.key.next").exists()
+    assert loaded(database, open_keystore(database, path, passphrase=given), keys) == keys
+
+
 class Service:
     """A key management service in memory."""
 
     def __init__(self) -> None:
         self._key = MasterKey(SecretBytes.random(32))
+
+    @property
+    def wrapper_id(self) -> WrapperId:
+        return WrapperId("transit:transit/sealserve")
 
     def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
         return b"vault:v1:" + self._key.wrap(secret, context=context)
@@ -185,29 +233,27 @@ class Service:
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
         return self._key.unwrap(wrapped.removeprefix(b"vault:v1:"), context=context)
 
-    def wrapped_here(self, wrapped: bytes) -> bool:
-        return wrapped.startswith(b"vault:v")
-
 
 def test_keys_move_to_a_service_and_back(database: Database, path: Path, now: datetime) -> None:
     keys = filled(database, path, now)
     service = Service()
-    both = open_keystore(database, path, service=service, use_service=True)
+    both = open_keystore(database, path, services=[service], current=service)
     assert loaded(database, both, keys) == keys  # the file still decrypts the earlier keys
-    with database.write() as connection:
-        made = both.create(connection, now=now)
+    made = both.create(database, now=now)
     keys[made.key_id] = made.key.reveal()
-    with pytest.raises(
-        KeyUnwrapError, match=r"The key [0-9a-f]{32} was not encrypted by the keystore that sealserve\.toml configures"
+    with raises(
+        BrokerCode.KEYSTORE_UNKNOWN_WRAPPER,
+        match=r"The key [0-9a-f]{32} cannot be decrypted: 'transit:transit/sealserve' encrypted it, but "
+        r"sealserve\.toml configures only file\. Set transit_url, transit_mount",
     ):
         loaded(database, open_keystore(database, path), keys)
     assert rewrap(database, both, service) == 4
     path.unlink()
-    alone = open_keystore(database, path, service=service, use_service=True)
+    alone = open_keystore(database, path, services=[service], current=service)
     assert loaded(database, alone, keys) == keys
     assert not path.exists()  # no key requires the file
     with database.read() as connection:
         assert all(found.startswith(b"vault:v1:") for found in connection.execute(select(KEYS.c.wrapped)).scalars())
-    back = open_keystore(database, path, service=service)
+    back = open_keystore(database, path, services=[service])
     assert rotate_master_key(database, back, path) == 4
     assert loaded(database, open_keystore(database, path), keys) == keys

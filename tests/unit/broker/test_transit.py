@@ -43,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Encoding", self.server.encoding)
+        self.send_header("Set-Cookie", "session=tracked; Path=/")
         if status == 307:
             self.send_header("Location", "http://127.0.0.1:1/")
         self.end_headers()
@@ -98,8 +99,7 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
     assert headers["X-Vault-Request"] == "true"
     assert second == "/v1/keys/transit/decrypt/sealserve"
     assert asked == {"ciphertext": "vault:v3:abc", "associated_data": "Y29udGV4dA=="}
-    assert key.wrapped_here(b"vault:v1:x")
-    assert not key.wrapped_here(b"\0" * 40)
+    assert key.wrapper_id == "transit:team/keys/transit/sealserve"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +202,14 @@ def test_an_answer_that_is_compressed_once_is_read(server: Answering, make: Call
     assert make().wrap(SECRET, context=b"id") == b"vault:v1:x"
 
 
+def test_no_cookie_is_kept(server: Answering, make: Callable[..., TransitKey]) -> None:
+    server.answer = (200, {"data": {"ciphertext": "vault:v1:abc"}})
+    key = make()
+    for _ in range(2):
+        key.wrap(SECRET, context=b"")
+    assert [headers.get("Cookie") for _, headers, _ in server.seen] == [None, None]
+
+
 def test_a_service_that_is_not_there(token_file: Path) -> None:
     key = TransitKey("http://127.0.0.1:1", mount="transit", key="k", token_file=token_file)
     with key, raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match="cannot be reached") as caught:
@@ -219,12 +227,20 @@ def test_a_service_that_is_not_there(token_file: Path) -> None:
         ("https://", "is invalid: expected https://HOST:PORT, got "),
         ("https://user:password@vault.example.org", "is invalid: expected https://HOST:PORT, got "),
         ("vault.example.org:8200", "is invalid: expected https://HOST:PORT, got "),
+        ("https://vault.example.org:0", "is invalid: expected https://HOST:PORT, got "),
+        ("https://vault.example.org:-1", "is invalid: expected https://HOST:PORT, got "),
+        ("https://vault.example.org:65536", "is invalid: expected https://HOST:PORT, got "),
     ],
 )
 def test_addresses_that_cannot_be_used(url: str, message: str, token_file: Path) -> None:
     with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match=message) as caught:
         TransitKey(url, mount="transit", key="k", token_file=token_file)
     assert caught.value.code == "keystore.transit-settings"
+
+
+def test_names_that_the_database_cannot_store_are_refused(make: Callable[..., TransitKey]) -> None:
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="are too long: expected at most 192 characters, got 210"):
+        make(key="k" * 189)
 
 
 def test_settings_that_cannot_be_used(token_file: Path, tmp_path: Path) -> None:

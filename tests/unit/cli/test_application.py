@@ -120,7 +120,21 @@ def test_the_command_of_a_similar_tool_is_translated(cli: CommandLine, typed: st
     assert shown.status == 0
 
 
-@pytest.mark.parametrize(("cause", "status", "shown"), [(KeyboardInterrupt, 130, ""), (EOFError, 1, "Aborted.\n")])
+@pytest.mark.parametrize(
+    ("cause", "status", "shown"),
+    [
+        (KeyboardInterrupt, 130, ""),
+        (ValueError, 1, "Aborted.\n"),
+        (
+            EOFError,
+            2,
+            (
+                "error[usage.missing]: The command asked a question, but standard input ended without an answer.\n"
+                "  Run the command at a terminal. To confirm without a question, add --yes.\n"
+            ),
+        ),
+    ],
+)
 def test_a_question_without_an_answer(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, cause: type[BaseException], status: int, shown: str
 ) -> None:
@@ -132,6 +146,8 @@ def test_a_question_without_an_answer(
     monkeypatch.setattr("sealserve.workspace.find", asked)
     result = cli("status")
     assert (result.status, result.out, result.err) == (status, "", shown)
+    if cause is EOFError:
+        assert cli("status", "--json").error["code"] == "usage.missing"
 
 
 def test_an_error_is_told_once_with_code_and_hint(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.command_line import restored
 
 from sealserve.cli.application import VERBS, run
 
@@ -46,5 +47,6 @@ def test_the_shell_completes(
     monkeypatch.setenv("_SEALSERVE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(before.split())))
-    assert run([]) == 0
+    with restored():
+        assert run([]) == 0
     assert set(capsys.readouterr().out.split()) == expected

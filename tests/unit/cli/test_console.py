@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pty
 import re
@@ -76,6 +77,17 @@ def test_progress_shows_names_as_they_are() -> None:
 def test_json_keeps_letters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_json({"name": "Größe", "path": Path("x")})
     assert capsys.readouterr().out == '{\n  "name": "Größe",\n  "path": "x"\n}\n'
+
+
+def test_json_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x9b2J\u202etxt\x7f\u2066\n\x1b[2J"
+    console.print_json({"detail": hostile, hostile: [hostile]})
+    console.print_error(InputError(hostile, hint=hostile), as_json=True)
+    printed = capsys.readouterr().out
+    assert not set(printed) & set("\x9b\u202e\x7f\u2066\x1b")
+    value, error = printed.rsplit("\n", 2)[:2]
+    assert json.loads(value) == {"detail": hostile, hostile: [hostile]}
+    assert json.loads(error)["error"]["message"] == hostile
 
 
 def test_progress_is_silent_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -325,26 +325,88 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     assert signed.err == f"The chain of 2 rows verifies; head {signed.json['hash']}.\n"
     (tmp_path / "head.json").write_text(signed.out)
     assert len(cli.json("broker", "log", "--check", tmp_path / "head.json")) == 2
-    with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
-        connection.exec_driver_sql("DELETE FROM audit_heads")
-    assert cli.error("broker", "log", "--verify")["code"] == "audit.truncated"  # a head is kept beside the database
     kept = ready.workspace.owner.audit_head
-    assert json.loads(kept.read_text()) == signed.json
+    newest = kept.read_bytes()
     kept.unlink()
     verified = cli("broker", "log", "--verify")
     assert verified.status == 0
     assert "Warning: deleted rows at the end of the log cannot be detected" in verified.err
+    kept.write_bytes(newest)
+    with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
+        connection.exec_driver_sql("DELETE FROM audit_heads")
+    assert cli.error("broker", "log", "--verify")["code"] == "audit.truncated"  # a head is kept beside the database
+    assert json.loads(kept.read_text()) == signed.json
+    kept.unlink()
+    error = cli.error("broker", "log", "--verify")  # the release still shows that a row is missing
+    assert (error["code"], error["status"]) == ("audit.state", 3)
     error = cli.error("broker", "log", "--check", tmp_path / "head.json")
     assert (error["code"], error["status"]) == ("audit.truncated", 3)
     assert cli.error("broker", "log", "--sign", "--check", tmp_path / "head.json")["code"] == "audit.truncated"
     assert cli.error("broker", "log", "--check", ready.workspace.deployment_file)["code"] == "audit.head-file"
 
 
+def test_the_form_of_the_key_is_chosen_for_a_release(release: Path, cli: CommandLine) -> None:
+    del release
+    cli.ok("enclave", "build")
+    assert cli.json("broker", "allow", "--secret-form", "string")["secret_form"] == "string"
+    assert cli.json("broker", "allow")["secret_form"] == "string"  # as registered
+    error = cli.error("broker", "allow", "--secret-form", "raw")
+    assert (error["code"], error["status"]) == ("broker.release-conflict", 2)
+    assert "secret form  raw" in cli.ok("broker", "allow", "--secret-form", "raw", "--reactivate")
+    assert cli("broker", "log", "--verify").status == 0
+
+
+def test_the_form_of_the_key_is_an_attribute_of_the_built_release(ready: Site, cli: CommandLine) -> None:
+    del ready
+    cli.ok("release", "build", "--secret-form", "string")
+    assert cli.json("release", "show")["secret_form"] == "string"
+    assert "secret form  string" in cli.ok("release", "show")
+    cli.ok("enclave", "build")
+    # The signed index decides, also with --reactivate.
+    for more in ([], ["--reactivate"]):
+        error = cli.error("broker", "allow", "--secret-form", "raw", *more)
+        assert (error["code"], error["status"]) == ("broker.release-conflict", 2)
+        assert "cannot change: expected string, as in its signed index, got raw." in error["message"]
+        assert "release build --secret-form raw" in error["hint"]
+    assert cli.json("broker", "allow")["secret_form"] == "string"
+    assert cli.json("broker", "allow", "--secret-form", "string", "--reactivate")["secret_form"] == "string"
+    assert cli("broker", "log", "--verify").status == 0
+
+
+def test_a_platform_is_approved_for_a_limited_time(release: Path, cli: CommandLine) -> None:
+    cli.ok("enclave", "build")
+    assert "approval     none" in cli.ok("broker", "allow")
+    platform_id = "ab" * 16
+    assert cli.ok("broker", "pending") == "No platform waits for an approval.\n"
+    said = cli.ok("broker", "approve", release.name, platform_id, "--for", "12h")
+    assert said.startswith(f"Approved the platform {platform_id} for the release {release.name} until ")
+    assert "does not require approvals" in cli("broker", "approve", release.name, platform_id).err
+    approved = cli.json("broker", "approve", release.name, platform_id)
+    lasts = datetime.fromisoformat(approved["until"]) - datetime.fromisoformat(approved["approved"])
+    assert (approved["required"], lasts) == (False, timedelta(days=30))
+    withdrawn = cli.json("broker", "approve", release.name, platform_id, "--withdraw")
+    assert withdrawn == {**approved, "withdrawn": True}
+    for arguments, code in (
+        (("--withdraw",), "broker.not-approved"),
+        (("--withdraw", "--for", "1h"), "usage.arguments"),
+        (("--for", "soon"), "broker.approval-validity"),
+        (("--for", "0s"), "broker.approval-validity"),
+        (("--for", "999999d"), "broker.approval-validity"),
+        (("--for", "2026-01-31T12:00:00Z"), "broker.approval-validity"),
+    ):
+        error = cli.error("broker", "approve", release.name, platform_id, *arguments)
+        assert (error["code"], error["status"]) == (code, 2)
+    assert cli.error("broker", "approve", release.name, "rack1")["code"] == "broker.platform-id"
+    decisions = [row["decision"] for row in cli.json("broker", "log")][-4:]
+    assert decisions == ["approved", "approved", "approved", "approval-removed"]
+    assert cli("broker", "log", "--verify").status == 0
+
+
 @pytest.mark.usefixtures("ready")
 def test_platforms_are_enrolled_and_listed(cli: CommandLine) -> None:
     assert cli.ok("broker", "platform", "list") == (
-        "No platforms are enrolled. Enrol one: `sealserve broker platform enrol`.\n"
+        "No platforms are enrolled. Enroll one: `sealserve broker platform enrol`.\n"
     )
     said = cli.ok("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
     assert said == f"Enrolled the platform {'ab' * 16} (simulated).\n"
@@ -426,9 +488,9 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
     error = cli.error("broker", "log", "--verify")
     assert error["code"] == "audit.truncated"
     assert "ends at row 0, but a head was signed at row 1" in error["message"]
-    for number in range(3):  # the new log is longer by now: the evidence is not overwritten
-        cli.ok("broker", "platform", "enrol", f"{number:032x}")
-    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log was replaced"):
+    # No command builds on the other database, and the evidence is not overwritten.
+    assert cli.error("broker", "platform", "enrol", "0" * 32)["code"] == "audit.truncated"
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log is missing"):
         provisioning.sign_log(ready.workspace, now=ready.now)
     assert ready.workspace.owner.audit_head.read_bytes() == kept
 
@@ -438,8 +500,11 @@ def test_heads_of_earlier_versions_verify_still(cli: CommandLine, ready: Site, r
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")
     with Owner.open(ready.workspace).vault() as vault:
+        with vault.database.write() as connection:
+            connection.exec_driver_sql("DELETE FROM audit_heads")
         admin.sign_log(vault.database, Owner.open(ready.workspace).index_signer(), now=ready.now)
-    ready.workspace.owner.audit_signing_key.unlink(missing_ok=True)  # an earlier version had none
+    ready.workspace.owner.audit_signing_key.unlink()  # an earlier version had none
+    ready.workspace.owner.audit_head.unlink()
     assert cli.ok("broker", "log", "--verify", "--json")
     assert not ready.workspace.owner.audit_signing_key.exists()  # verifying needs the former key only
     cli.ok("broker", "log", "--sign")  # signing creates the key that an earlier version lacks

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.harness.command_line import CommandLine
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
@@ -79,15 +81,39 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("enclave lint", [owner.master_key]),
         ("enclave remove", ["--name", "replica-9"]),
         ("enclave run", ["--name", "replica-0", "--release", "nothing"]),
+        ("enclave token", ["--audience", "a", "--release", "nothing"]),
         ("broker allow", []),
         ("broker releases", []),
         ("broker drain", ["half-plus-two"]),
         ("broker revoke", ["half-plus-two", "--yes"]),
         ("broker log", ["--verify", "--sign"]),
         ("broker status", []),
+        ("broker collateral", []),
+        ("broker policy show", []),
+        ("broker policy check", [owner.master_key]),
+        ("broker policy check", [owner.index_signing_key]),
+        ("broker policy try", ["strict"]),
+        ("broker admin issue", ["alice", "--output", tmp_path / "alice.json"]),
+        ("broker admin list", []),
+        ("broker admin revoke", ["alice", "--yes"]),
         ("broker platform enrol", ["0" * 32, "--label", "machine"]),
         ("broker platform list", []),
         ("broker platform withdraw", ["0" * 32, "--yes"]),
+        ("broker pending", []),
+        ("broker approve", ["half-plus-two", "0" * 32]),
+        ("broker accept-database", ["--yes"]),
+        ("broker import", []),
+        ("broker notify-test", []),
+        ("broker token keys", []),
+        (
+            "broker token verify",
+            [owner.token_signing_key, "--jwks", owner.token_keys, "--issuer", "i", "--audience", "a"],
+        ),
+        (
+            "broker token verify",
+            [owner.token_keys, "--jwks", owner.token_signing_key, "--issuer", "i", "--audience", "a"],
+        ),
+        ("broker token rotate", ["--yes", "--compromised"]),
         ("broker rotate-master", []),
         ("broker rotate-master", ["--passphrase-file", passphrase_file]),
         ("broker releases", []),  # a passphrase is needed now
@@ -129,11 +155,17 @@ def secrets_of(site: Site, more: dict[str, bytes]) -> list[tuple[str, bytes]]:
     found = [("the weights", WEIGHTS)]
     master_key = site.workspace.owner.master_key
     values = {**more, "the master key": master_key.read_bytes()[:32]}
+    if (row_key := site.workspace.owner.row_key).exists():
+        values["the key of rows"] = bytes.fromhex(row_key.read_text())
     for path in (*site.workspace.owner.root.rglob("*"), *site.workspace.user.root.rglob("*")):
         if path.is_file() and b"PRIVATE KEY-----" in (pem := path.read_bytes()):
             body = b"".join(pem.splitlines()[1:-1])
             found.append((path.name, body[32:]))  # what comes before is the same in every key of its kind
             values[path.name] = base64.b64decode(body)[-32:]
+            private_key = serialization.load_pem_private_key(pem, password=None)
+            if isinstance(private_key, ec.EllipticCurvePrivateKey):  # its file ends with the public key
+                size = (private_key.key_size + 7) // 8
+                values[path.name] = private_key.private_numbers().private_value.to_bytes(size, "big")
     with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         for folder in site.workspace.owner.releases.iterdir():
             key_id = KeyId(json.loads((folder / "release.json").read_bytes())["key_id"])
@@ -181,7 +213,12 @@ def test_no_output_of_any_command_holds_a_key(
             result = (cli if here else cli.bare)(*given)
             assert "This is a bug in sealserve" not in result.err, result
             outputs.append((" ".join(map(str, given)), f"{result.out}\n{result.err}".encode()))
-        if name in ("broker rotate-master", "certs renew", "release build") and "passphrase" not in str(arguments):
+        if name in (
+            "broker rotate-master",
+            "broker accept-database",
+            "certs renew",
+            "release build",
+        ) and "passphrase" not in str(arguments):
             secrets += secrets_of(site, {})
 
     search = Exposure(secrets)

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.harness.deployment_text import with_key
-from tests.harness.workspaces import Site, make_site
+from tests.harness.workspaces import Site, make_site, on_server
 
 from sealserve.cli import overview
 from sealserve.cli.overview import Described, document, observe
@@ -156,6 +156,23 @@ def test_a_number_of_replicas_that_is_not_applied_yet_is_a_warning(
     assert (text in found.warnings) is warns
     assert found.replicas.desired == (started or 4)
     assert ("replica-3 is missing." in found.problems) is not warns
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_database_server_that_is_down_is_a_problem(
+    ready: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, running: bool
+) -> None:
+    if running:
+        targets.claim(ready.workspace, "local")
+    (tmp_path / "socket").mkdir()  # without a server
+    site = on_server(ready, f"postgresql://broker@/keys?host={tmp_path}/socket&port=5432")
+    target = targets.open_target(site.workspace, site.deployment)
+    monkeypatch.setattr(target, "status", all_parts if running else list)
+    found = observe(site.workspace, site.deployment, target, "local")
+    named = [problem for problem in found.problems if "cannot release keys without its database" in problem]
+    assert len(named) == running
+    assert found.state is (Standing.DEGRADED if running else Standing.DOWN)
+    assert not running or "sealserve doctor owner" in named[0]
 
 
 def test_the_document_is_as_its_schema_says() -> None:

@@ -14,9 +14,10 @@ import pytest
 from tests.harness.served import make_settings
 from tests.unit.client.conftest import Behaviour, Connect, Material, Serve
 
+from sealserve.client import channel as channel_module
 from sealserve.client.call import ServiceFailedError
 from sealserve.client.channel import open_channel
-from sealserve.client.connection_fault import UnreachableError
+from sealserve.client.connection_fault import UnreachableError, find_fault
 from sealserve.client.load import Request, run_load
 from sealserve.client.predict import Predictor
 from sealserve.client.wire.predict_pb2 import PredictRequest
@@ -134,10 +135,60 @@ def test_servers_that_drain_under_load_lose_no_request(material: Material, balan
     drainer.join()
     for channel in channels:
         channel.close()
-    assert (report.errors, report.answered) == ({}, 2400)
+    assert (report.first_error, report.answered) == (None, 2400)
     assert set(begun.values()) == {1}
     assert stopped == [True] * 5
     assert replicas[-1].transport.stop(30.0)
+
+
+def test_a_call_waits_for_a_service_that_is_away_for_a_moment(
+    material: Material, balancer: Balancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: Counter[int] = Counter()
+    first, second = Replica(material, begun), Replica(material, begun)
+    balancer.replicas = [first.port]
+    faults = []
+
+    def find_fault_and_recover(*given: Any, **named: Any) -> Any:
+        faults.append(find_fault(*given, **named))
+        balancer.replicas = [second.port]
+        return faults[-1]
+
+    monkeypatch.setattr(channel_module, "find_fault", find_fault_and_recover)
+    with open_channel(
+        f"127.0.0.1:{balancer.port}", server_name=SERVICE, ca=material.service.certificate_pem
+    ) as channel:
+        predictor = Predictor([channel])
+        predictor.predict("m", {}, version=1)
+        balancer.replicas = []  # as a load balancer whose replicas are all unready for a moment
+        first.transport.stop(0.0)
+        predictor.predict("m", {}, version=2)
+    assert [type(fault) for fault in faults] == [UnreachableError, type(None)]
+    assert begun == {1: 1, 2: 1}
+    second.transport.stop(0.0)
+
+
+def test_a_call_that_meets_a_path_without_answer_takes_another_path(material: Material, balancer: Balancer) -> None:
+    replica = Replica(material, Counter())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        balancer.replicas = [silent.getsockname()[1]]
+
+        def heal() -> None:
+            with silent.accept()[0] as lost:
+                balancer.replicas = [replica.port]
+                lost.recv(65_536)
+                gone.wait(60)
+
+        gone = threading.Event()
+        healer = threading.Thread(target=heal)
+        healer.start()
+        with open_channel(
+            f"127.0.0.1:{balancer.port}", server_name=SERVICE, ca=material.service.certificate_pem
+        ) as channel:
+            Predictor([channel]).predict("m", {})
+        gone.set()
+        healer.join()
+    replica.transport.stop(0.0)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def test_a_deployment_needs_four_images() -> None:
 def test_the_servers_image_gets_no_more_of_tensorflow_than_it_needs() -> None:
     assert requirements(Packages.NONE) == ""
     base, server = locked_versions(Packages.BASE), locked_versions(Packages.SERVER)
+    broker = locked_versions(Packages.BROKER)
+    assert (
+        broker.keys() - base.keys() == {"asn1crypto", "python-pkcs11"} == needed_by("python-pkcs11") | {"python-pkcs11"}
+    )
+    assert {name: broker[name] for name in base} == base
+    assert recipe(ImageName.BROKER, bases=BASES).packages is Packages.BROKER
+    assert recipe(ImageName.CLIENT, bases=BASES).packages is Packages.BASE
     http = {"aiohttp", *needed_by("aiohttp")} - set(base)
     assert set(server) - set(base) == {"tensorflow-cpu", "tensorflow-serving-api"} | http
     assert "grpcio" in base

@@ -319,6 +319,18 @@ def test_a_key_management_service_is_described_whole(tmp_path: Path) -> None:
             deployment.parse(f"{MINIMAL}[keystore]\n{text}\n")
 
 
+def test_a_pkcs11_token_is_described_whole(tmp_path: Path) -> None:
+    settings = ['pkcs11_module = "module.so"', 'pkcs11_token = "owner"', 'pkcs11_pin_file = "pin"']
+    (tmp_path / "sealserve.toml").write_text("\n".join([MINIMAL, "[keystore]", 'kind = "pkcs11"', *settings]))
+    keystore = deployment.read(tmp_path / "sealserve.toml").keystore
+    assert (keystore.pkcs11_module, keystore.pkcs11_key) == (tmp_path / "module.so", "sealserve")
+    for lines in (['kind = "pkcs11"'], settings[:1], settings[:2], ['kind = "pkcs11"', *settings[1:]]):
+        with raises(
+            DeploymentCode.INVALID_VALUE, match="pkcs11' requires pkcs11_module, pkcs11_token and pkcs11_pin_f"
+        ):
+            deployment.parse("\n".join([MINIMAL, "[keystore]", *lines]))
+
+
 def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
     text = '[model]\nname = "m"\n[server]\nkind = "tensorflow-serving"\nmetrics_port = 9464\n'
     with raises(DeploymentCode.INVALID_VALUE, match="does not support TLS for metrics"):

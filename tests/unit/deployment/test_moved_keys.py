@@ -151,7 +151,10 @@ def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
     lines = deployment.write_example({"model": {"name": "m"}}).splitlines()
     unset = [line[2:].split("  # ")[0] for line in lines if line.startswith("# ") and " = " in line.split("  # ")[0]]
     numbers = {line.removesuffix(" = NUMBER") for line in unset if line.endswith(" = NUMBER")}
-    assert numbers == {"metrics_port", "max_replicas", "node_port", "rest_node_port"}
+    assert numbers == {
+        "keys_per_platform", "results_per_platform", "metrics_port", "admin_port", "max_replicas", "node_port",
+        "rest_node_port",
+    }  # fmt: skip
     assert all(line.endswith((' = "..."', " = NUMBER")) for line in unset)
 
 

@@ -8,8 +8,8 @@ import pytest
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.deployment import Deployment
+from sealserve.doctor import broker_checks, host_checks
 from sealserve.doctor import examination as doctor
-from sealserve.doctor import host_checks
 from sealserve.doctor.codes import DoctorCode
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.simulated import private_memory
@@ -141,22 +141,15 @@ def test_other_users_must_not_read_the_owners_secrets(site: Site) -> None:
     assert found["owner", "workspace"].remedy == f"run `chmod -R go-rwx {site.workspace.owner.root}`"
 
 
-@pytest.mark.parametrize(
-    ("platform", "address", "noted"),
-    [("sgx", "192.0.2.1", True), ("sgx", "broker.example", False),
-     ("simulated", "192.0.2.1", False)],
-)  # fmt: skip
-def test_a_broker_without_a_name_is_noted_for_older_gramine(
-    tmp_path: Path, platform: str, address: str, noted: bool
+@pytest.mark.parametrize("platform", PlatformKind)
+def test_only_a_broker_for_genuine_enclaves_is_checked(
+    tmp_path: Path, platform: PlatformKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = make_site(tmp_path, platform=platform, broker={"address": address})
-    findings = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
-    assert (("owner", "broker address") in findings) == noted
-    if noted:
-        finding = findings["owner", "broker address"]
-        assert finding.verdict is Verdict.NOTE
-        assert "Gramine before 1.6" in finding.found
-        assert address in finding.found
+    finding = Finding(machine=Machine.OWNER, name="collateral service", verdict=Verdict.OK, found="reachable")
+    monkeypatch.setattr(broker_checks, "broker", lambda *_, **__: iter([finding]))
+    site = make_site(tmp_path, platform=platform)
+    findings = examine((Machine.OWNER,), site.workspace, site.deployment)
+    assert (finding in findings) == (platform is PlatformKind.SGX)
 
 
 def test_a_full_disk_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,12 @@ def test_each_replica_is_listed_and_passed_over_when_it_is_down() -> None:
     assert "proxy_connect_timeout 3s;" in text
 
 
+def test_an_address_with_several_replicas_behind_it_is_never_given_up() -> None:
+    text = lines(replace(CONFIG, fail_timeout=0))
+    assert "server 127.0.0.1:9001 max_fails=0;" in text
+    assert not any("fail_timeout" in line for line in text)
+
+
 def test_it_stays_in_the_foreground_and_in_its_folders() -> None:
     text = lines(CONFIG)
     assert "daemon off;" in text

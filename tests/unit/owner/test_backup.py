@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 from tests.harness.errors import Expected, raises
 from tests.harness.killing import failed_at, interrupted_at, killed_at
 from tests.harness.tiny_model import WEIGHTS
@@ -18,6 +19,7 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.broker import admin
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.keystore import KeyId
+from sealserve.broker.tables import KEYS
 from sealserve.owner import backup as backup_module
 from sealserve.owner import master_key as master_keys
 from sealserve.owner import provisioning, releases
@@ -25,6 +27,7 @@ from sealserve.owner.backup import back_up
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
 from sealserve.owner.restore import restore
+from sealserve.owner.token_keys import create_token_key
 from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import Workspace
@@ -113,7 +116,7 @@ def test_models_and_releases_can_be_left_out(
 
 def test_the_database_is_whole_while_others_write(site: Site, released: VerifiedRelease, tmp_path: Path) -> None:
     with Owner.open(site.workspace).vault() as vault, vault.database.write() as connection:
-        vault.keystore.create(connection, now=site.now)
+        connection.execute(insert(KEYS).values(key_id="z" * 32, wrapper="file", format=2, wrapped=b"", created=""))
         (tmp_path / "copy.sqlite").write_bytes(vault.database.snapshot())
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.sqlite")) as database:
         assert database.execute("SELECT key_id FROM keys").fetchall() == [(released.index.key_id,)]
@@ -336,6 +339,7 @@ def test_the_kept_head_is_never_newer_than_the_database(
     site: Site, released: VerifiedRelease, master_key: Path, empty: Workspace, tmp_path: Path
 ) -> None:
     del released
+    create_token_key(site.workspace)
     provisioning.sign_log(site.workspace, now=NOW)
     back_up(site.workspace, tmp_path / "second.backup", now=NOW)
     paths = list(backup_module._paths(site.workspace, models=True, releases=True))
@@ -345,6 +349,9 @@ def test_the_kept_head_is_never_newer_than_the_database(
     assert any_kept
     assert summary.signatures
     assert empty.owner.audit_signing_key.read_bytes() == site.workspace.owner.audit_signing_key.read_bytes()
+    for path in ("token-signing-key.pem", "token-keys.json"):
+        assert (empty.owner.root / path).read_bytes() == (site.workspace.owner.root / path).read_bytes()
+    assert empty.owner.token_signing_key.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.usefixtures("released")

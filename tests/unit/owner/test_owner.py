@@ -18,7 +18,7 @@ def files(site: Site) -> dict[str, bytes]:
 def test_the_signing_keys_are_created_once_and_the_public_key_is_the_hosts(site: Site) -> None:
     first = Owner.create(site.workspace).index_signer()
     folder = site.workspace.owner
-    for path in (folder.index_signing_key, folder.audit_signing_key):
+    for path in (folder.index_signing_key, folder.audit_signing_key, folder.token_signing_key):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     site.workspace.host.owner_key.unlink()
     second = Owner.create(site.workspace).index_signer()
@@ -75,8 +75,8 @@ def test_a_signing_key_that_was_lost_is_not_replaced(site: Site, evidence: str) 
 
 def test_the_vault_is_created_on_request_and_private(site: Site) -> None:
     owner = Owner.open(site.workspace)
-    with owner.vault(create=True) as vault, vault.database.write() as connection:
-        created = vault.keystore.create(connection, now=site.now)
+    with owner.vault(create=True) as vault:
+        created = vault.keystore.create(vault.database, now=site.now)
     with owner.vault() as vault, vault.database.read() as connection:
         assert vault.keystore.load(connection, created.key_id) == created.key
     for path in (site.workspace.owner.master_key, site.workspace.owner.database):

@@ -11,13 +11,18 @@ from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.administration.administrator_file import AdministratorFile
+from sealserve.broker.administration.client import RemoteAdministration
+from sealserve.broker.audit_selection import Selection
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import under_passphrase
 from sealserve.broker.releases import Release
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import EnclaveIndexMissingError
-from sealserve.owner import attestation, provisioning, simulation
+from sealserve.errors import SealserveError
+from sealserve.owner import administrators, attestation, provisioning, simulation
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.master_key import complete_rotation
 from sealserve.owner.owner import Owner
@@ -27,7 +32,7 @@ from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_ROOT_CRL
 from sealserve.sgx.verifier import SgxVerifier
-from sealserve.terms import INTEL_PCS, PlatformKind
+from sealserve.terms import INTEL_PCS, AdministratorRole, Approval, PlatformKind
 
 
 @pytest.fixture
@@ -51,6 +56,18 @@ def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Pat
     assert allowed(ready) == [summary]
     with Owner.open(ready.workspace).vault() as vault:
         assert [row.entry.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
+
+
+def test_the_choice_of_manual_approval_is_stored_with_the_release(ready: Site, release: Path) -> None:
+    broker = ready.deployment.broker.model_copy(update={"approval": Approval.MANUAL})
+    described = ready.deployment.model_copy(update={"broker": broker})
+    assert provisioning.allow(ready.workspace, described, release, now=ready.now).release.policy.manual_approval
+    # The rule does not end silently: only a reactivation changes the policy of a registered release.
+    with raises(BrokerCode.RELEASE_POLICY):
+        provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert allowed(ready)[0].policy.manual_approval
+    later = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now, reactivate=True)
+    assert not later.release.policy.manual_approval
 
 
 def test_what_was_allowed_already_changes_not_one_byte(ready: Site, release: Path) -> None:
@@ -197,7 +214,7 @@ def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Pa
     retire(ready, release.name, by=successor, now=ready.now)
     tcb = ready.deployment.tcb.model_copy(update={"preset": "cloud-smt"})
     looser = ready.deployment.model_copy(update={"tcb": tcb})
-    with raises(BrokerCode.RELEASE_POLICY, match="TCB policy 'strict'"):
+    with raises(BrokerCode.RELEASE_POLICY, match="the policy 'strict'"):
         provisioning.bring_back(ready.workspace, looser, verified(ready, release), now=ready.now)
     found = next(one for one in allowed(ready) if one.name == release.name)
     assert (found.state, found.policy.tcb.name) == ("draining", "strict")
@@ -245,6 +262,30 @@ def test_the_broker_has_a_page_of_metrics_where_it_is_asked_for(ready: Site, cap
         assert f'sealserve_broker_certificate_expiry_timestamp_seconds{{certificate="{role}"}} ' in page
 
 
+def test_the_broker_serves_remote_administration_where_it_is_asked_for(ready: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    section = ready.deployment.broker.model_copy(update={"admin_port": port})
+    described = ready.deployment.model_copy(update={"broker": section})
+    file = ready.directory / "alice.json"
+    with (
+        raises(OwnerCode.ADMINISTRATOR_AUTHORITY, match="broker admin issue"),
+        provisioning.open_broker(ready.workspace, described),
+    ):
+        pass
+    role = AdministratorRole.OPERATOR
+    administrators.issue(ready.workspace, described, "alice", role, file, now=ready.now, days=1)
+    url = f"https://127.0.0.1:{port}"
+    with (
+        provisioning.open_broker(ready.workspace, described),
+        RemoteAdministration(url, AdministratorFile.read(file), now=ready.now) as administered,
+    ):
+        administered.enrol_platform("0" * 32, None, label="rack 3")
+        (row,) = administered.log_page(Selection(), after=0, limit=2).rows
+    assert (row.entry.actor, row.entry.platform) == ("alice", "simulated")
+    assert provisioning.verify_log(ready.workspace)[0].rows == 1
+
+
 def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
     times = (ready.now, ready.now + timedelta(days=30))
     urls = (f"{INTEL_PCS}/sgx/certification/v4/tcb?fmspc=00906ED50000", INTEL_ROOT_CRL)
@@ -285,3 +326,22 @@ def test_an_interrupted_rotation_is_completed_before_a_container_gets_the_key(re
     complete_rotation(ready.workspace)
     assert not beside.exists()
     assert key.read_bytes() == before
+
+
+def test_deleted_rows_and_heads_are_reported_when_a_head_exists_outside(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    provisioning.sign_log(ready.workspace, now=ready.now)
+    assert provisioning.verify_log(ready.workspace)[1]
+    with closing(sqlite3.connect(ready.workspace.owner.database)) as raw, raw:
+        raw.execute("DELETE FROM audit")
+        raw.execute("DELETE FROM audit_heads")
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="ends at row 0, but a head was signed at row"):
+        provisioning.verify_log(ready.workspace)
+
+
+def test_a_deleted_database_is_reported_when_a_head_exists_outside(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    provisioning.sign_log(ready.workspace, now=ready.now)
+    ready.workspace.owner.database.unlink()
+    with pytest.raises(SealserveError, match="broker's database is missing"):
+        provisioning.verify_log(ready.workspace)

@@ -17,9 +17,13 @@ from sealserve.sealing.release import verify_release
 
 APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
     "service": "client_name port rest_port listen",
-    "broker": "name reached_at listen drain_minutes collateral_url metrics_port",
+    "broker": "name reached_at listen drain_minutes collateral_url collateral_ca_file collateral_update metrics_port "
+    "admin_port admin_listen instance processes log_format",
+    "database": "url password_file ca_file dangerous_unverified_server",
+    "broker.limits": "keys_per_platform results_per_platform period_minutes",
+    "broker.notifications": "url secret_file events ca_file",
     "keystore": "kind passphrase_file transit_url transit_mount transit_key transit_token_file transit_ca_file "
-    "transit_namespace",
+    "transit_namespace pkcs11_module pkcs11_token pkcs11_serial pkcs11_key pkcs11_pin_file pkcs11_files",
     "target": "kind replicas cloud",
     "images": "prefix tag",
     "docker": "subnet",
@@ -32,7 +36,7 @@ APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
     "kubernetes.ingress": "kind replicas gateway tls_route_version controller_namespace",
     "kubernetes.service": "type node_port rest_node_port annotations internal proxy_protocol",
     "kubernetes.dns": "namespace labels port addresses",
-    "kubernetes.broker": "naming ip external_name dangerous_inside",
+    "kubernetes.broker": "naming ip external_name dangerous_inside database_addresses keystore_addresses",
     "kubernetes.monitoring": "enabled namespace scrape_secret",
 }
 """The settings that need no new release, by section. A new key belongs here, or in RELEASE_SETTINGS, or is a fault."""

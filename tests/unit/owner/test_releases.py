@@ -12,8 +12,8 @@ from tests.harness.tiny_model import WEIGHTS, saved_model
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker import admin
-from sealserve.broker.database import KEYS
 from sealserve.broker.keystore import KeyId
+from sealserve.broker.tables import KEYS
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import EnclaveIndexMissingError
 from sealserve.errors import VerificationError

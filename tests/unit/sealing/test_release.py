@@ -14,18 +14,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.errors import raises
 from tests.harness.killing import interrupted_at, killed_at
 
+from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.sealing import codec
 from sealserve.sealing.codec import inspect_file, unseal_bytes
 from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.format_version import FormatVersion
-from sealserve.sealing.release import Release, ReleaseContents, Servable, verify_release
+from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release, verify_release
 from sealserve.sealing.release_files import (
     ReleaseFileChangedError,
     ReleaseFileExtraError,
     ReleaseFileMissingError,
     ReleaseFilesError,
 )
-from sealserve.sealing.release_index import new_key_name, parse_index
+from sealserve.sealing.release_index import ReleaseIndex, new_key_name, parse_index
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, sign_index, verify_index
 from sealserve.secret import SecretBytes
 
@@ -151,6 +152,7 @@ BAD_INDEXES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     "short time": (lambda index: index | {"created": "2026-1-3T1:2:3Z"}, "created: expected YYYY-MM-DD"),
     "no files": (lambda index: index | {"files": []}, "files: "),
     "key id": (lambda index: index | {"key_id": "00" * 15}, "key_id: "),
+    "secret form": (lambda index: index | {"secret_form": "hex"}, "secret_form: Input should be 'raw' or 'string'"),
     "versions": (
         lambda index: index | {"servables": [{"name": "m", "versions": [2, 1]}]},
         "versions must be in ascending order, without duplicates",
@@ -161,6 +163,26 @@ BAD_INDEXES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     ),
     "no object": (lambda _: [], "the file: "),
 }
+
+
+@pytest.mark.parametrize("form", SecretForm)
+def test_the_signed_index_states_a_chosen_form_of_the_key(
+    form: SecretForm, contents: ReleaseContents, tmp_path: Path, signer: Ed25519PrivateKey
+) -> None:
+    built = build_release(
+        replace(contents, secret_form=form), tmp_path, key=SecretBytes(bytes(16)), key_id="0" * 32, signer=signer
+    )
+    assert verify_release(built.folder, signer.public_key()).index.secret_form is form
+    written = json.loads((built.folder / "release.json").read_text())
+    assert written["secret_form"] == form
+    jsonschema.Draft202012Validator(ReleaseIndex.model_json_schema(mode="serialization")).validate(written)
+    content = (built.folder / "release.json").read_bytes()
+    signed(built, signer, content.replace(f'"{form}"'.encode(), b"null"))
+    with raises(SealingCode.RELEASE_INVALID_INDEX, match="not in canonical JSON form"):  # an absent form has no key
+        verify_release(built.folder, signer.public_key())
+    (built.folder / "release.json").write_bytes(content.replace(f'"secret_form":"{form}",'.encode(), b""))
+    with raises(SealingCode.INDEX_BAD_SIGNATURE):
+        verify_release(built.folder, signer.public_key())
 
 
 @pytest.mark.parametrize("case", BAD_INDEXES)
@@ -437,7 +459,16 @@ def test_the_published_schema_accepts_a_release_and_refuses_what_the_reader_refu
     schema = jsonschema.Draft202012Validator(json.loads((root / "docs/reference/release.schema.json").read_text()))
     index = json.loads((release.folder / "release.json").read_text())
     schema.validate(index)
-    for case in ("unknown field", "other version", "number as text", "no time", "short time", "no files", "key id"):
+    for case in (
+        "unknown field",
+        "other version",
+        "number as text",
+        "no time",
+        "short time",
+        "no files",
+        "key id",
+        "secret form",
+    ):
         change, _ = BAD_INDEXES[case]
         assert not schema.is_valid(change(index)), case
     for key in index:
@@ -448,9 +479,9 @@ def test_the_page_and_the_schema_name_each_key(release: Release) -> None:
     root = Path(__file__).parents[3]
     schema = json.loads((root / "docs/reference/release.schema.json").read_text())
     written = json.loads((release.folder / "release.json").read_text())
-    assert set(schema["properties"]) == set(schema["required"]) == set(written)
+    assert set(schema["properties"]) - {"secret_form"} == set(schema["required"]) == set(written)
     page = (root / "docs/reference/release-json.md").read_text()
-    for key in (*written, *written["files"][0], *written["servables"][0]):
+    for key in ("secret_form", *written, *written["files"][0], *written["servables"][0]):
         assert f"`{key}`" in page
 
 

@@ -1,15 +1,24 @@
 import gzip
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from socketserver import TCPServer
 from typing import Self
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from tests.harness.errors import Expected, raises
 
 from sealserve.attestation.claims import TcbStatus
@@ -92,15 +101,19 @@ def test_the_roots_list_may_be_at_intels_path(server: PcsServer, clock: Clock, v
     assert verify_quote(raw, collateral, anchor=vendor.anchor, now=clock.now).simulated
 
 
-def test_answers_are_kept_for_an_hour(
+def test_a_cached_document_is_refreshed_in_the_background_after_a_day(
     client: PcsClient, vendor: Vendor, platform: SimulatedPlatform, raw: bytes, clock: Clock
 ) -> None:
     before = client.collateral_for(pck_of(raw))
     vendor.revoke(platform.chain.leaf.serial_number)
-    clock.now += timedelta(minutes=59)
+    clock.now += timedelta(hours=23)
     assert client.collateral_for(pck_of(raw)) == before
-    clock.now += timedelta(minutes=2)
-    assert client.collateral_for(pck_of(raw)).pck_crl != before.pck_crl
+    clock.now += timedelta(hours=2)
+    assert client.cached_for(pck_of(raw)) == before  # served from the cache, and refreshed
+    client.wait(10)
+    refreshed = client.cached_for(pck_of(raw))
+    assert refreshed is not None
+    assert refreshed.pck_crl != before.pck_crl
 
 
 def test_answers_are_not_kept_beyond_their_next_update(server: PcsServer, clock: Clock, raw: bytes) -> None:
@@ -108,7 +121,9 @@ def test_answers_are_not_kept_beyond_their_next_update(server: PcsServer, clock:
         before = client.collateral_for(pck_of(raw))
         clock.now += timedelta(days=29)
         assert client.collateral_for(pck_of(raw)) == before
-        clock.now += timedelta(days=2)
+        client.wait(10)
+        clock.now += timedelta(days=31)
+        assert client.cached_for(pck_of(raw)) is None
         assert client.collateral_for(pck_of(raw)).tcb_info != before.tcb_info
 
 
@@ -116,14 +131,15 @@ def test_answers_can_be_forgotten(client: PcsClient, vendor: Vendor, raw: bytes)
     before = client.collateral_for(pck_of(raw))
     vendor.recover_tcb()
     assert client.collateral_for(pck_of(raw)) == before
-    client.forget()
+    client.forget(pck_of(raw))
+    assert client.cached_for(pck_of(raw)) is None
     assert client.collateral_for(pck_of(raw)).tcb_info != before.tcb_info
 
 
 def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch, client: PcsClient, raw: bytes) -> None:
-    monkeypatch.setattr("sealserve.sgx.pcs._MAX_CACHED", 2)
+    monkeypatch.setattr("sealserve.sgx.document_cache._MAX_CACHED", 2)
     client.collateral_for(pck_of(raw))
-    assert len(client._cache) == 2
+    assert len(client.kept()) == 2
 
 
 def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
@@ -266,3 +282,73 @@ def test_no_proxy_is_asked_for_this_machine(
     with PcsClient(server.url, clock=clock) as client:
         assert isinstance(Quote.parse(raw), Quote)
         assert client.collateral_for(pck_of(raw)).tcb_info
+
+
+@pytest.mark.parametrize("version", ["v3", "V3", "v2", "v41"])
+def test_another_version_of_the_api_is_refused(version: str) -> None:
+    with raises(SgxCode.PCS_URL, match=rf"expected /sgx/certification/v4, got {version}") as caught:
+        PcsClient(f"https://pccs.example/sgx/certification/{version}/")
+    assert "with v4" in (caught.value.hint or "")
+
+
+def test_a_ca_file_that_is_not_a_certificate(tmp_path: Path) -> None:
+    for name, content, reason in (("missing", None, "No such file"), ("other", b"text", "PEM"), ("empty", b"", "PEM")):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with raises(SgxCode.PCS_CA_FILE, match=reason):
+            PcsClient("https://pccs.example", ca_file=path)
+
+
+class TlsPcs:
+    """A PCCS on the loopback address with a private certificate, which is its own CA."""
+
+    def __init__(self, folder: Path, service: PcsServer) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pccs")])
+        today = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(today - timedelta(days=1))
+            .not_valid_after(today + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        self.ca_file = folder / "pccs.pem"
+        self.ca_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        private = folder / "pccs.key"
+        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.ca_file, private)
+        server = service._server
+        assert isinstance(server, TCPServer)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.url = service.url.replace("http", "https")
+
+
+def test_a_private_certificate_needs_the_ca_file(tmp_path: Path, vendor: Vendor, clock: Clock, raw: bytes) -> None:
+    service = PcsServer(vendor, clock=clock)
+    private = TlsPcs(tmp_path, service)
+    with service:
+        with (
+            PcsClient(private.url, clock=clock) as client,
+            raises(SgxCode.PCS_UNREACHABLE, match="CERTIFICATE_VERIFY_FAILED") as caught,
+        ):
+            client.collateral_for(pck_of(raw))
+        assert "broker.collateral_ca_file" in (caught.value.hint or "")
+        with PcsClient(private.url, clock=clock, ca_file=private.ca_file) as client:
+            assert client.collateral_for(pck_of(raw)).tcb_info
+
+
+def test_the_hint_names_a_proxy(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with PcsClient("http://pccs.example") as client, raises(SgxCode.PCS_UNREACHABLE, match="pccs.example") as caught:
+        client.collateral_for(pck_of(raw))
+    assert "http_proxy" in (caught.value.hint or "")

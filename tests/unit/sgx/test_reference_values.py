@@ -10,11 +10,12 @@ from tests.harness.keys import signing_key
 from sealserve.attestation.claims import TcbStatus
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.policy import AppraisalPolicy, appraise
-from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, TcbPolicy
+from sealserve.attestation.presets import CLOUD_SMT, STRICT
+from sealserve.attestation.tcb_policy import TcbPolicy
 from sealserve.sgx.appraisal import VerifiedQuote
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import Fmspc
-from sealserve.sgx.reference_values import ReferenceValues
+from sealserve.sgx.reference_values import ProductReferenceValues, ReferenceValues, parse_reference
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
 
@@ -40,7 +41,13 @@ def _quote(report: EnclaveReport = REPORT, **changes: Any) -> VerifiedQuote:
         platform_id="ab" * 16,
         tcb_evaluation_data_number=17,
         tcb_date=NOW,
+        tcb_superseded=None,
+        collateral_issued=NOW,
+        verified_at=NOW,
         simulated=False,
+        cpu_svn=bytes(16),
+        pce_svn=15,
+        qe_svn=8,
     )
     return replace(verified, **changes)
 
@@ -108,8 +115,7 @@ def test_a_bad_platform_is_refused() -> None:
         )
     own = TcbPolicy(
         name="mine",
-        statuses=frozenset({TcbStatus.SW_HARDENING_NEEDED}),
-        advisories=frozenset({"INTEL-SA-00334"}),
+        accept={TcbStatus.SW_HARDENING_NEEDED: frozenset({"INTEL-SA-00334"})},
     )
     _appraise(_quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, own)
     with raises(AttestationCode.POLICY_TCB_STATUS):
@@ -167,3 +173,64 @@ def test_other_json_is_no_reference_values(name: str, value: object) -> None:
     del values[name]
     with pytest.raises(KeyError, match=name):
         ReferenceValues.from_json(json.dumps(values))
+
+
+PRODUCT = ProductReferenceValues(mr_signer=SIGNER, isv_prod_id=7, isv_svn=3)
+
+
+def test_each_enclave_of_a_product_matches_its_reference_values() -> None:
+    for changes in ({}, {"mr_enclave": MrEnclave(b"\x03" * 32)}, {"isv_svn": 4}):
+        quote = _quote(replace(REPORT, **changes))
+        quote.check_reference(PRODUCT.to_json())
+        assert quote.product == PRODUCT.measurement
+    _quote(_flags(0x5 | AttributeFlags.KSS)).check_reference(PRODUCT.to_json())
+
+
+@pytest.mark.parametrize(
+    ("report", "error"),
+    [
+        (replace(REPORT, mr_signer=MrSigner(b"\x03" * 32)), SgxCode.POLICY_MR_SIGNER),
+        (replace(REPORT, isv_prod_id=8), SgxCode.POLICY_ISV_PROD_ID),
+        (replace(REPORT, isv_svn=2), SgxCode.POLICY_ISV_SVN),
+        (_flags(0x7), SgxCode.POLICY_DEBUG),
+        (_flags(0x15), SgxCode.POLICY_ATTRIBUTES),
+        (_flags(0x1), SgxCode.POLICY_ATTRIBUTES),
+    ],
+)
+def test_an_enclave_outside_of_the_product_is_refused(report: EnclaveReport, error: Expected) -> None:
+    with raises(error):
+        _quote(report).check_reference(PRODUCT.to_json())
+
+
+def test_reference_values_of_a_product_come_back_from_json() -> None:
+    assert parse_reference(PRODUCT.to_json()) == PRODUCT
+    assert parse_reference(REFERENCE.to_json()) == REFERENCE
+    assert (PRODUCT.signer, len(PRODUCT.measurement)) == (SIGNER, 32)
+    # Another signer, and another product id, is another product.
+    others = {
+        replace(PRODUCT, isv_prod_id=8).measurement,
+        replace(PRODUCT, mr_signer=MrSigner(b"\x03" * 32)).measurement,
+    }
+    assert len(others | {PRODUCT.measurement}) == 3
+    assert replace(PRODUCT, isv_svn=9).measurement == PRODUCT.measurement
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"product":1}', '{"product":{}}', '{"product":{"mr_signer":"zz","isv_prod_id":1,"isv_svn":1}}']
+)
+def test_other_json_is_no_reference(text: str) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mr_signer": MrSigner(bytes(32))}, "is empty"),
+        ({"isv_prod_id": 65536}, "isv_prod_id is out of range"),
+        ({"isv_svn": -1}, "isv_svn is out of range"),
+    ],
+)
+def test_a_product_without_a_signer_is_an_error(changes: dict[str, Any], message: str) -> None:
+    with raises(SgxCode.POLICY_REFERENCE_VALUES, match=message):
+        replace(PRODUCT, **changes)

@@ -48,12 +48,15 @@ class Published:
     asked: int = 0
     forgotten: int = 0
 
+    def cached_for(self, _pck: PckChain) -> Collateral | None:
+        return None
+
     def collateral_for(self, pck: PckChain) -> Collateral:
         assert pck.extension.fmspc
         self.asked += 1
         return self.collateral
 
-    def forget(self) -> None:
+    def forget(self, _pck: PckChain) -> None:
         self.forgotten += 1
 
 
@@ -85,7 +88,7 @@ def test_sgx_implements_the_seam(
     assert (evidence.measurement, evidence.signer) == (report.mr_enclave, report.mr_signer)
     assert evidence.report_data == report.report_data
     screened: ScreenedEvidence = evidence.screen(PlatformKind.SIMULATED)
-    assert screened.root == vendor.anchor.fingerprint
+    assert screened.series == vendor.anchor.fingerprint
     endorsed: EndorsedEvidence = screened.endorse()
     claims: Claims = endorsed.verify(now=now, minimum_evaluation_number=0)
     assert claims.measurement == report.mr_enclave

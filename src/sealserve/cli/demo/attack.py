@@ -193,7 +193,10 @@ class Host:
         walk = self._walk
         port = urlsplit(pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
-            stop_roles(self._workspace, BROKER, PCS)  # a new broker: a running one uses the TCB info in its cache
+            # A running broker uses the TCB info in its memory, and a new broker uses the stored TCB info. Genuine TCB
+            # info is valid for a month, so this attack needs a broker without it.
+            stop_roles(self._workspace, BROKER, PCS)
+            shutil.rmtree(self._workspace.owner.collateral, ignore_errors=True)
             with load_simulator().pcs_server(self._vendor, port=port, stolen=platform):
                 walk.target.services.start(BROKER)
                 try:

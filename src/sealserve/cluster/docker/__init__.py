@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Sequence
 
 from sealserve.cluster.docker.fleet import Fleet, project_name
+from sealserve.cluster.docker.logs import log_file
 from sealserve.cluster.docker.ownership import take_back
-from sealserve.cluster.docker.target import DockerTarget, log_file
+from sealserve.cluster.docker.target import DockerTarget
 from sealserve.cluster.target import Tell
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment

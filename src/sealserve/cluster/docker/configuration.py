@@ -48,6 +48,8 @@ def write_configuration(
     """
     if broker is None:
         keystore_files.check(layout.workspace, described.keystore, user=layout.user, needs_passphrase=needs_passphrase)
+        keystore_files.check_database(described.database, user=layout.user)
+        keystore_files.check_notifications(described.broker.notifications, user=layout.user)
     for name in (NGINX, QUOTING, *([RELAY] if broker else [])):
         _make_readable(layout.folder / name)
     write_file(layout.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
@@ -117,6 +119,16 @@ def container_deployment(described: Deployment) -> str:
     for name in keystore_files.FIELDS:
         if name in settings["keystore"]:
             settings["keystore"][name] = keystore_files.place(name)
+    settings["keystore"].pop("pkcs11_files", None)  # they are mounts, and the broker does not read the setting
+    for name in keystore_files.DATABASE_FIELDS:
+        if name in settings["database"]:
+            settings["database"][name] = keystore_files.database_place(name)
+    for name in keystore_files.NOTIFICATION_FIELDS:
+        if name in settings[BROKER]["notifications"]:
+            settings[BROKER]["notifications"][name] = keystore_files.notification_place(name)
+    if "collateral_ca_file" in settings[BROKER]:
+        settings[BROKER]["collateral_ca_file"] = keystore_files.COLLATERAL_CA
+    settings["tcb"].pop("policy_file", None)  # the broker's database has the policy of each release
     settings[BROKER]["listen"] = EVERY_IPV4_ADDRESS  # the container's networks are private to the deployment
     if described.platform is PlatformKind.SIMULATED:
         settings[BROKER]["collateral_url"] = f"http://{PCS}:{SIMULATED_PCS_PORT}"

@@ -118,9 +118,9 @@ class ContainerLayout:
     def collateral(self) -> Network:
         """The network where the broker requests collateral, or where the relay reaches the broker.
 
-        It is internal in simulation, unless the broker needs a key management service.
+        It is internal in simulation, unless the broker needs a service outside: see `keystore_files.leads_outside`.
         """
-        outside = keystore_files.leads_outside(self._deployment.keystore)
+        outside = keystore_files.leads_outside(self._deployment)
         internal = self.simulated and self._broker_here and not outside
         name = "collateral" if self._broker_here else "outside"
         return Network(name=name, subnet=self._deployment.docker.network(1), internal=internal)
@@ -264,27 +264,51 @@ class ContainerLayout:
                 *self._own_mounts(),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in self._broker_files()),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in (owner.broker_tls, owner.trust)),
+                *(Mount(source=path, target=f"{place}/{path.name}") for path in self._administrators()),
                 *(
                     Mount(source=path, target=f"{place}/{path.name}", read_only=False)
-                    for path in (owner.database.parent, owner.audit_head.parent)
+                    for path in (owner.database.parent, owner.audit_head.parent, owner.collateral)
                 ),
                 *keystore_files.mounts(self._deployment.keystore),
+                *keystore_files.collateral_mounts(self._deployment.broker),
+                *keystore_files.database_mounts(self._deployment.database),
+                *keystore_files.notification_mounts(self._deployment.broker.notifications),
             ),
             tmpfs=(*self._scratch(), Tmpfs(target=place, size=SCRATCH_SIZE)),
             user=self._user,
             health=exists(_READY[1]),
             after=(PCS,) if self.simulated else (),
             facts={
-                "certificate": _digest(owner.broker_tls),
-                "keys": keystore_files.versions(self._broker_files()),
+                # The broker reloads its certificate and its master key, so their new content needs no new container.
+                "settings": _settings(self._deployment),
+                "keys": keystore_files.versions(self._constant_keys()),
+                "master_key": keystore_files.mounted(self._master_key()),
                 "keystore": keystore_files.version(self._deployment.keystore),
+                **keystore_files.collateral_facts(self._deployment.broker),
+                **keystore_files.database_facts(self._deployment.database),
+                **keystore_files.notification_facts(self._deployment.broker.notifications),
             },
         )
 
     def _broker_files(self) -> list[Path]:
-        """Return the files of the broker's keys. If a key service holds the master key, its file does not exist."""
+        """Return the files of the broker's keys."""
+        return [*self._master_key(), *self._constant_keys()]
+
+    def _master_key(self) -> list[Path]:
+        """Return the file of the master key, which does not exist if a key service holds the key."""
+        path = self._workspace.owner.master_key
+        return [path] if path.is_file() else []
+
+    def _constant_keys(self) -> list[Path]:
+        """Return the files of the keys that the broker reads once, when it starts."""
         owner = self._workspace.owner
-        return [path for path in (owner.master_key, owner.audit_signing_key) if path.is_file()]
+        paths = (owner.audit_signing_key, owner.row_key, owner.token_signing_key)
+        return [path for path in paths if path.is_file()]
+
+    def _administrators(self) -> list[Path]:
+        """Return the folder with which the broker verifies remote administrators, if it needs the folder."""
+        folder = self._workspace.owner.administrators
+        return [folder] if self._deployment.broker.admin_port is not None and folder.is_dir() else []
 
     def _pcs(self) -> Container:
         vendor = f"{WORKSPACE_FOLDER}/{FOLDER}/vendor"
@@ -356,6 +380,13 @@ def free_links(layout: ContainerLayout, used: set[int]) -> Iterator[int]:
 def first_links(layout: ContainerLayout, count: int) -> list[int]:
     """Return the link numbers for the replicas of a new deployment."""
     return list(islice(layout.links, count))
+
+
+def _settings(described: Deployment) -> str:
+    """Return a digest of the settings that the broker reads once, when it starts."""
+    sections = (described.broker, described.keystore, described.database)
+    text = "\n".join((described.platform.value, *(section.model_dump_json() for section in sections)))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(folder: Path) -> str:

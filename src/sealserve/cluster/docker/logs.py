@@ -1,20 +1,30 @@
-"""Reads and follows the logs of several containers."""
+"""Reads and follows the logs of several containers, and names the files of saved logs."""
 
 import queue
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import IO, Final
 
+from sealserve.cluster.docker.fleet import Running
 from sealserve.cluster.logs.merge import LogLine, Timed, followed, merged, wanted
 from sealserve.cluster.logs.selection import LogSelection
+from sealserve.cluster.target import BROKER
 from sealserve.containers.engine import Engine, EngineAbsentError
 from sealserve.log_line import format_time
+from sealserve.workspace import Workspace
 
 _UNREAD_LINES: Final = 10_000
 _BLOCK: Final = 64 * 2**10
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+
+
+def log_file(workspace: Workspace, container: Running) -> Path:
+    """Return the file that a container's log is saved to when the container is removed."""
+    folder = workspace.owner.logs if container.role == BROKER else workspace.host.logs
+    return folder / f"{container.role}.log"
 
 
 def container_logs(

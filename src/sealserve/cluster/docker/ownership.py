@@ -80,12 +80,13 @@ def take_back(workspace: Workspace) -> None:
 def _read(workspace: Workspace) -> Iterator[Path]:
     """Yield the files and folders that containers mount read-only."""
     owner = workspace.owner
-    yield from (owner.master_key, owner.audit_signing_key, owner.broker_tls, owner.trust, workspace.host.platform)
+    yield from (owner.master_key, owner.audit_signing_key, owner.row_key, owner.token_signing_key)
+    yield from (owner.broker_tls, owner.trust, owner.administrators, workspace.host.platform)
 
 
 def _written(workspace: Workspace) -> Iterator[Path]:
     """Yield the folders that the broker's container writes to. SQLite creates files next to its database."""
-    yield from (workspace.owner.database.parent, workspace.owner.audit_head.parent)
+    yield from (workspace.owner.database.parent, workspace.owner.audit_head.parent, workspace.owner.collateral)
 
 
 def _each(entries: Iterator[Held], change: Callable[[Held], None]) -> None:

@@ -20,28 +20,26 @@ from sealserve.cluster.docker.configuration import SECCOMP_FILE, write_configura
 from sealserve.cluster.docker.container_status import ended_state, error_of, health_of, read_time
 from sealserve.cluster.docker.difference import difference
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
-from sealserve.cluster.docker.layout import RELAY, ContainerLayout, first_links, free_links
+from sealserve.cluster.docker.layout import RELAY, ContainerLayout, first_links
 from sealserve.cluster.docker.logs import container_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
+from sealserve.cluster.docker.rollout import START_SECONDS, Rollout
 from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
-    DRAIN_SECONDS,
     NGINX,
     PCS,
     PLATFORM,
     REPLICA,
-    REPLICA_SECONDS,
     Health,
     PartStatus,
     Scaled,
     State,
     Tell,
-    drain_seconds,
     no_log,
     quietly,
 )
@@ -56,7 +54,6 @@ from sealserve.workspace import Workspace
 
 FOLDER: Final = "docker"
 COMPOSE_FOLDER: Final = "compose"  # separate, so that rendering does not change the running deployment
-START_SECONDS: Final = 60
 _WITHOUT_PORTS: Final = frozenset({"created", "exited", "dead"})
 """States in which a container holds none of its ports. A restarting container may still hold them."""
 
@@ -134,9 +131,10 @@ class DockerTarget:
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
         # 3. Start the replicas, or replace replicas of another release.
-        self._link_all(layout, served)
+        rollout = self._rollout(layout, served)
+        rollout.link_all()
         before = {replica.release for replica in self._fleet.replicas()}
-        self._roll(layout, served, replicas)
+        rollout.run(replicas)
         self._record.serve(bundle.name)
         return sorted(before - {bundle.name})
 
@@ -144,7 +142,8 @@ class DockerTarget:
         """Return a unified diff of the containers that `up` would start, replace or stop. Nothing is changed."""
         served, layout = self._describe(bundle, (self._workspace.host.run / FOLDER).resolve())
         found = self._fleet.containers()
-        described = [*layout.services(served), *self._planned(layout, served, replicas), layout.nginx(served)]
+        planned = self._rollout(layout, served).planned(replicas)
+        described = [*layout.services(served), *planned, layout.nginx(served)]
         images = {name: self._engine.image(name) for name in {container.image for container in described}}
         return difference(found, described, images)
 
@@ -166,7 +165,7 @@ class DockerTarget:
         """Start or stop replicas; see `Target.scale`. New replicas serve the release that runs."""
         if bundle is not None:
             served, layout = self._layout(bundle)
-            self._roll(layout, served, replicas)
+            self._rollout(layout, served).run(replicas)
 
     def status(self) -> Sequence[PartStatus]:
         """Return the status of every existing part."""
@@ -256,6 +255,11 @@ class DockerTarget:
         give(self._workspace, layout.user, configuration=folder, release=None if layout.simulated else bundle.folder)
         return served, layout
 
+    def _rollout(self, layout: ContainerLayout, served: Served) -> Rollout:
+        return Rollout(
+            self._workspace, self._deployment, fleet=self._fleet, layout=layout, served=served, tell=self._tell
+        )
+
     def _broker_elsewhere(self, served: Served) -> Upstream:
         broker = self._deployment.broker
         host, port = broker.reached_at or served.broker[0], served.broker[1]
@@ -269,118 +273,6 @@ class DockerTarget:
                 ) from error
             host = str(found[0][4][0])
         return Upstream(host, port)
-
-    def _link_all(self, layout: ContainerLayout, served: Served) -> None:
-        """Connect the network owner and NGINX, which may be new, to the networks of the running replicas."""
-        for replica in self._fleet.replicas():
-            if replica.link is not None:
-                self._connect(layout, served, replica.link)
-
-    def _connect(self, layout: ContainerLayout, served: Served, number: int) -> None:
-        for role, place in (
-            (layout.network_owner, layout.network_owner_on(number, served)),
-            (NGINX, layout.nginx_on(number)),
-        ):
-            if (container := self._fleet.find(role)) is not None:
-                self._fleet.connect(container, place)
-
-    def _roll(self, layout: ContainerLayout, served: Served, replicas: int) -> None:
-        """Make exactly ``replicas`` replicas serve, without interrupting the service."""
-        leaving = [old for old in self._fleet.replicas() if int(old.role.removeprefix(REPLICA)) >= replicas]
-        for index in range(replicas):
-            olds = [old for old in self._fleet.replicas() if old.role == f"{REPLICA}{index}"]
-            fitting = [old for old in olds if self._fits(old, layout, index, served)]
-            for container in fitting[:1]:
-                self._wait(container)
-            if not fitting:
-                self._start(layout, served, index)
-            self._retire(layout, served, [old for old in olds if old not in fitting[:1]])
-        self._retire(layout, served, leaving)
-        self._front(layout, served)  # NGINX may have ended, or a killed `up` did not start it
-
-    def _planned(self, layout: ContainerLayout, served: Served, replicas: int) -> Iterator[Container]:
-        """Yield the replicas as `_roll` would leave them. Replicas that match their description keep their links."""
-        found = self._fleet.replicas()
-        used = {old.link for old in found if old.link is not None}
-        for index in range(replicas):
-            olds = [old for old in found if old.role == f"{REPLICA}{index}" and old.link is not None]
-            fitting = [old.link for old in olds if self._fits(old, layout, index, served)]
-            number = fitting[0] if fitting and fitting[0] is not None else next(free_links(layout, used))
-            used = used.difference(old.link for old in olds) | {number}
-            yield layout.replica(index, number, served)
-
-    def _fits(self, old: Running, layout: ContainerLayout, index: int, served: Served) -> bool:
-        return old.link is not None and self._fleet.fits(old, layout.replica(index, old.link, served))
-
-    def _start(self, layout: ContainerLayout, served: Served, index: int) -> None:
-        used = {replica.link for replica in self._fleet.replicas() if replica.link is not None}
-        number = next(free_links(layout, used))
-        self._tell(f"starting {REPLICA}{index}")
-        started: Running | None = None
-        try:
-            self._fleet.ensure_network(layout.link(number))
-            self._connect(layout, served, number)
-            started = self._fleet.start(layout.replica(index, number, served))
-            self._wait(started)
-        except BaseException:
-            # The old replicas continue to serve. NGINX does not send connections to the new replica yet.
-            if started is not None:
-                self._fleet.remove(started, log=self._log(started), grace=0)
-            self._fleet.remove_networks(layout.link(number).name)
-            raise
-        # From now on this release serves users, even if a later replica does not start.
-        self._record.serve(served.folder.name)
-        self._front(layout, served)
-
-    def _wait(self, replica: Running) -> None:
-        if not self._fleet.is_ready(replica):
-            self._tell(f"{replica.role} attests itself, opens the release and loads the model")
-        self._fleet.wait(replica, seconds=REPLICA_SECONDS)
-
-    def _retire(self, layout: ContainerLayout, served: Served, leaving: Sequence[Running]) -> None:
-        """Remove replicas from NGINX's list. Then let them finish their requests, and stop them."""
-        if leaving:
-            self._front(layout, served, without={old.id for old in leaving})
-            self._drain(leaving)
-        for old in leaving:
-            self._tell(f"{old.role} finishes its requests")
-            self._fleet.remove(old, log=self._log(old))
-            if old.link is not None:
-                self._fleet.remove_networks(layout.link(old.link).name)
-
-    def _drain(self, leaving: Sequence[Running]) -> None:
-        """Wait until the connections of leaving replicas have ended at their maximum age.
-
-        The age is fixed by the release that leaves, regardless of ``sealserve.toml``. A request that arrives while a
-        server shuts down is lost, because gRPC rejects it before a handler could answer.
-        """
-        if (nginx := self._fleet.find(NGINX)) is not None and nginx.is_running:
-            seconds = drain_seconds(self._deployment, (replica.connection_age for replica in leaving))
-            self._tell(f"moving open connections to the other replicas, within {seconds - DRAIN_SECONDS} s")
-            if not self._fleet.wait_drained(nginx, seconds=seconds):
-                self._tell(f"closing connections that are still open after {seconds} s, with their replicas")
-
-    def _front(self, layout: ContainerLayout, served: Served, without: set[str] | None = None) -> None:
-        """Start NGINX in front of the running replicas, or make it load the new list."""
-        passed = [
-            (replica, layout.upstream(replica.link))
-            for replica in self._fleet.replicas()
-            if replica.link is not None and replica.id not in (without or ())
-        ]
-        upstreams = [Upstream(address, served.port) for _, address in passed]
-        # During a roll-out that turns REST on or off, some replicas have it and others do not.
-        has_rest = served.rest_port is not None
-        rest = [Upstream(address, found.rest_port) for found, address in passed if has_rest and found.rest_port]
-        write_front(layout, self._deployment, upstreams, rest, ages=[found.connection_age for found, _ in passed])
-        described, before = layout.nginx(served), self._fleet.find(NGINX)
-        if before is None or not self._fleet.fits(before, described):
-            self._tell("starting NGINX")
-        nginx = self._fleet.ensure(described)
-        self._link_all(layout, served)
-        self._fleet.wait(nginx, seconds=START_SECONDS)
-        if before is not None and nginx.id == before.id:
-            # Reload even if the file has not changed: a killed `up` may have written it without this step.
-            self._fleet.reload_nginx(nginx)
 
     def _status(self, container: Running) -> PartStatus:
         service = self._deployment.service
@@ -414,9 +306,6 @@ class DockerTarget:
         attested = any("step=key " in line for line in self._fleet.log(container, last=100))
         return State.ATTESTED if attested else State.STARTING
 
-    def _log(self, container: Running) -> Path:
-        return log_file(self._workspace, container)
-
     def _require_host(self) -> None:
         if (
             self._deployment.platform is PlatformKind.SGX
@@ -431,12 +320,6 @@ class DockerTarget:
     def _device_groups(self) -> tuple[int, ...]:
         device = Path(ENCLAVE_DEVICE)
         return (device.stat().st_gid,) if self._deployment.platform is PlatformKind.SGX and device.exists() else ()
-
-
-def log_file(workspace: Workspace, container: Running) -> Path:
-    """Return the file that a container's log is saved to when the container is removed."""
-    folder = workspace.owner.logs if container.role == BROKER else workspace.host.logs
-    return folder / f"{container.role}.log"
 
 
 def _with(container: Container, places: Sequence[Attachment]) -> Container:

@@ -29,7 +29,8 @@ from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, IngressKind
 
 PART: Final = "front"
 # The Service's single address represents all replicas. If a replica has just ended, a refused connection is retried,
-# and each retry is balanced again. So the same address is listed as several peers.
+# and each retry is balanced again. So the same address is listed as several peers. NGINX never stops using them:
+# otherwise, a few refused connections to one replica would make the other replicas unreachable for some seconds.
 _TRIES: Final = 3
 _DRAIN_SECONDS: Final = 30
 _CONFIG: Final = "nginx.conf"
@@ -85,6 +86,7 @@ def nginx_text(context: RenderContext, *, listen: str = EVERY_ADDRESS) -> str:
         log_folder=None,
         stream_module=STREAM_MODULE,
         workers=1,
+        fail_timeout=0,
         proxy_protocol=context.settings.service.proxy_protocol,
         rest=RestRoute(port=REST_PORT, upstreams=[Upstream(context.name(replicas.PART), REST_PORT)] * _TRIES)
         if context.shipped.rest

@@ -3,13 +3,18 @@
 So it is available only for simulated enclaves, and only if `broker.dangerous_inside` is set. The Secret contains the
 files of the owner's folder that the broker reads, and the simulated vendor's files. The pod works on a copy in memory,
 so its audit log ends with the pod. Changes that the owner makes on the owner's machine arrive with the next `up`.
+
+With a PostgreSQL database, the pod shares the database with the owner. The log then remains, and changes take effect at
+once. The Secret also contains the files that `[database]` and `[keystore]` name. Neither a password nor a token is in
+the environment, in an argument or in another object. The pod reaches the database and Vault or OpenBao
+(`services_outside`), and no other address.
 """
 
 import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import tomli_w
 
@@ -21,8 +26,11 @@ from sealserve.cluster.kubernetes.render_context import (
     RenderContext,
     container_security,
 )
+from sealserve.cluster.kubernetes.services_outside import check_services
 from sealserve.containers.recipes import ImageName
-from sealserve.terms import EVERY_ADDRESS
+from sealserve.deployment.section import Section
+from sealserve.deployment.setting_files import SETTING_FILES, setting_files
+from sealserve.terms import EVERY_ADDRESS, CollateralUpdate
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
 PART: Final = "broker"
@@ -47,8 +55,12 @@ def material(context: RenderContext, broker: OwnersBroker) -> Mapping[str, str]:
         NotRenderableError: The deployment does not allow a broker in the cluster, or the files exceed a Secret's size.
     """
     _require_trial(context)
-    if broker.needs_passphrase:
-        raise _not_openable()
+    if broker.needs_passphrase and context.deployment.keystore.passphrase_file is None:
+        raise NotRenderableError(
+            "The master key requires a passphrase, which cannot be typed into a pod.",
+            hint="Set keystore.passphrase_file to a file (0600) with the passphrase, or remove the passphrase with "
+            "`sealserve broker rotate-master --no-passphrase`.",
+        )
     files = {**broker.files, DEPLOYMENT_FILE: tomli_w.dumps(_settings(context)).encode()}
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
@@ -128,15 +140,7 @@ def _require_trial(context: RenderContext) -> None:
             f"{expected!r}.",
             hint=f'Set broker.address = "{expected}". It is measured, so the release needs a new enclave.',
         )
-    if context.deployment.keystore.kind != "file" or context.deployment.keystore.passphrase_file is not None:
-        raise _not_openable()
-
-
-def _not_openable() -> NotRenderableError:
-    return NotRenderableError(
-        "A broker in the cluster supports only a master key in a file without a passphrase.",
-        hint='Set keystore.kind = "file", or run the broker on the owner\'s machine.',
-    )
+    check_services(context)
 
 
 def _settings(context: RenderContext) -> dict[str, object]:
@@ -147,12 +151,22 @@ def _settings(context: RenderContext) -> dict[str, object]:
         "address": broker.address,
         "listen": EVERY_ADDRESS,  # a pod's address is not known in advance; NetworkPolicies restrict connections
         "port": context.shipped.broker[1],
+        "log_format": broker.log_format.value,
     }
-    return {
+    if broker.collateral_update is not CollateralUpdate.STANDARD:
+        section["collateral_update"] = broker.collateral_update.value
+    settings: dict[str, Any] = {
         "platform": context.deployment.platform.value,
         "model": {"name": context.deployment.model.name},
         "broker": section,
     }
+    # The sections as they are, with the paths of the copied files.
+    for name in SETTING_FILES:
+        described: Section = getattr(context.deployment, name)
+        settings[name] = described.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    for file in setting_files(context.deployment):
+        settings[file.section][file.name] = f"{WORKSPACE_FOLDER}/{FOLDER}/{file.place}"
+    return settings
 
 
 def _container(context: RenderContext, name: str, arguments: Sequence[str]) -> Manifest:

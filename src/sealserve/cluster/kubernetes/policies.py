@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
+from sealserve.addresses import is_ip_address
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext
+from sealserve.cluster.kubernetes.services_outside import Service, services_outside
 from sealserve.terms import IngressKind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,7 +57,7 @@ def policies(context: RenderContext) -> Sequence[Manifest]:
     if context.settings.broker.dangerous_inside:
         broker, port = context.labels(inside_broker.PART), [_tcp(context.shipped.broker[1])]
         admitted_there = [{"from": [{"podSelector": {"matchLabels": inside}}], "ports": port}]
-        objects.append(_policy(context, inside_broker.PART, broker, ingress=admitted_there, egress=[]))
+        objects.append(_policy(context, inside_broker.PART, broker, ingress=admitted_there, egress=_of_broker(context)))
         egress.append({"to": [{"podSelector": {"matchLabels": broker}}], "ports": port})
     else:
         egress.append(_to(context.settings.broker.ip or context.shipped.broker[0], context.shipped.broker[1]))
@@ -63,6 +65,17 @@ def policies(context: RenderContext) -> Sequence[Manifest]:
         egress.append(_to(*store, networks=context.settings.store.addresses))
     objects.append(_policy(context, "replicas", inside, ingress=ingress, egress=egress))
     return objects
+
+
+def _of_broker(context: RenderContext) -> list[Manifest]:
+    """Return the rules for a broker in the cluster: its database and its key service on servers, and DNS for names."""
+    services = services_outside(context.deployment)
+    networks = {
+        Service.DATABASE: context.settings.broker.database_addresses,
+        Service.KEYSTORE: context.settings.broker.keystore_addresses,
+    }
+    rules = [_to(place.host, place.port, networks=networks[place.service]) for place in services]
+    return [*rules, *([_dns(context)] if any(not is_ip_address(place.host) for place in services) else [])]
 
 
 def _policy(

@@ -18,10 +18,16 @@ from sealserve.workspace import Workspace
 # Only `up` reads `broker.drain_minutes` and `broker.reached_at`. The broker does not.
 _READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
     BROKER: {
-        "broker": {"name", "address", "listen", "port", "collateral_url", "metrics_port"},
+        "broker": {
+            "name", "address", "listen", "port", "collateral_url", "collateral_ca_file", "collateral_update",
+            "metrics_port", "admin_port", "admin_listen", "instance", "processes", "limits", "log_format",
+            "notifications",
+        },
+        "database": {"url", "password_file", "ca_file", "dangerous_unverified_server"},
         "keystore": {
             "kind", "passphrase_file", "transit_url", "transit_mount", "transit_key", "transit_token_file",
-            "transit_ca_file", "transit_namespace",
+            "transit_ca_file", "transit_namespace", "pkcs11_module", "pkcs11_token", "pkcs11_serial", "pkcs11_key",
+            "pkcs11_pin_file",
         },
     },
     PCS: {"broker": {"collateral_url"}},

@@ -7,25 +7,22 @@ different ports (decision 78).
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from sealserve.addresses import usable_address
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import ports, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import host_only, owner_services
 from sealserve.cluster.local.difference import A_FREE_PORT, LocalState, difference
+from sealserve.cluster.local.front import LocalFront
 from sealserve.cluster.local.logs import local_logs
 from sealserve.cluster.local.orphans import describe, require_no_orphans
 from sealserve.cluster.local.owner_services import (
     OwnerServices,
     registry,
-    running_process,
     stop_roles,
     stop_services,
 )
-from sealserve.cluster.local.part_commands import nginx_folder
 from sealserve.cluster.local.process_status import deployment_status
 from sealserve.cluster.local.processes import Phase, Process
 from sealserve.cluster.local.replicas import LocalReplicas, built_ports, has_rest, number
@@ -49,9 +46,8 @@ from sealserve.cluster.target import (
 from sealserve.deployment import Deployment
 from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
-from sealserve.ingress.nginx import Nginx, worker_user
-from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
-from sealserve.ingress.nginx_program import find_nginx
+from sealserve.ingress.nginx import Nginx
+from sealserve.ingress.nginx_config import render
 from sealserve.interruptions import uninterrupted
 from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import rest_port_beside
@@ -80,6 +76,7 @@ class LocalTarget:
         self._registry = registry(workspace)
         self._services = OwnerServices(workspace, deployment, tell=tell)
         self._replicas = LocalReplicas(workspace, tell=tell)
+        self._front = LocalFront(workspace, deployment, tell=tell)
         self._record = ReleaseRecord(workspace)
 
     @property
@@ -209,7 +206,7 @@ class LocalTarget:
             # An enclave drains connections at the age that its release fixes, regardless of sealserve.toml.
             seconds = drain_seconds(self._deployment, (process.connection_age for process in leaving))
             self._tell(f"moving open connections to the remaining replicas, within {seconds - DRAIN_SECONDS} s")
-            if not self._nginx([]).wait_drained(timeout=seconds):
+            if not self._front.nginx([]).wait_drained(timeout=seconds):
                 self._tell(f"closing connections that are still open after {seconds} s, with their replicas")
         self._replicas.stop(leaving)
 
@@ -227,7 +224,7 @@ class LocalTarget:
             described.append(
                 Process(role=role, pid=0, started=0, port=port, rest_port=rest_port, connection_age=age, log="")
             )
-        config = self._nginx(described).config
+        config = self._front.nginx(described).config
         alive = {process.role: process for process in self._registry.all().values()
                  if process.phase is Phase.CURRENT and process.is_alive()}  # fmt: skip
         front = read_regular(config.config_file, follow_links=False).decode(errors="replace") if NGINX in alive else ""
@@ -273,26 +270,7 @@ class LocalTarget:
 
     def start_front(self) -> Nginx:
         """Start NGINX, or make the running NGINX load the current list of replicas."""
-        nginx = self._nginx(self.replicas())
-        if nginx.pid is None:
-            self._tell("starting NGINX")
-            nginx.config.run_folder.mkdir(parents=True, exist_ok=True)
-            self._start_nginx(nginx)
-        else:
-            nginx.reload(nginx.config)
-        if (process := running_process(self._workspace, NGINX)) is not None:
-            self._registry.adopt(process, nginx.command)
-        return nginx
-
-    def _start_nginx(self, nginx: Nginx) -> None:
-        port, log = self._deployment.service.port, nginx.config.error_log
-        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port, directory=Path("/"))
-        try:
-            nginx.wait_started(process.is_alive)
-        except BaseException:
-            process.stop()
-            self._registry.remove(NGINX)
-            raise
+        return self._front.start(self.replicas())
 
     def to_scale(self, replicas: int) -> Scaled | None:
         """Return the release that runs, if replicas must be added: each new replica needs its own enclave."""
@@ -349,37 +327,9 @@ class LocalTarget:
         return stop_all(self._workspace, tell=self._tell)
 
     def _refuse_taken_ports(self, *, owner_here: bool, rest: bool) -> None:
-        service = self._deployment.service
-        nginx = self._nginx([])
-        render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # reports invalid settings early
-        if nginx.pid is None:
-            ports.require_free(service.port, "NGINX (service.port)", service.listen)
-        # A running NGINX without REST would start to listen on the REST port.
-        if rest and not _listens(nginx, service.rest_port):
-            ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
+        self._front.require_free_ports(rest=rest)
         if owner_here:
             self._services.require_free_ports()
-
-    def _nginx(self, replicas: list[Process]) -> Nginx:
-        service = self._deployment.service
-        program = find_nginx()
-        folder = nginx_folder(self._workspace)
-        config = NginxConfig(
-            listen=usable_address(service.listen),
-            port=service.port,
-            service_name=service.name,
-            upstreams=[Upstream("127.0.0.1", process.port) for process in replicas if process.port is not None],
-            rest=RestRoute(
-                port=service.rest_port,
-                upstreams=[Upstream("127.0.0.1", process.rest_port) for process in replicas if process.rest_port],
-            ),
-            run_folder=folder,
-            log_folder=self._workspace.host.logs,
-            stream_module=program.stream_module,
-            user=worker_user(),
-            drain_timeout=drain_seconds(self._deployment, (process.connection_age for process in replicas)),
-        )
-        return Nginx(program, config)
 
 
 def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> LocalTarget:
@@ -410,7 +360,3 @@ def running(workspace: Workspace) -> list[str]:
 
 def _are_free(numbers: Sequence[int]) -> bool:
     return all(map(ports.is_free, numbers))
-
-
-def _listens(nginx: Nginx, port: int) -> bool:
-    return (pid := nginx.pid) is not None and ports.is_listening(port, session=pid)

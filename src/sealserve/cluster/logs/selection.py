@@ -25,6 +25,18 @@ class LogSelection:
     follow: bool = False
 
 
+def parse_duration(text: str) -> timedelta | None:
+    """Parse a duration such as ``90s``, ``10m``, ``1h30m`` or ``30d``. Return `None` for another text.
+
+    Raises:
+        OverflowError: The duration exceeds `timedelta.max`.
+    """
+    if not text or (found := _DURATION.fullmatch(text)) is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
 def parse_since(text: str, *, now: datetime) -> datetime:
     """Return the time that ``--since`` names: a duration before now (``90s``, ``10m``, ``1h30m``, ``2d``), or a time.
 
@@ -34,12 +46,11 @@ def parse_since(text: str, *, now: datetime) -> datetime:
     Raises:
         InputError: `logs.invalid-since` if the text is neither a duration nor a time.
     """
-    if (found := _DURATION.fullmatch(text)) is not None and text:
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        try:
-            return now - timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
+    try:
+        if (duration := parse_duration(text)) is not None:
+            return now - duration
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

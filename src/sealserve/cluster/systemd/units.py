@@ -7,11 +7,13 @@ version 252.
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local.part_commands import own_command
 from sealserve.errors import SealserveError
+from sealserve.pki.authority import KEY_FILE, AuthorityKind
 from sealserve.terms import SystemdService
 from sealserve.workspace import FOLDER, Workspace
 
@@ -51,6 +53,7 @@ def render_unit(
     for_user_manager: bool,
     broker_port: int,
     host_only: bool = False,
+    python: str | None = None,
 ) -> Unit:
     """Return the unit of a service.
 
@@ -62,6 +65,7 @@ def render_unit(
             set up most sandbox options.
         broker_port: The broker's port. Ports below 1024 require a capability.
         host_only: Whether the owner's broker runs on a different machine. Applies only to a deployment.
+        python: The Python program of the installation. None means the program that runs now.
 
     Raises:
         InputError: `service.path` if a path cannot be represented in a unit file.
@@ -71,42 +75,52 @@ def render_unit(
         sections += ["Wants=network-online.target", "After=network-online.target"]
     # A service that fails repeatedly stays stopped, and `systemctl status` shows the reason.
     sections += ["StartLimitIntervalSec=600", "StartLimitBurst=8", "", "[Service]"]
-    sections += _broker(workspace) if service is SystemdService.BROKER else _deployment(workspace, host_only=host_only)
+    if service is SystemdService.BROKER:
+        sections += _broker(workspace, python)
+    else:
+        sections += _deployment(workspace, python, host_only=host_only)
     sections += [f"WorkingDirectory={_value(str(workspace.directory))}"]
     sections += [f"User={user}"] if user is not None and not for_user_manager else []
     sections += ["LimitCORE=0"]  # a core dump would contain keys
     sections += _HARDENING
     if service is SystemdService.BROKER and not for_user_manager:
         sections += [*_BROKER_SANDBOX, f"ReadWritePaths={_argument(str(workspace.directory / FOLDER))}"]
+        sections += [f"InaccessiblePaths={_argument(f'-{path}')}" for path in withheld_from_broker(workspace)]
         low = broker_port < _FIRST_UNPRIVILEGED_PORT
         sections += [f"CapabilityBoundingSet={'CAP_NET_BIND_SERVICE' if low else ''}"]
+        sections += [] if _is_temporary(workspace) else ["PrivateTmp=yes"]
+        sections += [] if low else ["PrivateUsers=yes"]  # in a user namespace, the capability would have no effect
         sections += ["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if low and user is not None else []
     target = "default.target" if for_user_manager else "multi-user.target"
     sections += ["", "[Install]", f"WantedBy={target}", ""]
     return Unit(name=unit_name(service, workspace), content="\n".join(sections))
 
 
-def _broker(workspace: Workspace) -> list[str]:
+def _broker(workspace: Workspace, python: str | None) -> list[str]:
     return [
-        "Type=exec",
-        f"ExecStart={_command(own_command(workspace, ['broker', 'run']))}",
+        "Type=notify",  # the broker reports when it listens, and every second that it still works
+        "NotifyAccess=main",
+        "WatchdogSec=120",
+        f"ExecStart={_command(_own(workspace, ['broker', 'run'], python))}",
+        "ExecReload=/bin/kill -HUP $MAINPID",  # reload the certificate and the keystore
         "Restart=always",
         "RestartSec=5",
         "RestartPreventExitStatus=2",  # sealserve.toml or another input is invalid: a restart would fail again
         "TimeoutStopSec=30",
         "UMask=0077",
+        "LimitNOFILE=16384",  # connections, most of them silent
         "LimitMEMLOCK=infinity",  # the broker locks its keys in memory, so that they are never swapped
     ]
 
 
-def _deployment(workspace: Workspace, *, host_only: bool) -> list[str]:
+def _deployment(workspace: Workspace, python: str | None, *, host_only: bool) -> list[str]:
     up = ["up", "--keep-release", "--role", "host" if host_only else "all"]
     return [
         # `up` exits when every part serves. The supervisor and the parts stay in the unit's control group.
         "Type=oneshot",
         "RemainAfterExit=yes",
-        f"ExecStart={_command(own_command(workspace, up))}",
-        f"ExecStop={_command(own_command(workspace, ['down', '--yes']))}",
+        f"ExecStart={_command(_own(workspace, up, python))}",
+        f"ExecStop={_command(_own(workspace, ['down', '--yes'], python))}",
         "Restart=on-failure",
         "RestartSec=30",
         "RestartPreventExitStatus=2",
@@ -115,12 +129,40 @@ def _deployment(workspace: Workspace, *, host_only: bool) -> list[str]:
     ]
 
 
+def withheld_from_broker(workspace: Workspace) -> list[Path]:
+    """Return the secrets of the owner that the broker does not need. They may be missing.
+
+    The broker is exposed to the network. It must not be able to sign enclaves, releases or certificates, or to read
+    models.
+    """
+    owner = workspace.owner
+    return [
+        owner.enclave_signing_key,
+        owner.index_signing_key,
+        *(owner.authorities / kind / KEY_FILE for kind in AuthorityKind),
+        owner.models,
+        owner.users,
+        workspace.user.key,
+    ]
+
+
+def _is_temporary(workspace: Workspace) -> bool:
+    """Return whether the workspace is in a folder that a private temporary folder would hide."""
+    return any(workspace.directory.is_relative_to(folder) for folder in ("/tmp", "/var/tmp"))  # noqa: S108
+
+
+def _own(workspace: Workspace, arguments: list[str], python: str | None) -> list[str]:
+    program, *rest = own_command(workspace, arguments)
+    return [python or program, *rest]
+
+
 _HARDENING: Final = [
     # These options need no namespace. So they work with the mount namespaces of simulated enclaves, and for all users.
     "NoNewPrivileges=yes",
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
+    "KeyringMode=private",
 ]
 
 _BROKER_SANDBOX: Final = [
@@ -129,14 +171,23 @@ _BROKER_SANDBOX: Final = [
     "ProtectSystem=strict",
     "ProtectHome=read-only",
     "PrivateDevices=yes",
+    "PrivateIPC=yes",
+    "PrivateMounts=yes",
     "ProtectClock=yes",
     "ProtectControlGroups=yes",
     "ProtectHostname=yes",
     "ProtectKernelLogs=yes",
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "RemoveIPC=yes",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
     "RestrictNamespaces=yes",
+    # MemoryDenyWriteExecute= is not possible: pyOpenSSL's callbacks are generated at run time.
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged",
+    "SystemCallErrorNumber=EPERM",
 ]
 
 

@@ -34,6 +34,7 @@ class Simulator:
 
     Args:
         enclave: The runtime of simulated enclaves.
+        attestation_result: Requests an attestation result for a simulated enclave from the broker.
         gramine_direct: The runtime of simulated enclaves in Gramine's library OS.
         private_memory_method: How an enclave's private memory is protected from other processes.
         available_method: Returns the best method that works on this machine, and why a better method does not.
@@ -44,6 +45,7 @@ class Simulator:
     """
 
     enclave: "type[SimulatedEnclave]"
+    attestation_result: "Callable[..., str]"
     gramine_direct: "type[GramineDirect]"
     private_memory_method: "type[PrivateMemoryMethod]"
     available_method: "Callable[[str], tuple[PrivateMemoryMethod, str]]"
@@ -60,7 +62,7 @@ def load_simulator() -> Simulator:
         SimulatorMissingError: The packages are not installed.
     """
     try:
-        from sealserve.enclave.simulated import gramine_direct, launcher, private_memory  # noqa: PLC0415
+        from sealserve.enclave.simulated import attestation_result, gramine_direct, launcher, private_memory  # noqa: PLC0415
         from sealserve.sgx.simulated import pcs, platform, quoting, vendor  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith(PACKAGES):
@@ -72,6 +74,7 @@ def load_simulator() -> Simulator:
         ) from error
     return Simulator(
         enclave=launcher.SimulatedEnclave,
+        attestation_result=attestation_result.request_result,
         gramine_direct=gramine_direct.GramineDirect,
         private_memory_method=private_memory.PrivateMemoryMethod,
         available_method=private_memory.available_method,

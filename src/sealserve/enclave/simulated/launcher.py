@@ -204,15 +204,11 @@ def provision(
         SealserveError: The errors of `provisioning` and `request_quote`.
     """
     environment = enclave.manifest.loader.env
-    inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
-    broker_ca = read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
-    brokers = broker_addresses(environment["SECRET_PROVISION_SERVERS"])
-    broker = provisioning.connect(brokers, timeout=connect_timeout)
-    log_step("broker", connected=broker)
+    broker_ca, broker = connect_broker(enclave, bundle, connect_timeout)
     key = provisioning.fetch_key(
         broker,
         broker_ca=broker_ca,
-        quote_for=partial(_quote, enclave, quoting_socket),
+        quote_for=partial(quote_for, enclave, quoting_socket),
         now=datetime.now(UTC),
         timeout=broker_timeout,
     )
@@ -220,7 +216,19 @@ def provision(
     return key
 
 
-def _quote(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) -> bytes:
+def connect_broker(enclave: SignedEnclave, bundle: Path, timeout: float) -> tuple[bytes, provisioning.BrokerConnection]:
+    """Return the measured certificate of the broker's CA, PEM, and a connection to the first broker that accepts it."""
+    environment = enclave.manifest.loader.env
+    inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
+    broker_ca = read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
+    brokers = broker_addresses(environment["SECRET_PROVISION_SERVERS"])
+    broker = provisioning.connect(brokers, timeout=timeout)
+    log_step("broker", connected=broker)
+    return broker_ca, broker
+
+
+def quote_for(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) -> bytes:
+    """Return a quote of a loaded enclave with the given report data (64 bytes)."""
     sigstruct = enclave.sigstruct
     report = EnclaveReport(
         attributes=sigstruct.launch_attributes(PLATFORM_XFRM),

@@ -1,5 +1,7 @@
 """The enclave's request for its key: the stand-in for Gramine's ``libsecret_prov_attest.so``.
 
+`fetch_result` requests an attestation result and no key. It uses a protocol of sealserve's own, selected by ALPN.
+
 It reads the same measured variables, ``SECRET_PROVISION_SERVERS`` and ``SECRET_PROVISION_CA_CHAIN_PATH``, and takes the
 same steps. It connects to the first server of the list that accepts, creates the quote, and completes the TLS
 handshake. Then it sends the request, and receives 16 bytes.
@@ -14,17 +16,19 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 
 from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
+from sealserve.attestation.result_request import PROTOCOL, ResultClient, ResultRequest
 from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 
 _RECORD: Final = 16 * 1024
+_Client = TypeVar("_Client", ProvisioningClient, ResultClient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +96,55 @@ def fetch_key(
         UnavailableError: `provisioning.connection`: (2) (3) The connection broke, or the server is not a broker.
         SealserveError: The errors of ``quote_for`` and `ProvisioningClient`.
     """
+    pair = make_certificate(quote_for, now)  # (1)
+    with _attested_session(broker, pair, broker_ca=broker_ca, timeout=timeout) as session:  # (2)
+        session.sendall(REQUEST)  # (3)
+        return _receive(session, broker, ProvisioningClient()).secret()
+
+
+def fetch_result(
+    broker: BrokerConnection,
+    request: ResultRequest,
+    *,
+    broker_ca: bytes,
+    quote_for: Callable[[bytes], bytes],
+    now: datetime,
+    timeout: float,
+) -> str:
+    """Attest to a broker over a new connection, and return an attestation result as a token.
+
+    The token is not verified: the enclave does not have the broker's keys. The steps, arguments and errors are the same
+    as for `fetch_key`, with the protocol of `sealserve.attestation.result_request`.
+
+    Args:
+        broker: As in `fetch_key`.
+        request: The audience and the nonce of the result.
+        broker_ca: As in `fetch_key`.
+        quote_for: As in `fetch_key`.
+        now: As in `fetch_key`.
+        timeout: As in `fetch_key`.
+    """
+    pair = make_certificate(quote_for, now)
+    with _attested_session(broker, pair, broker_ca=broker_ca, timeout=timeout, protocol=PROTOCOL) as session:
+        session.sendall(request.to_bytes())
+        return _receive(session, broker, ResultClient()).token()
+
+
+@contextlib.contextmanager
+def _attested_session(
+    broker: BrokerConnection, pair: RaTlsKeyPair, *, broker_ca: bytes, timeout: float, protocol: bytes | None = None
+) -> Iterator[ssl.SSLSocket]:
+    """Yield a TLS session with the broker. Errors of the session and of its use are mapped; see `fetch_key`."""
     with broker.socket as connection:
-        context = _context(broker_ca, make_certificate(quote_for, now))  # (1)
+        context = _context(broker_ca, pair)
+        if protocol is not None:  # Gramine's client sends no ALPN extension
+            context.set_alpn_protocols([protocol.decode()])
         connection.settimeout(timeout)
         try:
-            with context.wrap_socket(connection, server_hostname=broker.host) as session:  # (2)
-                session.sendall(REQUEST)  # (3)
-                return _receive(session, broker)
+            with context.wrap_socket(connection, server_hostname=broker.host) as session:
+                if protocol is not None and session.selected_alpn_protocol() != protocol.decode():
+                    raise _unsupported(broker, protocol)
+                yield session
         except ssl.SSLCertVerificationError as error:
             raise EnclaveCode.PROVISIONING_BROKER_CERTIFICATE.error(
                 f"The certificate of the broker at {broker} does not verify: {error.verify_message}.",
@@ -106,6 +152,9 @@ def fetch_key(
                 "certificate for exactly this host name or address.",
             ) from error
         except ssl.SSLError as error:
+            # Python has no name for this alert, so its reason may be missing.
+            if protocol is not None and "no application protocol" in str(error).replace("_", " ").lower():
+                raise _unsupported(broker, protocol) from error
             if "ALERT" in (error.reason or ""):
                 raise _refusal(broker) from error
             raise EnclaveCode.PROVISIONING_CONNECTION.error(
@@ -124,20 +173,27 @@ def fetch_key(
             ) from error
 
 
-def _receive(session: ssl.SSLSocket, broker: BrokerConnection) -> SecretBytes:
-    client = ProvisioningClient()
+def _receive(session: ssl.SSLSocket, broker: BrokerConnection, client: _Client) -> _Client:
     while data := session.recv(_RECORD):
         if client.receive(data):
             break
     if not client.started:
         raise _refusal(broker)
-    return client.secret()
+    client.end()
+    return client
 
 
 def _refusal(broker: BrokerConnection) -> SealserveError:
     return EnclaveCode.PROVISIONING_REFUSED.error(
         f"The broker at {broker} rejected this enclave: it closed the connection after it received the evidence.",
         hint="Read the reason in the broker's audit log: run `sealserve broker log` on the owner's machine.",
+    )
+
+
+def _unsupported(broker: BrokerConnection, protocol: bytes) -> SealserveError:
+    return EnclaveCode.PROVISIONING_CONNECTION.error(
+        f"The broker at {broker} does not support the protocol {protocol.decode()}.",
+        hint="Install the current version of sealserve on the owner's machine.",
     )
 
 

@@ -1,7 +1,7 @@
 """Attacks by a malicious host that has extracted a platform key, for tests and ``sealserve demo --attack``.
 
 The attack is real: dcap-qvl 0.7.0 alone accepts the forgery, because the platform's PCK certificate has the same root
-as the vendor's signer. `sealserve.sgx.collateral.Collateral.check_signers` rejects it.
+as the vendor's signer. `sealserve.sgx.parsed_collateral.check_signers` rejects it.
 """
 
 import dataclasses

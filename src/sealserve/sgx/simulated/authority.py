@@ -1,10 +1,13 @@
 """Keys and certificates of the simulated vendor, with the certificate profile of the genuine vendor.
 
+Signatures and serial numbers are functions of the keys and the content, so that test vectors can be reproduced.
+
 Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, section 1.3 (ECDSA P-256 with
 SHA-256; the extensions of root, PCK CA and PCK certificates; CRL version 2).
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
@@ -30,6 +34,10 @@ _CRL_URL: Final = "http://pcs.simulated.invalid/IntelSGXRootCA.der"
 _LIFETIME: Final = timedelta(days=30 * 365)
 _CRL_LIFETIME: Final = timedelta(days=30)
 _SKEW: Final = timedelta(days=1)
+_SERIAL_SIZE: Final = 19  # a serial number has at most 20 bytes and is positive (RFC 5280 section 4.1.2.2)
+
+Keys = Callable[[], ec.EllipticCurvePrivateKey]
+"""Returns the next key. `new_key` generates it."""
 
 
 class SimulatedStateError(InputError):
@@ -45,7 +53,8 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
     """Return an ECDSA SHA-256 signature as raw r and s, 64 bytes big-endian, the form in SGX structures."""
-    r, s = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    der = key.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+    r, s = utils.decode_dss_signature(der)
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
@@ -90,25 +99,29 @@ class Authority:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
-    def create_root(cls, name: str, *, now: datetime) -> Self:
+    def create_root(cls, name: str, *, now: datetime, keys: Keys = new_key) -> Self:
         """Create a self-signed root."""
-        key = new_key()
+        key = keys()
         subject = _name(name)
         builder = _builder(subject, subject, key.public_key(), key.public_key(), now)
-        return cls(certificate=_with_usage(builder, path_length=1).sign(key, hashes.SHA256()), key=key)
+        return cls(
+            certificate=_with_usage(builder, path_length=1).sign(key, hashes.SHA256(), ecdsa_deterministic=True),
+            key=key,
+        )
 
-    def create_authority(self, name: str, *, now: datetime) -> Self:
+    def create_authority(self, name: str, *, now: datetime, keys: Keys = new_key) -> Self:
         """Create a certificate authority below this one."""
-        return self._create(name, now=now, path_length=0)
+        return self._create(name, keys(), now=now, path_length=0)
 
-    def create_signer(self, name: str, *, now: datetime) -> Self:
+    def create_signer(self, name: str, *, now: datetime, keys: Keys = new_key) -> Self:
         """Create a signer of documents below this authority."""
-        return self._create(name, now=now, path_length=None)
+        return self._create(name, keys(), now=now, path_length=None)
 
-    def _create(self, name: str, *, now: datetime, path_length: int | None) -> Self:
-        key = new_key()
+    def _create(self, name: str, key: ec.EllipticCurvePrivateKey, *, now: datetime, path_length: int | None) -> Self:
         builder = _builder(_name(name), self.certificate.subject, key.public_key(), self.key.public_key(), now)
-        certificate = _with_usage(builder, path_length=path_length).sign(self.key, hashes.SHA256())
+        certificate = _with_usage(builder, path_length=path_length).sign(
+            self.key, hashes.SHA256(), ecdsa_deterministic=True
+        )
         return type(self)(certificate=certificate, key=key)
 
     def issue(
@@ -119,7 +132,7 @@ class Authority:
         return (
             _with_usage(builder, path_length=None)
             .add_extension(extension, critical=False)
-            .sign(self.key, hashes.SHA256())
+            .sign(self.key, hashes.SHA256(), ecdsa_deterministic=True)
         )
 
     def revocation_list(self, serials: Sequence[int], *, number: int, now: datetime) -> bytes:
@@ -135,7 +148,7 @@ class Authority:
         for serial in serials:
             revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
             builder = builder.add_revoked_certificate(revoked)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
+        return builder.sign(self.key, hashes.SHA256(), ecdsa_deterministic=True).public_bytes(Encoding.DER)
 
     def save(self, folder: Path, stem: str) -> None:
         """Write ``STEM.der`` and ``STEM.key``. The key is readable only by its owner."""
@@ -189,13 +202,18 @@ def _builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(_serial(subject, public_key))
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + _LIFETIME)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
         .add_extension(x509.CRLDistributionPoints([point]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
+
+
+def _serial(subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> int:
+    key = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return int.from_bytes(hashlib.sha256(subject.public_bytes() + key).digest()[:_SERIAL_SIZE])
 
 
 def _with_usage(builder: x509.CertificateBuilder, *, path_length: int | None) -> x509.CertificateBuilder:

@@ -19,6 +19,7 @@ from sealserve.sgx.simulated.authority import SimulatedStateError
 from sealserve.sgx.simulated.background import BackgroundServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
+from sealserve.terms import CollateralUpdate
 
 _log = logging.getLogger(__name__)
 
@@ -82,14 +83,14 @@ class _Service:
     def answer(self, target: str) -> _Answer:
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        now = self.clock()
+        now, early = self.clock(), query.get("update") == CollateralUpdate.EARLY
         match url.path.removeprefix(API):
             case "/tcb":
-                return self._tcb_info(query.get("fmspc", ""), now)
+                return self._tcb_info(query.get("fmspc", ""), now, early=early)
             case "/qe/identity":
                 return _signed(
                     "enclaveIdentity",
-                    self.vendor.qe_identity(now=now),
+                    self.vendor.qe_identity(now=now, early=early),
                     {"SGX-Enclave-Identity-Issuer-Chain": self.vendor.signing_chain()},
                 )
             case "/pckcrl":
@@ -101,10 +102,10 @@ class _Service:
             case _:
                 return _Answer(status=HTTPStatus.NOT_FOUND)
 
-    def _tcb_info(self, fmspc: str, now: datetime) -> _Answer:
+    def _tcb_info(self, fmspc: str, now: datetime, *, early: bool) -> _Answer:
         if fmspc.upper() not in self.vendor.fmspcs():
             return _Answer(status=HTTPStatus.NOT_FOUND)
-        document, chain = self.vendor.tcb_info(Fmspc(fmspc.upper()), now=now), self.vendor.signing_chain()
+        document, chain = self.vendor.tcb_info(Fmspc(fmspc.upper()), now=now, early=early), self.vendor.signing_chain()
         if self.stolen is not None:
             document, chain = forge_tcb_info(document.text, self.stolen), forged_chain(self.stolen)
         return _signed("tcbInfo", document, {"TCB-Info-Issuer-Chain": chain})

@@ -20,7 +20,7 @@ from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import Fmspc, PckCa, PckExtension
 from sealserve.sgx.simulated import documents, pck_extension
-from sealserve.sgx.simulated.authority import Authority, SimulatedStateError, chain_pem, sign_raw
+from sealserve.sgx.simulated.authority import Authority, Keys, SimulatedStateError, chain_pem, new_key, sign_raw
 from sealserve.sgx.simulated.documents import DEFAULT_LEVELS, EVALUATION_NUMBER, FMSPC, TcbLevel
 from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
 
@@ -33,6 +33,7 @@ class _State(BaseModel):
     version: Literal[1] = 1
     evaluation_number: int = EVALUATION_NUMBER
     levels: dict[Fmspc, tuple[TcbLevel, ...]]
+    early_levels: dict[Fmspc, tuple[TcbLevel, ...]] = {}  # announced, but not yet standard
     revoked: tuple[int, ...] = ()  # serial numbers of PCK certificates
     crl_number: int = 1
 
@@ -56,8 +57,13 @@ class Vendor:
     tcb_signing: Authority
 
     @classmethod
-    def create(cls, folder: Path, *, now: datetime) -> Self:
+    def create(cls, folder: Path, *, now: datetime, keys: Keys = new_key) -> Self:
         """Create a vendor in ``folder``.
+
+        Args:
+            folder: The vendor's folder.
+            now: The time of creation.
+            keys: The source of keys. Test vectors use fixed keys.
 
         Raises:
             OutputExistsError: The folder already contains a vendor.
@@ -67,13 +73,13 @@ class Vendor:
                 f"{folder} already contains a simulated vendor.", hint="Use this vendor, or delete the folder."
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root = Authority.create_root(SIMULATED.root, now=now)
+        root = Authority.create_root(SIMULATED.root, now=now, keys=keys)
         vendor = cls(
             folder=folder,
             root=root,
-            processor_ca=root.create_authority(SIMULATED.processor_ca, now=now),
-            platform_ca=root.create_authority(SIMULATED.platform_ca, now=now),
-            tcb_signing=root.create_signer(SIMULATED.tcb_signing, now=now),
+            processor_ca=root.create_authority(SIMULATED.processor_ca, now=now, keys=keys),
+            platform_ca=root.create_authority(SIMULATED.platform_ca, now=now, keys=keys),
+            tcb_signing=root.create_signer(SIMULATED.tcb_signing, now=now, keys=keys),
         )
         vendor.root.save(folder, "root")
         vendor.processor_ca.save(folder, "processor-ca")
@@ -128,24 +134,45 @@ class Vendor:
             state.model_copy(
                 update={
                     "levels": state.levels | {fmspc: tuple(levels)},
+                    "early_levels": {},
                     "evaluation_number": state.evaluation_number + 1,
                 }
             )
         )
 
-    def recover_tcb(self, *, advisory_id: str = "SIMULATED-SA-00002", fmspc: Fmspc = FMSPC) -> None:
-        """Require a higher security version than any platform has, so that all platforms become out of date."""
+    def announce_levels(self, levels: Sequence[TcbLevel], *, fmspc: Fmspc = FMSPC) -> None:
+        """Publish TCB levels on the early channel only, with the next evaluation number. `publish_levels` ends this."""
+        self._write(self._read().model_copy(update={"early_levels": {fmspc: tuple(levels)}}))
+
+    def recover_tcb(
+        self,
+        *,
+        advisory_id: str = "SIMULATED-SA-00002",
+        fmspc: Fmspc = FMSPC,
+        tcb_date: str | None = None,
+        early: bool = False,
+    ) -> None:
+        """Require a higher security version than any platform has, so that all platforms become out of date.
+
+        Args:
+            advisory_id: The advisory that affects all present platforms.
+            fmspc: The kind of processor.
+            tcb_date: The date of the new level. `None` means the date of the present level.
+            early: Publish the new levels on the early channel only.
+        """
         current = self._read().levels[fmspc]
         newest = bytearray.fromhex(current[0].cpu_svn)
         newest[0] += 1
-        raised = current[0].model_copy(update={"cpu_svn": newest.hex()})
+        dated = current[0].tcb_date if tcb_date is None else tcb_date
+        raised = current[0].model_copy(update={"cpu_svn": newest.hex(), "tcb_date": dated})
         older = [
             level.model_copy(
                 update={"status": TcbStatus.OUT_OF_DATE, "advisory_ids": (advisory_id, *level.advisory_ids)}
             )
             for level in current
         ]
-        self.publish_levels([raised, *older], fmspc=fmspc)
+        publish = self.announce_levels if early else self.publish_levels
+        publish([raised, *older], fmspc=fmspc)
 
     def revoke(self, serial: int) -> None:
         """Add a PCK certificate to the revocation lists."""
@@ -156,20 +183,19 @@ class Vendor:
         """Return the kinds of processors with published TCB info."""
         return frozenset(self._read().levels)
 
-    def tcb_info(self, fmspc: Fmspc = FMSPC, *, now: datetime) -> SignedDocument:
-        """Return TCB info as of ``now``. ``fmspc`` must be in `fmspcs`."""
+    def tcb_info(self, fmspc: Fmspc = FMSPC, *, now: datetime, early: bool = False) -> SignedDocument:
+        """Return TCB info as of ``now``, of the standard or the early channel. ``fmspc`` must be in `fmspcs`."""
         state = self._read()
+        levels = state.levels | state.early_levels if early else state.levels
+        number = state.evaluation_number + bool(early and state.early_levels)
         return self.sign(
-            documents.encode(
-                documents.tcb_info(
-                    fmspc=fmspc, evaluation_number=state.evaluation_number, levels=state.levels[fmspc], now=now
-                )
-            )
+            documents.encode(documents.tcb_info(fmspc=fmspc, evaluation_number=number, levels=levels[fmspc], now=now))
         )
 
-    def qe_identity(self, *, now: datetime) -> SignedDocument:
-        """Return the quoting enclave's identity as of ``now``."""
-        evaluation_number = self._read().evaluation_number
+    def qe_identity(self, *, now: datetime, early: bool = False) -> SignedDocument:
+        """Return the quoting enclave's identity as of ``now``, of the standard or the early channel."""
+        state = self._read()
+        evaluation_number = state.evaluation_number + bool(early and state.early_levels)
         return self.sign(documents.encode(documents.qe_identity(evaluation_number=evaluation_number, now=now)))
 
     def sign(self, text: str) -> SignedDocument:

@@ -28,12 +28,14 @@ from sealserve.cluster.docker.layout import ContainerLayout, first_links, free_l
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.served import Served, for_containers
+from sealserve.deployment.sections import NotificationsTable, TcbSection
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.owner import broker_files, simulation
+from sealserve.owner import administrators, broker_files, simulation
 from sealserve.owner.master_key import rotate
 from sealserve.owner.owner import Owner
 from sealserve.private_file import PrivateFileExposedError
+from sealserve.terms import AdministratorRole
 
 REPLICAS = 3
 
@@ -187,6 +189,22 @@ def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Se
     assert layout.collateral.internal
 
 
+def test_the_broker_sees_who_administers_it_only_if_it_needs_to(tmp_path: Path, bundle: Served) -> None:
+    for port, mounted in ((None, set()), (4434, {"administrators"})):
+        site = make_site(tmp_path / f"site-{port}", broker={} if port is None else {"admin_port": port})
+        site.certify()
+        issued = site.directory / "alice.json"
+        administrators.issue(
+            site.workspace, site.deployment, "alice", AdministratorRole.VIEWER, issued, now=site.now, days=1
+        )
+        services = make_context(site).services(bundle)
+        mounts = [
+            mount for container in services for mount in container.mounts if "administrators" in str(mount.source)
+        ]
+        assert {mount.source.name for mount in mounts} == mounted
+        assert all(mount.read_only for mount in mounts)
+
+
 def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     site.certify()
@@ -197,17 +215,18 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     layout = make_context(site)
     (broker,) = [container for container in layout.services(bundle) if container.role == "broker"]
     seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
-    assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.broker_tls, owner.trust,
-                         owner.database.parent, owner.audit_head.parent}  # fmt: skip
+    assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.row_key, owner.token_signing_key,
+                         owner.broker_tls, owner.trust, owner.database.parent, owner.audit_head.parent,
+                         owner.collateral}  # fmt: skip
     assert {source for source, mount in seen.items() if not mount.read_only} == {
-        owner.database.parent, owner.audit_head.parent,
+        owner.database.parent, owner.audit_head.parent, owner.collateral,
     }  # fmt: skip
     assert all(
         mount.target == f"/workspace/.sealserve/owner/{source.relative_to(owner.root)}"
         for source, mount in seen.items()
     )
     assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # for files that may be lost
-    assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite"}
+    assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite", "broker.sqlite-turn"}
     others = [container for container in everything(layout, bundle)[1] if container.role != "broker"]
     assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
 
@@ -220,7 +239,7 @@ def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Served) ->
         for mount in container.mounts
         if not mount.read_only
     }
-    assert written == {"database", "audit", "quoting"}
+    assert written == {"database", "audit", "collateral", "quoting"}
 
 
 def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -> None:
@@ -228,10 +247,32 @@ def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -
     with Owner.open(site.workspace).vault(create=True):
         pass
     layout = make_context(site)
-    (before,) = [container for container in layout.services(bundle) if container.role == "broker"]
-    rotate(site.workspace)  # the mount of a file still shows the old file
-    (after,) = [container for container in layout.services(bundle) if container.role == "broker"]
-    assert before.digest != after.digest
+    owner = site.workspace.owner
+
+    def digest() -> str:
+        (broker,) = [container for container in layout.services(bundle) if container.role == "broker"]
+        return broker.digest
+
+    before = digest()
+    # 1. A rotation writes into the mounted file, which the broker reads again.
+    with owner.master_key.open("rb") as mounted:
+        rotate(site.workspace)
+        assert mounted.read() == owner.master_key.read_bytes()
+    assert digest() == before
+    # 2. The mount of a file does not show another file, such as the file from a backup.
+    replaced(owner.master_key)
+    assert digest() != before
+    # 3. The broker reads its other keys only once.
+    before = digest()
+    replaced(owner.row_key)
+    assert digest() != before
+
+
+def replaced(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.chmod(0o600)
+    copy.replace(path)
 
 
 def values(node: object) -> Iterator[str]:
@@ -289,9 +330,32 @@ def test_changes_that_require_a_new_container(tmp_path: Path, bundle: Served) ->
     other = Served(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
     assert layout.replica(0, 0, bundle).digest != layout.replica(0, 0, other).digest
     before = [container.digest for container in layout.services(bundle)]
-    site.certify()  # a renewed certificate of the broker causes a new container
+    site.certify()  # the broker reloads a renewed certificate, so its container continues
     after = [container.digest for container in layout.services(bundle)]
-    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+    assert before == after
+
+
+def test_a_changed_setting_of_the_broker_starts_its_container_anew(tmp_path: Path, bundle: Served) -> None:
+    site = make_site(tmp_path / "site")
+
+    def digests(section: str, **changes: object) -> list[str]:
+        changed = getattr(site.deployment, section).model_copy(update=changes)
+        described = site.deployment.model_copy(update={section: changed})
+        layout = ContainerLayout(
+            site.workspace, for_containers(described), broker_here=True, user="65532:65532", folder=tmp_path
+        )
+        return [container.digest for container in layout.services(bundle)]
+
+    before = digests("broker")
+    for section, changes in (
+        ("broker", {"name": "keys.example.com"}),
+        ("broker", {"port": 4444}),
+        ("keystore", {"transit_key": "another"}),
+        ("database", {"url": "postgresql://broker@db.example.com/sealserve"}),
+    ):
+        same = [old == new for old, new in zip(before, digests(section, **changes), strict=True)]
+        assert same == [True, False, True], section
+    assert digests("target", replicas=5) == before
 
 
 def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
@@ -310,6 +374,15 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
     relay = (layout.folder / "relay" / "nginx.conf").read_text()
     assert "listen 0.0.0.0:4433 " in relay
     assert "proxy_pass 192.0.2.7:5555;" in relay
+
+
+def test_a_container_needs_no_policy_file(tmp_path: Path) -> None:
+    """The broker reads the policies in its database. The path on the owner's machine means nothing in a container."""
+    site = make_site(tmp_path / "site", broker={"collateral_update": "early"})
+    tcb = TcbSection(policy_file=tmp_path / "mine.toml")
+    described = deployment.parse(container_deployment(site.deployment.model_copy(update={"tcb": tcb})))
+    assert described.tcb.policy_file is None
+    assert described.broker.collateral_update == "early"
 
 
 def test_nginxs_configuration_is_written_only_if_it_changes(tmp_path: Path) -> None:
@@ -398,6 +471,39 @@ def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
     assert broker.digest != later.digest
 
 
+def test_the_brokers_container_gets_the_files_of_the_notifications(ready: Site, bundle: Served, tmp_path: Path) -> None:
+    secret = secret_file(tmp_path / "webhook.secret", b"s")
+
+    def layout_with(url: str) -> ContainerLayout:
+        notifications = NotificationsTable(url=url, secret_file=secret)
+        broker = ready.deployment.broker.model_copy(update={"notifications": notifications})
+        return with_keystore(replace(ready, deployment=ready.deployment.model_copy(update={"broker": broker})))
+
+    layout = layout_with("https://siem.example.org/hook")
+    write_configuration(layout, described_by(layout), bundle, broker=None)
+    settings = deployment.parse((layout.folder / "sealserve.toml").read_text(encoding="utf-8")).broker.notifications
+    having = {
+        container.role: mount.target
+        for container in everything(layout, bundle)[1]
+        for mount in container.mounts
+        if mount.source == secret
+    }
+    assert having == {"broker": str(settings.secret_file)}
+    assert not layout.collateral.internal
+    (broker,) = (container for container in layout.services(bundle) if container.role == "broker")
+    secret.rename(tmp_path / "old")
+    secret_file(secret, b"t")
+    (later,) = (container for container in layout.services(bundle) if container.role == "broker")
+    assert broker.digest != later.digest
+    layout = layout_with("http://127.0.0.1:9000/hook")
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="is a loopback address, which refers to the broker's container"):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+    secret.chmod(0o640)
+    layout = layout_with("https://siem.example.org/hook")
+    with pytest.raises(PrivateFileExposedError):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+
+
 def test_a_passphrase_without_a_file_is_rejected(ready: Site, bundle: Served, tmp_path: Path) -> None:
     ready.workspace.owner.master_key.unlink(missing_ok=True)
     secret_file(ready.workspace.owner.master_key, b"{}")
@@ -428,3 +534,112 @@ def test_keystore_files_that_the_brokers_container_cannot_use_are_rejected(
         ClusterCode.TARGET_UNSUPPORTED, match=r"runs as user 4242, which cannot read .*token\. Run `chown 4242"
     ):
         keystore_files.check(ready.workspace, settings, user="4242:4242", needs_passphrase=False)
+
+
+def with_token(site: Site, pin: Path, *files: Path) -> ContainerLayout:
+    return with_keystore(
+        site, kind="pkcs11", pkcs11_module=Path("/usr/lib/vendor/pkcs11.so"), pkcs11_token="owner", pkcs11_pin_file=pin,
+        pkcs11_files=files,
+    )  # fmt: skip
+
+
+def test_the_brokers_container_gets_the_files_of_a_pkcs11_module(ready: Site, bundle: Served, tmp_path: Path) -> None:
+    pin, client = secret_file(tmp_path / "pin", b"1234"), tmp_path / "vendor-client"
+    client.mkdir()
+    linked = tmp_path / "linked"
+    linked.symlink_to(client)
+    layout = with_token(ready, pin, client, linked)
+    write_configuration(layout, described_by(layout), bundle, broker=None)
+    settings = deployment.parse((layout.folder / "sealserve.toml").read_text(encoding="utf-8"))
+    assert settings.keystore.pkcs11_files == ()
+    assert str(settings.keystore.pkcs11_module) == "/usr/lib/vendor/pkcs11.so"
+    having = {
+        (container.role, mount.target, mount.source, mount.read_only)
+        for container in everything(layout, bundle)[1]
+        for mount in container.mounts
+        if mount.source in {pin, client}
+    }
+    assert having == {
+        ("broker", str(settings.keystore.pkcs11_pin_file), pin, True),
+        ("broker", str(client), client, True),
+        ("broker", str(linked), client, True),
+    }
+    assert not layout.collateral.internal  # the token can be in the network
+    pin.chmod(0o640)
+    with pytest.raises(PrivateFileExposedError):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/", "/tmp", "/proc/self", "/workspace", "/keystore/x", "/opt", "/usr", "/dev"],  # noqa: S108
+)
+def test_files_of_a_module_do_not_replace_files_of_the_container(
+    ready: Site, bundle: Served, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    layout = with_token(ready, secret_file(tmp_path / "pin", b"1234"), Path(text))
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="overlaps the workspace or a folder of the broker's container"):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+
+
+def test_files_of_a_module_do_not_show_the_workspace(ready: Site, bundle: Served, tmp_path: Path) -> None:
+    pin, owner = secret_file(tmp_path / "pin", b"1234"), ready.workspace.owner.root
+    link = tmp_path / "link"
+    link.symlink_to(owner)
+    for path in (owner, owner / "models", ready.directory, ready.directory.parent, link):
+        layout = with_token(ready, pin, path)
+        with raises(ClusterCode.TARGET_UNSUPPORTED, match="overlaps the workspace"):
+            write_configuration(layout, described_by(layout), bundle, broker=None)
+    layout = with_token(ready, pin, tmp_path / "absent")
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="which does not exist on this machine"):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+
+
+def with_database(site: Site, **settings: Any) -> ContainerLayout:
+    layout = with_keystore(site)
+    described = described_by(layout)
+    database = deployment.DatabaseSection(**settings)
+    described = described.model_copy(update={"database": database})
+    return ContainerLayout(site.workspace, described, broker_here=True, user=layout.user, folder=layout.folder)
+
+
+def test_the_brokers_container_reaches_a_database_server_with_its_files(
+    ready: Site, bundle: Served, tmp_path: Path
+) -> None:
+    password, ca = secret_file(tmp_path / "password", b"p"), secret_file(tmp_path / "ca.pem", b"c")
+    layout = with_database(ready, url="postgresql://broker@db.example.com/keys", password_file=password, ca_file=ca)
+    write_configuration(layout, described_by(layout), bundle, broker=None)
+    settings = deployment.parse((layout.folder / "sealserve.toml").read_text(encoding="utf-8"))
+    having = {
+        (container.role, mount.source): mount.target
+        for container in everything(layout, bundle)[1]
+        for mount in container.mounts
+        if mount.source in {password, ca}
+    }
+    assert having == {
+        ("broker", password): str(settings.database.password_file), ("broker", ca): str(settings.database.ca_file)
+    }  # fmt: skip
+    assert not layout.collateral.internal
+    (broker,) = (container for container in layout.services(bundle) if container.role == "broker")
+    password.rename(tmp_path / "old")
+    secret_file(password, b"q")
+    (later,) = (container for container in layout.services(bundle) if container.role == "broker")
+    assert broker.digest != later.digest
+
+
+def test_a_database_that_the_brokers_container_cannot_reach_is_rejected(
+    ready: Site, bundle: Served, tmp_path: Path
+) -> None:
+    password, ca = secret_file(tmp_path / "password", b"p"), secret_file(tmp_path / "ca.pem", b"c")
+    for place in ("127.0.0.1/keys", "/keys?host=/run/postgresql"):
+        layout = with_database(ready, url=f"postgresql://broker@{place}")
+        with raises(ClusterCode.TARGET_UNSUPPORTED, match="this address refers to the broker's container itself"):
+            write_configuration(layout, described_by(layout), bundle, broker=None)
+    layout = with_database(ready, url="postgresql://broker@db/keys?sslcert=/c&sslkey=/k", ca_file=ca)
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="does not have the file that sslcert in database"):
+        write_configuration(layout, described_by(layout), bundle, broker=None)
+    layout = with_database(ready, url="postgresql://broker@db/keys", ca_file=ca, password_file=password)
+    password.chmod(0o644)
+    with pytest.raises(PrivateFileExposedError):
+        write_configuration(layout, described_by(layout), bundle, broker=None)

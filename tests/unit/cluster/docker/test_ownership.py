@@ -12,6 +12,8 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker.ownership import container_user, give, take_back
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.owner import simulation
+from sealserve.owner.certificates import renew_certificates
+from sealserve.owner.master_key import rotate
 from sealserve.owner.owner import Owner
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -45,18 +47,35 @@ def owned(site: Site, uid: int) -> set[str]:
 def test_the_containers_user_gets_only_the_needed_files(site: Site) -> None:
     hand_over(site)
     given = owned(site, SERVICE_USER)
-    assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/database", "owner/database/broker.sqlite",
-            "owner/audit", "owner/broker-tls/broker.key", "host/run/docker/quoting"} <= given  # fmt: skip
+    assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/token-signing-key.pem", "owner/database",
+            "owner/database/broker.sqlite", "owner/audit", "owner/broker-tls/broker.key",
+            "host/run/docker/quoting"} <= given  # fmt: skip
     assert not {"owner", "owner/index-signing-key.pem", "owner/authorities/broker/ca.key"} & given
     assert not {name for name in given if name.startswith(("owner/authorities", "owner/models"))}
     # No folder in which root follows names is given away, except folders that a container must write to.
     folders = {name for name in given if (site.workspace.root / name).is_dir()}
-    assert folders == {"owner/database", "owner/audit", "host/run/docker/quoting", "vendor"}
+    assert folders == {"owner/collateral", "owner/database", "owner/audit", "host/run/docker/quoting", "vendor"}
     for folder in (site.workspace.owner.broker_tls, site.workspace.host.platform):
         found = folder.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o077) == (0, SERVICE_USER, 0o050)
     take_back(site.workspace)
     assert owned(site, SERVICE_USER) == {"host/run/docker/quoting"}  # `down` removes this folder
+
+
+def test_files_that_root_replaces_stay_readable_for_the_containers_user(site: Site) -> None:
+    hand_over(site)
+    owner = site.workspace.owner
+    paths = (owner.master_key, owner.broker_tls / "broker.pem", owner.broker_tls / "broker.key")
+    before = [path.read_bytes() for path in paths]
+    rotate(site.workspace)
+    renew_certificates(site.workspace, site.deployment, now=site.now)
+    for path, former in zip(paths, before, strict=True):
+        found = path.stat()
+        assert path.read_bytes() != former
+        assert (found.st_uid, found.st_gid) == (SERVICE_USER, SERVICE_USER), path
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (paths[0], paths[2])} == {0o600}
+    # The key of a certificate authority and the certificate of a user stay root's.
+    assert site.workspace.user.key.stat().st_uid == 0
 
 
 def test_files_that_earlier_versions_gave_are_taken_back(site: Site) -> None:

@@ -50,6 +50,7 @@ def exposed() -> set[str]:
         decisions=Decisions(),
         certificates=lambda: {"broker": NOW},
         collateral=lambda: {("sgx", "x"): Fetched(NOW, NOW)},
+        ready=lambda: None,
     )
     names = set()
     for line in (metrics.page() + observed.page()).splitlines():
@@ -75,7 +76,10 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
         "sealserve_broker_certificate_expiry_timestamp_seconds",
         "sealserve_broker_collateral_fetched_timestamp_seconds",
         "sealserve_broker_collateral_next_update_timestamp_seconds",
+        "sealserve_broker_connections",
         "sealserve_broker_decisions_total",
+        "sealserve_broker_last_reload_successful",
+        "sealserve_broker_stage_duration_seconds_bucket",
         "sealserve_server_certificate_expiry_timestamp_seconds",
     }
 

@@ -112,11 +112,11 @@ def test_nginx_forwards_rest_to_the_replicas_that_have_it(tmp_path: Path) -> Non
         for n, (port, rest) in enumerate([(21_000, None), (21_002, 21_003)])
     )
     target = LocalTarget(site.workspace, site.deployment)
-    config = target._nginx([old, new]).config
+    config = target._front.nginx([old, new]).config
     assert config.rest is not None
     assert (config.rest.port, config.rest.upstreams) == (9501, [Upstream("127.0.0.1", 21_003)])
     assert config.ports == (site.deployment.service.port, 9501)
-    assert target._nginx([old]).config.ports == (site.deployment.service.port,)
+    assert target._front.nginx([old]).config.ports == (site.deployment.service.port,)
 
 
 def test_a_taken_port_for_rest_is_named_by_its_setting(tmp_path: Path) -> None:
@@ -260,10 +260,10 @@ def test_leaving_replicas_drain_at_the_age_of_their_release(site: Site, monkeypa
 def test_nginx_keeps_connections_as_long_as_the_replicas_before_it_do(site: Site) -> None:
     target = LocalTarget(site.workspace, site.deployment)
     described = site.deployment.server.max_connection_age_seconds
-    assert target._nginx([replica(0, "old-1")]).config.drain_timeout == described * 11 // 10 + DRAIN_SECONDS
+    assert target._front.nginx([replica(0, "old-1")]).config.drain_timeout == described * 11 // 10 + DRAIN_SECONDS
     both = [replace(replica(index, "old-1"), connection_age=age) for index, age in enumerate([30, 601])]
-    assert target._nginx(both).config.drain_timeout == 662 + DRAIN_SECONDS
-    assert target._nginx(both[:1]).config.drain_timeout == 33 + DRAIN_SECONDS
+    assert target._front.nginx(both).config.drain_timeout == 662 + DRAIN_SECONDS
+    assert target._front.nginx(both[:1]).config.drain_timeout == 33 + DRAIN_SECONDS
 
 
 def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None:

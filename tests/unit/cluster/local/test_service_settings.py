@@ -8,6 +8,7 @@ from sealserve.cluster.local import service_settings
 from sealserve.cluster.target import BROKER, PCS, PLATFORM
 from sealserve.deployment import Deployment
 from sealserve.deployment.sections import BrokerSection, KeystoreSection
+from sealserve.terms import CollateralUpdate
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,9 @@ from sealserve.deployment.sections import BrokerSection, KeystoreSection
         ({"broker": BrokerSection(port=4444)}, {BROKER}),
         ({"broker": BrokerSection(collateral_url="http://127.0.0.1:8099")}, {BROKER, PCS}),
         ({"broker": BrokerSection(metrics_port=9000)}, {BROKER}),
+        ({"broker": BrokerSection(collateral_update=CollateralUpdate.EARLY)}, {BROKER}),
+        ({"broker": BrokerSection(admin_port=4434)}, {BROKER}),
+        ({"broker": BrokerSection(admin_port=4434, admin_listen="::")}, {BROKER}),
         ({"keystore": KeystoreSection(passphrase_file=Path("/x"))}, {BROKER}),
         ({"broker": BrokerSection(drain_minutes=5)}, set()),
     ],

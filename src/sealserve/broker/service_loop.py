@@ -1,0 +1,113 @@
+"""The main thread of a running broker: it waits for signals, reloads changed files, and reports to systemd.
+
+- SIGTERM and SIGINT end the broker.
+- SIGHUP reloads its files now. With a controlling terminal, SIGHUP means that the terminal is gone, so it ends the
+  broker.
+- Once a second, changed files are reloaded, and systemd's watchdog is notified.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final, Protocol
+
+from sealserve.systemd_notify import Notifier
+
+_POLL_SECONDS: Final = 1.0
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+class Service(Protocol):
+    """A service that the main thread supervises."""
+
+    def is_serving(self) -> bool:
+        """Return whether the service accepts connections."""
+
+    def reload(self) -> None:
+        """Load all files again."""
+
+    def poll(self) -> None:
+        """Load changed files again."""
+
+    def describe(self) -> str:
+        """Return the state of the service as one sentence for an operator."""
+
+
+Wait = Callable[[float], signal.Signals | None]
+"""Waits for a signal, for at most a number of seconds."""
+
+
+def run(service: Service, wait: Wait, notifier: Notifier) -> None:
+    """Supervise a service that was started, until a signal ends it.
+
+    Args:
+        service: The running service.
+        wait: The function that `signalled` yields.
+        notifier: Reports to systemd.
+    """
+    told = service.describe()
+    notifier.ready(told)
+    # The watchdog must be told more often than its time limit.
+    interval = min(_POLL_SECONDS, (notifier.watchdog or _POLL_SECONDS) / 3)
+    next_poll = time.monotonic()
+    while (number := wait(interval)) not in _ENDING:
+        if number is signal.SIGHUP:
+            notifier.reloading()
+            service.reload()
+            notifier.ready(told := service.describe())
+        if time.monotonic() >= next_poll:
+            next_poll = time.monotonic() + _POLL_SECONDS
+            service.poll()
+        if (text := service.describe()) != told:
+            notifier.status(told := text)
+        # If the broker stopped accepting connections, systemd restarts it.
+        if service.is_serving():
+            notifier.alive()
+    notifier.stopping()
+
+
+@contextlib.contextmanager
+def signalled() -> Iterator[Wait]:
+    """Yield a function that waits for the signals of a service. Must be called in the main thread."""
+    # The interpreter itself writes to the pipe, from any thread that receives the signal. A Python handler would have
+    # to wait for the main thread. That thread may have checked for signals just before it began to block.
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    wanted = _ENDING if _has_terminal() else _ENDING | {signal.SIGHUP}
+    awaited = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # others stay ignored
+    before = {number: signal.signal(number, _ignore) for number in awaited}
+    waker = signal.set_wakeup_fd(writing)
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+
+    def wait(seconds: float) -> signal.Signals | None:
+        deadline = time.monotonic() + seconds
+        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            number = os.read(reading, 1)[0]
+            if number in wanted:
+                return signal.Signals(number)
+        return None
+
+    try:
+        yield wait
+    finally:
+        signal.set_wakeup_fd(waker)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+        os.close(reading)
+        os.close(writing)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing. A registered handler is required for the wake-up descriptor to receive the signal."""

@@ -1,0 +1,45 @@
+"""The rotation of the key that signs attestation results, with its row in the audit log."""
+
+from datetime import datetime
+
+from sealserve.attestation.json_web_keys import JsonWebKeySet
+from sealserve.broker import audit
+from sealserve.broker.admin import OWNER, Actor
+from sealserve.broker.audit_entry import Decision, Entry
+from sealserve.broker.database import Database
+from sealserve.owner.token_keys import rotate_token_key
+from sealserve.workspace import Workspace
+
+
+def rotate_recorded(
+    workspace: Workspace, database: Database, *, compromised: bool, now: datetime, actor: Actor = OWNER
+) -> JsonWebKeySet:
+    """Replace the token signing key, and append a row to the audit log. Return the new set of public keys.
+
+    Two rotations at the same time happen one after the other, because writing transactions do not overlap.
+
+    Args:
+        workspace: The owner's workspace.
+        database: The broker's database.
+        compromised: As in `rotate_token_key`.
+        now: The current time.
+        actor: Who rotates the key.
+
+    Raises:
+        SealserveError: As `rotate_token_key`, or the row cannot be written. Then the key is not replaced.
+    """
+    with database.write() as connection:
+
+        def record(key_id: str) -> None:
+            kept = "; former keys are removed" if compromised else ""
+            entry = Entry(
+                time=now,
+                peer=actor.peer,
+                actor=actor.name,
+                decision=Decision.TOKEN_KEY_ROTATED,
+                code="ok",
+                detail=f"to the key {key_id}{kept}",
+            )
+            audit.append(connection, entry)
+
+        return rotate_token_key(workspace, compromised=compromised, record=record)
