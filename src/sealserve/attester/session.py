@@ -1,0 +1,81 @@
+"""One attestation of this enclave to one broker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+
+from sealserve.attestation.attest_conversation import EnclaveSession
+from sealserve.attestation.attest_messages import (
+    Grant,
+    Purpose,
+    incoming_answer,
+    incoming_challenge,
+    incoming_key,
+)
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attester.broker_link import BrokerLink
+from sealserve.attester.enclave_keys import EnclaveKeys
+from sealserve.secret import SecretBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attested:
+    """What a broker granted to this enclave.
+
+    Args:
+        grant: Certificate, attestation result, collateral and statement.
+        key: The release's key with the purpose ``start``, else `None`. Wipe it after its use.
+        starts: The time from which the certificate is valid, UTC.
+        expires: The time until which the certificate is valid, UTC.
+    """
+
+    grant: Grant
+    key: SecretBytes | None = field(repr=False)
+    starts: datetime
+    expires: datetime
+
+
+def attest(
+    link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: Callable[[bytes], bytes]
+) -> Attested:
+    """Attest this enclave in a session with a broker.
+
+    Args:
+        link: The session. It must be new.
+        keys: The keys of the enclave.
+        purpose: ``start``, or ``renewal`` for a new certificate.
+        quote_for: Returns a quote with the given report data.
+
+    Raises:
+        VerificationError: `attest.refused`: The broker rejected this enclave, and a repetition cannot succeed.
+        UnavailableError: `attest.unavailable`: The broker was not able to decide.
+        SealserveError: The errors of `EnclaveSession`, `BrokerLink` and ``quote_for``.
+    """
+    session = EnclaveSession(keyset=keys.keyset, purpose=purpose, certificate_request=keys.certificate_request())
+    # The nonce and the exporter bind the quote to this session.
+    challenged = session.receive(link.receive(incoming_challenge()).content)
+    presenting = challenged.bind(link.exporter(challenged.nonce))
+    message, awaiting = presenting.present(quote_for(presenting.report_data))
+    link.send(message)
+    answer = link.receive(incoming_answer())
+    granted = awaiting.receive(answer.content)
+    starts, expires = _validity(granted.grant)
+    key = None
+    if granted.key_follows:
+        following = incoming_key()
+        try:
+            link.receive(following, answer.rest)
+            key = granted.key(following.content)
+        finally:
+            following.wipe()
+            answer.wipe()
+    elif answer.rest:
+        raise AttestationCode.ATTEST_LENGTH.error("Extra bytes follow the answer of the broker.")
+    return Attested(grant=granted.grant, key=key, starts=starts, expires=expires)
+
+
+def _validity(grant: Grant) -> tuple[datetime, datetime]:
+    leaf = x509.load_pem_x509_certificates(grant.certificate_chain.encode())[0]  # `AwaitingGrant` parsed it before
+    return leaf.not_valid_before_utc, leaf.not_valid_after_utc
