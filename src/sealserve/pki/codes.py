@@ -42,5 +42,7 @@ class PkiCode(ErrorCode):
     """The TLS settings require client certificates but name no authority that signs them."""
     SSL_CONFIG_REVOCATION_LIST = "ssl-config.revocation-list", InputError
     """A certificate revocation list is damaged, of the wrong kind, or not signed by an authority in the same file."""
+    SSL_CONFIG_SERVER_KEY = "ssl-config.server-key", InputError
+    """The settings for client certificates of an attested server contain a server's key or certificate."""
     SSL_CONFIG_SYNTAX = "ssl-config.syntax", InputError
     """The file is not an SSLConfig message in protobuf text format."""

@@ -78,13 +78,14 @@ class SslConfig:
 
     def render(self) -> SecretBytes:
         """Return the content of ``ssl.cfg``."""
-        message = SSLConfig(
-            server_key=_text(self.server_key.reveal()),
-            server_cert=_text(self.server_cert),
-            custom_ca=_text((self.custom_ca or b"") + (self.revocation_lists or b"")),
-            client_verify=self.client_verify,
+        return SecretBytes(
+            render_message(
+                server_key=self.server_key.reveal(),
+                server_cert=self.server_cert,
+                custom_ca=(self.custom_ca or b"") + (self.revocation_lists or b""),
+                client_verify=self.client_verify,
+            )
         )
-        return SecretBytes(text_format.MessageToString(message).encode())
 
 
 def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig:
@@ -98,13 +99,7 @@ def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig
         InputError: `ssl-config.syntax` if the content is not an SSLConfig in protobuf text format.
         InputError: The errors of `SslConfig`.
     """
-    raw = content.reveal() if isinstance(content, SecretBytes) else content
-    message, where = _parse_text(raw)
-    if message is None:  # raised here, not in _parse_text: a chained ParseError would quote the key
-        raise PkiCode.SSL_CONFIG_SYNTAX.error(
-            f"{source} is not an SSLConfig message in protobuf text format ({where}).",
-            hint="Use only the fields server_key, server_cert, custom_ca and client_verify.",
-        )
+    message = parse_message(content, source=source)
     authorities, lists = split_lists(message.custom_ca.encode())
     return SslConfig(
         server_key=SecretBytes(message.server_key.encode()),
@@ -113,6 +108,39 @@ def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig
         client_verify=message.client_verify,
         revocation_lists=lists or None,
     )
+
+
+def parse_message(content: bytes | SecretBytes, *, source: str) -> SSLConfig:
+    """Parse an SSLConfig in protobuf text format. Its fields are not checked.
+
+    Args:
+        content: The content of the file.
+        source: The file's name in errors. Errors and tracebacks never contain any of the content.
+
+    Raises:
+        InputError: `ssl-config.syntax` if the content is not an SSLConfig in protobuf text format.
+    """
+    raw = content.reveal() if isinstance(content, SecretBytes) else content
+    message, where = _parse_text(raw)
+    if message is None:  # raised here, not in _parse_text: a chained ParseError would quote the key
+        raise PkiCode.SSL_CONFIG_SYNTAX.error(
+            f"{source} is not an SSLConfig message in protobuf text format ({where}).",
+            hint="Use only the fields server_key, server_cert, custom_ca and client_verify.",
+        )
+    return message
+
+
+def render_message(
+    *, server_key: bytes = b"", server_cert: bytes = b"", custom_ca: bytes = b"", client_verify: bool
+) -> bytes:
+    """Return an SSLConfig in protobuf text format. See `SslConfig` for the fields."""
+    message = SSLConfig(
+        server_key=_text(server_key),
+        server_cert=_text(server_cert),
+        custom_ca=_text(custom_ca),
+        client_verify=client_verify,
+    )
+    return text_format.MessageToString(message).encode()
 
 
 def _text(pem: bytes) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sealserve import __version__
 from sealserve.errors import SealserveError
 from sealserve.serving import log
+from sealserve.serving.attested import AttestedIdentity
 from sealserve.serving.command_line import flags, options
 from sealserve.serving_flags import FLAGS
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         # Set up the log before gRPC is imported, because gRPC reads the settings of its own log during the import.
         log.configure()
-        return _serve(chosen)
+        return serve(chosen)
     except SealserveError as error:
         return _report(error)
     except Exception:
@@ -38,11 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(SealserveError("The server ended with an unexpected error. See the log for details."))
 
 
-def _serve(chosen: options.ServerOptions) -> int:
+def serve(chosen: options.ServerOptions, identity: AttestedIdentity | None = None) -> int:
+    """Serve until the process is stopped, and return the exit status.
+
+    Args:
+        chosen: The options.
+        identity: The identity of an attested server, or None.
+
+    Raises:
+        SealserveError: The server cannot start.
+    """
     from sealserve.serving.server import Server  # noqa: PLC0415  # --help and a wrong flag need no gRPC
 
     async def run() -> bool:
-        return await Server(chosen).run()
+        return await Server(chosen, identity).run()
 
     # Discard what native code writes to standard output: models can print inputs, and the host can read the output.
     log.detach()

@@ -32,6 +32,7 @@ from sealserve.serving.api.examples import (
 from sealserve.serving.api.model_metadata import get_model_metadata
 from sealserve.serving.api.model_status import get_model_status, refuse_reload
 from sealserve.serving.api.predict import predict
+from sealserve.serving.attested import AttestedIdentity
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
@@ -80,10 +81,13 @@ class Server:
 
     Args:
         options: The options from the command line.
+        identity: The identity of an attested server: its TLS key and certificate, its evidence, and its receipts. With
+            ``None``, the TLS key is in the file of ``--ssl_config_file``.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, identity: AttestedIdentity | None = None) -> None:
         self._options = options
+        self._identity = identity
         self._stopping = asyncio.Event()
         self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)

@@ -119,8 +119,13 @@ class Question:
     version: bool
 
 
-def parse(arguments: Sequence[str]) -> ServerOptions | Question:
+def parse(arguments: Sequence[str], *, attested: bool = False) -> ServerOptions | Question:
     """Return the options that the command line ``arguments`` (without the program's name) sets.
+
+    Args:
+        arguments: The command line.
+        attested: Whether the server gets its TLS key from an identity. Then every port has TLS, and the file of
+            ``--ssl_config_file`` is optional and contains only the settings for client certificates.
 
     Raises:
         InputError: A flag is unknown, refused, missing or invalid, or two flags conflict.
@@ -139,7 +144,10 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         raise ServingCode.FLAGS_INVALID_VALUE.error(
             "--model_name is invalid: expected a name, got an empty text.", hint="Give the model's name, or omit it."
         )
-    _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
+    if attested:
+        _check_attested(values)
+    else:
+        _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
     intra, inter = _parallelism(values)
     return ServerOptions(
         flags=values,
@@ -207,6 +215,19 @@ def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
             "TLS is not configured: --ssl_config_file is missing, and plaintext is not enabled.",
             hint="Give --ssl_config_file. Use --dangerous_plaintext only if no other host can read the traffic.",
         )
+
+
+def _check_attested(values: ServerFlags) -> None:
+    for name, given in (
+        ("dangerous_plaintext", values.dangerous_plaintext),
+        ("dangerous_plaintext_rest", values.dangerous_plaintext_rest),
+        ("rest_api_ssl_config_file", bool(values.rest_api_ssl_config_file)),
+    ):
+        if given:
+            raise ServingCode.FLAGS_CONFLICT.error(
+                f"--{name} is given, but the server is attested: all ports use the TLS key of the enclave.",
+                hint="Omit the flag.",
+            )
 
 
 def _admin(values: ServerFlags) -> AdminOptions | None:

@@ -1,0 +1,111 @@
+"""The identity of a running enclave: its keys, its current certificate, and the evidence for users.
+
+The attested model server uses it. A renewal replaces the certificate and the evidence, and keeps the keys, because
+they are part of the keyset.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sealserve.attested.evidence_conversation import EvidenceService
+from sealserve.attested.receipt import ReceiptClaims, sign_receipt
+from sealserve.secret import SecretBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Granted:
+    """What a broker granted, and a renewal replaces."""
+
+    certificate_chain: bytes
+    service: EvidenceService = field(repr=False)
+
+
+class ServiceIdentity:
+    """The identity of a running enclave. Many threads may use it, and one may renew it, at the same time.
+
+    Args:
+        tls_key: The TLS key, whose public key is in the keyset.
+        certificate_chain: The certificate for the TLS key and its issuers, PEM, leaf first.
+        service: The evidence for users, with the keyset and the identity key.
+    """
+
+    def __init__(
+        self, *, tls_key: ec.EllipticCurvePrivateKey, certificate_chain: bytes, service: EvidenceService
+    ) -> None:
+        self._tls_key = tls_key
+        self._keyset = service.keyset
+        self._keyset_digest = service.keyset.digest.hex()
+        self._identity = service.identity
+        self._granted = _Granted(certificate_chain=certificate_chain, service=service)
+        self._renewals = 0
+        self._sequence: Iterator[int] = itertools.count()  # `next` of it is atomic
+        self._renewing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"ServiceIdentity(keyset={self._keyset_digest}, renewals={self._renewals})"
+
+    @property
+    def release_id(self) -> str:
+        """The release that the enclave serves."""
+        return self._keyset.release_id
+
+    @property
+    def renewals(self) -> int:
+        """The number of renewals."""
+        return self._renewals
+
+    @property
+    def certificate_chain(self) -> bytes:
+        """The current certificate for the TLS key and its issuers, PEM, leaf first."""
+        return self._granted.certificate_chain
+
+    def private_key_pem(self) -> SecretBytes:
+        """Return the TLS key, PEM. The caller wipes it."""
+        return SecretBytes(
+            self._tls_key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+
+    def renew(self, *, certificate_chain: bytes, service: EvidenceService) -> None:
+        """Use a new certificate and new evidence for the same keys. The server notices it at the next handshake.
+
+        Args:
+            certificate_chain: See the class.
+            service: See the class.
+
+        Raises:
+            ValueError: The evidence is for another keyset.
+        """
+        if service.keyset != self._keyset:
+            raise ValueError("the evidence is for another keyset")
+        with self._renewing:
+            self._granted = _Granted(certificate_chain=certificate_chain, service=service)
+            self._renewals += 1  # last, so that whoever sees the new number sees the new certificate
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Return the evidence for a user's nonce. See `EvidenceService.answer`."""
+        return self._granted.service.answer(nonce)
+
+    def sign_receipt(
+        self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
+    ) -> str:
+        """Return a receipt with the next sequence number. See `sealserve.attested.receipt.ReceiptClaims`."""
+        claims = ReceiptClaims(
+            keyset_sha256=self._keyset_digest,
+            release_id=self._keyset.release_id,
+            model=model,
+            model_version=model_version,
+            model_sha256=model_sha256,
+            request_sha256=request_sha256,
+            response_sha256=response_sha256,
+            sequence=next(self._sequence),
+        )
+        return sign_receipt(claims, self._identity)

@@ -1,0 +1,43 @@
+"""The identity of an attested server: its TLS key, the evidence for users, and the signature of receipts.
+
+The enclave program creates the keys, attests to a broker, and gives the server an identity. The server reads everything
+from it and knows neither the attestation protocol nor the formats of evidence and receipts. So TensorFlow Serving's
+binary can still take the server's place.
+
+`sealserve.attested.service_identity.ServiceIdentity` implements the protocol.
+"""
+
+from typing import Protocol
+
+from sealserve.secret import SecretBytes
+
+
+class AttestedIdentity(Protocol):
+    """The identity of the running enclave. Many threads use it at the same time."""
+
+    @property
+    def renewals(self) -> int:
+        """The number of renewals. The server loads the certificate again when the number has changed."""
+
+    @property
+    def certificate_chain(self) -> bytes:
+        """The current certificate for the TLS key and its issuers, PEM, leaf first."""
+
+    def private_key_pem(self) -> SecretBytes:
+        """Return the TLS key, PEM. The caller wipes it."""
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Return the evidence document for a user's nonce of 32 bytes. It must not use the quoting service."""
+
+    def sign_receipt(
+        self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
+    ) -> str:
+        """Return a receipt with the next sequence number, in printable ASCII.
+
+        Args:
+            model: The name of the model.
+            model_version: The version that answered, as decimal digits.
+            model_sha256: The digest of the version's files, 64 hexadecimal digits.
+            request_sha256: SHA-256 of the request's message or body, 64 hexadecimal digits.
+            response_sha256: SHA-256 of the response's message or body, 64 hexadecimal digits.
+        """
