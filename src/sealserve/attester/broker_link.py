@@ -24,6 +24,7 @@ CONNECT_TIMEOUT: Final = 10.0
 SESSION_TIMEOUT: Final = 90.0
 """Seconds for a complete session. The broker may download collateral during this time."""
 _RECORD: Final = 16 * 1024
+_AT_ONCE: Final = 0.001  # a socket's time limit of 0 would mean that it does not block
 _T = TypeVar("_T")
 
 
@@ -180,11 +181,8 @@ class BrokerLink:
             self._session.bio_shutdown()
 
     def _timed(self, action: Callable[[], _T]) -> _T:
-        left = self._deadline - time.monotonic()
         try:
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
+            self._socket.settimeout(max(self._deadline - time.monotonic(), _AT_ONCE))
             return action()
         except TimeoutError as error:
             raise self._fault(f"the session was not complete within {self._limit:g} s") from error

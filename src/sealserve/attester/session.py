@@ -36,10 +36,13 @@ class Attested:
     starts: datetime
     expires: datetime
 
+    @property
+    def until(self) -> str:
+        """The end of the certificate's validity, for the log."""
+        return f"{self.expires:%Y-%m-%dT%H:%M:%SZ}"
 
-def attest(
-    link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: Callable[[bytes], bytes]
-) -> Attested:
+
+def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: Callable[[bytes], bytes]) -> Attested:
     """Attest this enclave in a session with a broker.
 
     Args:

@@ -18,6 +18,8 @@ class EnclaveCode(ErrorCode):
 
     BROKER_CA = "enclave.broker-ca", InputError
     """The broker's CA certificate is not valid PEM, or the other enclaves of the release trust a different CA."""
+    DEVICE = "enclave.device", VerificationError
+    """The program in a simulated enclave wrote a value of the wrong length to its attestation device."""
     INSPECTION = "enclave.inspection", UnavailableError
     """The kernel refused to protect the launcher's memory from other processes."""
     INVALID_SPEC = "enclave.invalid-spec", InputError

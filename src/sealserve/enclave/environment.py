@@ -10,7 +10,7 @@ grpc ``doc/environment_variables.md``; Python documentation, "Environment variab
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,11 @@ KEY_NAME: Final = "release"
 PROVISIONING_LIBRARY: Final = "libsecret_prov_attest.so"
 BROKER_CA_FILE: Final = "broker-ca.pem"
 BROKER_CA_PATH: Final = f"/{BROKER_CA_FILE}"
+DEVICE_VARIABLE: Final = "SEALSERVE_ATTESTATION_DEVICE"
+"""The variable with the folder of the attestation device. Only a server that attests itself has it."""
+GRAMINE_DEVICE: Final = "/dev/attestation"
+SIMULATED_DEVICE: Final = "/release/attestation"
+"""The folder of a simulated enclave's device, in its private memory. On SGX it does not exist."""
 
 _COUNT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _SERVER: Final = r"[A-Za-z0-9.-]+:[0-9]{1,5}"
@@ -68,6 +73,7 @@ _SCRATCH: Final = Variable(
 VARIABLES: Final[Mapping[str, Variable]] = {
     # Required by the provisioning library and the broker.
     "LD_PRELOAD": _exactly(PROVISIONING_LIBRARY, needed=True),
+    DEVICE_VARIABLE: _exactly(GRAMINE_DEVICE, SIMULATED_DEVICE, needed=True),
     "SEALSERVE_PLATFORM": _exactly(*PlatformKind, needed=True),
     "SEALSERVE_RELEASE_ID": _matching(r"[0-9a-f]{64}", "a release id: 64 hexadecimal digits", needed=True),
     "SECRET_PROVISION_CA_CHAIN_PATH": _exactly(BROKER_CA_PATH, needed=True),
@@ -103,7 +109,17 @@ VARIABLES: Final[Mapping[str, Variable]] = {
 }
 """The variables that an enclave may have. All others are rejected. See docs/reference/manifest.md."""
 
-NEEDED: Final = tuple(name for name, variable in VARIABLES.items() if variable.needed)
+PRELOADED: Final = ("LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR")
+"""The variables that make Gramine's provisioning library get the key. A server that attests itself must not have them."""
+
+
+def needed_variables(environment: Collection[str]) -> Iterator[str]:
+    """Yield the variables that an enclave with these variables needs to get its key."""
+    attests = DEVICE_VARIABLE in environment
+    for name, variable in VARIABLES.items():
+        if variable.needed and name not in (PRELOADED if attests else (DEVICE_VARIABLE,)):
+            yield name
+
 
 _LEAKING: Final = re.compile(
     r"GRPC_(TRACE|VERBOSITY|.*LOG.*)|SSLKEYLOGFILE|TF_CPP_.*|TF_DUMP_.*|.*_VERBOSE|LD_DEBUG.*|LD_TRACE.*|LD_PROFILE.*"

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Any, Final
 
 from sealserve.enclave.codes import EnclaveCode
-from sealserve.enclave.environment import VARIABLES, why_unknown
+from sealserve.enclave.environment import DEVICE_VARIABLE, PRELOADED, VARIABLES, why_unknown
 from sealserve.enclave.findings import Danger, LintFinding, dotted
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import judge_flags
-from sealserve.enclave.server_program import find_program
+from sealserve.enclave.server_program import ATTESTER_MODULE, find_program
 from sealserve.enclave.toml_lines import Path, find_lines
 
 _OFF: Final = (False, 0)
@@ -165,14 +165,37 @@ class _Linter:
                 line=self._line(path), setting=setting, reason=program.reason, danger=Danger.OTHER_PROGRAM
             )
             return
+        yield from self._attestation(attests=program.attests)
         arguments = argv[program.first :]
-        for found in judge_flags(program.server, arguments, self._places, one_way_tls=self._one_way_tls):
+        for found in judge_flags(program, arguments, self._places, one_way_tls=self._one_way_tls):
             if found.index is None:
                 beside: Path = ("loader", "argv")
                 yield self._missing(f"--{found.name}", found.reason, Danger.SERVER_FLAGS, beside=beside)
                 continue
             line = self._line(("loader", "argv", program.first + found.index))
             yield LintFinding(line=line, setting=f"--{found.name}", reason=found.reason, danger=Danger.SERVER_FLAGS)
+
+    def _attestation(self, *, attests: bool) -> Iterator[LintFinding]:
+        """Find variables of the other way to get the key. With both ways, or none, the enclave would not work."""
+        environment = _table(_table(self._data, "loader"), "env")
+        wrong = PRELOADED if attests else (DEVICE_VARIABLE,)
+        reason = (
+            "the program attests itself, so Gramine's provisioning library must not be loaded"
+            if attests
+            else f"it is only for {ATTESTER_MODULE}, which attests itself"
+        )
+        for name in wrong:
+            if name in environment:
+                path: Path = ("loader", "env", name)
+                yield self._finding(path, reason, None, code=EnclaveCode.MANIFEST_INVALID_SETTING)
+        if attests and DEVICE_VARIABLE not in environment:
+            yield LintFinding(
+                line=self._line(("loader", "env")),
+                setting=dotted(("loader", "env", DEVICE_VARIABLE)),
+                reason=f"it is missing, and {ATTESTER_MODULE} cannot attest without it",
+                danger=None,
+                code=EnclaveCode.MANIFEST_MISSING_SETTING,
+            )
 
     def _finding(
         self,

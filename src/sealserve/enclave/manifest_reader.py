@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sealserve.enclave.codes import EnclaveCode
-from sealserve.enclave.environment import NEEDED
+from sealserve.enclave.environment import needed_variables
 from sealserve.enclave.findings import Danger, LintFinding, dotted, refuse, without
 from sealserve.enclave.lint import lint, nearest_line
 from sealserve.enclave.manifest import EnclaveManifest
@@ -102,7 +102,7 @@ def _examine(text: str, data: dict[str, Any], *, one_way_tls: bool) -> ExaminedM
         problems = [_problem(detail, lines) for detail in details]
     environment = data["loader"].get("env") if isinstance(data.get("loader"), dict) else None
     if isinstance(environment, dict):
-        problems += [_lacking(variable) for variable in NEEDED if variable not in environment]
+        problems += [_lacking(variable) for variable in needed_variables(environment) if variable not in environment]
     findings = sorted((*insecure, *problems), key=lambda finding: (finding.line, finding.setting))
     return ExaminedManifest(findings=tuple(findings), manifest=manifest)
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.deployment import Deployment
+from sealserve.enclave.server_program import ATTESTER_MODULE
+from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.serving_flags import argument
 from sealserve.tcp_ports import rest_port_beside
-from sealserve.terms import ServerKind
+from sealserve.terms import ServerKind, TlsMode
 
 PORT_FLAG: Final = "--port="
 REST_PORT_FLAG: Final = "--rest_api_port="
@@ -98,7 +100,7 @@ def command(
         argument("port", port),
         argument("rest_api_port", rest_port_beside(port) if deployment.server.rest else 0),
         *configuration,
-        argument("ssl_config_file", f"{PRIVATE_ROOT}/{SSL_CONFIG_PATH}"),
+        *_tls(deployment),
         argument("file_system_poll_wait_seconds", 0),
         argument("tensorflow_intra_op_parallelism", threads.tensorflow),
         argument("tensorflow_inter_op_parallelism", threads.tensorflow),
@@ -119,7 +121,7 @@ def command(
         program,
         *isolation(bytecode=bytecode),
         "-m",
-        "sealserve.serving",
+        ATTESTER_MODULE if deployment.server.attested else "sealserve.serving",
         *common,
         argument("file_list", f"{PRIVATE_ROOT}/files.json"),
         *(["--empty_files_after_load"] if files_in_memory else []),
@@ -128,6 +130,15 @@ def command(
         # On the local target, only NGINX on the same machine connects to the server.
         *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
     )
+
+
+def _tls(deployment: Deployment) -> tuple[str, ...]:
+    """Return the flag of the sealed TLS settings. An attested server has them only for client certificates."""
+    if not deployment.server.attested:
+        return (argument("ssl_config_file", f"{PRIVATE_ROOT}/{SSL_CONFIG_PATH}"),)
+    if deployment.service.tls is TlsMode.ONE_WAY:
+        return ()
+    return (argument("ssl_config_file", f"{PRIVATE_ROOT}/{CLIENT_SETTINGS_PATH}"),)
 
 
 def _channel_arguments(deployment: Deployment) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.enclave.mount_places import MountPlaces
-from sealserve.enclave.server_program import Server
+from sealserve.enclave.server_program import Program, Server
 from sealserve.serving_flags import BY_NAME, FLAGS, HONOURED
 
 _FALSE: Final = frozenset({"false", "0", "no"})
@@ -46,19 +46,19 @@ class _Given:
 
 
 def judge_flags(
-    server: Server, arguments: Sequence[str], places: MountPlaces, *, one_way_tls: bool
+    program: Program, arguments: Sequence[str], places: MountPlaces, *, one_way_tls: bool
 ) -> Iterator[FlagFinding]:
     """Yield the insecure flags in the arguments of a model server.
 
     Args:
-        server: The model server.
+        program: The program that runs the model server.
         arguments: Its arguments, without the program.
         places: Resolves paths inside the enclave.
         one_way_tls: Whether its TLS settings accept clients without a certificate.
     """
-    own = server is Server.OWN
+    own = program.server is Server.OWN
     flags = _own_flags(arguments) if own else _serving_flags(arguments)
-    yield from _needed(flags, own=own)
+    yield from _needed(flags, own=own, attests=program.attests)
     for name in SEALED:
         if name in flags and flags[name].value and not places.is_sealed(flags[name].value):
             reason = f"{flags[name].value!r} is not below an encrypted mount: the host could read or replace the file"
@@ -98,8 +98,10 @@ def _default(name: str, *, own: bool) -> str:
     return str(flag.default if own or flag.theirs is None else flag.theirs)
 
 
-def _needed(flags: Mapping[str, _Given], *, own: bool) -> Iterator[FlagFinding]:
-    needed = [("ssl_config_file", "without it the server accepts plaintext connections")]
+def _needed(flags: Mapping[str, _Given], *, own: bool, attests: bool) -> Iterator[FlagFinding]:
+    needed = []
+    if not attests:  # else the enclave creates the TLS key, and the file contains only settings for client certificates
+        needed.append(("ssl_config_file", "without it the server accepts plaintext connections"))
     if own:
         needed.append(("file_list", "without it the server does not detect that the host hides files of the release"))
     for name, reason in needed:

@@ -1,8 +1,8 @@
 """Determines which model server a manifest starts, and with which arguments, from the file that Gramine executes.
 
 Gramine executes ``libos.entrypoint``. ``loader.argv[0]`` is only a text, which the program may rely on. Two programs
-are supported: sealserve's server, as a Python module or through its console script, and TensorFlow Serving's binary. A
-shell, ``env``, a dynamic loader, other Python code or a binary with a different name may start any program, so its
+are supported: sealserve's server, as a Python module or through its console script, and TensorFlow Serving's binary.
+sealserve's server can also be started by the module that attests first. A shell, ``env``, a dynamic loader, other Python code or a binary with a different name may start any program, so its
 arguments cannot be checked.
 
 Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, "LibOS entrypoint"; Python documentation, "Command line".
@@ -20,6 +20,8 @@ from sealserve.enclave.mount_places import MountPlaces
 _TENSORFLOW_SERVING: Final = "tensorflow_model_server"
 _OWN_SCRIPT: Final = "sealserve-model-server"
 _OWN_MODULE: Final = "sealserve.serving"
+ATTESTER_MODULE: Final = "sealserve.attester"
+"""The module that attests itself, and then runs sealserve's server in the same process."""
 _PYTHON: Final = re.compile(r"python(3(\.[0-9]+)?)?")
 # Options that isolate Python or do not affect security. Not among them: -c, -i, -v, -W, -x, -d.
 _HARMLESS_OPTIONS: Final = re.compile(r"-[IBEsSPuO]+")
@@ -43,12 +45,14 @@ class Program:
         first: The index in ``loader.argv`` of the server's first argument.
         reason: Why the program is not supported, or what is wrong with its name.
         index: The index in ``loader.argv`` that ``reason`` is about; None if it is about ``libos.entrypoint``.
+        attests: Whether the program attests itself, and creates the server's TLS key.
     """
 
     server: Server | None
     first: int = 1
     reason: str = ""
     index: int | None = None
+    attests: bool = False
 
 
 def find_program(entrypoint: str, argv: Sequence[str], places: MountPlaces) -> Program:
@@ -89,9 +93,10 @@ def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
             at += 1
         elif found := _MODULE_OPTION.fullmatch(argument):
             module, at = (found["module"], at) if found["module"] else ("".join(argv[at + 1 : at + 2]), at + 1)
-            if module == _OWN_MODULE:
-                return Program(server=Server.OWN, first=at + 1)
-            return _other(f"Python runs the module {module!r}, not {_OWN_MODULE}", min(at, len(argv) - 1))
+            if module in (_OWN_MODULE, ATTESTER_MODULE):
+                return Program(server=Server.OWN, first=at + 1, attests=module == ATTESTER_MODULE)
+            reason = f"Python runs the module {module!r}, not {_OWN_MODULE} or {ATTESTER_MODULE}"
+            return _other(reason, min(at, len(argv) - 1))
         elif posixpath.basename(argument) == places.file_name(argument) == _OWN_SCRIPT:
             return Program(server=Server.OWN, first=at + 1)
         else:

@@ -18,7 +18,15 @@ from typing import Final
 
 import sealserve
 from sealserve.enclave.codes import EnclaveCode
-from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME, PROVISIONING_LIBRARY
+from sealserve.enclave.environment import (
+    BROKER_CA_FILE,
+    BROKER_CA_PATH,
+    DEVICE_VARIABLE,
+    GRAMINE_DEVICE,
+    KEY_NAME,
+    PROVISIONING_LIBRARY,
+    SIMULATED_DEVICE,
+)
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
     EnclaveManifest,
@@ -68,6 +76,7 @@ class EnclaveSpec:
         isv_prod_id: The product id, 16 bits.
         isv_svn: The security version, 16 bits.
         simulated: Whether the enclave is for the simulated platform.
+        attests: Whether the program attests itself (`sealserve.attester`), without Gramine's provisioning library.
     """
 
     name: str
@@ -84,6 +93,7 @@ class EnclaveSpec:
     isv_prod_id: int = 0
     isv_svn: int = 0
     simulated: bool
+    attests: bool = False
 
     def __post_init__(self) -> None:
         host, port = self.broker
@@ -216,23 +226,32 @@ def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:
 def _environment(spec: EnclaveSpec) -> dict[str, str]:
     host, port = spec.broker
     search = {"LD_LIBRARY_PATH": ":".join(_library_folders(spec))} if spec.gramine is not None else {}
-    return search | {
-        "HOME": SCRATCH,
-        "LANG": "C.UTF-8",
-        "MALLOC_ARENA_MAX": str(ARENAS),
-        "LD_PRELOAD": PROVISIONING_LIBRARY,
-        "OMP_NUM_THREADS": str(spec.threads),
-        "SEALSERVE_PLATFORM": str(PlatformKind.SIMULATED if spec.simulated else PlatformKind.SGX),
-        "SEALSERVE_RELEASE_ID": spec.release_id,
-        "SECRET_PROVISION_CA_CHAIN_PATH": BROKER_CA_PATH,
-        "SECRET_PROVISION_CONSTRUCTOR": "1",
-        "SECRET_PROVISION_SERVERS": f"{host}:{port}",
-        "SECRET_PROVISION_SET_KEY": KEY_NAME,
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TF_NUM_INTEROP_THREADS": str(spec.threads),
-        "TF_NUM_INTRAOP_THREADS": str(spec.threads),
-        "TMPDIR": SCRATCH,
-    }
+    return (
+        search
+        | _provisioning(spec)
+        | {
+            "HOME": SCRATCH,
+            "LANG": "C.UTF-8",
+            "MALLOC_ARENA_MAX": str(ARENAS),
+            "OMP_NUM_THREADS": str(spec.threads),
+            "SEALSERVE_PLATFORM": str(PlatformKind.SIMULATED if spec.simulated else PlatformKind.SGX),
+            "SEALSERVE_RELEASE_ID": spec.release_id,
+            "SECRET_PROVISION_CA_CHAIN_PATH": BROKER_CA_PATH,
+            "SECRET_PROVISION_SERVERS": f"{host}:{port}",
+            "SECRET_PROVISION_SET_KEY": KEY_NAME,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_NUM_INTEROP_THREADS": str(spec.threads),
+            "TF_NUM_INTRAOP_THREADS": str(spec.threads),
+            "TMPDIR": SCRATCH,
+        }
+    )
+
+
+def _provisioning(spec: EnclaveSpec) -> dict[str, str]:
+    """Return the variables of the part that gets the key: the program itself, or Gramine's provisioning library."""
+    if spec.attests:
+        return {DEVICE_VARIABLE: SIMULATED_DEVICE if spec.simulated else GRAMINE_DEVICE}
+    return {"LD_PRELOAD": PROVISIONING_LIBRARY, "SECRET_PROVISION_CONSTRUCTOR": "1"}
 
 
 def _topmost(files: Iterable[str]) -> list[str]:

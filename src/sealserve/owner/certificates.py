@@ -1,7 +1,7 @@
 """The workspace's certificates: three authorities, the broker's certificate and the default user's certificate.
 
 The service's certificate is not managed here: each release gets a new one, whose private key exists only in the sealed
-``ssl.cfg``.
+``ssl.cfg``. For attested serving, the enclave creates it.
 """
 
 import shutil
@@ -25,9 +25,11 @@ from sealserve.pki.certificate import (
     KeyMismatchError,
     describe,
 )
-from sealserve.pki.ssl_config import SslConfig
+from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH, ClientSettings
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH, SslConfig
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE
+from sealserve.secret import SecretBytes
 from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -270,6 +272,27 @@ def missing_certificate_hint(workspace: Workspace, kind: AuthorityKind, mode: Tl
 def broker_authority_pem(workspace: Workspace) -> bytes:
     """Return the certificate of the broker authority, which enclaves trust, PEM."""
     return _authority(workspace, AuthorityKind.BROKER).certificate_pem
+
+
+def tls_files(workspace: Workspace, deployment: Deployment, *, now: datetime) -> Mapping[str, bytes | SecretBytes]:
+    """Return the TLS settings for a release by their path.
+
+    For attested serving, a release contains only the settings for client certificates, and nothing for one-way TLS: the
+    enclave creates the TLS key.
+
+    Raises:
+        AuthorityMissingError: The authorities do not exist yet.
+    """
+    if not deployment.server.attested:
+        return {SSL_CONFIG_PATH: fresh_ssl_config(workspace, deployment, now=now).render()}
+    if deployment.service.tls is TlsMode.ONE_WAY:
+        return {}
+    settings = ClientSettings(
+        custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem,
+        client_verify=True,
+        revocation_lists=users.revocation_list(workspace, deployment, now=now),
+    )
+    return {CLIENT_SETTINGS_PATH: settings.render()}
 
 
 def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datetime) -> SslConfig:

@@ -31,6 +31,7 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
+from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH, parse_client_settings
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes
@@ -124,6 +125,7 @@ def specify_all(
             isv_prod_id=deployment.enclave.isv_prod_id,
             isv_svn=deployment.enclave.isv_svn,
             simulated=simulated,
+            attests=deployment.server.attested,
         )
         for name, port in ports.items()
     ]
@@ -237,14 +239,20 @@ def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
 
     The sealed TLS settings decide, because ``sealserve.toml`` may have changed since the release was built.
     """
-    key_id = KeyId(parse_index((release / INDEX_FILE).read_bytes()).key_id)
+    index = parse_index((release / INDEX_FILE).read_bytes())
+    sealed = {file.path for file in index.files} & {SSL_CONFIG_PATH, CLIENT_SETTINGS_PATH}
+    if not sealed:
+        return False  # a release for attested serving with one-way TLS has no TLS settings
+    path, key_id = min(sealed), KeyId(index.key_id)
     with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, key_id)
     with (
         key,
-        unseal_bytes(release / SSL_CONFIG_PATH, key=key, embedded_path=SSL_CONFIG_PATH, follow_links=False) as content,
+        unseal_bytes(release / path, key=key, embedded_path=path, follow_links=False) as content,
     ):
-        return parse_ssl_config(content).client_verify
+        if path == SSL_CONFIG_PATH:
+            return parse_ssl_config(content).client_verify
+        return parse_client_settings(content.reveal()).client_verify
 
 
 def verified_sigstructs(

@@ -16,12 +16,11 @@ from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
 from sealserve.owner import drift, enclaves, models
-from sealserve.owner.certificates import fresh_ssl_config
+from sealserve.owner.certificates import tls_files
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
 from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import server_config_files
-from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
@@ -100,18 +99,19 @@ def build(
     """
     # Reject a dangerous model before anything is created.
     models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
-    # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else.
+    # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else. An attested
+    # server creates its TLS key itself.
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
     ]
     facts = drift.facts_to_seal(workspace, deployment)
     files = server_config_files(deployment)
-    ssl_config = fresh_ssl_config(workspace, deployment, now=now)
+    tls = tls_files(workspace, deployment, now=now)
     contents = ReleaseContents(
         name=deployment.model.name,
         servables=servables,
-        files={**files, SSL_CONFIG_PATH: ssl_config.render()},
+        files={**files, **tls},
         simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
         secret_form=secret_form,

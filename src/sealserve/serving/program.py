@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sealserve import __version__
 from sealserve.errors import SealserveError
@@ -17,21 +17,23 @@ from sealserve.serving_flags import FLAGS
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, attest: Callable[[], AttestedIdentity] | None = None) -> int:
     """Run the server until it is stopped, and return the exit status.
 
     Args:
         arguments: The command line without the program's name; this process's by default.
+        attest: Returns the identity of an attested server, before any file of the release is opened. None for a server
+            whose TLS key is in the file of ``--ssl_config_file``.
     """
     try:
         # Parse the command line before anything else is loaded, so that a wrong flag is reported within milliseconds.
-        chosen = options.parse(sys.argv[1:] if arguments is None else arguments)
+        chosen = options.parse(sys.argv[1:] if arguments is None else arguments, attested=attest is not None)
         if isinstance(chosen, options.Question):
             sys.stdout.write(_versions() if chosen.version else flags.describe(FLAGS))
             return 0
         # Set up the log before gRPC is imported, because gRPC reads the settings of its own log during the import.
         log.configure()
-        return serve(chosen)
+        return serve(chosen, None if attest is None else attest())
     except SealserveError as error:
         return _report(error)
     except Exception:

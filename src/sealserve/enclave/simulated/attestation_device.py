@@ -92,7 +92,7 @@ class SimulatedDevice:
                 continue
             try:
                 if len(report_data) != REPORT_DATA_SIZE:
-                    raise EnclaveCode.DEVICE.error(  # noqa: TRY301  # handled like the quoting enclave's errors
+                    raise EnclaveCode.DEVICE.error(  # handled like the quoting enclave's errors
                         f"The report data is invalid: expected {REPORT_DATA_SIZE} bytes, got {len(report_data)}."
                     )
                 quote = self._quote_for(report_data)
@@ -108,7 +108,7 @@ class SimulatedDevice:
         with SecretBytes(content) as key:
             try:
                 if len(key) != KEY_SIZE:
-                    raise EnclaveCode.DEVICE.error(  # noqa: TRY301  # handled like the errors of the mounts
+                    raise EnclaveCode.DEVICE.error(  # handled like the errors of the mounts
                         f"The key is invalid: expected {KEY_SIZE} bytes, got {len(key)}."
                     )
                 self._open_mounts(key)

@@ -12,6 +12,9 @@ The steps, in this order:
  8. The server runs with exactly the measured arguments and environment, until it ends or a signal stops it.
  9. The private memory is wiped.
 
+An attested server (`sealserve.attester`) does steps 4 to 6 itself, over the device of `attestation_device`. Its process
+starts after step 3, and nothing of the release is decrypted before it wrote the key.
+
 Each step is logged with its evidence, as ``step=NAME field=value ...``. The log contains no secret.
 """
 
@@ -26,9 +29,11 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.environment import DEVICE_VARIABLE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.server_process import (
+    Child,
     SignalRelay,
     StoppedBySignal,
     set_parent_death_signal,
@@ -40,6 +45,7 @@ from sealserve.enclave.launch.trusted_files import check_trusted_files, read_tru
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
+from sealserve.enclave.simulated.attestation_device import SimulatedDevice
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
@@ -131,6 +137,13 @@ def run_enclave(
                 _end_with(parent)  # entering a user namespace has reset the parent-death signal
             forbid_inspection()
             log_step("private-memory", method=memory.method, folder=memory.root)
+            # An attested server attests itself, through a device (4 to 8).
+            if (device := enclave.manifest.loader.env.get(DEVICE_VARIABLE)) is not None:
+                folder = Path(memory.translate(device))
+                attesting = _Attesting(
+                    enclave=enclave, bundle=here, quoting_socket=socket, memory=memory, folder=folder
+                )
+                return attesting.serve(relay)
             # Attest the enclave to the broker, and decrypt the release with its key (4 to 7).
             with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
                 opened = open_mounts(enclave.manifest, here, memory, key)
@@ -244,13 +257,56 @@ def quote_for(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) 
     return quote
 
 
-def _serve(manifest: EnclaveManifest, memory: PrivateMemory, relay: SignalRelay) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attesting:
+    """A server that attests itself. The launcher creates its quotes, and decrypts the mounts with its key.
+
+    Args:
+        enclave: The loaded enclave.
+        bundle: The release's folder.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
+        memory: The private memory.
+        place: The folder of the attestation device, in the private memory.
+    """
+
+    enclave: SignedEnclave
+    bundle: Path
+    quoting_socket: Path
+    memory: PrivateMemory
+    place: Path
+
+    def serve(self, relay: SignalRelay) -> int:
+        with SimulatedDevice(
+            self.place,
+            key_name=self.enclave.manifest.loader.env["SECRET_PROVISION_SET_KEY"],
+            quote_for=partial(quote_for, self.enclave, self.quoting_socket),
+            open_mounts=self._open,
+        ) as device:
+            status = _serve(self.enclave.manifest, self.memory, relay, started=device.start)
+        device.check()
+        return status
+
+    def _open(self, key: SecretBytes) -> None:
+        found = open_mounts(self.enclave.manifest, self.bundle, self.memory, key)
+        log_step("mounts", files=found.files, bytes=found.size, key="wiped")
+
+
+def _serve(
+    manifest: EnclaveManifest, memory: PrivateMemory, relay: SignalRelay, *, started: Callable[[], None] | None = None
+) -> int:
     argv = [memory.translate(argument) for argument in manifest.loader.argv]
     environment = {
         variable: memory.translate(value) for variable, value in manifest.loader.env.items() if variable not in CONSUMED
     }
     log_step("server", program=manifest.libos.entrypoint, arguments=len(argv), environment=len(environment))
-    status = relay.run(partial(start_server, manifest.libos.entrypoint, argv, environment))
+
+    def start() -> Child:
+        server = start_server(manifest.libos.entrypoint, argv, environment)
+        if started is not None:
+            started()
+        return server
+
+    status = relay.run(start)
     log_step("ended", status=status)
     return status
 

@@ -1,0 +1,106 @@
+"""The renewal of the enclave's certificate and of its attestation result, while the server runs.
+
+At two thirds of the certificate's validity, the enclave attests again over a new connection, with the same keys.
+Existing connections continue. A failure is logged and counted, and repeated after a growing pause. Without success, the
+certificate expires: this is the effect of a revocation.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sealserve.attester.session import Attested
+from sealserve.attester.turns import Backoff
+from sealserve.errors import SealserveError
+
+LOGGER: Final = logging.getLogger(__name__)
+FIRST_PAUSE: Final = 10.0
+LONGEST_PAUSE: Final = 600.0
+_STEP: Final = 60.0
+"""Seconds between looks at the clock. The host can set the clock, so a wait until a time must not be one long wait."""
+
+
+def renewal_time(granted: Attested) -> datetime:
+    """Return the time at which a certificate is renewed: after two thirds of its validity."""
+    return granted.starts + (granted.expires - granted.starts) * 2 / 3
+
+
+class Renewal:
+    """Renews the certificate in a thread of its own.
+
+    Args:
+        renew: Attests for a renewal, once with each broker.
+        use: Makes the server use the new certificate.
+        first: The grant of the start.
+        now: Returns the current time.
+        backoff: The pauses after failures.
+        wait: Waits for a number of seconds, and returns whether the thread must end.
+    """
+
+    def __init__(
+        self,
+        *,
+        renew: Callable[[], Attested],
+        use: Callable[[Attested], None],
+        first: Attested,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        backoff: Backoff | None = None,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._renew = renew
+        self._use = use
+        self._granted = first
+        self._now = now
+        self._backoff = backoff or Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+        self._stopping = threading.Event()
+        self._wait = wait or self._stopping.wait
+
+    def start(self) -> None:
+        """Start the thread. It ends with the process."""
+        threading.Thread(target=self.run, name="renewal", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread at its next wait."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Renew until `stop` is called."""
+        while self._reached(renewal_time(self._granted)) and self._renewed():
+            pass
+
+    def _reached(self, moment: datetime) -> bool:
+        """Wait for a time. Return whether it was reached before the end."""
+        while (left := (moment - self._now()).total_seconds()) > 0:
+            if self._wait(min(left, _STEP)):
+                return False
+        return True
+
+    def _renewed(self) -> bool:
+        """Attest until an attempt succeeds. Return whether it did so before the end."""
+        for pause in self._backoff.pauses():
+            try:
+                granted = self._renew()
+                self._use(granted)
+            except SealserveError as error:
+                self._failed(error.code, error.message)
+            except Exception:
+                LOGGER.exception("step=renewal-failed code=internal certificate_until=%s", self._granted.until)
+            else:
+                self._granted = granted
+                LOGGER.info("step=renewed certificate_until=%s", granted.until)
+                return True
+            if self._wait(pause):
+                return False
+        raise AssertionError("the pauses never end")
+
+    def _failed(self, code: str, message: str) -> None:
+        left = max(self._granted.expires - self._now(), timedelta())
+        LOGGER.error(
+            "step=renewal-failed code=%s certificate_until=%s left=%dmin: %s",
+            code,
+            self._granted.until,
+            left.total_seconds() // 60,
+            message,
+        )
