@@ -88,7 +88,7 @@ class AttestationDevice:
 
     def _write(self, path: Path, content: bytes) -> None:
         try:
-            with path.open("r+b" if path.is_file() else "wb", buffering=0) as stream:
+            with path.open("wb", buffering=0) as stream:
                 written = stream.write(content)
         except OSError as error:
             raise self._fault(path, error) from error

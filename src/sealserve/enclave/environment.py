@@ -110,7 +110,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
 """The variables that an enclave may have. All others are rejected. See docs/reference/manifest.md."""
 
 PRELOADED: Final = ("LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR")
-"""The variables that make Gramine's provisioning library get the key. A server that attests itself must not have them."""
+"""The variables that make Gramine's provisioning library get the key. A server that attests itself has neither."""
 
 
 def needed_variables(environment: Collection[str]) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 Gramine executes ``libos.entrypoint``. ``loader.argv[0]`` is only a text, which the program may rely on. Two programs
 are supported: sealserve's server, as a Python module or through its console script, and TensorFlow Serving's binary.
-sealserve's server can also be started by the module that attests first. A shell, ``env``, a dynamic loader, other Python code or a binary with a different name may start any program, so its
-arguments cannot be checked.
+sealserve's server can also be started by the module that attests first. A shell, ``env``, a dynamic loader, other
+Python code or a binary with a different name may start any program, so its arguments cannot be checked.
 
 Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, "LibOS entrypoint"; Python documentation, "Command line".
 """

@@ -20,7 +20,7 @@ from sealserve.enclave.manifest import EncryptedMount
 from sealserve.enclave.manifest_reader import examine, parse_manifest, refuse_template
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import SEALED, judge_flags
-from sealserve.enclave.server_program import Server
+from sealserve.enclave.server_program import Program, Server
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import SealserveError, VerificationError
 from sealserve.serving.command_line.flags import parse as parse_flags
@@ -69,6 +69,53 @@ debug = false
 SERVING = MANIFEST.replace("/opt/python3", "/usr/bin/tensorflow_model_server").replace(
     '    "-m",\n    "sealserve.serving",\n', '    "--enable_profiler=false",\n'
 )
+
+
+ATTESTING = (
+    *(part.replace("sealserve.serving", "sealserve.attester") for part in COMMAND[:3]),
+    *(flag for flag in COMMAND[3:] if "ssl_config" not in flag),
+)
+
+
+def test_a_server_that_attests_itself_needs_no_tls_settings(make_spec: Callable[..., EnclaveSpec]) -> None:
+    raw = make_manifest(make_spec(attests=True, argv=ATTESTING), broker_ca_sha256="0" * 64).to_bytes()
+
+    assert lint(raw.decode()) == ()
+    assert examine(raw, name="it").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("module", "attests", "changed", "code", "message"),
+    [
+        ("attester", True, {"LD_PRELOAD": "libsecret_prov_attest.so"}, "invalid", "must not be loaded"),
+        ("attester", True, {"SECRET_PROVISION_CONSTRUCTOR": "1"}, "invalid", "must not be loaded"),
+        ("attester", True, {"SEALSERVE_ATTESTATION_DEVICE": None}, "missing", "SEALSERVE_ATTESTATION_DEVICE"),
+        ("attester", True, {"SEALSERVE_ATTESTATION_DEVICE": "/host/device"}, "invalid", "'/host/device'"),
+        ("attester", True, {"SEALSERVE_RELEASE_ID": None}, "missing", "SEALSERVE_RELEASE_ID"),
+        ("serving", False, {"SEALSERVE_ATTESTATION_DEVICE": "/dev/attestation"}, "invalid", "only for"),
+        ("serving", True, {}, "invalid", "only for sealserve.attester"),
+    ],
+)
+def test_a_mixture_of_both_ways_to_get_the_key_is_refused(
+    make_spec: Callable[..., EnclaveSpec],
+    *,
+    module: str,
+    attests: bool,
+    changed: dict[str, str | None],
+    code: str,
+    message: str,
+) -> None:
+    argv = ATTESTING if module == "attester" else COMMAND
+    data = make_manifest(make_spec(attests=attests, argv=argv), broker_ca_sha256="0" * 64).model_dump(exclude_none=True)
+    environment = data["loader"]["env"]
+    for name, value in changed.items():
+        environment.pop(name, None)
+        environment.update({} if value is None else {name: value})
+
+    with raises(EnclaveCode.MANIFEST_INVALID_SETTING, EnclaveCode.MANIFEST_MISSING_SETTING, match=message) as caught:
+        parse_manifest(tomli_w.dumps(data).encode(), dangerous=set(Danger))  # no option allows it
+
+    assert code in caught.value.code
 
 
 def test_what_sealserve_writes_has_no_findings(make_spec: Callable[..., EnclaveSpec]) -> None:
@@ -329,7 +376,7 @@ def test_our_servers_flags_are_read_as_the_server_reads_them(arguments: list[str
     plaintext = values["dangerous_plaintext"] or values["dangerous_plaintext_rest"]
     polls = values["file_system_poll_wait_seconds"] != 0
     good = sealed and not plaintext and not polls and not values["model_base_path"]
-    assert good == (not list(judge_flags(Server.OWN, arguments, places, one_way_tls=False)))
+    assert good == (not list(judge_flags(Program(server=Server.OWN), arguments, places, one_way_tls=False)))
 
 
 def test_an_empty_manifest_and_one_of_other_types() -> None:

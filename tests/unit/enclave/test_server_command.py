@@ -1,4 +1,5 @@
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,22 @@ def test_the_embedded_server_understands_all_of_its_command_line() -> None:
         ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ("grpc.keepalive_permit_without_calls", 1),
     )
+
+
+@pytest.mark.parametrize(("tls", "settings"), [("two-way", "/release/tls/clients.cfg"), ("one-way", None)])
+def test_an_attested_server_gets_its_tls_key_from_no_file(tls: str, settings: str | None) -> None:
+    flags = command(
+        described(server={"attested": True}, service={"tls": tls}),
+        program="/p/python",
+        port=8517,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    assert flags[:5] == ("/p/python", "-I", "-B", "-m", "sealserve.attester")
+    options = parse(flags[5:], attested=True)
+    assert isinstance(options, ServerOptions)
+    assert options.ssl_config_file == (None if settings is None else Path(settings))
+    assert not any("ssl.cfg" in flag for flag in flags)
 
 
 def test_only_files_in_memory_are_emptied_once_they_are_loaded() -> None:

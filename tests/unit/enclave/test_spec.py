@@ -67,6 +67,20 @@ def test_for_sgx_only_the_mark_differs(make_spec: Make) -> None:
     assert simulated.replace(b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"') == sgx
 
 
+@pytest.mark.parametrize(("simulated", "device"), [(True, "/release/attestation"), (False, "/dev/attestation")])
+def test_an_enclave_that_attests_itself_has_a_device_and_no_provisioning_library(
+    make_spec: Make, simulated: bool, device: str
+) -> None:
+    files = {} if simulated else {"gramine": GRAMINE}
+    spec = make_spec(attests=True, simulated=simulated, **files)
+    environment = make_manifest(spec, broker_ca_sha256="0" * 64).loader.env
+
+    assert environment["SEALSERVE_ATTESTATION_DEVICE"] == device
+    assert not {"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"} & environment.keys()
+    assert environment["SECRET_PROVISION_SET_KEY"] == "release"
+    assert environment["SECRET_PROVISION_SERVERS"]
+
+
 def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None:
     runtime = MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc/libc.so.6", size=1, sha256="d" * 64)
     trusted = (*measure([sys.executable, "/bin/true"]), runtime, *measure(["/usr/lib/x86_64-linux-gnu/libc.so.6"]))

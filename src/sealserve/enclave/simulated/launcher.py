@@ -139,10 +139,8 @@ def run_enclave(
             log_step("private-memory", method=memory.method, folder=memory.root)
             # An attested server attests itself, through a device (4 to 8).
             if (device := enclave.manifest.loader.env.get(DEVICE_VARIABLE)) is not None:
-                folder = Path(memory.translate(device))
-                attesting = _Attesting(
-                    enclave=enclave, bundle=here, quoting_socket=socket, memory=memory, folder=folder
-                )
+                place = Path(memory.translate(device))
+                attesting = _Attesting(enclave=enclave, bundle=here, quoting_socket=socket, memory=memory, place=place)
                 return attesting.serve(relay)
             # Attest the enclave to the broker, and decrypt the release with its key (4 to 7).
             with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:

@@ -1,0 +1,161 @@
+"""The order of the start: keys, broker, device, quote for users, renewal."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from scripts.attested_example import KEY, Example
+from tests.harness.attest_broker import AttestBroker, grant, refuse
+from tests.harness.errors import raises
+
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.keyset import spki_digest
+from sealserve.attestation.session_binding import service_report_data
+from sealserve.attested.evidence import ServiceEvidence
+from sealserve.attester.codes import AttesterCode
+from sealserve.attester.enclave_keys import EnclaveKeys
+from sealserve.attester.measured import measured_settings
+from sealserve.attester.program import Enclave, attested_identity
+from sealserve.attester.turns import Backoff
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.simulated.attestation_device import SimulatedDevice
+from sealserve.secret import SecretBytes
+
+
+class Inside:
+    """The measured environment of an enclave on this machine, and its device."""
+
+    def __init__(self, folder: Path, example: Example, broker: AttestBroker) -> None:
+        self.folder = folder
+        self.opened: list[bytes] = []
+        (folder / "broker-ca.pem").write_bytes(broker.ca)
+        host, port = broker.place
+        self.environment: Mapping[str, str] = {
+            "SEALSERVE_ATTESTATION_DEVICE": str(folder / "attestation"),
+            "SEALSERVE_RELEASE_ID": example.release_id,
+            "SECRET_PROVISION_CA_CHAIN_PATH": str(folder / "broker-ca.pem"),
+            "SECRET_PROVISION_SERVERS": f"{host}:{port}",
+            "SECRET_PROVISION_SET_KEY": "release",
+        }
+        self.device = SimulatedDevice(
+            folder / "attestation",
+            key_name="release",
+            quote_for=example.quote,
+            open_mounts=lambda key: self.opened.append(key.reveal()),
+        )
+
+
+@pytest.fixture
+def broker(example: Example) -> Iterator[AttestBroker]:
+    with AttestBroker(example) as started:
+        yield started
+
+
+@pytest.fixture
+def inside(tmp_path: Path, example: Example, broker: AttestBroker) -> Iterator[Inside]:
+    made = Inside(tmp_path, example, broker)
+    with made.device:
+        made.device.start()
+        yield made
+
+
+def test_the_identity_has_certificate_and_evidence_for_the_enclaves_keys(inside: Inside, example: Example) -> None:
+    identity = attested_identity(inside.environment)
+
+    assert inside.opened == [KEY]
+    leaf = x509.load_pem_x509_certificates(identity.certificate_chain)[0]
+    evidence = ServiceEvidence.parse(identity.evidence(bytes(32)))
+    keyset = hashlib.sha256(evidence.keyset).digest()
+    assert evidence.quote[48 + 320 : 48 + 384] == service_report_data(keyset)
+    assert spki_digest(leaf.public_key()).hex() in evidence.keyset.decode()
+    assert identity.release_id == example.release_id
+    assert evidence.statement == example.signed_statement
+    assert b"PRIVATE KEY" in identity.private_key_pem().reveal()
+    assert "PRIVATE" not in repr(identity)
+
+
+def test_each_start_has_new_keys(example: Example) -> None:
+    first, second = EnclaveKeys.create(example.release_id), EnclaveKeys.create(example.release_id)
+
+    assert first.keyset.tls_key_sha256 != second.keyset.tls_key_sha256
+    assert first.keyset.identity_key != second.keyset.identity_key
+
+
+def test_a_temporary_refusal_is_repeated(inside: Inside, broker: AttestBroker, example: Example) -> None:
+    broker.behaviours = [refuse(final=False), grant]
+    settings = measured_settings(inside.environment)
+    enclave = Enclave(settings, EnclaveKeys.create(example.release_id), backoff=Backoff(first=0.0, longest=0.0))
+
+    assert enclave.attest("start").key == SecretBytes(KEY)
+
+
+def test_a_final_refusal_opens_nothing(inside: Inside, broker: AttestBroker) -> None:
+    broker.behaviours = [refuse(final=True)]
+
+    with raises(AttestationCode.ATTEST_REFUSED, match="row-17"):
+        attested_identity(inside.environment)
+
+    assert inside.opened == []
+
+
+def test_a_renewal_keeps_the_keys(inside: Inside, example: Example) -> None:
+    keys = EnclaveKeys.create(example.release_id)
+    enclave = Enclave(measured_settings(inside.environment), keys)
+
+    renewed = enclave.attest("renewal", limit=0)
+
+    assert renewed.key is None
+    assert enclave.evidence(renewed.grant).keyset == keys.keyset
+    with pytest.raises(ValueError, match="no key"):
+        enclave.open_mounts(renewed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("SEALSERVE_ATTESTATION_DEVICE", None, "is missing"),
+        ("SEALSERVE_ATTESTATION_DEVICE", "dev", "is invalid: got 'dev'"),
+        ("SEALSERVE_RELEASE_ID", "A" * 64, "is invalid"),
+        ("SECRET_PROVISION_CA_CHAIN_PATH", "/does/not/exist", "cannot be read"),
+        ("SECRET_PROVISION_SET_KEY", "../quote", "is invalid"),
+    ],
+)
+def test_a_wrong_variable_is_named(inside: Inside, name: str, value: str | None, problem: str) -> None:
+    changed = {key: text for key, text in inside.environment.items() if key != name}
+    with raises(AttesterCode.ATTESTER_ENVIRONMENT, match=problem):
+        measured_settings(changed if value is None else changed | {name: value})
+
+
+def test_a_list_without_brokers_is_refused(inside: Inside) -> None:
+    with raises(EnclaveCode.PROVISIONING_SERVERS):
+        measured_settings({**inside.environment, "SECRET_PROVISION_SERVERS": ""})
+
+
+AUDITED = """
+import sys
+touched = []
+def note(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith("{mount}"):
+        touched.append(arguments[0])
+sys.addaudithook(note)
+from sealserve.attester.program import attested_identity, main
+from sealserve.attester import program
+def stop(environment):
+    print("touched", touched)
+    sys.exit(0)
+program.attested_identity = stop
+sys.exit(main(["--model_config_file={mount}/config/models.cfg", "--file_list={mount}/files.json",
+               "--ssl_config_file={mount}/tls/clients.cfg", "--port=8500"]))
+"""
+
+
+def test_nothing_touches_the_encrypted_mount_before_the_key_is_there(tmp_path: Path) -> None:
+    # Gramine remembers a failed look-up for good.
+    code = AUDITED.replace("{mount}", str(tmp_path))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    assert found.stdout == "touched []\n"

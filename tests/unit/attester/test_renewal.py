@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from scripts.attested_example import Example
+
+from sealserve.attestation.attest_messages import Grant
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attester.renewal import Renewal, renewal_time
+from sealserve.attester.session import Attested
+from sealserve.attester.turns import Backoff
+
+START = datetime(2026, 11, 29, 12, tzinfo=UTC)
+HOURS = timedelta(hours=1)
+
+
+class Clock:
+    """A clock that only waiting moves. The renewal ends at ``until``."""
+
+    def __init__(self, until: timedelta) -> None:
+        self.now = START
+        self.until = START + until
+
+    def wait(self, seconds: float) -> bool:
+        self.now += timedelta(seconds=seconds)
+        return self.now >= self.until
+
+
+def granted(example: Example, starts: datetime, hours: float = 24) -> Attested:
+    grant = Grant(
+        attestation_result=example.token,
+        certificate_chain="chain",
+        collateral=example.collateral_members,
+        statement=example.signed_statement,
+    )
+    return Attested(grant=grant, key=None, starts=starts, expires=starts + timedelta(hours=hours))
+
+
+def run(example: Example, clock: Clock, renew: Callable[[], Attested]) -> list[datetime]:
+    """Return the times at which the server got a new certificate."""
+    used: list[datetime] = []
+    Renewal(
+        renew=renew,
+        use=lambda _: used.append(clock.now),
+        first=granted(example, START),
+        now=lambda: clock.now,
+        backoff=Backoff(first=10, longest=600, random=lambda: 1.0),
+        wait=clock.wait,
+    ).run()
+    return used
+
+
+def test_the_certificate_is_renewed_after_two_thirds_of_its_validity(example: Example) -> None:
+    assert renewal_time(granted(example, START)) == START + 16 * HOURS
+
+    clock = Clock(40 * HOURS)
+    used = run(example, clock, lambda: granted(example, clock.now))
+
+    assert used == [START + 16 * HOURS, START + 32 * HOURS]
+
+
+def test_a_failure_is_logged_and_repeated(example: Example, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(20 * HOURS)
+    outcomes = [AttestationCode.ATTEST_UNAVAILABLE.error("The broker is down.")] * 3
+
+    def renew() -> Attested:
+        if outcomes:
+            raise outcomes.pop()
+        return granted(example, clock.now)
+
+    used = run(example, clock, renew)
+
+    assert used == [START + 16 * HOURS + timedelta(seconds=10 + 20 + 40)]
+    assert caplog.text.count("step=renewal-failed code=attest.unavailable certificate_until=2026-11-30T12:00:00Z") == 3
+    assert "left=480min: The broker is down." in caplog.text
+
+
+def test_a_refusal_is_repeated_seldom(example: Example, caplog: pytest.LogCaptureFixture) -> None:
+    # The owner may permit the release again before the certificate expires.
+    clock = Clock(25 * HOURS)
+
+    def renew() -> Attested:
+        raise AttestationCode.ATTEST_REFUSED.error("The broker rejects this enclave.")
+
+    assert run(example, clock, renew) == []
+    assert 50 < caplog.text.count("code=attest.refused") < 70
+    assert "left=0min" in caplog.text
+
+
+def test_an_unexpected_error_does_not_end_the_renewal(example: Example, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(20 * HOURS)
+    outcomes: list[Exception] = [RuntimeError("unexpected")]
+
+    def renew() -> Attested:
+        if outcomes:
+            raise outcomes.pop()
+        return granted(example, clock.now)
+
+    assert len(run(example, clock, renew)) == 1
+    assert "code=internal" in caplog.text
+
+
+def test_a_clock_that_the_host_moves_ahead_renews_at_once(example: Example) -> None:
+    clock = Clock(400 * HOURS)
+    clock.now += 300 * HOURS
+
+    assert run(example, clock, lambda: granted(example, clock.now))[0] == START + 300 * HOURS
