@@ -18,5 +18,5 @@ def model_digest(files: Mapping[str, tuple[int, str]]) -> str:
     """
     if any("\n" in path for path in files):
         raise ValueError("the path of a file contains a new line")
-    lines = (f"{sha256} {size} {path}\n".encode() for path, (size, sha256) in sorted(files.items(), key=lambda file: file[0].encode()))
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    rows = sorted((path.encode(), size, sha256.encode()) for path, (size, sha256) in files.items())
+    return hashlib.sha256(b"".join(b"%b %d %b\n" % (sha256, size, path) for path, size, sha256 in rows)).hexdigest()

@@ -5,7 +5,7 @@ The owner can sign a newer statement for the same release, for example after the
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,7 +18,7 @@ from sealserve.attestation.strict_document import LARGEST_INTEGER, SignedContent
 from sealserve.attested.codes import AttestedCode
 from sealserve.canonical_document import DocumentPart, Sha256
 from sealserve.errors import SealserveError
-from sealserve.model_digest import model_digest as model_digest  # part of this module's interface
+from sealserve.model_digest import model_digest as model_digest  # noqa: PLC0414  # a part of this module's interface
 from sealserve.names import Name
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import MrEnclave, MrSigner

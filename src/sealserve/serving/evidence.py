@@ -24,7 +24,7 @@ _LONGEST_REQUEST: Final = 256
 _QUERY: Final = re.compile(rf"{EVIDENCE_PARAMETER}=([A-Za-z0-9_-]{{43}})", re.ASCII)
 TOTAL: Final = Rate(per_second=50, burst=100)
 """All clients together. At 0.3 ms for each answer, this is less than 2 % of one core."""
-PEER: Final = Rate(per_second=2, burst=10)
+PEER: Final = Rate(per_second=5, burst=20)
 """One connection, or one client certificate over gRPC. A user needs evidence once for each replica and certificate."""
 
 
@@ -87,7 +87,7 @@ class Evidence:
         # The last character has two unused bits. They must be zero, so that a nonce has only one form.
         if found is None or urlsafe_b64encode(nonce).rstrip(b"=").decode() != found[1]:
             raise RequestCode.EVIDENCE_MALFORMED.error(
-                f"The request for evidence is invalid: expected the query {EVIDENCE_PARAMETER}= with {NONCE_SIZE} bytes "
-                "in base64url without padding."
+                f"The request for evidence is invalid: expected the query {EVIDENCE_PARAMETER}= with {NONCE_SIZE} "
+                "bytes in base64url without padding."
             )
         return self._identity.evidence(nonce)

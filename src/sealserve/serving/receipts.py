@@ -5,7 +5,7 @@ A request without the header costs nothing more.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from sealserve.serving.attested import AttestedIdentity
 from sealserve.serving.request_errors import RequestCode
@@ -47,31 +47,36 @@ class Receipts:
             raise RequestCode.RECEIPT_UNAVAILABLE.error("The server is not attested, so it has no receipts.")
         return found
 
-    def answer(self, request: bytes | bytearray, work: Callable[[], bytes]) -> tuple[bytes, str]:
-        """Return the response to a request, and the receipt for both.
+    def begin(self, request: bytes | bytearray) -> str:
+        """Return the digest of a request, before the computation of its response frees the request.
+
+        The same thread must compute the response and call `sign`.
 
         Args:
             request: The request's bytes.
-            work: Computes the response on this thread.
+        """
+        self._servables.take_used()  # discard the version that an earlier request on this thread used
+        return hashlib.sha256(request).hexdigest()
+
+    def sign(self, request_sha256: str, response: bytes) -> str:
+        """Return the receipt for a response that this thread computed.
+
+        Args:
+            request_sha256: The result of `begin`.
+            response: The response's bytes.
 
         Raises:
             RequestError: `request.receipt-unavailable`: No version of a model with a digest computed the response.
-            RequestError: The request cannot be answered.
         """
-        # The digest comes first, because the work may free the request.
-        request_sha256 = hashlib.sha256(request).hexdigest()
-        self._servables.take_used()  # discard what an earlier request on this thread used
-        response = work()
         used = self._servables.take_used()
         if self._identity is None or used is None or used.digest is None:
             raise RequestCode.RECEIPT_UNAVAILABLE.error(
                 "The server has no receipt for this response: it does not come from a model of a sealed release."
             )
-        receipt = self._identity.sign_receipt(
+        return self._identity.sign_receipt(
             model=used.model,
             model_version=str(used.version),
             model_sha256=used.digest,
             request_sha256=request_sha256,
             response_sha256=hashlib.sha256(response).hexdigest(),
         )
-        return response, receipt

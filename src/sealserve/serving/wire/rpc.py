@@ -138,8 +138,9 @@ def run(call: Call, method: Method, receipts: Receipts | None = None) -> Callabl
         return partial(call.refuse, Status.CANCELLED, "")
     try:
         if receipts is not None and receipts.wanted(call.metadata):
-            content, receipt = receipts.answer(call.content, lambda: method(call.content, call.deadline))
-            return partial(call.answer, content, ((RECEIPT_HEADER, receipt),))
+            request_sha256 = receipts.begin(call.content)
+            content = method(call.content, call.deadline)
+            return partial(call.answer, content, ((RECEIPT_HEADER, receipts.sign(request_sha256, content)),))
         content = method(call.content, call.deadline)
     except RequestError as error:
         return _refusal(call, error)
