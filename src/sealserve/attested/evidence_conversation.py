@@ -28,10 +28,11 @@ from sealserve.attested.codes import AttestedCode
 from sealserve.attested.evidence import EvidenceBundle, ServiceEvidence
 from sealserve.attested.user_policy import UserPolicy
 from sealserve.attested.verification import VerifiedService, verify_service
+from sealserve.serving_interface import EVIDENCE_PARAMETER, EVIDENCE_PATH
 
-PATH: Final = "/.well-known/sealserve/evidence"
+PATH: Final = EVIDENCE_PATH
 """The path of the HTTP resource."""
-PARAMETER: Final = "nonce"
+PARAMETER: Final = EVIDENCE_PARAMETER
 """The name of the query parameter with the nonce in base64url."""
 
 

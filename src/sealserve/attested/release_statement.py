@@ -4,9 +4,8 @@ The statement is public. It contains digests and measurements, and neither a mod
 The owner can sign a newer statement for the same release, for example after the broker's token key was replaced.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -19,6 +18,7 @@ from sealserve.attestation.strict_document import LARGEST_INTEGER, SignedContent
 from sealserve.attested.codes import AttestedCode
 from sealserve.canonical_document import DocumentPart, Sha256
 from sealserve.errors import SealserveError
+from sealserve.model_digest import model_digest as model_digest  # noqa: PLC0414  # a part of this module's interface
 from sealserve.names import Name
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import MrEnclave, MrSigner
@@ -244,28 +244,6 @@ def verify_statement(signed: SignedContent, owner_keys: Iterable[bytes]) -> Rele
             f"The release statement contains an unusable value: {error.message}"
         ) from error
     return statement
-
-
-def model_digest(files: Mapping[str, tuple[int, str]]) -> str:
-    """Return the digest of a model: SHA-256 of one line for each file, as hexadecimal digits.
-
-    A line is the SHA-256 of the content (64 hexadecimal digits), a space, the size in bytes, a space, the path with
-    slashes, and a new line. The lines are sorted by the UTF-8 bytes of their paths.
-
-    Args:
-        files: Size and SHA-256 of the content, by the path relative to the folder of the model's version.
-
-    Raises:
-        ValueError: A path contains a new line, which would make the lines ambiguous.
-    """
-    if any("\n" in path for path in files):
-        raise ValueError("the path of a file contains a new line")
-    lines = (f"{sha256} {size} {path}\n".encode() for path, (size, sha256) in sorted(files.items(), key=_path_bytes))
-    return hashlib.sha256(b"".join(lines)).hexdigest()
-
-
-def _path_bytes(entry: tuple[str, Any]) -> bytes:
-    return entry[0].encode()
 
 
 def _signed(signed: SignedContent, key: bytes) -> bool:

@@ -4,16 +4,14 @@ The attested model server uses it. A renewal replaces the certificate and the ev
 they are part of the keyset.
 """
 
-import itertools
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.attested.evidence_conversation import EvidenceService
-from sealserve.attested.receipt import ReceiptClaims, sign_receipt
+from sealserve.attested.receipt import ReceiptSigner
 from sealserve.secret import SecretBytes
 
 
@@ -39,15 +37,13 @@ class ServiceIdentity:
     ) -> None:
         self._tls_key = tls_key
         self._keyset = service.keyset
-        self._keyset_digest = service.keyset.digest.hex()
-        self._identity = service.identity
+        self._receipts = ReceiptSigner(service.keyset, service.identity)
         self._granted = _Granted(certificate_chain=certificate_chain, service=service)
         self._renewals = 0
-        self._sequence: Iterator[int] = itertools.count()  # `next` of it is atomic
         self._renewing = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"ServiceIdentity(keyset={self._keyset_digest}, renewals={self._renewals})"
+        return f"ServiceIdentity(keyset={self._keyset.digest.hex()}, renewals={self._renewals})"
 
     @property
     def release_id(self) -> str:
@@ -97,15 +93,11 @@ class ServiceIdentity:
     def sign_receipt(
         self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
     ) -> str:
-        """Return a receipt with the next sequence number. See `sealserve.attested.receipt.ReceiptClaims`."""
-        claims = ReceiptClaims(
-            keyset_sha256=self._keyset_digest,
-            release_id=self._keyset.release_id,
+        """Return a receipt with the next sequence number. See `sealserve.attested.receipt.ReceiptSigner`."""
+        return self._receipts.sign(
             model=model,
             model_version=model_version,
             model_sha256=model_sha256,
             request_sha256=request_sha256,
             response_sha256=response_sha256,
-            sequence=next(self._sequence),
         )
-        return sign_receipt(claims, self._identity)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from sealserve.canonical_document import FILE_LIST_VERSION, FileListDocument, ListedFile
 from sealserve.errors import SealserveError
+from sealserve.model_digest import model_digest
 from sealserve.regular_file import (
     InputFileError,
     InputFileMissingError,
@@ -170,6 +171,22 @@ class FileList:
             content = stream.read(self.rows[name].size + 1)
         self._check(name, len(content), hashlib.sha256(content).hexdigest())
         return content
+
+    def model_digest(self, folder: Path) -> str | None:
+        """Return the digest of the model whose version is in ``folder``, as in the release statement.
+
+        Returns:
+            The digest, or None if a path contains a new line. Such a model has no digest.
+
+        Raises:
+            VerificationError: `file-list.outside`: ``folder`` is not below the list's folder.
+        """
+        prefix = self._prefix(folder)
+        rows = {path.removeprefix(prefix): row for path, row in self.rows.items() if path.startswith(prefix)}
+        try:
+            return model_digest({path: (row.size, row.sha256) for path, row in rows.items()})
+        except ValueError:
+            return None
 
     def _prefix(self, folder: Path) -> str:
         name = self.relative(folder)

@@ -41,10 +41,14 @@ class RequestError(SealserveError):
         hint: See `SealserveError`.
         code: See `SealserveError`.
         status: The status that the sender gets. The default is the class's status.
+
+    Attributes:
+        retry_after: Seconds after which the sender may repeat the request; None for no statement.
     """
 
     code = "request"
     status: Status = Status.INVALID_ARGUMENT
+    retry_after: float | None = None
 
     def __init__(
         self, message: str, *, hint: str | None = None, code: str | None = None, status: Status | None = None
@@ -86,6 +90,10 @@ class RequestCode(ErrorCode):
     """The queue of waiting batches is full."""
     DEADLINE_EXCEEDED = "request.deadline-exceeded", Status.DEADLINE_EXCEEDED
     """The client's deadline passed while the request waited."""
+    EVIDENCE_MALFORMED = "request.evidence-malformed"
+    """The request for evidence is not in the required form, or its nonce does not have 32 bytes."""
+    EVIDENCE_RATE = "request.evidence-rate", Status.RESOURCE_EXHAUSTED
+    """There are too many requests for evidence. The answer states when to retry."""
     EXAMPLE_INPUT = "request.example-input"
     """The request does not contain examples."""
     EXAMPLE_OUTPUT = "request.example-output"
@@ -114,6 +122,10 @@ class RequestCode(ErrorCode):
     """The request does not name a model, or names an unknown label."""
     OUTPUT_FILTER = "request.output-filter"
     """The request names an output that does not exist, or names an output twice."""
+    RECEIPT_FORM = "request.receipt-form"
+    """The request asks for a receipt with another value than `1`, or its body has a content encoding."""
+    RECEIPT_UNAVAILABLE = "request.receipt-unavailable", Status.FAILED_PRECONDITION
+    """The request asks for a receipt, but the server is not attested, or the method has no receipts."""
     RELOAD_REFUSED = "request.reload-refused", Status.PERMISSION_DENIED
     """A client asked to change the models. Only operators can do this, at the admin address."""
     REST_PATH = "request.rest-path"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import RequestCode, Status
@@ -60,6 +61,20 @@ class Users:
             self._condition.wait_for(lambda: not self._count)
 
 
+class ServedVersion(NamedTuple):
+    """A version of a model as receipts name it.
+
+    Args:
+        model: The model's name.
+        version: The version.
+        digest: The digest of the version's files, or None if the server has no file list.
+    """
+
+    model: str
+    version: int
+    digest: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servable:
     """A loaded version of a model.
@@ -74,6 +89,10 @@ class Servable:
         check_method_names: Whether Classify and Regress require the signature's method name.
         users: The requests that use it.
         metrics: The metrics for its runs.
+        digest: The digest of its files, or None if the server has no file list. See `sealserve.model_digest`.
+
+    Attributes:
+        served_version: The version as receipts name it.
     """
 
     name: str
@@ -85,6 +104,11 @@ class Servable:
     check_method_names: bool = False
     users: Users = field(default_factory=Users)
     metrics: Metrics = field(default_factory=Metrics)
+    digest: str | None = None
+    served_version: ServedVersion = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "served_version", ServedVersion(self.name, self.version, self.digest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +155,7 @@ class Servables:
         self._latest: dict[str, Servable] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._writing = threading.Lock()
+        self._used = threading.local()
 
     def publish(self, servable: Servable) -> None:
         """Make a loaded version available to requests."""
@@ -188,6 +213,12 @@ class Servables:
             raise RequestCode.SERVABLE_NOT_FOUND.error(f"Servable not found for request: Specific({name}, {version})")
         return entry.servable
 
+    def take_used(self) -> ServedVersion | None:
+        """Return the version that this thread used last since the previous call, or None. It may be unloaded now."""
+        version: ServedVersion | None = getattr(self._used, "version", None)
+        self._used.version = None
+        return version
+
     @contextmanager
     def use(self, spec: ModelSpec) -> Iterator[Servable]:
         """Yield the servable that ``spec`` selects. It stays loaded until the end of the block.
@@ -198,6 +229,7 @@ class Servables:
         servable = self.find(spec)
         while not servable.users.enter():  # it was retired a moment ago, so look again for a newer servable
             servable = self.find(spec)
+        self._used.version = servable.served_version
         try:
             yield servable
         finally:

@@ -16,7 +16,6 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -34,10 +33,12 @@ from sealserve.serving.api.model_status import get_model_status, refuse_reload
 from sealserve.serving.api.predict import predict
 from sealserve.serving.attested import AttestedIdentity
 from sealserve.serving.command_line.options import ServerOptions
+from sealserve.serving.evidence import Evidence
 from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
     GetModelMetadataRequest,
@@ -50,13 +51,14 @@ from sealserve.serving.runtime.protos import (
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving.wire.transport import Transport, TransportSettings
+from sealserve.serving_interface import EVIDENCE_METHOD
 
 _T = TypeVar("_T")
 
@@ -91,6 +93,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
+        self._evidence_lane = Lane(running=1, waiting=_CONTROL_QUEUE)
         self._allowance = Allowance(
             _MESSAGES * max(options.flags.max_message_bytes, options.flags.rest_api_max_body_bytes)
         )
@@ -110,11 +113,13 @@ class Server:
         options = self._options
         # 1. Read the files that do not require TensorFlow, so that faults and taken ports are reported immediately.
         files = FileList.read(options.file_list) if options.file_list else None
-        tls = self._tls(files)
+        source = self._tls(files)
+        tls = source.settings if source is not None else None
         addresses = self._addresses()
         # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
-        http = HttpPorts(options, files, servables, self._allowance)
+        evidence = Evidence(self._identity) if self._identity is not None else None
+        http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
@@ -124,10 +129,10 @@ class Server:
         await http.start()
         health = Health(watches=transports.choose().idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
-        transport = self._build(servables, health, check)
+        transport = self._build(servables, health, check, evidence)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
-        credentials = [self._credentials(tls, files, check) for _ in addresses]
+        credentials = [_credentials(source, check) for _ in addresses]
         places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
@@ -174,11 +179,11 @@ class Server:
         logger.info("%s: draining for at most %d s", number.name, self._options.flags.drain_grace_seconds)
         self._stopping.set()
 
-    def _tls(self, files: FileList | None) -> SslConfig | None:
-        if self._options.ssl_config_file is None:
+    def _tls(self, files: FileList | None) -> TlsSource | None:
+        source = find_tls_source(self._options.ssl_config_file, files, self._identity)
+        if source is None:
             logger.warning("DANGEROUS: serving in plaintext; anyone on the network can read inputs and answers")
-            return None
-        return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
+        return source
 
     def _addresses(self) -> list[str]:
         options = self._options
@@ -187,14 +192,6 @@ class Server:
             *([] if only_socket else [choose_address(options.flags.bind_address, options.flags.port)]),
             *([] if options.socket_path is None else [choose_socket(options.socket_path)]),
         ]
-
-    def _credentials(
-        self, tls: SslConfig | None, files: FileList | None, check: PeerCheck | None
-    ) -> grpc.ServerCredentials | None:
-        path = self._options.ssl_config_file
-        if tls is None or path is None:
-            return None
-        return followed_credentials(path, files, tls, check or PeerCheck(frozenset()))
 
     async def _load(self, models: Models) -> bool:
         """Load the models; return False if a signal arrived first."""
@@ -211,8 +208,11 @@ class Server:
         loading.result()
         return True
 
-    def _build(self, servables: Servables, health: Health, check: PeerCheck | None) -> Transport:
+    def _build(
+        self, servables: Servables, health: Health, check: PeerCheck | None, evidence: Evidence | None
+    ) -> Transport:
         options = self._options
+        receipts = Receipts(self._identity, servables)
         largest = options.flags.max_message_bytes
 
         def answer(request: PredictRequest, deadline: float | None) -> PredictResponse:
@@ -237,26 +237,33 @@ class Server:
             "MultiInference": parsed(MultiInferenceRequest, bounded(answer_multi_inference)),
         }
         control = {
-            f"{_PREDICTION}/GetModelMetadata": parsed(
-                GetModelMetadataRequest, lambda request, _: get_model_metadata(servables, request)
-            ),
             f"{_MODEL}/GetModelStatus": parsed(
                 GetModelStatusRequest, lambda request, _: get_model_status(servables, request)
             ),
             f"{_MODEL}/HandleReloadConfigRequest": lambda _content, _deadline: refuse_reload(),
         }
+        metadata = parsed(GetModelMetadataRequest, lambda request, _: get_model_metadata(servables, request))
         routes = {path: Route(method=method, lane=self._control) for path, method in control.items()}
+        routes[f"{_PREDICTION}/GetModelMetadata"] = Route(method=metadata, lane=self._control, receipts=receipts)
+        if evidence is not None:
+            routes[EVIDENCE_METHOD] = Route(
+                method=evidence.answer_message, lane=self._evidence_lane, admit=evidence.admit
+            )
         routes |= {
             f"/tensorflow.ProfilerService/{name}": Route(method=refusal(_NO_PROFILER), lane=self._control)
             for name in ("Profile", "Terminate", "Monitor")
         }
         routes |= {
-            f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference) for name, method in inference.items()
+            f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
+            for name, method in inference.items()
         }
         kind = transports.choose()
         settings = TransportSettings(
             handlers={**handlers(routes), **health.handlers},
-            threads=options.flags.grpc_max_threads + self._control.width + 1,  # one waits for the next event
+            threads=options.flags.grpc_max_threads
+            + self._control.width
+            + self._evidence_lane.width
+            + 1,  # one waits for the next event
             calls=options.flags.grpc_max_threads + options.flags.max_queued_requests + kind.idle_calls,
             patience=options.flags.transfer_timeout_seconds,
             allowance=self._allowance,
@@ -271,6 +278,10 @@ class Server:
             peer_fault=check,
         )
         return kind(settings)
+
+
+def _credentials(source: TlsSource | None, check: PeerCheck | None) -> grpc.ServerCredentials | None:
+    return None if source is None else source.credentials(check or PeerCheck(frozenset()))
 
 
 def _listen(transport: Transport, address: str, credentials: grpc.ServerCredentials | None) -> str:

@@ -5,20 +5,23 @@ import contextlib
 import importlib
 import logging
 import threading
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sealserve.pki.certificate import describe
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.attested import AttestedIdentity
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.command_line.parameters_pb2 import MonitoringConfig
+from sealserve.serving.evidence import Evidence
 from sealserve.serving.file_list import FileList
 from sealserve.serving.http.https import RenewableContext, renew, server_context
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
+from sealserve.serving.wire.credentials import Followed
 from sealserve.serving.wire.listening import choose_address
+from sealserve.serving.wire.tls_source import find_tls_source
 from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
@@ -35,20 +38,31 @@ class HttpPorts:
         files: The list of the files that may be loaded.
         servables: The served models.
         allowance: The bytes that requests and answers may use.
+        identity: The identity of an attested server, or None. It replaces the key and certificate in the TLS settings.
+        evidence: Answers requests for evidence at the REST API's port, or None.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
     """
 
     def __init__(
-        self, options: ServerOptions, files: FileList | None, servables: Servables, allowance: Allowance
+        self,
+        options: ServerOptions,
+        files: FileList | None,
+        servables: Servables,
+        allowance: Allowance,
+        *,
+        identity: AttestedIdentity | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self._options = options
+        self._receipts = Receipts(identity, servables)
+        self._evidence = evidence
         self._allowance = allowance
         self._servables = servables
         self._running: list[HttpServer] = []
         self._context: RenewableContext | None = None
-        self._followed: FollowedSettings | None = None
+        self._followed: Followed | None = None
         http, flags = options.http, options.flags
         self._metrics_path = METRICS_PATH if flags.monitoring_port else None
         if http.monitoring_config_file is not None:
@@ -62,13 +76,11 @@ class HttpPorts:
                 logger.warning("the metrics page of --monitoring_config_file has no port: give --monitoring_port")
             return
         self._addresses = [choose_address(options.flags.bind_address, port) for port in self._ports]
-        path = http.ssl_config_file
-        if path is not None:
-            settings = read_tls_settings(path, files, now=datetime.now(UTC))
-            self._context = server_context(settings)
-            self._tell_end(settings)
-            if files is None or files.relative(path) is None:  # files of a sealed release never change
-                self._followed = FollowedSettings(path, settings)
+        source = find_tls_source(http.ssl_config_file, files, identity)
+        if source is not None:
+            self._context = server_context(source.settings)
+            self._tell_end(source.settings)
+            self._followed = source.followed()
         else:
             logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the network can read inputs and answers")
         threading.Thread(target=_import_server, name="import-http", daemon=True).start()
@@ -97,6 +109,8 @@ class HttpPorts:
             has_rest = port == flags.rest_api_port
             server = HttpServer(
                 rest=Rest(self._servables, max_tensor_bytes=flags.max_message_bytes) if has_rest else None,
+                receipts=self._receipts,
+                evidence=self._evidence if has_rest else None,
                 metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,
                 metrics=self._servables.metrics,
                 limits=limits,
@@ -114,13 +128,14 @@ class HttpPorts:
         """Use renewed TLS settings for new connections. Call it periodically.
 
         If client certificates are required, open connections end with their next answer, or as soon as they are idle.
-        The client may have been revoked, or its authority removed.
+        The client may have been revoked, or its authority removed. A renewed certificate of an identity does not end
+        connections.
         """
         settings = self._followed.newer_settings() if self._followed else None
-        if settings is not None and self._context is not None:
+        if self._followed is not None and settings is not None and self._context is not None:
             renew(self._context, settings)
             self._tell_end(settings)
-            for server in self._running if settings.client_verify else ():
+            for server in self._running if settings.client_verify and self._followed.affects_clients else ():
                 server.retire()
 
     def _tell_end(self, settings: SslConfig) -> None:

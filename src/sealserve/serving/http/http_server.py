@@ -11,22 +11,28 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
+from sealserve.serving.evidence import Evidence
+from sealserve.serving.http.attested_answers import RECEIPT_FIELD, admit, present, with_receipt
 from sealserve.serving.http.connection import QUIET, SERVER, Connection, Connections, answer_in_http11
 from sealserve.serving.http.memory import Loan, NoMemoryError
 from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, error_body
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import taken
+from sealserve.serving_interface import EVIDENCE_PATH
 
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
-    "Access-Control-Allow-Headers": "Content-Type",
+    "Access-Control-Allow-Headers": f"Content-Type, {RECEIPT_FIELD}",
+    "Access-Control-Expose-Headers": f"{RECEIPT_FIELD}, Retry-After",
 }
 _CLOSING: Final = 1.0
 """Seconds for sending the last answers, when no request runs any more."""
@@ -71,6 +77,8 @@ class HttpServer:
         metrics: The metrics on the page, in which rejected requests are counted too.
         limits: The server's limits.
         allowance: The bytes that requests and answers may use.
+        receipts: Adds a receipt to an answer whose request asks for it; None if the port has no receipts.
+        evidence: Answers requests for evidence, or None.
         cors: Whether web pages from other sites may send requests.
         gzip: Whether answers are compressed for clients that accept it.
     """
@@ -83,6 +91,8 @@ class HttpServer:
         metrics: Metrics,
         limits: HttpLimits,
         allowance: Allowance,
+        receipts: Receipts | None = None,
+        evidence: Evidence | None = None,
         cors: bool = False,
         gzip: bool = False,
     ) -> None:
@@ -91,6 +101,9 @@ class HttpServer:
         self._metrics = metrics
         self._limits = limits
         self._allowance = allowance
+        self._receipts = receipts
+        self._evidence = evidence
+        self._evidence_thread = ThreadPoolExecutor(1, thread_name_prefix="evidence")
         self._cors = _CORS if cors else {}
         self._gzip = gzip
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
@@ -154,6 +167,7 @@ class HttpServer:
         else:
             ended = True
         self._pool.shutdown(wait=ended, cancel_futures=True)
+        self._evidence_thread.shutdown(wait=ended, cancel_futures=True)
         return ended
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -164,7 +178,8 @@ class HttpServer:
                 response.headers["Content-Type"] = kind
             if self._rest is not None:
                 response.headers.update(self._cors)
-            if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.headers.update(answer.headers)
+            if self._gzip and _is_compressible(answer) and "gzip" in request.headers.get("Accept-Encoding", ""):
                 response.enable_compression(web.ContentCoding.gzip)
             connection = request.protocol if isinstance(request.protocol, Connection) else None
             if self._draining or answer.closes or (connection is not None and connection.is_old):
@@ -201,11 +216,23 @@ class HttpServer:
         path = _origin_form(request.raw_path)
         if self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
             return self._page(path)
-        if self._rest is None or not self._rest.knows(path):
+        if self._evidence is not None and path.partition("?")[0] == EVIDENCE_PATH:
+            answer = await self._answer_evidence(self._evidence, request, path)
+        elif self._rest is None or not self._rest.knows(path):
             return Answer(404, b""), ""
-        if request.method == "OPTIONS":
-            return self._preflight(request), "application/json"
-        return await self._ask(self._rest, request, path, loan), "application/json"
+        elif request.method == "OPTIONS":
+            answer = self._preflight(request)
+        else:
+            answer = await self._ask(self._rest, request, path, loan)
+        return answer, "application/json"
+
+    async def _answer_evidence(self, evidence: Evidence, request: web.BaseRequest, path: str) -> Answer:
+        if request.method == "OPTIONS" and self._cors:
+            return self._preflight(request)
+        if (refused := admit(evidence, request)) is not None:
+            return refused
+        work = partial(present, evidence, path.partition("?")[2])
+        return await asyncio.get_running_loop().run_in_executor(self._evidence_thread, work)
 
     def _page(self, path: str) -> tuple[Answer, str]:
         if path != self._metrics_path:
@@ -240,6 +267,8 @@ class HttpServer:
                 return body
             deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
             ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline, loan)  # noqa: E731  # typed
+            if self._receipts is not None and RECEIPT_FIELD in request.headers:
+                ask = partial(with_receipt, self._receipts, request, body, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
         finally:
             loan.give_back(loan.size)
@@ -262,6 +291,11 @@ class HttpServer:
         except web.RequestPayloadError:
             return self._refusal(Status.INVALID_ARGUMENT, "The body does not match its headers.")
         return body
+
+
+def _is_compressible(answer: Answer) -> bool:
+    """Return whether an answer may be compressed. A receipt covers the bytes of the body."""
+    return len(answer.body) >= _GZIP_FROM and RECEIPT_FIELD not in answer.headers
 
 
 def _response(answer: Answer) -> tuple[web.StreamResponse, bytes]:

@@ -8,7 +8,8 @@ import logging
 import re
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -89,11 +90,13 @@ class Answer:
         status: The HTTP status.
         body: JSON, or empty.
         closes: Whether to close the connection afterwards, because an unread body may follow the request.
+        headers: Further headers.
     """
 
     status: int
     body: bytes
     closes: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ class Loader:
                 obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
                 check_method_names=self.options.flags.enable_signature_method_name_check,
                 metrics=self.metrics,
+                digest=self.files.model_digest(folder) if self.files is not None else None,
             )
             # 4. Run its warm-up requests before a client can use it.
             if self.options.warmup_iterations:

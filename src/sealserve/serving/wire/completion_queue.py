@@ -43,6 +43,7 @@ from sealserve.serving.wire.transport import (
     NO_MESSAGE,
     NO_METHOD,
     Handler,
+    Metadata,
     TransportSettings,
     ignore,
     too_many_calls,
@@ -67,7 +68,7 @@ class QueueCall:
 
     __slots__ = (
         *("_call", "_handler", "_opened", "_sent", "_size", "_transport"),
-        *("__weakref__", "cancelled", "content", "deadline", "moving_since", "on_cancel"),
+        *("__weakref__", "cancelled", "content", "deadline", "metadata", "moving_since", "on_cancel"),
     )
 
     def __init__(self, transport: "QueueTransport", event: Any, handler: Handler | None) -> None:
@@ -84,6 +85,8 @@ class QueueCall:
         expiry = event.call_details.deadline
         if expiry < _FOREVER:
             self.deadline = time.monotonic() + expiry - time.time()
+        self.metadata: Metadata = event.invocation_metadata
+        """The metadata of the request."""
         self._transport = transport
         self._call = event.call
         self._handler = handler
@@ -109,14 +112,14 @@ class QueueCall:
         self.moving_since = time.monotonic()
         self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
-    def answer(self, content: bytes) -> None:
+    def answer(self, content: bytes, trailer: Metadata = ()) -> None:
         """Send the answer, and end the call."""
         self._hold(len(content))
-        self._finish(Status.OK, "", cygrpc.SendMessageOperation(content, _NO_FLAGS))
+        self._finish(Status.OK, "", cygrpc.SendMessageOperation(content, _NO_FLAGS), trailer=trailer)
 
-    def refuse(self, status: Status, details: str) -> None:
+    def refuse(self, status: Status, details: str, trailer: Metadata = ()) -> None:
         """End the call with an error."""
-        self._finish(status, details)
+        self._finish(status, details, trailer=trailer)
 
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
@@ -137,10 +140,11 @@ class QueueCall:
         self._opened = True
         return (cygrpc.SendInitialMetadataOperation(_NOTHING, _NO_FLAGS),)
 
-    def _finish(self, status: Status, details: str, *message: Any) -> None:
+    def _finish(self, status: Status, details: str, *message: Any, trailer: Metadata = ()) -> None:
         self.content = b""
         self.moving_since = time.monotonic()
-        end = cygrpc.SendStatusFromServerOperation(self._transport.trailer, int(status), details.encode(), _NO_FLAGS)
+        metadata = (*self._transport.trailer, *trailer) if trailer else self._transport.trailer
+        end = cygrpc.SendStatusFromServerOperation(metadata, int(status), details.encode(), _NO_FLAGS)
         self._start((*self._opening(), *message, end), self._finished)
 
     def _start(self, operations: tuple[Any, ...], tag: Callable[[Any], None]) -> None:

@@ -3,12 +3,13 @@
 Source: tensorflow/serving, ``model_servers/server.cc`` (``BuildServerCredentials``).
 """
 
+import abc
 import logging
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import grpc
 
@@ -43,20 +44,37 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
         SealserveError: The file differs from the listed one, cannot be parsed, or its certificate is not valid now. Or
             OpenSSL or BoringSSL cannot use the settings.
     """
-    if files is not None and files.relative(path) is not None:
-        content = SecretBytes(files.read_file(path))
-    else:
-        try:
-            content = SecretBytes(read_regular(path))
-        except InputFileError as error:
-            raise ServingCode.SERVER_TLS_SETTINGS_MISSING.error(
-                f"The TLS settings in {path} cannot be read: {error.reason}."
-            ) from error
+    content = SecretBytes(read_listed(path, files))
     settings = ssl_config.parse(content, source=str(path))
     content.wipe()
-    source = f"the server's certificate in {path}"
+    return usable(settings, source=f"the server's certificate in {path}", now=now)
+
+
+def read_listed(path: Path, files: FileList | None) -> bytes:
+    """Return the content of a file with TLS settings. See `read_tls_settings`."""
+    if files is not None and files.relative(path) is not None:
+        return files.read_file(path)
+    try:
+        return read_regular(path)
+    except InputFileError as error:
+        raise ServingCode.SERVER_TLS_SETTINGS_MISSING.error(
+            f"The TLS settings in {path} cannot be read: {error.reason}."
+        ) from error
+
+
+def usable(settings: SslConfig, *, source: str, now: datetime) -> SslConfig:
+    """Check that TLS settings can be used now, and return them with ordered certificates.
+
+    Args:
+        settings: The settings.
+        source: The certificate's name in messages.
+        now: The time at which the certificate must be valid.
+
+    Raises:
+        SealserveError: The certificate is not valid now. Or OpenSSL or BoringSSL cannot use the settings.
+    """
     for outside in check_chain(settings.server_cert, now, source=source):
-        logger.warning("the chain in %s contains a certificate that is not valid now: %s", path, outside)
+        logger.warning("the chain of %s contains a certificate that is not valid now: %s", source, outside)
     custom_ca = settings.custom_ca
     if custom_ca:
         custom_ca = ordered_authorities(custom_ca, now)
@@ -92,28 +110,20 @@ def followed_credentials(
     return server_credentials(settings) if listed else FollowedSettings(path, settings, check).credentials()
 
 
-class FollowedSettings:
-    """TLS settings that follow their file. New connections use a renewed certificate, and open connections stay open.
-
-    Newer revocation lists also affect open connections, through the check. If the new file is invalid, the previous
-    settings stay in force, and one line is logged. Whether client certificates are required cannot change.
+class Followed(abc.ABC):
+    """TLS settings that follow their source. New connections use new settings, and open connections stay open.
 
     Args:
-        path: The file. Links are followed, because Kubernetes renews a mounted secret by changing a link.
-        settings: The settings that were read from it.
-        check: The check that gets newer revocation lists, or None.
+        settings: The current settings.
     """
 
-    def __init__(self, path: Path, settings: SslConfig, check: PeerCheck | None = None) -> None:
-        self._path = path
-        self._check = check
+    affects_clients: ClassVar[bool] = True
+    """Whether new settings can contain other authorities or revocation lists for client certificates."""
+
+    def __init__(self, settings: SslConfig) -> None:
         self._settings = settings
         self._news: SslConfig | None = None
-        self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
-        self._rejected: tuple[int, ...] | None = _UNKNOWN
         self._lock = threading.Lock()
-        if check is not None:
-            check.look = self.look
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the settings in gRPC's form. gRPC asks for newer settings at each handshake."""
@@ -129,11 +139,37 @@ class FollowedSettings:
         return None if settings is None else _configuration(settings)
 
     def newer_settings(self) -> SslConfig | None:
-        """Return the file's settings if they changed since the last call, else None. It raises no errors."""
+        """Return the source's settings if they changed since the last call, else None. It raises no errors."""
         with self._lock:
             self._look()
             news, self._news = self._news, None
             return news
+
+    @abc.abstractmethod
+    def _look(self) -> None:
+        """Look for new settings, and if there are any, replace ``_settings`` and ``_news``. It raises no errors."""
+
+
+class FollowedSettings(Followed):
+    """TLS settings that follow their file. New connections use a renewed certificate, and open connections stay open.
+
+    Newer revocation lists also affect open connections, through the check. If the new file is invalid, the previous
+    settings stay in force, and one line is logged. Whether client certificates are required cannot change.
+
+    Args:
+        path: The file. Links are followed, because Kubernetes renews a mounted secret by changing a link.
+        settings: The settings that were read from it.
+        check: The check that gets newer revocation lists, or None.
+    """
+
+    def __init__(self, path: Path, settings: SslConfig, check: PeerCheck | None = None) -> None:
+        super().__init__(settings)
+        self._path = path
+        self._check = check
+        self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
+        self._rejected: tuple[int, ...] | None = _UNKNOWN
+        if check is not None:
+            check.look = self.look
 
     def look(self) -> None:
         """Pass newer revocation lists of the file to the check, if the file changed. It raises no errors.

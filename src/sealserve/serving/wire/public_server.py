@@ -34,6 +34,7 @@ from sealserve.serving.wire.transport import (
     NO_MESSAGE,
     NO_METHOD,
     Handler,
+    Metadata,
     TransportSettings,
     ignore,
     too_many_calls,
@@ -59,12 +60,14 @@ class _Step:
         sent: Called when the message was sent; None if the call ends.
         status: The status with which the call ends.
         details: The message for the client.
+        trailer: Trailing metadata, in addition to the metadata of every answer.
     """
 
     content: bytes | None = None
     sent: Callable[[], None] | None = None
     status: Status = Status.OK
     details: str = ""
+    trailer: Metadata = ()
 
 
 class PublicCall:
@@ -82,6 +85,7 @@ class PublicCall:
         self.moving_since: float | None = None
         remaining = context.time_remaining()
         self.deadline = None if remaining is None or remaining > _FOREVER else time.monotonic() + remaining
+        self.metadata: Metadata = context.invocation_metadata()
         self.turn = threading.Event()
         """Set when the call may send its message, or has ended before."""
         self.steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
@@ -96,16 +100,16 @@ class PublicCall:
         certificate = self._context.auth_context().get("x509_pem_cert")
         return bytes(certificate[0]) if certificate else self._context.peer().encode()
 
-    def answer(self, content: bytes) -> None:
+    def answer(self, content: bytes, trailer: Metadata = ()) -> None:
         """Send the answer, and end the call."""
         self._transport.allowance.take_anyway(len(content))  # the answer is in memory, in place of the request
         self.let_go()
         self._size = len(content)
-        self._put(_Step(content=content))
+        self._put(_Step(content=content, trailer=trailer))
 
-    def refuse(self, status: Status, details: str) -> None:
+    def refuse(self, status: Status, details: str, trailer: Metadata = ()) -> None:
         """End the call with an error."""
-        self._put(_Step(status=status, details=details))
+        self._put(_Step(status=status, details=details, trailer=trailer))
 
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
@@ -280,6 +284,8 @@ class PublicTransport:
             if step.sent is None:
                 context.set_code(_CODES[int(step.status)])
                 context.set_details(step.details)
+                if step.trailer:
+                    context.set_trailing_metadata((*self._trailer, *step.trailer))
                 return
             step.sent()
 

@@ -1,6 +1,7 @@
 """The connection between gRPC and the server's methods: routes by path, message parsing, errors as status codes."""
 
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import RequestCode, RequestError, Status
-from sealserve.serving.wire.lanes import Lane, OverloadedError
+from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.transport import Call, Handler
-from sealserve.serving_interface import INSTANCE_HEADER
+from sealserve.serving_interface import INSTANCE_HEADER, RECEIPT_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +27,31 @@ Answer = Callable[[Any, float | None], Any]
 INSTANCE: Final = secrets.token_hex(8)
 TRAILER: Final = ((INSTANCE_HEADER, INSTANCE),)
 
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Tells gRPC's own retries, and people, when to repeat a call.
+
+Source: grpc/proposal, ``A6-client-retries.md`` (pushback).
+"""
 _MESSAGE_LIMIT: Final = 1024
 """Maximum characters of an error message, as in ``model_servers/grpc_status_util.cc``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method, and the lane for its requests."""
+    """A method, and the lane for its requests.
+
+    Args:
+        method: The method.
+        lane: The lane.
+        receipts: Adds a receipt to an answer whose request asks for it; None if the method has no receipts. Then a
+            request for a receipt is ignored.
+        admit: Raises a `RequestError` if the client, by its identifier, has sent too many requests; None for no limit.
+    """
 
     method: Method
     lane: Lane
+    receipts: Receipts | None = None
+    admit: Callable[[bytes], None] | None = None
 
 
 def refusal(reason: str) -> Method:
@@ -98,7 +115,7 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
         def job() -> Callable[[], None]:
-            return run(call, route.method)
+            return run(call, route.method, route.receipts)
 
         def cancel() -> None:
             if route.lane.withdraw(job):
@@ -106,18 +123,24 @@ def _handler(route: Route) -> Handler:
 
         call.on_cancel = cancel  # an earlier cancellation is checked when the job runs
         try:
+            if route.admit is not None:
+                route.admit(call.peer())
             route.lane.run(job)
-        except OverloadedError as error:
+        except RequestError as error:
             _refusal(call, error)()
 
     return handle
 
 
-def run(call: Call, method: Method) -> Callable[[], None]:
+def run(call: Call, method: Method, receipts: Receipts | None = None) -> Callable[[], None]:
     """Run a method, and return a function that sends its answer or its error."""
     if call.cancelled:
         return partial(call.refuse, Status.CANCELLED, "")
     try:
+        if receipts is not None and receipts.wanted(call.metadata):
+            request_sha256 = receipts.begin(call.content)
+            content = method(call.content, call.deadline)
+            return partial(call.answer, content, ((RECEIPT_HEADER, receipts.sign(request_sha256, content)),))
         content = method(call.content, call.deadline)
     except RequestError as error:
         return _refusal(call, error)
@@ -130,4 +153,7 @@ def run(call: Call, method: Method) -> Callable[[], None]:
 def _refusal(call: Call, error: RequestError) -> Callable[[], None]:
     message = error.message
     details = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}...TRUNCATED"
-    return partial(call.refuse, error.status, details)
+    if error.retry_after is None:
+        return partial(call.refuse, error.status, details)
+    pushback = (_PUSHBACK, str(math.ceil(error.retry_after * 1000)))
+    return partial(call.refuse, error.status, details, (pushback,))

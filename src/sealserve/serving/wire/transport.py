@@ -14,6 +14,8 @@ from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
 
 ChannelArgument = tuple[str, int | str]
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Names and values of metadata. A name can be repeated. A value of bytes has a name that ends with ``-bin``."""
 Handler = Callable[["Call"], None]
 """Answers a call whose message has arrived, now or later, from this thread or another."""
 PeerFault = Callable[[Mapping[bytes, Sequence[bytes]]], str | None]
@@ -52,16 +54,26 @@ class Call(Protocol):
     """The request's message."""
     deadline: float | None
     """The client's deadline on the clock of `time.monotonic`; None for no deadline."""
+    metadata: Metadata
+    """The metadata that the client sent with the request. gRPC limits its size."""
     cancelled: bool
     """Whether the client cancelled or disconnected."""
     on_cancel: Callable[[], None]
     """Called when the client cancels or disconnects."""
 
-    def answer(self, content: bytes) -> None:
-        """Send the answer, and end the call."""
+    def peer(self) -> bytes:
+        """Return an identifier of the client: its certificate, or else the connection's address."""
 
-    def refuse(self, status: Status, details: str) -> None:
-        """End the call with an error."""
+    def answer(self, content: bytes, trailer: Metadata = ()) -> None:
+        """Send the answer, and end the call.
+
+        Args:
+            content: The message.
+            trailer: Trailing metadata, in addition to the metadata of every answer.
+        """
+
+    def refuse(self, status: Status, details: str, trailer: Metadata = ()) -> None:
+        """End the call with an error. See `answer` for the trailing metadata."""
 
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
