@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.attester.codes import AttesterCode
-from sealserve.enclave.environment import DEVICE_VARIABLE
+from sealserve.enclave.environment import CA_VARIABLE, DEVICE_VARIABLE
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 
 RELEASE_VARIABLE: Final = "SEALSERVE_RELEASE_ID"
 _SERVERS: Final = "SECRET_PROVISION_SERVERS"
-_CA_PATH: Final = "SECRET_PROVISION_CA_CHAIN_PATH"
 _KEY_NAME: Final = "SECRET_PROVISION_SET_KEY"
 
 
@@ -43,7 +42,7 @@ def measured_settings(environment: Mapping[str, str]) -> MeasuredSettings:
         VerificationError: `provisioning.servers`: The list of brokers is invalid.
     """
     release_id = _value(environment, RELEASE_VARIABLE, r"[0-9a-f]{64}")
-    authority = Path(_value(environment, _CA_PATH, r"/.+"))
+    authority = Path(_value(environment, CA_VARIABLE, r"/.+"))
     try:
         broker_ca = authority.read_bytes()
     except OSError as error:

@@ -22,6 +22,7 @@ KEY_NAME: Final = "release"
 PROVISIONING_LIBRARY: Final = "libsecret_prov_attest.so"
 BROKER_CA_FILE: Final = "broker-ca.pem"
 BROKER_CA_PATH: Final = f"/{BROKER_CA_FILE}"
+CA_VARIABLE: Final = "SECRET_PROVISION_CA_CHAIN_PATH"
 DEVICE_VARIABLE: Final = "SEALSERVE_ATTESTATION_DEVICE"
 """The variable with the folder of the attestation device. Only a server that attests itself has it."""
 GRAMINE_DEVICE: Final = "/dev/attestation"
@@ -76,7 +77,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     DEVICE_VARIABLE: _exactly(GRAMINE_DEVICE, SIMULATED_DEVICE, needed=True),
     "SEALSERVE_PLATFORM": _exactly(*PlatformKind, needed=True),
     "SEALSERVE_RELEASE_ID": _matching(r"[0-9a-f]{64}", "a release id: 64 hexadecimal digits", needed=True),
-    "SECRET_PROVISION_CA_CHAIN_PATH": _exactly(BROKER_CA_PATH, needed=True),
+    CA_VARIABLE: _exactly(BROKER_CA_PATH, needed=True),
     "SECRET_PROVISION_CONSTRUCTOR": _exactly("1", needed=True),
     "SECRET_PROVISION_SERVERS": _matching(
         rf"{_SERVER}([,; ]+{_SERVER})*", "HOST:PORT, several joined by ';'", needed=True

@@ -21,7 +21,7 @@ Each step is logged with its evidence, as ``step=NAME field=value ...``. The log
 import logging
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.enclave.codes import EnclaveCode
-from sealserve.enclave.environment import DEVICE_VARIABLE
+from sealserve.enclave.environment import BROKER_CA_FILE, CA_VARIABLE, DEVICE_VARIABLE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.server_process import (
@@ -229,13 +229,17 @@ def provision(
 
 def connect_broker(enclave: SignedEnclave, bundle: Path, timeout: float) -> tuple[bytes, provisioning.BrokerConnection]:
     """Return the measured certificate of the broker's CA, PEM, and a connection to the first broker that accepts it."""
-    environment = enclave.manifest.loader.env
-    inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
-    broker_ca = read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
-    brokers = broker_addresses(environment["SECRET_PROVISION_SERVERS"])
+    broker_ca = read_broker_ca(enclave, bundle)
+    brokers = broker_addresses(enclave.manifest.loader.env["SECRET_PROVISION_SERVERS"])
     broker = provisioning.connect(brokers, timeout=timeout)
     log_step("broker", connected=broker)
     return broker_ca, broker
+
+
+def read_broker_ca(enclave: SignedEnclave, bundle: Path) -> bytes:
+    """Return the measured certificate of the broker's CA, PEM."""
+    inside = enclave.manifest.loader.env[CA_VARIABLE]
+    return read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
 
 
 def quote_for(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) -> bytes:
@@ -280,9 +284,16 @@ class _Attesting:
             quote_for=partial(quote_for, self.enclave, self.quoting_socket),
             open_mounts=self._open,
         ) as device:
-            status = _serve(self.enclave.manifest, self.memory, relay, started=device.start)
+            environment = {CA_VARIABLE: str(self._broker_ca())}
+            status = _serve(self.enclave.manifest, self.memory, relay, started=device.start, instead=environment)
         device.check()
         return status
+
+    def _broker_ca(self) -> Path:
+        """Return a copy in the private memory of the broker's CA, which Gramine mounts at the path in the manifest."""
+        path = self.memory.root / BROKER_CA_FILE
+        path.write_bytes(read_broker_ca(self.enclave, self.bundle))
+        return path
 
     def _open(self, key: SecretBytes) -> None:
         found = open_mounts(self.enclave.manifest, self.bundle, self.memory, key)
@@ -290,12 +301,26 @@ class _Attesting:
 
 
 def _serve(
-    manifest: EnclaveManifest, memory: PrivateMemory, relay: SignalRelay, *, started: Callable[[], None] | None = None
+    manifest: EnclaveManifest,
+    memory: PrivateMemory,
+    relay: SignalRelay,
+    *,
+    started: Callable[[], None] | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> int:
+    """Run the server until its end.
+
+    Args:
+        manifest: The manifest with the measured arguments and environment.
+        memory: The private memory.
+        relay: Passes signals on to the server.
+        started: Called after the start.
+        instead: Variables with other values than in the manifest.
+    """
     argv = [memory.translate(argument) for argument in manifest.loader.argv]
     environment = {
         variable: memory.translate(value) for variable, value in manifest.loader.env.items() if variable not in CONSUMED
-    }
+    } | dict(instead or {})
     log_step("server", program=manifest.libos.entrypoint, arguments=len(argv), environment=len(environment))
 
     def start() -> Child:

@@ -1,0 +1,179 @@
+"""A simulated enclave that attests itself, from build to end, with a small broker. The launcher is a separate process.
+
+The program inside is the real one up to the server. In place of the server, it shows what it sees.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from scripts.attested_example import KEY, Example
+from tests.harness import keys
+from tests.harness.attest_broker import AttestBroker, Behaviour, grant, refuse
+
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.inventory import measure
+from sealserve.enclave.signing import build_enclave
+from sealserve.enclave.spec import EnclaveSpec, release_mounts
+from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
+from sealserve.secret import SecretBytes
+from sealserve.sgx.simulated.platform import SimulatedPlatform
+from sealserve.sgx.simulated.quoting import QuotingServer
+from sealserve.sgx.simulated.vendor import Vendor
+
+pytestmark = pytest.mark.integration
+
+MODEL = b"the model's weights " * 1000
+PROGRAM = """
+import os, pathlib, sys
+from sealserve.attester.enclave_keys import EnclaveKeys
+from sealserve.attester.measured import measured_settings
+from sealserve.attester.program import Enclave, attested_identity
+from sealserve.errors import SealserveError
+from sealserve.serving import log
+log.configure()
+mounts = [pathlib.Path("/release", name) for name in ("models", "tls", "files.json")]
+print("before", [path.exists() for path in mounts])
+try:
+    identity = attested_identity(os.environ)
+except SealserveError as error:
+    print(f"error[{error.code}]: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+print("after", [path.exists() for path in mounts])
+print("model", pathlib.Path("/release/models/tiny/1/saved_model.pb").read_bytes()[:19].decode())
+print("evidence", len(identity.evidence(bytes(32))) > 1000)
+print("variables", *sorted(os.environ))
+sys.exit(3)
+"""
+LAUNCHER = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.simulated.launcher import run_enclave
+from sealserve.errors import SealserveError
+try:
+    sys.exit(run_enclave(Path(sys.argv[1]), "replica-0", quoting_socket=Path(sys.argv[2]),
+                         dangerous=[Danger.OTHER_PROGRAM]))
+except SealserveError as error:
+    print(f"error[{error.code}]: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """A release with a built enclave, and the quoting service."""
+
+    release: Release
+    broker: AttestBroker
+    quoting: Path
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LAUNCHER, str(self.release.folder), str(self.quoting)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    now = datetime.now(UTC)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "saved_model.pb").write_bytes(MODEL)
+    index_key = Ed25519PrivateKey.generate()
+    contents = ReleaseContents(
+        name="tiny",
+        servables=[Servable(name="tiny", version=1, folder=model)],
+        files={"tls/clients.cfg": b"client_verify: true"},
+        simulated=True,
+        created=now,
+    )
+    release = build_release(contents, tmp_path, key=SecretBytes(KEY), key_id="0" * 32, signer=index_key)
+    example = Example(tmp_path / "example")
+    example.release_id = release.id
+    platform = SimulatedPlatform.create(Vendor.create(tmp_path / "vendor", now=now), tmp_path / "platform", now=now)
+    with (
+        AttestBroker(example) as broker,
+        tempfile.TemporaryDirectory(prefix="se-") as folder,
+        QuotingServer(platform, Path(folder) / "quoting.sock"),
+    ):
+
+        def make(*behaviours: Behaviour) -> World:
+            broker.behaviours = behaviours or (grant,)
+            spec = EnclaveSpec(
+                name="replica-0",
+                release_id=release.id,
+                argv=(sys.executable, "-I", "-c", PROGRAM, "/release"),
+                broker=broker.place,
+                mounts=release_mounts(release.folder),
+                trusted_files=measure([sys.executable]),
+                simulated=True,
+                attests=True,
+            )
+            build_enclave(
+                release.folder,
+                spec,
+                broker_ca=broker.ca,
+                signing_key=keys.signing_key(),
+                index_signer=index_key,
+                signed_on=date(2026, 11, 29),
+                dangerous=[Danger.OTHER_PROGRAM],
+            )
+            return World(release, broker, Path(folder) / "quoting.sock")
+
+        yield make
+
+
+def assert_nothing_remains(log: str) -> None:
+    folders = re.findall(r"step=private-memory method=\S+ folder=(\S+)", log)
+    assert folders
+    assert not [folder for folder in folders if Path(folder).exists()]
+
+
+def test_an_enclave_attests_itself_and_opens_its_files(world: Callable[..., World]) -> None:
+    result = world().run()
+
+    assert result.returncode == 3, result.stderr
+    lines = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    assert lines["before"] == "[False, False, False]"
+    assert lines["after"] == "[True, True, True]"
+    assert lines["model"] == "the model's weights"
+    assert lines["evidence"] == "True"
+    assert "LD_PRELOAD" not in lines["variables"]
+    steps = re.findall(r"step=(\S+)", result.stderr)
+    assert steps == ["measured", "trusted-files", "private-memory", "server", "broker", "quote", "mounts", "key",
+                     "quote", "ended"]  # fmt: skip
+    assert KEY.hex() not in result.stderr + result.stdout
+    assert_nothing_remains(result.stderr)
+
+
+def test_a_refused_enclave_opens_nothing_and_states_the_reason(world: Callable[..., World]) -> None:
+    result = world(refuse(final=True)).run()
+
+    assert result.returncode == 3, result.stderr
+    assert "error[attest.refused]: The broker rejects this enclave. The broker's reference is row-17." in result.stderr
+    assert "after" not in result.stdout
+    assert "step=mounts" not in result.stderr
+    assert_nothing_remains(result.stderr)
+
+
+def test_a_sealed_file_that_the_host_changed_ends_the_start(world: Callable[..., World]) -> None:
+    made = world()
+    path = made.release.folder / "models/tiny/1/saved_model.pb"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+
+    result = made.run()
+
+    assert result.returncode == 3, result.stderr
+    assert "error[attester.device]: The attestation device did not accept the key" in result.stderr  # inside
+    assert re.search(r"error\[(?!attester)[a-z.-]+\]: .*saved_model\.pb", result.stderr)  # outside, and the final reason
+    assert_nothing_remains(result.stderr)
