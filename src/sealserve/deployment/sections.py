@@ -96,6 +96,11 @@ class ServerSection(Section):
         default=ServerKind.EMBEDDED,
         description='"embedded" (sealserve-model-server) or "tensorflow-serving" (its own binary; SGX only)',
     )
+    attested: bool = Field(
+        default=False,
+        description="whether the enclave creates its TLS key itself and proves this to users, so that the owner does "
+        "not have the key (measured; only with kind = 'embedded')",
+    )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
         default=60,
@@ -123,6 +128,12 @@ class ServerSection(Section):
         default=None,
         description="port of each replica's metrics, with the same TLS as for users (measured; not on target local)",
     )
+
+    @model_validator(mode="after")
+    def _attests_itself(self) -> Self:
+        if self.attested and self.kind is ServerKind.TENSORFLOW_SERVING:
+            raise ValueError("attested: TensorFlow Serving's binary cannot attest itself; use kind = 'embedded'")
+        return self
 
     @model_validator(mode="after")
     def _metrics_have_tls(self) -> Self:
@@ -237,6 +248,11 @@ class BrokerSection(Section):
         default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
     )
     port: Port = Field(default=BROKER_PORT, description="the port of the secret provisioning service")
+    certificate_hours: Annotated[int, Field(ge=1, le=168)] = Field(
+        default=24,
+        description="validity in hours of the certificates and attestation results for enclaves with their own TLS "
+        "key (server.attested); a revocation takes effect on users after this time",
+    )
     drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=60,
         description="minutes after a roll-out in which the old release still gets its key; 0: no limit",

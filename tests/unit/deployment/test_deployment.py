@@ -351,3 +351,10 @@ def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
 )
 def test_a_folder_that_is_named_like_a_version_has_its_parents_name(path: str, name: str) -> None:
     assert deployment.suggest_name(Path(path)) == name
+
+
+def test_tensorflow_servings_binary_cannot_attest_itself() -> None:
+    text = '[model]\nname = "m"\n[server]\nattested = true\n'
+    assert deployment.parse(text).server.attested
+    with raises(DeploymentCode.INVALID_VALUE, match="cannot attest itself"):
+        deployment.parse(text + 'kind = "tensorflow-serving"\n')

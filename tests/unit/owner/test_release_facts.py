@@ -18,7 +18,7 @@ from sealserve.sealing.release import verify_release
 APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
     "service": "client_name port rest_port listen",
     "broker": "name reached_at listen drain_minutes collateral_url collateral_ca_file collateral_update metrics_port "
-    "admin_port admin_listen instance processes log_format",
+    "admin_port admin_listen instance processes log_format certificate_hours",
     "database": "url password_file ca_file dangerous_unverified_server",
     "broker.limits": "keys_per_platform results_per_platform period_minutes",
     "broker.notifications": "url secret_file events ca_file",

@@ -21,7 +21,7 @@ _READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
         "broker": {
             "name", "address", "listen", "port", "collateral_url", "collateral_ca_file", "collateral_update",
             "metrics_port", "admin_port", "admin_listen", "instance", "processes", "limits", "log_format",
-            "notifications",
+            "notifications", "certificate_hours",
         },
         "database": {"url", "password_file", "ca_file", "dangerous_unverified_server"},
         "keystore": {
