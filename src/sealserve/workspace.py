@@ -78,6 +78,11 @@ class OwnerFolder:
         return self.root / "authorities"
 
     @property
+    def issuing(self) -> Path:
+        """The certificate of the issuing CA, for attested serving. Its private key is in the keystore."""
+        return self.root / "issuing"
+
+    @property
     def users(self) -> Path:
         """The register of users, and one folder per user with the user's certificate and key."""
         return self.root / "users"

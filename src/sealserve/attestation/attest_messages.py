@@ -3,9 +3,10 @@
 `sealserve.attestation.attest_conversation` states the order of the messages and the meaning of each step.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.framing import IncomingMessage
@@ -34,6 +35,22 @@ def _collateral(members: dict[str, str]) -> dict[str, str]:
     if (size := sum(len(name) + len(text.encode()) for name, text in members.items())) > _MAXIMUM_COLLATERAL:
         raise ValueError(f"expected at most {_MAXIMUM_COLLATERAL} bytes, got {size}")
     return members
+
+
+def check_collateral(members: Mapping[str, str]) -> Mapping[str, str]:
+    """Check that a grant can contain the collateral, and return it.
+
+    Raises:
+        VerificationError: `attest.collateral` if it is too large, or has another form.
+    """
+    try:
+        return TypeAdapter(CollateralMembers).validate_python(dict(members))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise AttestationCode.ATTEST_COLLATERAL.error(
+            f"The collateral of the platform does not fit into a grant: {first['msg'].removeprefix('Value error, ')}.",
+            hint="Check the documents of the collateral service: `sealserve broker collateral`.",
+        ) from error
 
 
 Nonce = Annotated[Base64Url, AfterValidator(_nonce)]

@@ -15,6 +15,8 @@ class AttestationCode(ErrorCode):
     """The certificate in the broker's grant is malformed, or is for another key than the enclave's TLS key."""
     ATTEST_CERTIFICATE_REQUEST = "attest.certificate-request", VerificationError
     """The enclave's certificate request is malformed, is not for a P-256 key, or its signature is invalid."""
+    ATTEST_COLLATERAL = "attest.collateral", VerificationError
+    """The collateral of the platform is too large for the answer of the broker, or has another form."""
     ATTEST_KEY = "attest.key", VerificationError
     """The broker's message with the release's key does not have the length of a key."""
     ATTEST_LENGTH = "attest.length", VerificationError

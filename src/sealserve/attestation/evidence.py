@@ -8,6 +8,7 @@ The names come from RATS (RFC 9334): evidence, verifier, endorsement (Intel's te
 values. `sealserve.sgx.verifier` implements these protocols for SGX, with genuine and with simulated processors.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -20,6 +21,10 @@ SERIES_LENGTH: Final = 64
 
 class EndorsedEvidence(Protocol):
     """Evidence together with the vendor's collateral for its platform. Neither is verified yet."""
+
+    @property
+    def collateral_members(self) -> Mapping[str, str]:
+        """The collateral as texts by name, for another verifier. The kind of evidence defines the names."""
 
     def verify(self, *, now: datetime, minimum_evaluation_number: int) -> Claims:
         """Verify the evidence against the collateral, up to the trusted root.

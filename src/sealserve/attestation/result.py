@@ -42,6 +42,8 @@ MAXIMUM_LIFETIME: Final = timedelta(days=7)
 NONCE_SIZES: Final = range(8, 65)
 """The possible sizes of a nonce in bytes. Source: RFC 9711 section 4.1."""
 MAXIMUM_AUDIENCE: Final = 255
+USER_AUDIENCE: Final = "sealserve.user"
+"""The audience of results for users of a service, who receive them as part of its evidence."""
 
 _DEVELOPER: Final = "sealserve"
 _NI: Final = "ni:///sha-256;"

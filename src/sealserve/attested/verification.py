@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.keyset import Keyset, spki_digest
-from sealserve.attestation.result import AttestationResult, Freshness
+from sealserve.attestation.result import USER_AUDIENCE, AttestationResult, Freshness
 from sealserve.attestation.result_token import verify_result
 from sealserve.attestation.session_binding import service_report_data, signed_nonce
 from sealserve.attested.codes import AttestedCode
@@ -34,7 +34,7 @@ from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 
-AUDIENCE: Final = "sealserve.user"
+AUDIENCE: Final = USER_AUDIENCE
 """The audience of attestation results for users."""
 
 

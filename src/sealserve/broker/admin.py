@@ -23,6 +23,7 @@ from sealserve.broker.platforms import EnrolledPlatform
 from sealserve.broker.releases import PRODUCT_LABEL, Reference, Release, ReleaseAmbiguousError, ReleaseUnknownError
 from sealserve.broker.standing import ReleaseState
 from sealserve.broker.state_comparison import compare, fingerprint
+from sealserve.broker.stored_key import RELEASE_KEYS
 from sealserve.broker.tables import AUDIT, KEYS
 from sealserve.errors import SealserveError
 from sealserve.terms import PlatformKind
@@ -321,7 +322,7 @@ def status(database: Database) -> Status:
             states[release.state] = states.get(release.state, 0) + 1
         return Status(
             database=database.name,
-            keys=connection.execute(select(func.count()).select_from(KEYS)).scalar_one(),
+            keys=connection.execute(select(func.count()).select_from(KEYS).where(RELEASE_KEYS)).scalar_one(),
             releases=states,
             decisions=_counts(connection, "decision"),
             refusals=_counts(connection, "code", only=Decision.REFUSED),

@@ -2,7 +2,8 @@
 
 - No ALPN extension: Gramine's secret provisioning protocol, with exactly the bytes of Gramine's own server.
 - ``sealserve-token/1``: an attestation result and no key, see `sealserve.attestation.result_request`. TLS 1.3 only.
-- ``sealserve-attest/1``: reserved. This version refuses it.
+- ``sealserve-attest/1``: key, certificate and attestation result for an enclave that created its own TLS key, see
+  `sealserve.attestation.attest_conversation`. TLS 1.3 only. The peer presents no certificate.
 
 The broker ends the handshake with the alert ``no_application_protocol`` if it supports none of the client's protocols.
 """
@@ -17,8 +18,8 @@ from sealserve.attestation import result_request, session_binding
 GRAMINE: Final = b""
 """The value for a session without ALPN."""
 RESULTS: Final = result_request.PROTOCOL
-RESERVED: Final = session_binding.PROTOCOL
-"""The name of a later protocol, in which the key and the result are bound to the session."""
+ATTEST: Final = session_binding.PROTOCOL
+"""The protocol whose evidence is bound to the TLS session."""
 
 
 class UnsupportedProtocolError(Exception):
@@ -38,6 +39,9 @@ def select_protocols(context: SSL.Context, supported: Sequence[bytes]) -> None:
         if connection.get_protocol_version() >= SSL.TLS1_3_VERSION:
             for protocol in supported:
                 if protocol in offered:
+                    if protocol == ATTEST:
+                        # The evidence is not in a certificate. OpenSSL requests one after this callback.
+                        connection.set_verify(SSL.VERIFY_NONE)
                     return protocol
         raise UnsupportedProtocolError
 

@@ -50,7 +50,10 @@ class Decision(StrEnum):
     FLOOR_RAISED = "floor-raised"
     APPROVED = "approved"
     APPROVAL_REMOVED = "approval-removed"
+    STATED = "stated"
+    """The owner signed a statement about a release, for users."""
     AUTHENTICATED = "authenticated"
+    ISSUING_KEY_ROTATED = "issuing-rotated"
     TOKEN_KEY_ROTATED = "token-rotated"  # noqa: S105  # not a secret
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from sealserve.broker.audit_entry import Decision, Entry
-from sealserve.broker.tables import APPROVALS, EVALUATION_FLOOR, PLATFORMS, REFERENCE_VALUES, RELEASES
+from sealserve.broker.tables import APPROVALS, EVALUATION_FLOOR, PLATFORMS, REFERENCE_VALUES, RELEASES, STATEMENTS
 
 CHANGES: Final = frozenset(
     {
@@ -19,6 +19,7 @@ CHANGES: Final = frozenset(
         Decision.FLOOR_RAISED,
         Decision.APPROVED,
         Decision.APPROVAL_REMOVED,
+        Decision.STATED,
         Decision.AUTHENTICATED,
     }
 )
@@ -30,6 +31,7 @@ _SUBJECTS: Final[Mapping[Table, tuple[str, ...]]] = {
     PLATFORMS: ("platform", "platform", "platform_id"),
     EVALUATION_FLOOR: ("floor", "anchor"),
     APPROVALS: ("approval", "release_id", "platform_id"),
+    STATEMENTS: ("statement", "release_id"),
 }
 """The first word of the subject of a row, and the columns that follow it."""
 
@@ -52,6 +54,8 @@ def subjects_of(entry: Entry) -> list[str]:
             return [f"platform {entry.platform} {entry.platform_id}"]
         case Decision.APPROVED | Decision.APPROVAL_REMOVED:
             return [f"approval {entry.release_id} {entry.platform_id}"]
+        case Decision.STATED:
+            return [f"statement {entry.release_id}"]
         case Decision.FLOOR_RAISED:
             return [f"floor {entry.claims.get('series')}"]
         case _:

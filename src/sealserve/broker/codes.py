@@ -127,6 +127,8 @@ class BrokerCode(ErrorCode):
     """The settings of the key management service are invalid."""
     KEYSTORE_TRANSIT_UNAVAILABLE = "keystore.transit-unavailable", UnavailableError
     """The key management service is unreachable or sealed, or its reply is invalid."""
+    KEYSTORE_UNKNOWN_ISSUING_KEY = "keystore.unknown-issuing-key", InputError
+    """The keystore does not contain the private key of the issuing authority in ``owner/issuing``."""
     KEYSTORE_UNKNOWN_KEY = "keystore.unknown-key", InputError
     """The keystore does not contain a key with that id."""
     KEYSTORE_UNKNOWN_WRAPPER = "keystore.unknown-wrapper", InputError

@@ -30,6 +30,18 @@ The steps of a request, in order (1, 2 and 15 are in `sealserve.broker.server`):
 A request for an attestation result (`Broker.attest`) takes the same steps. It omits the approval and step 13, because
 no key is loaded, and sends the signed result in step 15.
 
+An enclave with its own TLS key (`Broker.provision`) takes the same steps with these differences:
+
+ 1. The peer presents no certificate.
+ 2. The broker sends a nonce, and receives a quote, a keyset and a certificate request for the TLS key
+    (`sealserve.attestation.attest_conversation`).
+ 3. There is no certificate to read.
+ 5. The report data covers the broker's nonce, this TLS session and the keyset. The keyset names the release of step 6.
+    The check is repeated after step 10, when the quote is verified.
+13. The broker also loads the private key of the issuing CA. With the purpose ``renewal``, it loads no release key.
+14. The row contains the digest of the keyset. The transaction also reads the release statement.
+15. The broker sends the certificate, the attestation result, the collateral, the statement, and then the key.
+
 The broker does not interpret evidence. Steps 4, 8, 9 and 10, and the reference values in step 12, belong to the
 verifier (`sealserve.attestation.evidence`).
 
@@ -40,18 +52,21 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealserve.attestation.attest_conversation import PresentedEvidence
+from sealserve.attestation.attest_messages import check_collateral
 from sealserve.attestation.claims import Claims
 from sealserve.attestation.evidence import Evidence, Verifier
 from sealserve.attestation.policy import appraise
 from sealserve.attestation.ra_tls import check_binding, parse_certificate
 from sealserve.attestation.secret_provisioning import in_form
-from sealserve.broker import approvals, audit, platforms, releases
+from sealserve.attestation.strict_document import SignedContent
+from sealserve.broker import approvals, audit, platforms, statements
+from sealserve.broker.appraised import Appraised, BrokerInternalError, Provisioned
 from sealserve.broker.audit import AuditRow, Head
 from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.current_keystore import KeySource
@@ -61,6 +76,7 @@ from sealserve.broker.decision_state import DecisionState, DecisionStates, State
 from sealserve.broker.decision_trace import Trace
 from sealserve.broker.limits import PlatformLimit, PlatformLimiter
 from sealserve.broker.metrics import Decisions, Outcome, new_stage_times
+from sealserve.broker.releases import Release
 from sealserve.broker.stage_times import RequestTimes, Stage
 from sealserve.broker.standing import check_standing
 from sealserve.errors import SealserveError
@@ -70,31 +86,6 @@ from sealserve.secret import SecretBytes
 _LOG: Final = logging.getLogger(__name__)
 Downloading = contextlib.AbstractContextManager[object]
 """A context in which a request waits for downloads. It may raise a `SealserveError` if too many requests wait."""
-
-
-class BrokerInternalError(SealserveError):
-    """An unexpected error inside the broker. The broker's log contains the traceback."""
-
-    code = "internal"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appraised:
-    """An enclave whose evidence the broker appraised, and the basis of the appraisal.
-
-    Args:
-        time: The time of the decision.
-        release: The release, with the policy that the claims satisfy.
-        claims: The claims from the evidence.
-        quote_digest: SHA-256 of the quote, as hex.
-        public_key_digest: SHA-256 of the SubjectPublicKeyInfo that the evidence is bound to.
-    """
-
-    time: datetime
-    release: releases.Release
-    claims: Claims
-    quote_digest: str
-    public_key_digest: bytes
 
 
 def _judge(claims: Claims, state: DecisionState) -> None:
@@ -220,6 +211,103 @@ class Broker:
 
             return self._states.perform(evidence, steps, reset=trace.reset)
 
+    def provision(
+        self,
+        presented: PresentedEvidence,
+        *,
+        peer: str,
+        detail: str,
+        ready: Callable[[], None],
+        downloading: Callable[[], Downloading] = contextlib.nullcontext,
+        appraised: Callable[[], None] = lambda: None,
+        times: RequestTimes | None = None,
+    ) -> Provisioned:
+        """Appraise an enclave with its own TLS key, and record the decision in the audit log.
+
+        Args:
+            presented: The evidence of the enclave.
+            peer: The peer's address and port.
+            detail: The detail of the audit row.
+            ready: Called before the row is written. It raises an error if no certificate can be issued.
+            downloading: As in `release_key`.
+            appraised: As in `release_key`.
+            times: As in `release_key`.
+
+        Raises:
+            SealserveError: The broker refuses the request. The module's docstring lists the records of a refusal.
+        """
+        trace = Trace(peer, times or self.stages.request(), self._name)
+        with self._refusing(trace, appraised):
+            # 4. Parse the quote. The digests are recorded even if it does not parse.
+            trace.times.begin(Stage.CERTIFICATE)
+            trace.quote_digest = hashlib.sha256(presented.quote).hexdigest()
+            trace.public_key_digest = presented.keyset.tls_key_digest
+            trace.evidence = evidence = self._verifier.read(presented.quote)
+            trace.times.begin(Stage.DATABASE)
+
+            def steps(state: DecisionState) -> tuple[Provisioned, DecisionState]:
+                # 5, 6. Reject a quote of another session before any expensive step.
+                trace.release = state.match.release
+                presented.bind(report_data=evidence.report_data, release_id=state.match.release.release_id)
+                claims = self._appraise(evidence, state, trace, downloading)
+                return self._provide(presented, evidence, claims, state, trace, detail, ready, appraised)
+
+            return self._states.perform(evidence, steps, reset=trace.reset)
+
+    def _provide(
+        self,
+        presented: PresentedEvidence,
+        evidence: Evidence,
+        claims: Claims,
+        state: DecisionState,
+        trace: Trace,
+        detail: str,
+        ready: Callable[[], None],
+        appraised: Callable[[], None],
+    ) -> tuple[Provisioned, DecisionState]:
+        """Perform steps 12 to 14 for an enclave with its own TLS key."""
+        release, starts = state.match.release, presented.purpose == "start"
+        # 5, 6. The quote is verified now, so its report data is the enclave's.
+        bound = presented.bind(report_data=evidence.report_data, release_id=release.release_id)
+        assert trace.endorsed is not None  # noqa: S101  # step 9 has set it
+        collateral = check_collateral(trace.endorsed.collateral_members)
+        # 12. Check the approval before a key is decrypted. A certificate also needs it, because it lets users in.
+        trace.times.begin(Stage.KEYSTORE)
+        if release.policy.manual_approval:
+            with self._database.read() as connection:
+                approvals.check(connection, release, claims.platform_id, now=self._clock())
+        # 13. Load the keys. No transaction is open while a key service decrypts them.
+        ready()
+        key = self._keystore.decrypt(state.key) if starts else None
+        trace.times.begin(Stage.DATABASE)
+        # 14. Commit the audit row. On failure the key is wiped. The caller performs step 15.
+        found: list[SignedContent | None] = []
+
+        def read(log: LogTransaction, current: Release) -> None:
+            approvals.check(log.connection, current, claims.platform_id, now=self._clock())
+            found.append(statements.find(log.connection, current.release_id))
+
+        try:
+            appraised()
+            decision = Decision.RELEASED if starts else Decision.ATTESTED
+            time, newest = self._grant(trace, claims, state, decision, detail=detail, read=read)
+        except BaseException:
+            if key is not None:
+                key.wipe()
+            raise
+        assert trace.quote_digest is not None  # noqa: S101  # step 4 has set it
+        result = Appraised(
+            time=time,
+            release=newest.match.release,
+            claims=claims,
+            quote_digest=trace.quote_digest,
+            public_key_digest=trace.public_key_digest,
+        )
+        provisioned = Provisioned(
+            appraised=result, evidence=bound, collateral=collateral, statement=found[-1], key=key
+        )
+        return provisioned, newest
+
     @contextlib.contextmanager
     def _refusing(self, trace: Trace, appraised: Callable[[], None]) -> Iterator[None]:
         """Record each error as a refusal. An unexpected exception becomes a `BrokerInternalError`."""
@@ -327,6 +415,7 @@ class Broker:
             with self._database.read() as connection:
                 floors = platforms.floors(connection)
         trace.times.begin(Stage.VERIFICATION)
+        trace.endorsed = endorsed
         # 10. Verify the quote, and reject collateral that is older than collateral seen before.
         trace.series = screened.series
         floor = floors.of(trace.series)
@@ -344,9 +433,19 @@ class Broker:
         return claims
 
     def _grant(
-        self, trace: Trace, claims: Claims, used: DecisionState, decision: Decision, *, detail: str = ""
+        self,
+        trace: Trace,
+        claims: Claims,
+        used: DecisionState,
+        decision: Decision,
+        *,
+        detail: str = "",
+        read: Callable[[LogTransaction, Release], None] = lambda _log, _release: None,
     ) -> tuple[datetime, DecisionState]:
-        """Perform step 14. Return the time of the decision, and the state as it was then."""
+        """Perform step 14. Return the time of the decision, and the state as it was then.
+
+        ``read`` reads further rows in the transaction. It may raise an error.
+        """
         granted: list[tuple[datetime, DecisionState]] = []
 
         def prepare(log: LogTransaction) -> Entry:
@@ -358,6 +457,7 @@ class Broker:
             _judge(claims, current)
             if decision is Decision.RELEASED:
                 approvals.check(log.connection, release, claims.platform_id, now=now)
+            read(log, release)
             if self._limiter is not None:
                 self._limiter.check(log.connection, claims.platform_id, now=now, decision=decision)
             # The appraisal used rows that were read before. Are they still valid?

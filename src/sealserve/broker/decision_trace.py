@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sealserve.attestation.claims import Claims
-from sealserve.attestation.evidence import Evidence
+from sealserve.attestation.evidence import EndorsedEvidence, Evidence
 from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.releases import Release
 from sealserve.broker.stage_times import RequestTimes
@@ -23,12 +23,13 @@ class Trace:
     quote_digest: str | None = None
     public_key_digest: bytes = b""
     evidence: Evidence | None = None
+    endorsed: EndorsedEvidence | None = None
     claims: Claims | None = None
     series: str = ""
 
     def reset(self) -> None:
         """Remove the facts from an appraisal, because another appraisal follows."""
-        self.release = self.platform = self.claims = None
+        self.release = self.platform = self.endorsed = self.claims = None
         self.series = ""
 
     def entry(self, time: datetime, decision: Decision, code: str, detail: str = "") -> Entry:

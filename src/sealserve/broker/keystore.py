@@ -93,6 +93,17 @@ class Keystore:
             stored_key.add(connection, stored, created=to_text(now))
         return ReleaseKey(key_id=key_id, key=key)
 
+    def store_issuing(self, database: Database, key_id: KeyId, key: SecretBytes, *, now: datetime) -> None:
+        """Store the private key of an issuing CA encrypted.
+
+        Raises:
+            UnavailableError: `keystore.rotating` if another process replaced the master key meanwhile.
+        """
+        stored = stored_key.encrypt(key_id, key, self._current, format_=stored_key.ISSUING_FORMAT)
+        with database.write() as connection:
+            self._check_current()
+            stored_key.add(connection, stored, created=to_text(now))
+
     def load(self, connection: Connection, key_id: KeyId) -> SecretBytes:
         """Return the decrypted key with the id ``key_id``. The broker uses `stored_key.find` and `decrypt` instead.
 
@@ -131,7 +142,13 @@ class Keystore:
                 f"The key {key_id} cannot be deleted: the release {used} uses it.",
                 hint="Run `sealserve broker revoke` to revoke the release instead.",
             )
-        connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id))
+        connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id, stored_key.RELEASE_KEYS))
+
+
+def discard_issuing(connection: Connection, *, but: Iterable[str]) -> int:
+    """Delete the private keys of issuing CAs, except the keys with the ids ``but``. Return their number."""
+    replaced = ~stored_key.RELEASE_KEYS & KEYS.c.key_id.not_in(tuple(but))
+    return connection.execute(delete(KEYS).where(replaced)).rowcount
 
 
 def open_keystore(
@@ -257,7 +274,11 @@ def rewrap(
 
 def _encrypted_again(stored: StoredKey, keystore: Keystore, wrapper: KeyWrapper) -> StoredKey:
     with keystore.decrypt(stored) as key:
-        return stored_key.encrypt(stored.key_id, key, wrapper)
+        return stored_key.encrypt(stored.key_id, key, wrapper, format_=_current_format(stored))
+
+
+def _current_format(stored: StoredKey) -> int:
+    return stored_key.FORMAT if stored.is_release_key else stored_key.ISSUING_FORMAT
 
 
 def _unknown_wrapper(stored: StoredKey, wrappers: Iterable[KeyWrapper]) -> SealserveError:

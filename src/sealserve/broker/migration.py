@@ -15,7 +15,7 @@ from sealserve.errors import SealserveError
 
 _LOG: Final = logging.getLogger(__name__)
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The latest revision. It is a constant, so that only an upgrade imports Alembic."""
 
 _BEFORE_ALEMBIC: Final = {1: "0001", 2: "0002"}

@@ -35,7 +35,9 @@ TYPES: Final = {
     Decision.WITHDRAWN: "acceptance.withdrawn",
     Decision.APPROVED: "platform.approved",
     Decision.APPROVAL_REMOVED: "platform.approval-removed",
+    Decision.STATED: "release.stated",
     Decision.AUTHENTICATED: "database.accepted",
+    Decision.ISSUING_KEY_ROTATED: "issuing-key.rotated",
     Decision.TOKEN_KEY_ROTATED: "token-key.rotated",
 }
 """The ``type`` of a notification, for each decision that can have a notification."""

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, bindparam, delete, select
 
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.evidence import ReferenceValues
-from sealserve.broker import prepared, releases, row_authentication
+from sealserve.broker import prepared, releases, row_authentication, stored_key
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.releases import PRODUCT_LABEL, Reference, Release
 from sealserve.broker.standing import ReleaseState
-from sealserve.broker.tables import KEYS, REFERENCE_VALUES, RELEASES
+from sealserve.broker.tables import REFERENCE_VALUES, RELEASES
 from sealserve.broker.wanted_row import check_wanted
 
 _REVOKED_WITH_KEY: Final = (
@@ -60,7 +60,7 @@ def allow(
         raise AttestationCode.POLICY_EMPTY.error(
             f"The release {release.name} cannot be registered: it lists no enclaves that could receive its key."
         )
-    if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
+    if not stored_key.is_release_key(connection, release.key_id):
         raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
             f"The keystore does not contain the key {release.key_id} of the release {release.name}."
         )

@@ -17,11 +17,12 @@ from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 from sealserve.attestation.secret_provisioning import ProvisioningServer
-from sealserve.broker import token_conversation
-from sealserve.broker.application_protocols import RESULTS
+from sealserve.broker import attest_conversation, token_conversation
+from sealserve.broker.application_protocols import ATTEST, RESULTS
 from sealserve.broker.appraisal_places import Place
 from sealserve.broker.arrivals import Arrivals, ListeningArrivals
 from sealserve.broker.codes import BrokerCode
+from sealserve.broker.attest_issuer import AttestIssuer
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.limiter import network_of
@@ -60,6 +61,7 @@ class BrokerServer:
         port: The port. 0 selects a free port.
         limits: The limits on peers. `None` means the defaults.
         results: Issues attestation results. `None` means that the server refuses the protocol for them.
+        attested: Answers enclaves with their own TLS keys. `None` means that the server refuses their protocol.
         reloaded: Further values to reload when their files change.
         arrivals: The source of the connections. `None` listens on ``listen`` and ``port``.
         name: The server's name in the log.
@@ -77,6 +79,7 @@ class BrokerServer:
         port: int = BROKER_PORT,
         limits: Limits | None = None,
         results: TokenIssuer | None = None,
+        attested: AttestIssuer | None = None,
         reloaded: Sequence[Reloaded[Any]] = (),
         arrivals: Arrivals | None = None,
         name: str = "the broker",
@@ -84,8 +87,10 @@ class BrokerServer:
         self._broker = broker
         self._name = name
         self._results = results
+        self._attested = attested
         if not isinstance(identity, ServerIdentity):
-            identity = ServerIdentity.fixed(identity, () if results is None else (RESULTS,))
+            offered = ((RESULTS, results), (ATTEST, attested))
+            identity = ServerIdentity.fixed(identity, [name for name, issuer in offered if issuer is not None])
         self._identity = identity
         self._reloaded = (identity, *reloaded)
         self._limits = limits or Limits()
@@ -251,7 +256,9 @@ class BrokerServer:
         except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
             self._broker.turn_away(error, peer=connection.peer)
         else:
-            if self._results is not None and session.application_protocol == RESULTS:
+            if certificate is None:
+                self._attest(session, connection, times)
+            elif self._results is not None and session.application_protocol == RESULTS:
                 token_conversation.answer(
                     session,
                     certificate,
@@ -266,6 +273,19 @@ class BrokerServer:
                 self._answer(session, certificate, connection, times)
         # Close TLS properly, so that the peer can distinguish the end of the response from a lost connection.
         session.finish(seconds=0 if self._stopping.is_set() else limits.linger)
+
+    def _attest(self, session: TlsSession, connection: Connection, times: RequestTimes) -> None:
+        assert self._attested is not None  # noqa: S101  # otherwise ALPN does not select the protocol
+        attest_conversation.answer(
+            session,
+            issuer=self._attested,
+            peer=connection.peer,
+            appraising=lambda step: self._in_place(connection, lambda place: step(place.downloading, place.leave)),
+            turn_away=partial(self._broker.turn_away, peer=connection.peer),
+            times=times,
+            request_seconds=self._limits.request + self._limits.quoting,
+            send_seconds=self._limits.send,
+        )
 
     def _answer(self, session: TlsSession, certificate: bytes, connection: Connection, times: RequestTimes) -> None:
         limits, peer = self._limits, connection.peer

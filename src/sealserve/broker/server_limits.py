@@ -19,7 +19,7 @@ class Limits:
         downloads: The maximum number of requests that wait for a download of collateral. They occupy no appraisal.
         first_byte: How long a peer may be silent after connecting. Gramine's client generates its quotes in this time.
         handshake: The maximum duration of the TLS handshake from its first byte.
-        request: The maximum duration of the request.
+        request: The maximum duration of the request. An enclave that gets its quote in this time has ``quoting`` more.
         queue: How long a request may wait for its appraisal to begin.
         send: The maximum time for the peer to receive its key.
         linger: How long to wait for the peer to close the connection.

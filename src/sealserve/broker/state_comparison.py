@@ -20,8 +20,18 @@ from sealserve.broker.audit_entry import Decision
 from sealserve.broker.audited_subjects import CHANGES
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.standing import ReleaseState
+from sealserve.broker.stored_key import RELEASE_KEYS
 from sealserve.broker.stored_time import from_text, to_text
-from sealserve.broker.tables import APPROVALS, AUDIT, EVALUATION_FLOOR, KEYS, PLATFORMS, REFERENCE_VALUES, RELEASES
+from sealserve.broker.tables import (
+    APPROVALS,
+    AUDIT,
+    EVALUATION_FLOOR,
+    KEYS,
+    PLATFORMS,
+    REFERENCE_VALUES,
+    RELEASES,
+    STATEMENTS,
+)
 from sealserve.errors import SealserveError
 
 _DEADLINE: Final = re.compile(r"until ([^\s,]+)")
@@ -109,7 +119,7 @@ def compare(connection: Connection) -> Comparison:
         ]
     # 5. The key of each registered release is there. Its content proves itself when it is decrypted.
     without_key = select(RELEASES.c.name, RELEASES.c.key_id).where(
-        RELEASES.c.key_id.not_in(select(KEYS.c.key_id)), RELEASES.c.state != ReleaseState.REVOKED.value
+        RELEASES.c.key_id.not_in(select(KEYS.c.key_id).where(RELEASE_KEYS)), RELEASES.c.state != ReleaseState.REVOKED.value
     )
     differences += [
         f"keys {str(key_id)[:100]}: the key of release {str(name)[:100]} is missing"
@@ -154,6 +164,9 @@ def _apply_to_releases(expected: _Expected, row: AuditRow) -> None:
             release = expected.row(RELEASES, release_id, seq=seq)
             release |= {"state": ReleaseState.REVOKED.value}
             release.pop("deadline", None)
+        case Decision.STATED:
+            statement = expected.row(STATEMENTS, release_id, seq=seq)
+            statement["content SHA-256"] = claims.get("content SHA-256")
         case Decision.WITHDRAWN if entry.mr_enclave is not None:
             expected.columns.get(REFERENCE_VALUES.name, {}).pop((entry.mr_enclave,), None)
 

@@ -1,10 +1,13 @@
-"""The rows of the table ``keys``: release keys in encrypted form, each with the id of the key that encrypted it.
+"""The rows of the table ``keys``: keys in encrypted form, each with the id of the key that encrypted it.
 
-The associated data of a ciphertext has one of two formats:
+The associated data of a ciphertext has one of three formats:
 
 - *1*: a constant and the release key's id. Only versions before the table had a column for the wrapper wrote it.
 - *2*: a constant, the release key's id, and the wrapper's id. A client that writes to the database can therefore
   neither swap two keys nor change the wrapper of a key.
+- *3*: the same with another constant, for the private key of the issuing CA (`sealserve.pki.issuing`). The other rows
+  are release keys. A key of one kind is never used as a key of the other kind, because its ciphertext does not decrypt
+  with the other format.
 """
 
 from collections.abc import Iterator
@@ -25,15 +28,22 @@ KeyId = NewType("KeyId", str)
 """The public id of a release key: 16 random bytes as hex. It is independent of the key."""
 
 FORMAT: Final = 2
-_CONTEXTS: Final = {1: b"sealserve release key v1\0", 2: b"sealserve release key v2\0"}
+"""The format of new release keys."""
+ISSUING_FORMAT: Final = 3
+"""The format of the private keys of issuing CAs."""
+_CONTEXTS: Final = {
+    1: b"sealserve release key v1\0",
+    2: b"sealserve release key v2\0",
+    3: b"sealserve issuing key v1\0",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A release key as the database stores it.
+    """A key as the database stores it.
 
     Args:
-        key_id: The release key's id.
+        key_id: The key's id.
         wrapper: The id of the wrapper that encrypted it.
         format: The format of the associated data.
         wrapped: The ciphertext.
@@ -49,16 +59,21 @@ class StoredKey:
             raise ValueError("not a stored key")
 
     @property
+    def is_release_key(self) -> bool:
+        """Whether it is the key of a release, and not the private key of an issuing CA."""
+        return self.format != ISSUING_FORMAT
+
+    @property
     def context(self) -> bytes:
         """The associated data of the ciphertext."""
         bound = self.key_id if self.format == 1 else f"{self.key_id}\0{self.wrapper}"
         return _CONTEXTS[self.format] + bound.encode()
 
 
-def encrypt(key_id: KeyId, key: SecretBytes, wrapper: KeyWrapper) -> StoredKey:
-    """Encrypt a release key. A key service can take seconds, so no transaction should be open."""
-    bound = StoredKey(key_id, wrapper.wrapper_id, FORMAT, b"")
-    return StoredKey(key_id, bound.wrapper, FORMAT, wrapper.wrap(key, context=bound.context))
+def encrypt(key_id: KeyId, key: SecretBytes, wrapper: KeyWrapper, *, format_: int = FORMAT) -> StoredKey:
+    """Encrypt a key. A key service can take seconds, so no transaction should be open."""
+    bound = StoredKey(key_id, wrapper.wrapper_id, format_, b"")
+    return StoredKey(key_id, bound.wrapper, format_, wrapper.wrap(key, context=bound.context))
 
 
 def add(connection: Connection, stored: StoredKey, *, created: str) -> None:
@@ -72,22 +87,52 @@ def replace(connection: Connection, stored: StoredKey) -> None:
 
 
 def find(connection: Connection, key_id: KeyId) -> StoredKey:
-    """Return the stored key with the id ``key_id``.
+    """Return the stored release key with the id ``key_id``.
 
     Raises:
-        InputError: `keystore.unknown-key` if the keystore does not contain the key.
+        InputError: `keystore.unknown-key` if the keystore does not contain the release key.
         VerificationError: `broker.database-content` if the row has content that sealserve never writes.
         VerificationError: `broker.database-authentication` if the database returned another key.
     """
-    with reading("keys"):
-        if (row := _BY_ID.first(connection, key_id=key_id)) is not None:
-            # The ciphertext is bound to its own id, so the key of another release would decrypt too.
-            check_wanted(KEYS, row, key_id=key_id)
-            return StoredKey(KeyId(row["key_id"]), WrapperId(row["wrapper"]), row["format"], row["wrapped"])
+    if (found := _find(connection, key_id)) is not None and found.is_release_key:
+        return found
     raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
         f"The keystore does not contain the key {key_id}.",
         hint="Build the release on the machine whose keystore contains its key.",
     )
+
+
+def find_issuing(connection: Connection, key_id: KeyId) -> StoredKey:
+    """Return the stored private key of an issuing CA. See `find`.
+
+    Raises:
+        InputError: `keystore.unknown-issuing-key` if the keystore does not contain the key.
+    """
+    if (found := _find(connection, key_id)) is not None and not found.is_release_key:
+        return found
+    raise BrokerCode.KEYSTORE_UNKNOWN_ISSUING_KEY.error(
+        f"The keystore does not contain the key {key_id} of the issuing CA.",
+        hint="Copy owner/issuing from the owner's machine, or run `sealserve certs rotate-issuing`.",
+    )
+
+
+def _find(connection: Connection, key_id: KeyId) -> StoredKey | None:
+    with reading("keys"):
+        if (row := _BY_ID.first(connection, key_id=key_id)) is None:
+            return None
+        # The ciphertext is bound to its own id, so the key of another release would decrypt too.
+        check_wanted(KEYS, row, key_id=key_id)
+        return StoredKey(KeyId(row["key_id"]), WrapperId(row["wrapper"]), row["format"], row["wrapped"])
+
+
+def is_release_key(connection: Connection, key_id: KeyId) -> bool:
+    """Return whether the keystore contains a release key with this id."""
+    query = select(KEYS.c.key_id).where(KEYS.c.key_id == key_id, RELEASE_KEYS)
+    return connection.execute(query).first() is not None
+
+
+RELEASE_KEYS: Final = KEYS.c.format != ISSUING_FORMAT
+"""The condition of a query for the rows of release keys."""
 
 
 def every(connection: Connection) -> list[StoredKey]:

@@ -107,6 +107,16 @@ APPROVALS: Final = Table(
     Column("tag", String(64)),
 )
 
+STATEMENTS: Final = Table(
+    "statements",
+    METADATA,
+    Column("release_id", String(64), ForeignKey("releases.release_id"), primary_key=True),
+    Column("content", Text, nullable=False),  # the signed document: see `sealserve.attested.release_statement`
+    Column("signature", String(128), nullable=False),  # hexadecimal
+    Column("changed", Integer),  # the audit row of the newest change: see `sealserve.broker.row_authentication`
+    Column("tag", String(64)),
+)
+
 AUDIT: Final = Table(
     "audit",
     METADATA,

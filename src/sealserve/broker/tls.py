@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
-from sealserve.broker.application_protocols import select_protocols
+from sealserve.attestation.session_binding import EXPORTER_LABEL, EXPORTER_SIZE
+from sealserve.broker.application_protocols import ATTEST, select_protocols
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.pki.certificate import CertifiedKey, check_key, parse_chain
 from sealserve.pki.codes import PkiCode
@@ -143,8 +144,8 @@ class TlsSession:
         self._tls.set_accept_state()
         self._established = False
 
-    def handshake(self, *, first_byte_seconds: float, seconds: float) -> bytes:
-        """Perform the TLS handshake. Return the peer's certificate, DER.
+    def handshake(self, *, first_byte_seconds: float, seconds: float) -> bytes | None:
+        """Perform the TLS handshake. Return the peer's certificate, DER, or `None` if the protocol needs none.
 
         Args:
             first_byte_seconds: How long the peer may be silent first. Gramine's client connects, then generates quotes.
@@ -158,6 +159,8 @@ class TlsSession:
         self._wait(select.POLLIN, time.monotonic() + first_byte_seconds, "send its first byte")
         self._run(self._tls.do_handshake, seconds, "complete the TLS handshake")
         self._established = True
+        if self.application_protocol == ATTEST:
+            return None
         certificate = self._tls.get_peer_certificate()
         if certificate is None:
             raise HandshakeError("The TLS handshake failed: the peer presented no certificate.")
@@ -167,6 +170,13 @@ class TlsSession:
     def application_protocol(self) -> bytes:
         """The protocol that ALPN selected in the handshake, or `GRAMINE`."""
         return self._tls.get_alpn_proto_negotiated()
+
+    def exporter(self, nonce: bytes) -> bytes:
+        """Return the exporter of this session for `sealserve-attest/1`, with the nonce as its context (RFC 8446, 7.5).
+
+        ALPN selects this protocol only with TLS 1.3. Sessions are not resumed, so each session has another value.
+        """
+        return self._tls.export_keying_material(EXPORTER_LABEL, EXPORTER_SIZE, nonce)
 
     def receive(self, *, seconds: float) -> bytes:
         """Return some bytes from the peer, or no bytes if the peer has closed its side.

@@ -15,7 +15,8 @@ from sealserve.attestation.result_request import ResultRequest
 from sealserve.attestation.result_token import sign_result
 from sealserve.attestation.strict_encoding import encode_base64url
 from sealserve.attestation.trustworthiness import vector_of, worst_tier
-from sealserve.broker.decision import Appraised, Broker, Downloading
+from sealserve.broker.appraised import Appraised
+from sealserve.broker.decision import Broker, Downloading
 
 LIFETIME: Final = timedelta(hours=1)
 """The validity of a token. A revocation takes effect on users after this time at the latest."""
@@ -66,45 +67,83 @@ class TokenIssuer:
         Raises:
             SealserveError: The broker refuses the request. The refusal is recorded.
         """
-        token_id = encode_base64url(secrets.token_bytes(_TOKEN_ID_SIZE))
+        token_id = new_token_id()
         # The audit row names the token, so that the owner finds the platform of a presented token.
         purpose = f"attestation result {token_id} for {request.audience}"
         appraised = self._broker.attest(certificate, peer=peer, purpose=purpose, downloading=downloading)
         return sign_result(self._result(appraised, request, token_id), self._key())
 
     def _result(self, appraised: Appraised, request: ResultRequest, token_id: str) -> AttestationResult:
-        release, claims = appraised.release, appraised.claims
-        vector = vector_of(
-            tcb_status=claims.tcb_status,
-            enrolled=release.policy.enrolled_platforms_only,
-            simulated=claims.simulated,
-        )
-        return AttestationResult(
+        return result_of(
+            appraised,
             issuer=self._issuer,
             audience=request.audience,
             token_id=token_id,
-            issued=appraised.time,
-            expires=self._end(appraised.time, release.deadline),
+            expires=end_of(appraised.time, self._lifetime, appraised.release.deadline),
             nonce=request.nonce,
-            build=f"sealserve {__version__}",
-            enclave=claims.identity,
-            public_key_digest=appraised.public_key_digest,
-            simulated=claims.simulated,
-            release_id=release.release_id,
-            policy_digest=hashlib.sha256(release.policy.to_json().encode()).digest(),
-            tcb_status=claims.tcb_status,
-            tcb_date=claims.tcb_date,
-            advisories=tuple(sorted(claims.advisory_ids)),
-            evaluation_number=claims.tcb_evaluation_data_number,
-            evidence_digest=bytes.fromhex(appraised.quote_digest),
-            freshness=Freshness.CERTIFICATE,
-            status=worst_tier(vector),
-            vector=vector,
         )
 
-    def _end(self, now: datetime, deadline: datetime | None) -> datetime:
-        """Return the end of a token's validity: no token of a draining release outlives the release's deadline."""
-        end = now + self._lifetime
-        if deadline is None or deadline > end:
-            return end
-        return max(deadline, now + timedelta(seconds=1))  # the format has whole seconds, and a positive validity
+
+def new_token_id() -> str:
+    """Return the id of a new token."""
+    return encode_base64url(secrets.token_bytes(_TOKEN_ID_SIZE))
+
+
+def result_of(
+    appraised: Appraised,
+    *,
+    issuer: str,
+    audience: str,
+    token_id: str,
+    expires: datetime,
+    nonce: bytes | None = None,
+    keyset_digest: bytes | None = None,
+) -> AttestationResult:
+    """Return the attestation result of an appraised enclave.
+
+    Args:
+        appraised: The enclave.
+        issuer: The broker's name.
+        audience: The relying party.
+        token_id: The id of the token.
+        expires: The end of the validity.
+        nonce: The nonce of the request.
+        keyset_digest: The digest of the enclave's keyset. With it, the evidence is bound to a TLS session.
+    """
+    release, claims = appraised.release, appraised.claims
+    vector = vector_of(
+        tcb_status=claims.tcb_status,
+        enrolled=release.policy.enrolled_platforms_only,
+        simulated=claims.simulated,
+    )
+    return AttestationResult(
+        issuer=issuer,
+        audience=audience,
+        token_id=token_id,
+        issued=appraised.time,
+        expires=expires,
+        nonce=nonce,
+        build=f"sealserve {__version__}",
+        enclave=claims.identity,
+        public_key_digest=appraised.public_key_digest,
+        keyset_digest=keyset_digest,
+        simulated=claims.simulated,
+        release_id=release.release_id,
+        policy_digest=hashlib.sha256(release.policy.to_json().encode()).digest(),
+        tcb_status=claims.tcb_status,
+        tcb_date=claims.tcb_date,
+        advisories=tuple(sorted(claims.advisory_ids)),
+        evaluation_number=claims.tcb_evaluation_data_number,
+        evidence_digest=bytes.fromhex(appraised.quote_digest),
+        freshness=Freshness.CERTIFICATE if keyset_digest is None else Freshness.SESSION,
+        status=worst_tier(vector),
+        vector=vector,
+    )
+
+
+def end_of(now: datetime, lifetime: timedelta, deadline: datetime | None) -> datetime:
+    """Return the end of a validity: nothing for a draining release outlives the release's deadline."""
+    end = now + lifetime
+    if deadline is None or deadline > end:
+        return end
+    return max(deadline, now + timedelta(seconds=1))  # the format has whole seconds, and a positive validity

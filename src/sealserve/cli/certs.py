@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
 
 from sealserve.cli import console
 from sealserve.cli.context import Context
@@ -42,6 +45,21 @@ def renew(context: Context) -> None:
     The service's certificate is not included: each new release contains a new one.
     """
     _show(context, certificates.renew_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
+
+
+@app.command("rotate-issuing")
+def rotate_issuing(
+    context: Context,
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="delete the former private key now; by default, the next rotation does")
+    ] = False,
+) -> None:
+    """Replace the authority with which the broker issues certificates to enclaves (server.attested).
+
+    A running broker uses the new authority immediately. Certificates that the former authority signed stay valid.
+    """
+    now = datetime.now(UTC)
+    _show(context, certificates.rotate_issuing(context.workspace, context.deployment, now=now, compromised=compromised))
 
 
 @app.command()

@@ -75,7 +75,7 @@ def _files(workspace: Workspace) -> Iterator[Path]:
     yield owner.audit_signing_key
     yield owner.row_key
     yield owner.token_signing_key
-    for folder in (owner.broker_tls, owner.trust, workspace.vendor.root):
+    for folder in (owner.broker_tls, owner.issuing, owner.trust, workspace.vendor.root):
         yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 

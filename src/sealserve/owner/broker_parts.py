@@ -11,8 +11,10 @@ from functools import partial
 from typing import Final
 
 from sealserve.broker import audit
-from sealserve.broker.application_protocols import RESULTS
+from sealserve.broker.application_protocols import ATTEST, RESULTS
 from sealserve.broker.arrivals import Arrivals
+from sealserve.broker.attest_issuer import AttestIssuer
+from sealserve.broker.certificate_issuer import CertificateIssuer
 from sealserve.broker.decision import Broker
 from sealserve.broker.head_file import keep_head
 from sealserve.broker.limits import PlatformLimit
@@ -24,7 +26,7 @@ from sealserve.broker.server_limits import Limits
 from sealserve.broker.token_issuer import TokenIssuer
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
-from sealserve.owner import administrators, vault
+from sealserve.owner import administrators, issuing, vault
 from sealserve.owner.attestation import open_verifier
 from sealserve.owner.broker_certificate import names_of
 from sealserve.owner.broker_database import is_shared
@@ -34,6 +36,7 @@ from sealserve.owner.owner import Owner
 from sealserve.owner.token_keys import create_token_key, token_signer
 from sealserve.pki import expiry
 from sealserve.pki.certificate import describe
+from sealserve.pki.issuing import IssuingCertificate
 from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
@@ -91,11 +94,13 @@ def open_part(workspace: Workspace, deployment: Deployment, part: Part | None = 
     """
     processes = 1 if part is None else part.processes
     first = part is None or part.number == 0
+    # Enclaves of an attested release renew their certificates until a roll-out has replaced them.
+    attested = deployment.server.attested or issuing.exists(workspace)
     identity = ServerIdentity(
         partial(broker_certificate, workspace),
         files=broker_certificate_files(workspace),
         names=names_of(deployment),
-        protocols=(RESULTS,),
+        protocols=(RESULTS, ATTEST) if attested else (RESULTS,),
     )
     owner = Owner.open(workspace)
     shared = is_shared(workspace)
@@ -131,6 +136,7 @@ def open_part(workspace: Workspace, deployment: Deployment, part: Part | None = 
             notify=notified.notify,
             parts=processes,
         )
+        issuing_authority = _issuing_authority(workspace) if attested else None
         with database.read() as connection:
             rows, _ = audit.head(connection)
         if rows > 0 and first:  # sign the existing rows now, because this process may be killed later
@@ -141,7 +147,23 @@ def open_part(workspace: Workspace, deployment: Deployment, part: Part | None = 
             listen=deployment.broker.listen,
             port=deployment.broker.port,
             results=TokenIssuer(broker, key=lambda: token_key.value, issuer=deployment.broker.name),
-            reloaded=(keystore, token_key, *notified.reloaded),
+            attested=None
+            if issuing_authority is None
+            else AttestIssuer(
+                broker,
+                certificates=CertificateIssuer(
+                    lambda: issuing_authority.value, database=database, keystore=keystore
+                ),
+                token_key=lambda: token_key.value,
+                issuer=deployment.broker.name,
+                lifetime=timedelta(hours=deployment.broker.certificate_hours),
+            ),
+            reloaded=(
+                keystore,
+                token_key,
+                *notified.reloaded,
+                *(() if issuing_authority is None else (issuing_authority,)),
+            ),
             limits=Limits().divided(processes),
             arrivals=None if part is None else part.arrivals,
             name="the broker" if part is None else f"broker process {part.number}",
@@ -166,6 +188,12 @@ def open_part(workspace: Workspace, deployment: Deployment, part: Part | None = 
                 administration_server(workspace, deployment, database, identity=identity, listener=listener)
             )
         yield OpenedBroker(server=server, observed=observed, reported=notified.reported)
+
+
+def _issuing_authority(workspace: Workspace) -> Reloaded[IssuingCertificate]:
+    return Reloaded(
+        partial(issuing.read_certificate, workspace), what=issuing.ROLE, files=(issuing.certificate_file(workspace),)
+    )
 
 
 def instance_name() -> str:

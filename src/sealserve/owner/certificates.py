@@ -1,4 +1,4 @@
-"""The workspace's certificates: three authorities, the broker's certificate and the default user's certificate.
+"""The workspace's certificates: the authorities, the broker's certificate and the default user's certificate.
 
 The service's certificate is not managed here: each release gets a new one, whose private key exists only in the sealed
 ``ssl.cfg``. For attested serving, the enclave creates it.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment
-from sealserve.owner import users
+from sealserve.owner import issuing, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
@@ -94,6 +94,7 @@ def create_certificates(
             authority.save(workspace.owner.authorities / kind)
             made.add(kind)
     issued = _issue(workspace, deployment, now=now, afresh=made)
+    issued |= issuing.ensure(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE), now=now)
     if not made and not issued:
         raise OutputExistsError(
             f"The certificates already exist, and so do the three authorities in {workspace.owner.authorities}.",
@@ -112,12 +113,21 @@ def _wanted(deployment: Deployment) -> Mapping[AuthorityKind, tuple[Sequence[str
 
 
 def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequence[AuthorityKind]:
-    """Return the authorities that may not sign for the current names of the deployment. Nothing is changed."""
+    """Return the authorities that may not sign what the deployment needs now. Nothing is changed."""
     return [
         kind
         for kind, (names, addresses) in _wanted(deployment).items()
-        if (workspace.owner.authorities / kind).exists() and not _authority(workspace, kind).permits(names, addresses)
+        if (workspace.owner.authorities / kind).exists()
+        and not _fits(_authority(workspace, kind), names, addresses, attested=deployment.server.attested)
     ]
+
+
+def _fits(
+    authority: Authority, names: Sequence[str], addresses: Sequence[IPAddress], *, attested: bool
+) -> bool:
+    """Return whether an authority may sign what the deployment needs. An earlier version's cannot sign another CA."""
+    needs_another = attested and authority.kind.signs_authorities
+    return authority.permits(names, addresses) and (authority.may_sign_authorities or not needs_another)
 
 
 def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
@@ -142,6 +152,7 @@ def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
         folder.rename(folder.with_name(f"{kind}.replaced-{now:%Y%m%dT%H%M%S}"))
         new.rename(folder)
     _issue(workspace, deployment, now=now, afresh=frozenset(replaced))
+    issuing.ensure(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE), now=now)
 
 
 def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
@@ -150,7 +161,8 @@ def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
         return False  # creating the first certificates is a separate step
     user = workspace.user
     lacks_user = deployment.service.tls is TlsMode.TWO_WAY and not _is_whole(user.certificate, user.key)
-    return lacks_user or bool(outgrown_authorities(workspace, deployment))
+    lacks_issuing = issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE))
+    return lacks_user or lacks_issuing or bool(outgrown_authorities(workspace, deployment))
 
 
 def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
@@ -171,6 +183,28 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
     """
     workspace.create()
     _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
+    return list(show_certificates(workspace))
+
+
+def rotate_issuing(
+    workspace: Workspace, deployment: Deployment, *, now: datetime, compromised: bool = False
+) -> list[NamedCertificate]:
+    """Replace the issuing CA of attested serving. See `sealserve.owner.issuing.rotate`.
+
+    Returns:
+        All certificates of the workspace.
+
+    Raises:
+        InputError: `certs.not-attested`: The deployment does not use attested serving.
+        AuthorityMissingError: The authorities do not exist yet.
+    """
+    if not deployment.server.attested:
+        raise OwnerCode.CERTS_NOT_ATTESTED.error(
+            "The deployment has no issuing authority: expected server.attested = true in sealserve.toml, got false.",
+            hint="Set server.attested = true, or run `sealserve certs renew`.",
+        )
+    service = _authority(workspace, AuthorityKind.SERVICE)
+    issuing.rotate(workspace, deployment, service, now=now, compromised=compromised)
     return list(show_certificates(workspace))
 
 
@@ -234,6 +268,7 @@ def certificate_files(workspace: Workspace) -> Mapping[str, Path]:
     """Return the file of each certificate by its role, whether it exists or not."""
     return {
         **{f"{kind} authority": workspace.owner.authorities / kind / "ca.pem" for kind in AuthorityKind},
+        issuing.ROLE: issuing.certificate_file(workspace),
         "broker": workspace.owner.broker_tls / BROKER_CERTIFICATE,
         "user": workspace.user.certificate,
     }

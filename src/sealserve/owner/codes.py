@@ -27,6 +27,8 @@ class OwnerCode(ErrorCode):
     BACKUP_WRONG_KEY = "backup.wrong-key", VerificationError
     """The backup was made under another master key, or its wrapped key is damaged."""
 
+    CERTS_NOT_ATTESTED = "certs.not-attested", InputError
+    """The command needs attested serving, which the deployment does not use."""
     CERTS_TLS_MODE = "certs.tls-mode", InputError
     """The requested certificates are for another TLS mode than service.tls."""
 

@@ -1,7 +1,8 @@
 """The three certificate authorities (CAs): for the broker, for the service and for the users.
 
-Each CA signs only leaf certificates, for one purpose, and for the names and addresses in its own name constraints.
-Therefore the CA that enclaves trust for the broker cannot sign user certificates, and no CA can sign for another site.
+Each CA signs for one purpose, and for the names and addresses in its own name constraints. Therefore the CA that
+enclaves trust for the broker cannot sign user certificates, and no CA can sign for another site. The service's CA may
+also sign the issuing CA of the broker (`sealserve.pki.issuing`). The other two sign only leaf certificates.
 """
 
 import ipaddress
@@ -77,6 +78,11 @@ class AuthorityKind(StrEnum):
         return self is not AuthorityKind.BROKER
 
     @property
+    def signs_authorities(self) -> bool:
+        """Whether this CA may sign a CA below it, which signs only leaf certificates."""
+        return self is AuthorityKind.SERVICE
+
+    @property
     def signs_addresses(self) -> bool:
         """Whether this CA may sign for IP addresses.
 
@@ -147,6 +153,7 @@ class Authority:
                 names=names,
                 addresses=addresses,
                 critical_constraints=kind.critical_constraints,
+                intermediates=kind.signs_authorities,
             ),
         )
         return cls(
@@ -229,6 +236,55 @@ class Authority:
         """Generate a P-256 key and issue a client certificate for the DNS name ``name``. See `issue_server`."""
         return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, (name,), (), now=now, days=days)
 
+    def issue_authority(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        *,
+        subject: str,
+        names: Sequence[str],
+        now: datetime,
+        days: int,
+    ) -> x509.Certificate:
+        """Issue the certificate of a CA that signs only leaf certificates, for the same purpose.
+
+        Args:
+            public_key: The key of the new CA.
+            subject: The common name of the new CA.
+            names: The DNS names that the new CA may sign for.
+            now: The start of the validity period.
+            days: The length of the validity period. It ends with the validity of this CA at the latest.
+
+        Raises:
+            InputError: `authority.no-intermediate` if this CA must not sign other CAs.
+            InputError: `authority.name-not-permitted` if the name constraints of this CA exclude a name.
+            VerificationError: `certificate.expired` if the certificate of this CA has expired.
+            CertificateNotYetValidError: The certificate of this CA is not valid yet.
+        """
+        _check_names(names, ())
+        if not self.may_sign_authorities:
+            raise PkiCode.AUTHORITY_NO_INTERMEDIATE.error(
+                f"The {self.kind} CA must not sign another CA: an earlier version of sealserve created it.",
+                hint="Run `sealserve up`, which replaces the CA, and send the folder user/ to the users.",
+            )
+        check_certificate(self.certificate_pem, now, source=f"the certificate of the {self.kind} CA")
+        self._check_permitted(names, ())
+        signer = self._signer()
+        return sign(
+            subject=subject_name(subject, simulated=self.simulated),
+            issuer=self._certificate.subject,
+            public_key=public_key,
+            signer=signer,
+            valid=(now - CLOCK_SKEW, min(now + timedelta(days=days), self._certificate.not_valid_after_utc)),
+            extensions=authority_extensions(
+                public_key,
+                purpose=self.kind.purpose,
+                names=names,
+                addresses=(),
+                critical_constraints=self.kind.critical_constraints,
+                issuer=signer.public_key(),
+            ),
+        )
+
     def issue_revocation_list(self, revoked: Mapping[int, datetime], *, number: int, now: datetime) -> bytes:
         """Return a complete certificate revocation list (CRL), PEM.
 
@@ -283,6 +339,12 @@ class Authority:
             ),
         )
         return CertifiedKey(key_pem=private_pem(key), chain_pem=certificate_pem(certificate))
+
+    @property
+    def may_sign_authorities(self) -> bool:
+        """Whether the certificate of this CA permits a CA below it."""
+        basic = extension(self._certificate, x509.BasicConstraints)
+        return basic is not None and basic.path_length != 0
 
     def permits(self, names: Sequence[str], addresses: Sequence[IPAddress] = ()) -> bool:
         """Return whether the CA's name constraints permit these names and addresses."""

@@ -20,8 +20,12 @@ class PkiCode(ErrorCode):
 
     AUTHORITY_INVALID_NAME = "authority.invalid-name", InputError
     """The certificate lacks DNS names and IP addresses, or one of them is invalid."""
+    AUTHORITY_KEY_MISMATCH = "authority.key-mismatch", InputError
+    """The stored private key does not belong to the certificate of the issuing authority."""
     AUTHORITY_NAME_NOT_PERMITTED = "authority.name-not-permitted", InputError
     """The authority's own name constraints exclude the name, so every peer would reject the certificate."""
+    AUTHORITY_NO_INTERMEDIATE = "authority.no-intermediate", InputError
+    """The authority must not sign another authority. Versions before attested serving created such authorities."""
     AUTHORITY_UNREADABLE = "authority.unreadable", InputError
     """The folder does not contain a readable certificate authority of sealserve."""
     AUTHORITY_WRONG_PURPOSE = "authority.wrong-purpose", InputError

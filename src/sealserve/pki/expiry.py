@@ -28,6 +28,9 @@ AUTHORITY: Final = " authority"
 ADMINISTRATORS_AUTHORITY: Final = f"administrators{AUTHORITY}"
 """The CA of the broker's administrators."""
 
+ISSUING: Final = f"issuing{AUTHORITY}"
+"""The CA with which the broker issues certificates to enclaves with their own TLS key."""
+
 COLLATERAL: Final = "collateral"
 """The prefix of the names of the vendor's collateral documents."""
 
@@ -91,6 +94,8 @@ def remedy(name: str) -> str:
         )
     if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
         return _remedy_of_administration(name)
+    if name == ISSUING:
+        return "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
     if name.endswith(AUTHORITY):
         return (
             "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "

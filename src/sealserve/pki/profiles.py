@@ -25,8 +25,10 @@ def authority_extensions(
     names: Sequence[str],
     addresses: Sequence[IPAddress],
     critical_constraints: bool,
+    intermediates: bool = False,
+    issuer: ec.EllipticCurvePublicKey | None = None,
 ) -> Extensions:
-    """Return the extensions of a CA that signs leaf certificates only for ``names`` and ``addresses``.
+    """Return the extensions of a CA that signs certificates only for ``names`` and ``addresses``.
 
     Args:
         key: The CA's public key.
@@ -34,13 +36,19 @@ def authority_extensions(
         names: The DNS names that the CA may sign for, each with its subdomains.
         addresses: The IP addresses that the CA may sign for.
         critical_constraints: Whether a peer without support for name constraints must reject the CA.
+        intermediates: Whether it may sign CAs that sign only leaf certificates. Otherwise it must not sign other CAs.
+        issuer: The public key of the CA that signs this CA. `None` for a self-signed CA.
     """
+    identifiers: Extensions = (
+        () if issuer is None else ((x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False),)  # 4.2.1.1
+    )
     return (
-        (x509.BasicConstraints(ca=True, path_length=0), True),  # 4.2.1.9: it must not sign other CAs
+        (x509.BasicConstraints(ca=True, path_length=1 if intermediates else 0), True),  # 4.2.1.9
         (_usage(sign_certificates=True), True),  # 4.2.1.3
         (x509.ExtendedKeyUsage([purpose]), False),  # 4.2.1.12
         (_constraints(names, addresses), critical_constraints),  # 4.2.1.10
         (x509.SubjectKeyIdentifier.from_public_key(key), False),  # 4.2.1.2
+        *identifiers,
     )
 
 

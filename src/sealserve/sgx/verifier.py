@@ -1,5 +1,6 @@
 """The verifier of SGX evidence: implements `sealserve.attestation.evidence` for genuine and simulated SGX."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -146,6 +147,12 @@ class EndorsedQuote:
     examined: ExaminedQuote
     source: CollateralSource
     collateral: Collateral
+
+    @property
+    def collateral_members(self) -> Mapping[str, str]:
+        """The members of dcap-qvl's ``QuoteCollateralV3``, with binary values in hexadecimal."""
+        members: dict[str, str] = json.loads(self.collateral.to_json())
+        return members
 
     def verify(self, *, now: datetime, minimum_evaluation_number: int) -> VerifiedQuote:
         """Verify the quote with the collateral. See `ExaminedQuote.verify`.

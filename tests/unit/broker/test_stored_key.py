@@ -72,7 +72,7 @@ def test_the_id_of_the_wrapper_is_authenticated(database: Database, now: datetim
 
 
 @pytest.mark.parametrize(
-    "values", [{"format": 0}, {"format": 3}, {"format": "2x"}, {"wrapped": "text"}, {"wrapper": b""}]
+    "values", [{"format": 0}, {"format": 4}, {"format": "2x"}, {"wrapped": "text"}, {"wrapper": b""}]
 )
 def test_a_row_that_sealserve_never_writes_is_refused(now: datetime, tmp_path: Path, values: dict[str, Any]) -> None:
     (name, value), *_ = values.items()

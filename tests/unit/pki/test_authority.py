@@ -22,10 +22,17 @@ def _certificate(authority: Authority) -> x509.Certificate:
     return x509.load_pem_x509_certificate(authority.certificate_pem)
 
 
-def test_an_authority_signs_leaf_certificates_only(service: Authority) -> None:
+def test_only_the_service_authority_signs_another_authority(
+    broker: Authority, service: Authority, users: Authority
+) -> None:
+    for authority, length in ((broker, 0), (service, 1), (users, 0)):
+        basic = _certificate(authority).extensions.get_extension_for_class(x509.BasicConstraints)
+        assert (basic.critical, basic.value.ca, basic.value.path_length) == (True, True, length)
+        assert authority.may_sign_authorities is (length == 1)
+
+
+def test_an_authority_signs_certificates_only(service: Authority) -> None:
     certificate = _certificate(service)
-    basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    assert (basic.critical, basic.value.ca, basic.value.path_length) == (True, True, 0)
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
     assert usage.critical
     assert usage.value.key_cert_sign

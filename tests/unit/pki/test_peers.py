@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, IPAddress
+from sealserve.pki.issuing import create_issuing, load_key
+from sealserve.pki.signing import private_pem
 from sealserve.secret import SecretBytes
 
 BROKER = "attestation.service.com"
@@ -168,11 +170,57 @@ def test_openssl_refuses_what_an_authority_may_not_sign(
 
 
 @needs_openssl
-def test_openssl_refuses_an_authority_below_ours(service: Authority, tmp_path: Path) -> None:
-    between = _rogue(service, signs_others=True)
-    leaf = _rogue(between, names=(SERVICE,))
-    said = _openssl_verify(tmp_path, leaf.chain_pem, service, "sslserver", untrusted=between.chain_pem)
+def test_openssl_refuses_an_authority_below_ours(broker: Authority, service: Authority, tmp_path: Path) -> None:
+    between = _rogue(broker, signs_others=True)
+    leaf = _rogue(between, names=(BROKER,))
+    said = _openssl_verify(tmp_path, leaf.chain_pem, broker, "sslserver", untrusted=between.chain_pem)
     assert "path length constraint exceeded" in said
+    # The service's CA signs the issuing CA, which must not sign another CA.
+    stolen = _issuing(service)
+    between = _rogue(stolen, signs_others=True)
+    leaf = _rogue(between, names=(SERVICE,))
+    chain = between.chain_pem + stolen.chain_pem
+    said = _openssl_verify(tmp_path, leaf.chain_pem, service, "sslserver", untrusted=chain)
+    assert "path length constraint exceeded" in said
+
+
+def _issuing(service: Authority) -> CertifiedKey:
+    certificate, key = create_issuing(service, [SERVICE], now=NOW)
+    return CertifiedKey(key_pem=private_pem(load_key(key)), chain_pem=certificate.pem)
+
+
+def _issued(service: Authority) -> CertifiedKey:
+    certificate, key = create_issuing(service, [SERVICE], now=NOW)
+    tls_key = ec.generate_private_key(ec.SECP256R1())
+    public = tls_key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    chain = certificate.issue(public, key=key, now=NOW, until=NOW + timedelta(days=1))
+    return CertifiedKey(key_pem=private_pem(tls_key), chain_pem=chain)
+
+
+def test_python_accepts_a_certificate_of_the_issuing_authority(service: Authority, tmp_path: Path) -> None:
+    _handshake(tmp_path, _issued(service), service, SERVICE)
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (lambda issuing: _rogue(issuing, names=("bank.example",)), "permitted subtree violation"),
+        (lambda issuing: _rogue(issuing, addresses=(LOOPBACK,)), "excluded subtree violation"),
+        (
+            lambda issuing: _rogue(issuing, names=(SERVICE,), purpose=AuthorityKind.USERS.purpose),
+            "unsuitable certificate purpose",
+        ),
+    ],
+)
+def test_openssl_refuses_what_a_stolen_issuing_authority_signs(
+    service: Authority, tmp_path: Path, forge: Callable[[CertifiedKey], CertifiedKey], reason: str
+) -> None:
+    issuing = _issuing(service)
+    said = _openssl_verify(tmp_path, forge(issuing).chain_pem, service, "sslserver", untrusted=issuing.chain_pem)
+    assert reason in said
 
 
 @needs_openssl

@@ -264,6 +264,7 @@ class ContainerLayout:
                 *self._own_mounts(),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in self._broker_files()),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in (owner.broker_tls, owner.trust)),
+                *(Mount(source=path, target=f"{place}/{path.name}") for path in self._issuing()),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in self._administrators()),
                 *(
                     Mount(source=path, target=f"{place}/{path.name}", read_only=False)
@@ -304,6 +305,11 @@ class ContainerLayout:
         owner = self._workspace.owner
         paths = (owner.audit_signing_key, owner.row_key, owner.token_signing_key)
         return [path for path in paths if path.is_file()]
+
+    def _issuing(self) -> list[Path]:
+        """Return the folder with the certificate of the issuing CA, if there is one. The broker reloads it."""
+        folder = self._workspace.owner.issuing
+        return [folder] if folder.is_dir() else []
 
     def _administrators(self) -> list[Path]:
         """Return the folder with which the broker verifies remote administrators, if it needs the folder."""

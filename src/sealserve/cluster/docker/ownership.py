@@ -81,7 +81,7 @@ def _read(workspace: Workspace) -> Iterator[Path]:
     """Yield the files and folders that containers mount read-only."""
     owner = workspace.owner
     yield from (owner.master_key, owner.audit_signing_key, owner.row_key, owner.token_signing_key)
-    yield from (owner.broker_tls, owner.trust, owner.administrators, workspace.host.platform)
+    yield from (owner.broker_tls, owner.issuing, owner.trust, owner.administrators, workspace.host.platform)
 
 
 def _written(workspace: Workspace) -> Iterator[Path]:
