@@ -334,6 +334,7 @@ MEANINGS: Final = {
     "model_warmup_records_read": "Records that were read for a warm-up.",
     "load_attempt_count": "Attempts to load a version of a model.",
     "load_latency": "Time of all attempts to load a version, in microseconds.",
+    "failed_renewals_total": "Attempts to renew the certificate of an attested server that failed.",
     "certificate_expiry_timestamp_seconds": "When the server's TLS certificate expires, in seconds since 1970.",
 }
 """The metrics of the model server, by the end of their names. TensorFlow Serving's page has no texts of them."""

@@ -175,5 +175,7 @@ def test_a_sealed_file_that_the_host_changed_ends_the_start(world: Callable[...,
 
     assert result.returncode == 3, result.stderr
     assert "error[attester.device]: The attestation device did not accept the key" in result.stderr  # inside
-    assert re.search(r"error\[(?!attester)[a-z.-]+\]: .*saved_model\.pb", result.stderr)  # outside, and the final reason
+    assert re.search(
+        r"error\[(?!attester)[a-z.-]+\]: .*saved_model\.pb", result.stderr
+    )  # outside, and the final reason
     assert_nothing_remains(result.stderr)

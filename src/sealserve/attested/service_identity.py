@@ -40,6 +40,7 @@ class ServiceIdentity:
         self._receipts = ReceiptSigner(service.keyset, service.identity)
         self._granted = _Granted(certificate_chain=certificate_chain, service=service)
         self._renewals = 0
+        self._failed_renewals = 0
         self._renewing = threading.Lock()
 
     def __repr__(self) -> str:
@@ -54,6 +55,11 @@ class ServiceIdentity:
     def renewals(self) -> int:
         """The number of renewals."""
         return self._renewals
+
+    @property
+    def failed_renewals(self) -> int:
+        """The number of attempts to renew the certificate that failed."""
+        return self._failed_renewals
 
     @property
     def certificate_chain(self) -> bytes:
@@ -85,6 +91,11 @@ class ServiceIdentity:
         with self._renewing:
             self._granted = _Granted(certificate_chain=certificate_chain, service=service)
             self._renewals += 1  # last, so that whoever sees the new number sees the new certificate
+
+    def renewal_failed(self) -> None:
+        """Count an attempt to renew the certificate that failed."""
+        with self._renewing:
+            self._failed_renewals += 1
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return the evidence for a user's nonce. See `EvidenceService.answer`."""

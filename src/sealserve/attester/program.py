@@ -71,6 +71,7 @@ def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:
         use=lambda renewed: identity.renew(
             certificate_chain=renewed.grant.certificate_chain.encode(), service=enclave.evidence(renewed.grant)
         ),
+        failed=identity.renewal_failed,
         first=granted,
     ).start()
     return identity

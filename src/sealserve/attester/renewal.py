@@ -33,6 +33,7 @@ class Renewal:
     Args:
         renew: Attests for a renewal, once with each broker.
         use: Makes the server use the new certificate.
+        failed: Counts a failure.
         first: The grant of the start.
         now: Returns the current time.
         backoff: The pauses after failures.
@@ -44,6 +45,7 @@ class Renewal:
         *,
         renew: Callable[[], Attested],
         use: Callable[[Attested], None],
+        failed: Callable[[], None],
         first: Attested,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         backoff: Backoff | None = None,
@@ -51,6 +53,7 @@ class Renewal:
     ) -> None:
         self._renew = renew
         self._use = use
+        self._count_failure = failed
         self._granted = first
         self._now = now
         self._backoff = backoff or Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
@@ -87,6 +90,7 @@ class Renewal:
                 self._failed(error.code, error.message)
             except Exception:
                 LOGGER.exception("step=renewal-failed code=internal certificate_until=%s", self._granted.until)
+                self._count_failure()
             else:
                 self._granted = granted
                 LOGGER.info("step=renewed certificate_until=%s", granted.until)
@@ -96,6 +100,7 @@ class Renewal:
         raise AssertionError("the pauses never end")
 
     def _failed(self, code: str, message: str) -> None:
+        self._count_failure()
         left = max(self._granted.expires - self._now(), timedelta())
         LOGGER.error(
             "step=renewal-failed code=%s certificate_until=%s left=%dmin: %s",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +86,7 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     # 3. Collect the expiry dates of certificates. A date that a replica reports is better than one from the release.
     ends = dict(certificate_ends(workspace, folder))
     if presented := [part.certificate_end for part in parts if part.certificate_end is not None]:
-        ends[expiry.SERVICE] = min(presented)
+        ends |= _presented(deployment, min(presented), now)
     # 4. Compare the running release with sealserve.toml.
     drift = _drift(workspace, deployment, folder)
     desired = sum(role.startswith(REPLICA) for role in expected)
@@ -115,6 +115,18 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
         models=_models(deployment, folder),
         endpoints=_endpoints(deployment, target.endpoints() if started else {}),
     )
+
+
+def _presented(deployment: Deployment, end: datetime, now: datetime) -> Mapping[str, datetime]:
+    """Return the expiry of the certificate that replicas present, by its purpose.
+
+    An enclave with its own TLS key renews its certificate after two thirds of the validity. If less than a quarter is
+    left, the renewals fail. Until then the expiry does not concern a person.
+    """
+    if not deployment.server.attested:
+        return {expiry.SERVICE: end}
+    late = timedelta(hours=deployment.broker.certificate_hours) / 4
+    return {expiry.ENCLAVES: end} if end - now < late else {}
 
 
 def document(

@@ -11,6 +11,7 @@ from sealserve.owner.certificates import certificate_files
 from sealserve.owner.users import UserState
 from sealserve.pki import expiry
 from sealserve.pki.certificate import describe
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.terms import DEFAULT_USER, LEAF_DAYS
@@ -51,9 +52,10 @@ def _named_users(workspace: Workspace) -> Mapping[str, datetime]:
 
 
 def service_certificate_end(release: Path, ends: Mapping[str, datetime]) -> datetime | None:
-    """Return the expiry time of the service's certificate in a release, or None if the release cannot be read.
+    """Return the expiry time of the service's certificate in a release, or None if it has none or cannot be read.
 
-    The certificate itself is sealed. It was issued at the build time in the public index, and it never expires after
+    A release for attested serving has none, because the enclaves get their certificates from the broker. Otherwise, the
+    certificate itself is sealed. It was issued at the build time in the public index, and it never expires after
     its authority.
 
     Args:
@@ -61,8 +63,11 @@ def service_certificate_end(release: Path, ends: Mapping[str, datetime]) -> date
         ends: Expiry times of other certificates, if possible including the service authority's.
     """
     try:
-        built = parse_index(read_regular(release / INDEX_FILE)).created_at
+        index = parse_index(read_regular(release / INDEX_FILE))
     except SealserveError:
         return None
+    if all(file.path != SSL_CONFIG_PATH for file in index.files):
+        return None
+    built = index.created_at
     authority = ends.get(f"{expiry.SERVICE}{expiry.AUTHORITY}", datetime.max.replace(tzinfo=UTC))
     return min(built + timedelta(days=LEAF_DAYS), authority)

@@ -14,6 +14,9 @@ WARNING_PERIOD: Final = timedelta(days=14)
 SERVICE: Final = "service"
 """The service's certificate. Each release has its own, and its private key exists only in the release's enclaves."""
 
+ENCLAVES: Final = "enclaves"
+"""The certificate that an enclave with its own TLS key renews itself. It is listed only if the renewals fail."""
+
 BROKER: Final = "broker"
 USER: Final = "user"
 NAMED_USER: Final = f"{USER} "
@@ -82,10 +85,18 @@ def warnings(ends: Mapping[str, datetime], now: datetime) -> Sequence[str]:
     return [end.warning(now) for end in endings(ends) if end.is_near(now)]
 
 
+_REMEDIES: Final = {
+    SERVICE: "Each release has its own certificate. Run `sealserve release build`, then `sealserve up`.",
+    ENCLAVES: "The enclaves fail to renew it. Check that the broker runs and that the release is allowed, and read "
+    "`sealserve logs` (step=renewal-failed).",
+    ISSUING: "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart.",
+}
+
+
 def remedy(name: str) -> str:
     """Return how to renew a certificate or document, as an instruction."""
-    if name == SERVICE:
-        return "Each release has its own certificate. Run `sealserve release build`, then `sealserve up`."
+    if name in _REMEDIES:
+        return _REMEDIES[name]
     if name.startswith(NAMED_USER):
         who = name.removeprefix(NAMED_USER)
         return (
@@ -94,8 +105,6 @@ def remedy(name: str) -> str:
         )
     if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
         return _remedy_of_administration(name)
-    if name == ISSUING:
-        return "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
     if name.endswith(AUTHORITY):
         return (
             "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "

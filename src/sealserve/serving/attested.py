@@ -20,6 +20,10 @@ class AttestedIdentity(Protocol):
         """The number of renewals. The server loads the certificate again when the number has changed."""
 
     @property
+    def failed_renewals(self) -> int:
+        """The number of attempts to renew the certificate that failed."""
+
+    @property
     def certificate_chain(self) -> bytes:
         """The current certificate for the TLS key and its issuers, PEM, leaf first."""
 

@@ -196,6 +196,7 @@ class Metrics:
         self._load_attempts = Counter(f"{_LOADER}load_attempt_count", "model_path", "status")
         self._load_latency = Counter(f"{_LOADER}load_latency", "model_path")
         self._certificate_expiry = Gauge(f"{_OWN_PREFIX}certificate_expiry_timestamp_seconds")
+        self._failed_renewals = Counter(f"{_OWN_PREFIX}failed_renewals_total")
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
@@ -249,6 +250,10 @@ class Metrics:
         """Set the time when the server's certificate expires."""
         self._certificate_expiry.set(when.timestamp())
 
+    def failed_renewals(self, total: int) -> None:
+        """Set the number of failed renewals of an attested server's certificate."""
+        self._failed_renewals.add(by=total - self._failed_renewals.first())
+
     def value(self, name: str) -> int:
         """Return a counter's first value by TensorFlow Serving's name of it (``/tensorflow/serving/...``), or 0."""
         counters = (self._requests, self._example_total, self._runs)
@@ -272,6 +277,7 @@ class Metrics:
             self._request_latency,
             self._runtime_latency,
             self._certificate_expiry,
+            self._failed_renewals,
         )
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 

@@ -36,25 +36,32 @@ def granted(example: Example, starts: datetime, hours: float = 24) -> Attested:
     return Attested(grant=grant, key=None, starts=starts, expires=starts + timedelta(hours=hours))
 
 
-def run(example: Example, clock: Clock, renew: Callable[[], Attested]) -> list[datetime]:
+def run(
+    example: Example, clock: Clock, renew: Callable[[], Attested], caplog: pytest.LogCaptureFixture
+) -> list[datetime]:
     """Return the times at which the server got a new certificate."""
     used: list[datetime] = []
+    failed: list[datetime] = []
     Renewal(
         renew=renew,
         use=lambda _: used.append(clock.now),
+        failed=lambda: failed.append(clock.now),
         first=granted(example, START),
         now=lambda: clock.now,
         backoff=Backoff(first=10, longest=600, random=lambda: 1.0),
         wait=clock.wait,
     ).run()
+    assert len(failed) == sum("step=renewal-failed" in record.getMessage() for record in caplog.records)
     return used
 
 
-def test_the_certificate_is_renewed_after_two_thirds_of_its_validity(example: Example) -> None:
+def test_the_certificate_is_renewed_after_two_thirds_of_its_validity(
+    example: Example, caplog: pytest.LogCaptureFixture
+) -> None:
     assert renewal_time(granted(example, START)) == START + 16 * HOURS
 
     clock = Clock(40 * HOURS)
-    used = run(example, clock, lambda: granted(example, clock.now))
+    used = run(example, clock, lambda: granted(example, clock.now), caplog)
 
     assert used == [START + 16 * HOURS, START + 32 * HOURS]
 
@@ -68,7 +75,7 @@ def test_a_failure_is_logged_and_repeated(example: Example, caplog: pytest.LogCa
             raise outcomes.pop()
         return granted(example, clock.now)
 
-    used = run(example, clock, renew)
+    used = run(example, clock, renew, caplog)
 
     assert used == [START + 16 * HOURS + timedelta(seconds=10 + 20 + 40)]
     assert caplog.text.count("step=renewal-failed code=attest.unavailable certificate_until=2026-11-30T12:00:00Z") == 3
@@ -82,7 +89,7 @@ def test_a_refusal_is_repeated_seldom(example: Example, caplog: pytest.LogCaptur
     def renew() -> Attested:
         raise AttestationCode.ATTEST_REFUSED.error("The broker rejects this enclave.")
 
-    assert run(example, clock, renew) == []
+    assert run(example, clock, renew, caplog) == []
     assert 50 < caplog.text.count("code=attest.refused") < 70
     assert "left=0min" in caplog.text
 
@@ -96,12 +103,12 @@ def test_an_unexpected_error_does_not_end_the_renewal(example: Example, caplog: 
             raise outcomes.pop()
         return granted(example, clock.now)
 
-    assert len(run(example, clock, renew)) == 1
+    assert len(run(example, clock, renew, caplog)) == 1
     assert "code=internal" in caplog.text
 
 
-def test_a_clock_that_the_host_moves_ahead_renews_at_once(example: Example) -> None:
+def test_a_clock_that_the_host_moves_ahead_renews_at_once(example: Example, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock(400 * HOURS)
     clock.now += 300 * HOURS
 
-    assert run(example, clock, lambda: granted(example, clock.now))[0] == START + 300 * HOURS
+    assert run(example, clock, lambda: granted(example, clock.now), caplog)[0] == START + 300 * HOURS

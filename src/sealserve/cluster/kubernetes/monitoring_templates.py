@@ -17,17 +17,31 @@ from sealserve.cluster.kubernetes.render_context import Manifest
 from sealserve.deployment import Deployment
 
 _FOLDER: Final = "monitoring_files"
+_SEALED_CERTIFICATE: Final = "SealserveServiceCertificateExpires"
 _PLACEHOLDER: Final = re.compile("@([a-z_]+)@")
 
 
 def replica_rules(deployment: Deployment) -> Manifest:
     """Return the alert rules about replicas, in the form of a Prometheus rule file."""
     settings = deployment.kubernetes
-    values = {"namespace": settings.namespace, "start_minutes": str(settings.start_seconds // 60 + 1)}
+    values = {
+        "namespace": settings.namespace,
+        "start_minutes": str(settings.start_seconds // 60 + 1),
+        "late_seconds": str(deployment.broker.certificate_hours * 3600 // 4),
+    }
     rules: Manifest = _filled(yaml.safe_load(_text("replica_rules.yaml")), values)
     if deployment.server.metrics_port is not None:
-        rules["groups"][0]["rules"] += _filled(yaml.safe_load(_text("served_rules.yaml")), values)
+        rules["groups"][0]["rules"] += _filled(_served_rules(deployment), values)
     return rules
+
+
+def _served_rules(deployment: Deployment) -> list[Manifest]:
+    """Return the rules based on the server's metrics. In attested serving, enclaves renew their certificates."""
+    served: list[Manifest] = yaml.safe_load(_text("served_rules.yaml"))
+    if not deployment.server.attested:
+        return served
+    renewed: list[Manifest] = yaml.safe_load(_text("attested_rules.yaml"))
+    return [rule for rule in served if rule["alert"] != _SEALED_CERTIFICATE] + renewed
 
 
 def broker_rules() -> Manifest:

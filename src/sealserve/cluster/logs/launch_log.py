@@ -15,7 +15,15 @@ _AGAIN = re.compile(r"step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
 _LARGEST = 64 * 2**20  # even a replica that serves for months writes few lines
 FIRST = "measured"
 _UNREACHABLE = "release.store-unreachable"
-_FINAL = ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
+_FINAL = (
+    "attest.refused",
+    "provisioning.refused",
+    "release.",
+    "release-index.",
+    "enclave.",
+    "measurement.",
+    "sealing.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ class HttpPorts:
         evidence: Evidence | None = None,
     ) -> None:
         self._options = options
+        self._identity = identity
         self._receipts = Receipts(identity, servables)
         self._evidence = evidence
         self._allowance = allowance
@@ -131,6 +132,8 @@ class HttpPorts:
         The client may have been revoked, or its authority removed. A renewed certificate of an identity does not end
         connections.
         """
+        if self._identity is not None:
+            self._servables.metrics.failed_renewals(self._identity.failed_renewals)
         settings = self._followed.newer_settings() if self._followed else None
         if self._followed is not None and settings is not None and self._context is not None:
             renew(self._context, settings)
