@@ -128,9 +128,7 @@ class World(BrokerWorld):
             lifetime=lifetime,
         )
         results = TokenIssuer(broker, key=lambda: self.token_key, issuer=NAME)
-        server = BrokerServer(
-            broker, identity=self.identity, port=0, results=results, attested=attested, **settings
-        )
+        server = BrokerServer(broker, identity=self.identity, port=0, results=results, attested=attested, **settings)
         return Served(self, self.servers.enter_context(server), broker)
 
     def _certificate(self) -> IssuingCertificate:
@@ -483,9 +481,7 @@ def test_the_issuing_key_is_never_a_release_key(world: World) -> None:
         stored_key.find(connection, KeyId(world.issuing.key_id))
     with world.database.read() as connection, raises(BrokerCode.KEYSTORE_UNKNOWN_ISSUING_KEY):
         stored_key.find_issuing(connection, world.made.key_id)
-    other = replace(
-        world.release, key_id=KeyId(world.issuing.key_id), release_id=ReleaseId("c" * 64), name="other"
-    )
+    other = replace(world.release, key_id=KeyId(world.issuing.key_id), release_id=ReleaseId("c" * 64), name="other")
     with raises(BrokerCode.KEYSTORE_UNKNOWN_KEY):
         admin.allow(world.database, other, {"replica-9": REFERENCE}, now=_now())
     assert admin.status(world.database).keys == 1
@@ -523,9 +519,7 @@ def test_a_statement_of_before_a_rotation_is_noticed(world: World) -> None:
     world.state(2)
     served = world.serve()
     with world.database.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE statements SET content = ?, signature = ?, changed = ?, tag = ?", tuple(old)
-        )
+        connection.exec_driver_sql("UPDATE statements SET content = ?, signature = ?, changed = ?, tag = ?", tuple(old))
     with raises(AttestationCode.ATTEST_UNAVAILABLE):
         served.start()
 
