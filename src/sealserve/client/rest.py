@@ -207,7 +207,8 @@ class RestPredictor:
         """Return the reason for a failed request."""
         fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
         if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refusal appears only here
-            fault = client_fault((error.reason or "").lower().replace("_", " "), self._credentials)
+            reason = (error.reason or "").lower().replace("_", " ")
+            fault = client_fault(reason, server_name=self._credentials.server_name, chain=self._credentials.chain())
         return fault or UnreachableError(
             f"The connection to {self._endpoint} failed: {printable(str(error)) or type(error).__name__}.",
             hint="Try again with a new connection.",
