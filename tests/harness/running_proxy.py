@@ -78,9 +78,9 @@ class RunningProxy:
         )  # fmt: skip
 
     @property
-    def port(self) -> int:
-        """The TCP port."""
-        return int(self.address.rpartition(":")[2])
+    def place(self) -> tuple[str, int]:
+        """The address for a socket."""
+        return "127.0.0.1", int(self.address.rpartition(":")[2])
 
     def sweep(self) -> None:
         """Run the periodic checks now."""

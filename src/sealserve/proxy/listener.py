@@ -64,7 +64,7 @@ def parse_listen(text: str, *, dangerous_anywhere: bool = False) -> ListenAddres
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
     if not (separator and port.isascii() and port.isdecimal() and len(port) <= len(str(LARGEST_PORT))
-            and int(port) <= LARGEST_PORT and is_ip_address(bare) and bracketed == (":" in bare)):  # fmt: skip
+            and int(port) <= LARGEST_PORT and is_ip_address(bare) and "%" not in bare and bracketed == (":" in bare)):  # fmt: skip
         raise _invalid(text)
     address = ListenAddress(host=bare, port=int(port))
     if not address.is_private and not dangerous_anywhere:
@@ -91,12 +91,12 @@ class Listener:
     Args:
         address: The address with the port that was chosen.
         stream: The socket.
-        identity: Device and inode of a Unix socket's file, or `None`.
+        identity: Device, inode and time of a Unix socket's file, or `None`.
     """
 
     address: ListenAddress
     stream: socket.socket
-    identity: tuple[int, int] | None = None
+    identity: tuple[int, int, int] | None = None
 
     def close(self) -> None:
         """Close the socket, and remove its file if it is still the file of this socket."""
@@ -184,9 +184,9 @@ def _remove_stale(path: Path, address: ListenAddress) -> None:
         raise _failed(address, f"the old socket cannot be removed: {error.strerror}") from error
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int, int]:
     found = path.lstat()
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode is reused
 
 
 def _failed(address: ListenAddress, reason: str) -> SealserveError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -149,6 +150,8 @@ class Service:
             fault = await in_thread(
                 lambda: find_fault(endpoint, credentials, timeout=_DIAGNOSIS_SECONDS, protocol=alpn)
             )
+        if error.errno is not None and not isinstance(error, ssl.SSLError | socket.gaierror):
+            error = OSError(error.errno, os.strerror(error.errno))  # asyncio's texts are for programmers
         return fault or connection_failure(endpoint, error)
 
 
