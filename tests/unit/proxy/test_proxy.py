@@ -22,10 +22,11 @@ from tests.harness.running_proxy import Balancer, Clock, RunningProxy
 from sealserve.attestation.result_token import sign_result
 from sealserve.client.noted_connection import EndpointTls
 from sealserve.proxy.first_bytes import PREFACE
+from sealserve.proxy.http2 import frame
 from sealserve.proxy.proxy import Limits
 
 SECONDS = 60
-SETTINGS = PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+SETTINGS = PREFACE + frame(0x4, 0, 0)
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 
 
@@ -248,9 +249,10 @@ def test_no_byte_is_sent_before_the_verification(service: AttestedService) -> No
     address = f"127.0.0.1:{listening.getsockname()[1]}"
     with RunningProxy(service.policy, service.tls, address, address) as proxy:
         with socket.create_connection(proxy.place, SECONDS) as client:
-            client.sendall(PREFACE + b"\x00\x00\x06\x00\x00\x00\x00\x00\x01SECRET")
-            while not client.recv(65_536).endswith(bytes(8)):  # the end of GOAWAY
-                pass
+            client.sendall(PREFACE + frame(0x1, 0x5, 1, b"SECRET"))
+            answer = b""
+            while b"client.unreachable" not in answer:
+                answer += client.recv(65_536)
         with socket.create_connection(proxy.place, SECONDS) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nSECRET")
             assert client.recv(65_536).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
