@@ -1,4 +1,4 @@
-"""A service with evidence from a simulated platform, over gRPC and HTTPS with TLS, that can also behave like an attacker.
+"""A service with evidence from a simulated platform, over gRPC and HTTPS. It can also behave like an attacker.
 
 Example::
 
@@ -75,37 +75,29 @@ class Replica:
 
 def replica(example: Example, folder: Path, hostile: Hostile = Hostile.NOTHING) -> Replica:
     """Return a replica with this behavior."""
-    key, service = example.tls_key, example.service()
-    answer = service.answer
-    match hostile:
-        case Hostile.RELAY:
-            key = p256("the host's own key")
-        case Hostile.REPLAY:
-            earlier = service.answer(bytes(32))
-            answer = lambda _: earlier  # noqa: E731
-        case Hostile.OTHER_RELEASE:
-            other = Example(folder / "unused", enclave="other release", shared=example, now=example.now)
-            answer = other.service(statement=example.signed_statement).answer
-            key = other.tls_key
-        case Hostile.DEBUG:
-            answer = example.service(quote=example.quote(attributes=Attributes(flags=0x7, xfrm=0xE7))).answer
-        case Hostile.NO_RESULT:
-            answer = example.service(attestation_result=None).answer
-        case Hostile.NO_STATEMENT:
-            answer = example.service(statement=None).answer
-        case Hostile.OTHER_OWNER:
-            other = Example(folder / "unused", shared=example, now=example.now)
-            other.owner = ed25519("another owner")
-            answer = example.service(statement=other.signed_statement).answer
-        case Hostile.OTHER_KEYSET:
-            other = Example(folder / "unused", name="attacker", shared=example, now=example.now)
-            answer, key = other.service(quote=example.quote()).answer, other.tls_key
-        case Hostile.OTHER_IDENTITY:
-            answer = example.service(identity=ed25519("another identity")).answer
-        case Hostile.GARBAGE:
-            answer = lambda _: b"\x00not evidence"  # noqa: E731
-        case Hostile.OVERSIZED:
-            answer = lambda _: b"{" + b" " * 200_000  # noqa: E731
+    other = Example(folder / "unused", name="attacker", shared=example, now=example.now)
+    other.owner = ed25519("another owner")
+    release = Example(folder / "unused", enclave="other release", shared=example, now=example.now)
+    debug = example.quote(attributes=Attributes(flags=0x7, xfrm=0xE7))
+    earlier = example.service().answer(bytes(32))
+    key = example.tls_key
+    answers: dict[Hostile, tuple[ec.EllipticCurvePrivateKey, Callable[[bytes], bytes]]] = {
+        Hostile.RELAY: (p256("the host's own key"), example.service().answer),
+        Hostile.REPLAY: (key, lambda _: earlier),
+        Hostile.OTHER_RELEASE: (release.tls_key, release.service(statement=example.signed_statement).answer),
+        Hostile.DEBUG: (key, example.service(quote=debug).answer),
+        Hostile.NO_RESULT: (key, example.service(attestation_result=None).answer),
+        Hostile.NO_STATEMENT: (key, example.service(statement=None).answer),
+        Hostile.OTHER_OWNER: (key, example.service(statement=other.signed_statement).answer),
+        Hostile.OTHER_KEYSET: (
+            other.tls_key,
+            other.service(quote=example.quote(), statement=example.signed_statement).answer,
+        ),
+        Hostile.OTHER_IDENTITY: (key, example.service(identity=ed25519("another identity")).answer),
+        Hostile.GARBAGE: (key, lambda _: b"\x00not evidence"),
+        Hostile.OVERSIZED: (key, lambda _: b"{" + b" " * 200_000),
+    }
+    key, answer = answers.get(hostile, (key, example.service().answer))
     return Replica(example=example, key=key, answer=answer)
 
 

@@ -10,8 +10,11 @@ from typing import Any, Self
 
 import grpc
 
+from sealserve.client.attested import AttestedPolicy, VerifiedReplicas
+from sealserve.client.attested_connection import AttestedConnection
 from sealserve.client.connection_fault import UnreachableError, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, parse_endpoint
+from sealserve.client.noted_connection import EndpointTls
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 
@@ -31,6 +34,9 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+GrpcChannel = grpc.Channel  # inside the class, `grpc` is a field
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceChannel:
     """A connection to one replica, which NGINX or another load balancer chose.
@@ -41,11 +47,22 @@ class ServiceChannel:
         grpc: The gRPC channel.
         endpoint: The address of the service.
         credentials: The service's expected name and CA, and the client's certificate.
+        attested: The connection that verifies replicas, or None. ``grpc`` is then its first channel.
     """
 
-    grpc: grpc.Channel
+    grpc: GrpcChannel
     endpoint: Endpoint
     credentials: Credentials
+    attested: AttestedConnection | None = None
+
+    def current(self, *, timeout: float) -> GrpcChannel:
+        """Return the gRPC channel for the next request. With evidence, it may be a new one.
+
+        Raises:
+            StepFailedError: The evidence expired, and a replica fails a step of the new verification.
+            SealserveError: No new connection was established within ``timeout``.
+        """
+        return self.grpc if self.attested is None else self.attested.current(timeout=timeout)
 
     def find_fault(self) -> SealserveError | None:
         """Return the reason why a new connection to this address fails, or None if it succeeds."""
@@ -53,6 +70,8 @@ class ServiceChannel:
 
     def close(self) -> None:
         """Close the connection. Requests in progress are canceled."""
+        if self.attested is not None:
+            self.attested.close()
         self.grpc.close()
 
     def __enter__(self) -> Self:
@@ -71,6 +90,8 @@ def open_channel(
     key: SecretBytes | None = None,
     options: Sequence[tuple[str, Any]] = (),
     timeout: float = 10.0,
+    attested: AttestedPolicy | None = None,
+    replicas: VerifiedReplicas | None = None,
 ) -> ServiceChannel:
     """Connect to the service. Each call opens a separate connection.
 
@@ -85,8 +106,13 @@ def open_channel(
         key: The client's private key for two-way TLS, PEM.
         options: gRPC channel options. They are added to the default options, or replace them.
         timeout: Seconds to wait for the connection.
+        attested: The user's policy. Each replica must satisfy it before anything else is sent to it, also after the
+            connection was lost. None means that the CA alone is trusted.
+        replicas: With ``attested``, the replicas that were already verified. Channels to the same service can share
+            them.
 
     Raises:
+        StepFailedError: With ``attested``, a step of the verification failed.
         InputError: `client.target`: ``target`` is not a valid address.
         `client.credentials`, `certificate.unreadable`, `certificate.unsupported`, `certificate.key-unreadable`,
             KeyMismatchError: As `Credentials`.
@@ -100,16 +126,16 @@ def open_channel(
     now = datetime.now(UTC)
     credentials.check_dates(now)
     # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
-    settings = _OPTIONS | {"grpc.default_authority": server_name} | dict(options)
-    channel = ServiceChannel(
-        grpc.secure_channel(
-            str(endpoint),
-            credentials.for_grpc(now),
-            options=list(settings.items()),
-        ),
-        endpoint,
-        credentials,
-    )
+    settings = list((_OPTIONS | {"grpc.default_authority": server_name} | dict(options)).items())
+
+    def connect(accepted: grpc.ChannelCredentials) -> grpc.Channel:
+        return grpc.secure_channel(str(endpoint), accepted, options=settings)
+
+    if attested is not None:
+        tls = EndpointTls.of_credentials(credentials)
+        verified = AttestedConnection(endpoint, tls, attested, replicas=replicas or VerifiedReplicas(), connect=connect)
+        return ServiceChannel(verified.current(timeout=timeout), endpoint, credentials, verified)
+    channel = ServiceChannel(connect(credentials.for_grpc(now)), endpoint, credentials)
     try:
         _wait(channel, timeout)
     except BaseException:
@@ -128,16 +154,27 @@ def open_channels(
     certificate: bytes | None = None,
     key: SecretBytes | None = None,
     timeout: float = 10.0,
+    attested: AttestedPolicy | None = None,
 ) -> Iterator[list[ServiceChannel]]:
     """Open ``count`` connections, and close them when the context ends.
 
     The load balancer chooses a replica for each connection. The other arguments and the errors are as for
     `open_channel`.
     """
+    replicas = VerifiedReplicas()
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
-                open_channel(target, server_name=server_name, ca=ca, certificate=certificate, key=key, timeout=timeout)
+                open_channel(
+                    target,
+                    server_name=server_name,
+                    ca=ca,
+                    certificate=certificate,
+                    key=key,
+                    timeout=timeout,
+                    attested=attested,
+                    replicas=replicas,
+                )
             )
             for _ in range(count)
         ]

@@ -8,7 +8,8 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -17,11 +18,13 @@ from urllib.parse import quote
 import numpy as np
 from google.protobuf import json_format
 
+from sealserve.client.attested import AttestedPolicy, VerifiedReplicas, verify_connection
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
 from sealserve.client.codes import ClientCode
 from sealserve.client.connection_fault import HTTP1, UnreachableError, client_fault, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, parse_endpoint, printable
 from sealserve.client.examples import bytes_from_json
+from sealserve.client.noted_connection import EndpointTls, noted
 from sealserve.client.predict import ModelMetadata, Prediction, Signature, TensorSpec, signatures_of
 from sealserve.client.tensors import MAX_BYTES, Array, TensorTypeError
 from sealserve.client.wire.get_model_metadata_pb2 import SignatureDefMap
@@ -44,18 +47,28 @@ _LATE: Final = 504
 class _Connection(http.client.HTTPSConnection):
     """A connection that verifies the service's name independently of the address. It does not use a proxy."""
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, server_name: str, timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        server_name: str,
+        timeout: float,
+        verify: Callable[[ssl.SSLSocket, float], None],
+    ) -> None:
         super().__init__(server_name, endpoint.port, timeout=timeout, context=context)
-        self._endpoint, self._tls, self._server_name = endpoint, context, server_name
+        self._endpoint, self._tls, self._server_name, self._verify = endpoint, context, server_name, verify
 
     def connect(self) -> None:
-        """Connect to the endpoint, and verify that its certificate contains the service's name."""
+        """Connect to the endpoint, and verify that its certificate contains the service's name, and its evidence."""
         opened = socket.create_connection((self._endpoint.host, self._endpoint.port), timeout=self.timeout)
-        try:
-            self.sock = self._tls.wrap_socket(opened, server_hostname=self._server_name)
-        except BaseException:
-            opened.close()
-            raise
+        with ExitStack() as failed:
+            failed.enter_context(opened)
+            stream = failed.enter_context(self._tls.wrap_socket(opened, server_hostname=self._server_name))
+            self._verify(stream, self.timeout or _DIAGNOSIS_SECONDS)
+            stream.settimeout(self.timeout)
+            self.sock = stream
+            failed.pop_all()
 
 
 class RestPredictor:
@@ -70,8 +83,11 @@ class RestPredictor:
         ca: The certificate of the authority that signs the service's certificates, PEM.
         certificate: The client's certificate chain for two-way TLS, PEM.
         key: The client's private key for two-way TLS, PEM.
+        attested: The user's policy. The evidence is requested on each new connection to an unknown replica, and must
+            satisfy the policy before an input is sent. None means that the CA alone is trusted.
 
     Raises:
+        StepFailedError: With ``attested``, `predict` and `metadata` raise it for a replica that fails a step.
         InputError: `client.target`: ``target`` is not a valid address.
         VerificationError: `certificate.expired`: The client's certificate has expired.
         SealserveError: As `Credentials`.
@@ -85,13 +101,20 @@ class RestPredictor:
         ca: bytes,
         certificate: bytes | None = None,
         key: SecretBytes | None = None,
+        attested: AttestedPolicy | None = None,
     ) -> None:
+        self._policy, self._replicas = attested, VerifiedReplicas()
+        self._certificate = b""
         self._endpoint = parse_endpoint(target)
         self._credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
         now = datetime.now(UTC)
         self._credentials.check_dates(now)
         self._connection = _Connection(
-            self._endpoint, _context(self._credentials, now), server_name=server_name, timeout=_DIAGNOSIS_SECONDS
+            self._endpoint,
+            _context(self._credentials, now),
+            server_name=server_name,
+            timeout=_DIAGNOSIS_SECONDS,
+            verify=self._verify,
         )
         self._known: dict[str, ModelMetadata] = {}
 
@@ -193,6 +216,8 @@ class RestPredictor:
     def _exchange(self, method: str, path: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
         """Send one request over the open or a new connection, and return the status and body of the answer."""
         self._connection.timeout = timeout
+        if self._has_expired():
+            self._connection.close()  # the new connection requests new evidence
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
         try:
@@ -202,6 +227,22 @@ class RestPredictor:
         except BaseException:
             self._connection.close()  # the next request opens a new connection
             raise
+
+    def _verify(self, stream: ssl.SSLSocket, timeout: float) -> None:
+        """Verify the replica at the end of a new connection, unless it is already known by its certificate."""
+        if self._policy is None:
+            return
+        deadline = time.monotonic() + timeout
+        tls = EndpointTls.of_credentials(self._credentials)
+        connection = noted(stream, self._endpoint, tls, deadline=deadline)
+        if self._replicas.find(connection.certificate, now=datetime.now(UTC)) is None:
+            self._replicas.add(verify_connection(connection, self._policy))
+        self._certificate = connection.certificate
+
+    def _has_expired(self) -> bool:
+        if self._policy is None or self._connection.sock is None:
+            return False
+        return self._replicas.find(self._certificate, now=datetime.now(UTC)) is None
 
     def _fault(self, error: Exception) -> SealserveError:
         """Return the reason for a failed request."""

@@ -16,6 +16,7 @@ METHOD: Final = "/sealserve.attested.v1.Evidence/GetEvidence"
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
+_TO_CONFIRM: Final = (_SETTINGS, _PING)
 _ACK, _END_STREAM, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
 _STREAM: Final = 1
 _FRAME_HEADER: Final = 9
@@ -25,6 +26,8 @@ _MESSAGE_HEADER: Final = 5
 _NO_PUSH: Final = b"\x00\x02\x00\x00\x00\x00"  # SETTINGS_ENABLE_PUSH = 0
 _NO_TABLE: Final = b"\x00\x01\x00\x00\x00\x00"  # SETTINGS_HEADER_TABLE_SIZE = 0: the peer repeats names in full
 _STATUS: Final = b"grpc-status"
+_VIOLATION: Final = 3
+"""The status for an answer that breaks the protocol: INVALID_ARGUMENT, which is final."""
 
 
 class CallRefusedError(Exception):
@@ -80,38 +83,48 @@ def unary_call(
         + _frame(_HEADERS, _END_HEADERS, _STREAM, _block(fields))
         + _frame(_DATA, _END_STREAM, _STREAM, prefixed)
     )
-    received = bytearray()
+    answer = _Answer(limit)
     for _ in range(_MOST_FRAMES):
         kind, flags, number, payload = _read_frame(stream, timeout)
-        if kind == _SETTINGS and not flags & _ACK:
-            stream.sendall(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind == _PING and not flags & _ACK:
-            stream.sendall(_frame(_PING, _ACK, 0, payload))
+        if kind in _TO_CONFIRM and not flags & _ACK:
+            stream.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         elif kind == _GOAWAY:
             raise CallRefusedError("it closed the connection")
-        elif number != _STREAM:
-            continue
-        elif kind == _RST_STREAM:
+        elif number == _STREAM and (found := answer.receive(kind, flags, payload)) is not None:
+            return found
+    raise CallRefusedError("it sent too many frames", _VIOLATION)
+
+
+class _Answer:
+    """The answer as far as it was received."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._received = bytearray()
+
+    def receive(self, kind: int, flags: int, payload: bytes) -> bytes | None:
+        """Process a frame of the call, and return the message if it is complete."""
+        if kind == _RST_STREAM:
             raise CallRefusedError("it canceled the call")
-        elif kind == _DATA:
-            received += _without_padding(flags, payload)
-            if len(received) > limit + _MESSAGE_HEADER:
-                raise CallRefusedError("its answer is too large", 3)
-            if (found := _message(received)) is not None:
-                return found
-            if flags & _END_STREAM:
-                raise CallRefusedError("its answer is incomplete")
-        elif kind == _HEADERS and flags & _END_STREAM:
+        if kind == _HEADERS and flags & _END_STREAM:
             status = _status(payload)
             raise CallRefusedError("it rejected the call" if status is None else _meaning(status), status)
-    raise CallRefusedError("it sent too many frames")
+        if kind != _DATA:
+            return None
+        self._received += _without_padding(flags, payload)
+        if len(self._received) > self._limit + _MESSAGE_HEADER:
+            raise CallRefusedError("its answer is too large", _VIOLATION)
+        found = _message(self._received)
+        if found is None and flags & _END_STREAM:
+            raise CallRefusedError("its answer is incomplete", _VIOLATION)
+        return found
 
 
 def _read_frame(stream: ssl.SSLSocket, timeout: Callable[[], float]) -> tuple[int, int, int, bytes]:
     header = _read(stream, _FRAME_HEADER, timeout)
     length = int.from_bytes(header[:3], "big")
     if length > _LARGEST_FRAME:
-        raise CallRefusedError("it does not use HTTP/2, or sent a frame that is too large", 3)
+        raise CallRefusedError("it does not use HTTP/2, or sent a frame that is too large", _VIOLATION)
     number = int.from_bytes(header[5:9], "big") & 0x7FFFFFFF
     return header[3], header[4], number, _read(stream, length, timeout)
 
@@ -130,7 +143,7 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
     if not flags & _PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
-        raise CallRefusedError("it violated HTTP/2", 3)
+        raise CallRefusedError("it violated HTTP/2", _VIOLATION)
     return payload[1 : len(payload) - payload[0]]
 
 
@@ -139,7 +152,7 @@ def _message(received: bytearray) -> bytes | None:
     if len(received) < _MESSAGE_HEADER:
         return None
     if received[0]:
-        raise CallRefusedError("it compressed its answer", 3)
+        raise CallRefusedError("it compressed its answer", _VIOLATION)
     size = int.from_bytes(received[1:_MESSAGE_HEADER], "big")
     if len(received) < _MESSAGE_HEADER + size:
         return None

@@ -1,6 +1,5 @@
 """A service is verified on exactly the connection that is used, over gRPC and over HTTPS."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,8 @@ REFUSALS = {
 
 
 @pytest.fixture(params=["grpc", "rest"])
-def port(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def port(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def address(service: AttestedService, port: str) -> str:
