@@ -71,6 +71,9 @@ VERBS = {
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
     "bench": Verb("bench", "User", "Send many requests, and show the rate, the latencies and each replica's share."),
+    "proxy": Verb(
+        "proxy", "User", "Forward clients on this machine to the service, after its enclave was verified."
+    ),
     "client": Verb(
         "client", "User", "Create and read client bundles: files with everything that a user needs to call the service."
     ),

@@ -65,6 +65,18 @@ ClientKey = Annotated[
     typer.Option("--key", help="Private key of the client certificate (PEM)", show_default="user/client.key"),
 ]
 
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="Your policy: which enclaves you accept (TOML)", show_default="none"),
+]
+
+
+def policy_file(given: Path | None) -> Path:
+    """Return the path of the user's policy."""
+    if given is None:
+        raise CliCode.CLIENT_OPTIONS.error("The policy is missing.", hint="Give your policy: --policy FILE.")
+    return given
+
 
 def find_access(
     place: Place,

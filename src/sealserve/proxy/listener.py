@@ -63,8 +63,9 @@ def parse_listen(text: str, *, dangerous_anywhere: bool = False) -> ListenAddres
         host = "127.0.0.1"
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
-    if not (separator and port.isascii() and port.isdecimal() and len(port) <= len(str(LARGEST_PORT))
-            and int(port) <= LARGEST_PORT and is_ip_address(bare) and "%" not in bare and bracketed == (":" in bare)):  # fmt: skip
+    is_port = port.isascii() and port.isdecimal() and len(port) <= len(str(LARGEST_PORT)) and int(port) <= LARGEST_PORT
+    is_host = is_ip_address(bare) and bracketed == (":" in bare) and "%" not in bare
+    if not (separator and is_port and is_host):
         raise _invalid(text)
     address = ListenAddress(host=bare, port=int(port))
     if not address.is_private and not dangerous_anywhere:

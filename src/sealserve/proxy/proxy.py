@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -118,30 +118,25 @@ class Proxy:
         except SealserveError as error:  # try again until the verification expires
             _LOG.warning("a replica was not verified again yet: %s", error, extra=fields(code=error.code))
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         relay = Relay(reader, writer, self._service, check_hosts=self._check_hosts)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio runs this function in a task
-        if len(self._relays) >= self._limits.connections:
-            await self._refuse(relay, task)
-            return
-        self._relays[relay] = task
-        try:
-            await relay.run()
-        finally:
-            del self._relays[relay]
-
-    async def _refuse(self, relay: Relay, task: asyncio.Task[None]) -> None:
-        if len(self._refused) >= _MOST_REFUSED:
-            relay.close()
-            return
-        self._refused.add(task)
-        try:
-            await relay.refuse(
-                ProxyCode.BUSY.error(
-                    f"The proxy has its maximum number of connections: {self._limits.connections}.",
-                    hint="Close unused connections, or start the proxy with a larger --connections.",
-                )
+        if len(self._relays) < self._limits.connections:
+            self._relays[relay] = task = asyncio.create_task(_quietly(relay.run()))
+            task.add_done_callback(lambda _: self._relays.pop(relay))
+        elif len(self._refused) < _MOST_REFUSED:
+            busy = ProxyCode.BUSY.error(
+                f"The proxy has its maximum number of connections: {self._limits.connections}.",
+                hint="Close unused connections, or start the proxy with a larger --connections.",
             )
-        finally:
-            self._refused.discard(task)
+            self._refused.add(task := asyncio.create_task(_quietly(relay.refuse(busy))))
+            task.add_done_callback(self._refused.discard)
+        else:
+            relay.close()
+
+
+async def _quietly(work: Coroutine[None, None, None]) -> None:
+    """Log an unexpected exception of one client. The other clients are not affected."""
+    try:
+        await work
+    except Exception:
+        _LOG.exception("the connection of a client failed unexpectedly")
