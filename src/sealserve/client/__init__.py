@@ -54,14 +54,9 @@ Errors are subclasses of `SealserveError`. Their ``code``, their family (`InputE
 `UnavailableError`) and the error classes in `__all__` are stable. Messages may change.
 """
 
-from sealserve.client.attested import (
-    AttestedPolicy,
-    EndpointTls,
-    StepFailedError,
-    VerifiedEndpoint,
-    read_policy,
-    verify_endpoint,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
 from sealserve.client.channel import ServiceChannel, open_channel
@@ -81,6 +76,20 @@ from sealserve.client.predict import (
 from sealserve.client.service import Client
 from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from sealserve.client.attested import (
+        AttestedPolicy,
+        EndpointTls,
+        StepFailedError,
+        VerifiedEndpoint,
+        read_policy,
+        verify_endpoint,
+    )
+
+_ATTESTED = frozenset({
+    "AttestedPolicy", "EndpointTls", "StepFailedError", "VerifiedEndpoint", "read_policy", "verify_endpoint",
+})  # fmt: skip
 
 __all__ = [
     "AttestedPolicy",
@@ -117,3 +126,10 @@ __all__ = [
     "serialize_example",
     "verify_endpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the verification of evidence only for programs that use it, because it takes longer than the client."""
+    if name in _ATTESTED:
+        return getattr(importlib.import_module("sealserve.client.attested"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from cryptography import x509
 
 from sealserve.client.attested import AttestedPolicy, VerifiedEndpoint, VerifiedReplicas, verify_connection
 from sealserve.client.connection_fault import ServiceCertificateExpiredError, UnreachableError, name_fault
-from sealserve.client.credentials import Endpoint
+from sealserve.client.credentials import Credentials, Endpoint
 from sealserve.client.noted_connection import EndpointTls, noted_connection
 
 _PAUSE: Final = 0.1
@@ -33,9 +33,9 @@ class AttestedConnection:
 
     Args:
         endpoint: The address of the service.
-        tls: The TLS settings.
+        credentials: The service's name and CA, and the client's certificate.
         policy: The user's policy.
-        replicas: The replicas that were verified before. Connections to the same service share them.
+        replicas: The replicas that were verified before, or None. Connections to the same service share them.
         connect: Returns a new gRPC channel with the given credentials.
         clock: Returns the user's time.
     """
@@ -43,15 +43,16 @@ class AttestedConnection:
     def __init__(
         self,
         endpoint: Endpoint,
-        tls: EndpointTls,
+        credentials: Credentials,
         policy: AttestedPolicy,
         *,
-        replicas: VerifiedReplicas,
+        replicas: VerifiedReplicas | None,
         connect: Callable[[grpc.ChannelCredentials], grpc.Channel],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._endpoint, self._tls, self._policy = endpoint, tls, policy
-        self._replicas, self._connect, self._clock = replicas, connect, clock
+        self.replicas = VerifiedReplicas() if replicas is None else replicas
+        self._endpoint, self._tls, self._policy = endpoint, EndpointTls.of_credentials(credentials), policy
+        self._connect, self._clock = connect, clock
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._retired: grpc.Channel | None = None
@@ -100,7 +101,7 @@ class AttestedConnection:
             StepFailedError: A replica fails a step. No other replica is tried, because the load balancer is the host's.
             SealserveError: As `verify_endpoint`. An unreachable service is tried until the deadline.
         """
-        known = self._replicas.current(now=self._clock())
+        known = self.replicas.current(now=self._clock())
         while True:
             # 1. Connect with gRPC, which accepts only verified replicas.
             if known:
@@ -116,7 +117,7 @@ class AttestedConnection:
                     )
             # 2. No replica is known, or the load balancer chose an unknown one. Verify it, and try again.
             self._find_replica(deadline)
-            known = self._replicas.current(now=self._clock())
+            known = self.replicas.current(now=self._clock())
 
     def _find_replica(self, deadline: float) -> None:
         """Verify a replica that is not known. A load balancer may choose known replicas first."""
@@ -124,7 +125,7 @@ class AttestedConnection:
             left = max(deadline - time.monotonic(), _SHORTEST)
             try:
                 with noted_connection(self._endpoint, self._tls, timeout=left) as connection:
-                    if self._replicas.find(connection.certificate, now=self._clock()) is not None:
+                    if self.replicas.find(connection.certificate, now=self._clock()) is not None:
                         continue
                     found = verify_connection(connection, self._policy, now=self._clock())
             except UnreachableError:
@@ -133,7 +134,7 @@ class AttestedConnection:
                 time.sleep(_PAUSE)
                 continue
             _check_certificate(found, self._tls.server_name, self._clock())
-            self._replicas.add(found)
+            self.replicas.add(found)
             return
 
     def _use(self, channel: grpc.Channel, known: tuple[VerifiedEndpoint, ...]) -> grpc.Channel:

@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from sealserve.client.attested import AttestedPolicy, VerifiedReplicas
-from sealserve.client.attested_connection import AttestedConnection
 from sealserve.client.connection_fault import UnreachableError, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, parse_endpoint
-from sealserve.client.noted_connection import EndpointTls
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
+
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy, VerifiedReplicas
+    from sealserve.client.attested_connection import AttestedConnection
 
 _DIAGNOSIS_SECONDS = 3.0
 _OPTIONS: dict[str, Any] = {
@@ -53,7 +54,7 @@ class ServiceChannel:
     grpc: GrpcChannel
     endpoint: Endpoint
     credentials: Credentials
-    attested: AttestedConnection | None = None
+    attested: "AttestedConnection | None" = None
 
     def current(self, *, timeout: float) -> GrpcChannel:
         """Return the gRPC channel for the next request. With evidence, it may be a new one.
@@ -90,8 +91,7 @@ def open_channel(
     key: SecretBytes | None = None,
     options: Sequence[tuple[str, Any]] = (),
     timeout: float = 10.0,
-    attested: AttestedPolicy | None = None,
-    replicas: VerifiedReplicas | None = None,
+    attested: "AttestedPolicy | None" = None,
 ) -> ServiceChannel:
     """Connect to the service. Each call opens a separate connection.
 
@@ -108,8 +108,6 @@ def open_channel(
         timeout: Seconds to wait for the connection.
         attested: The user's policy. Each replica must satisfy it before anything else is sent to it, also after the
             connection was lost. None means that the CA alone is trusted.
-        replicas: With ``attested``, the replicas that were already verified. Channels to the same service can share
-            them.
 
     Raises:
         StepFailedError: With ``attested``, a step of the verification failed.
@@ -121,27 +119,8 @@ def open_channel(
         TlsError: The TLS handshake failed. The subclass names the reason.
         UnreachableError: No connection was established within ``timeout``.
     """
-    endpoint = parse_endpoint(target)
     credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
-    now = datetime.now(UTC)
-    credentials.check_dates(now)
-    # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
-    settings = list((_OPTIONS | {"grpc.default_authority": server_name} | dict(options)).items())
-
-    def connect(accepted: grpc.ChannelCredentials) -> grpc.Channel:
-        return grpc.secure_channel(str(endpoint), accepted, options=settings)
-
-    if attested is not None:
-        tls = EndpointTls.of_credentials(credentials)
-        verified = AttestedConnection(endpoint, tls, attested, replicas=replicas or VerifiedReplicas(), connect=connect)
-        return ServiceChannel(verified.current(timeout=timeout), endpoint, credentials, verified)
-    channel = ServiceChannel(connect(credentials.for_grpc(now)), endpoint, credentials)
-    try:
-        _wait(channel, timeout)
-    except BaseException:
-        channel.close()
-        raise
-    return channel
+    return _open(parse_endpoint(target), credentials, options=options, timeout=timeout, attested=attested)
 
 
 @contextlib.contextmanager
@@ -154,30 +133,57 @@ def open_channels(
     certificate: bytes | None = None,
     key: SecretBytes | None = None,
     timeout: float = 10.0,
-    attested: AttestedPolicy | None = None,
+    attested: "AttestedPolicy | None" = None,
 ) -> Iterator[list[ServiceChannel]]:
     """Open ``count`` connections, and close them when the context ends.
 
     The load balancer chooses a replica for each connection. The other arguments and the errors are as for
     `open_channel`.
     """
-    replicas = VerifiedReplicas()
+    credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
+    endpoint = parse_endpoint(target)
+    replicas: VerifiedReplicas | None = None
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                open_channel(
-                    target,
-                    server_name=server_name,
-                    ca=ca,
-                    certificate=certificate,
-                    key=key,
-                    timeout=timeout,
-                    attested=attested,
-                    replicas=replicas,
-                )
+        channels = []
+        for _ in range(count):
+            channel = stack.enter_context(
+                _open(endpoint, credentials, timeout=timeout, attested=attested, replicas=replicas)
             )
-            for _ in range(count)
-        ]
+            if channel.attested is not None:
+                replicas = channel.attested.replicas  # each replica is verified once for all channels
+            channels.append(channel)
+        yield channels
+
+
+def _open(
+    endpoint: Endpoint,
+    credentials: Credentials,
+    *,
+    options: Sequence[tuple[str, Any]] = (),
+    timeout: float,
+    attested: "AttestedPolicy | None",
+    replicas: "VerifiedReplicas | None" = None,
+) -> ServiceChannel:
+    now = datetime.now(UTC)
+    credentials.check_dates(now)
+    # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
+    settings = list((_OPTIONS | {"grpc.default_authority": credentials.server_name} | dict(options)).items())
+
+    def connect(accepted: grpc.ChannelCredentials) -> grpc.Channel:
+        return grpc.secure_channel(str(endpoint), accepted, options=settings)
+
+    if attested is not None:
+        from sealserve.client.attested_connection import AttestedConnection  # noqa: PLC0415  # only if it is used
+
+        verified = AttestedConnection(endpoint, credentials, attested, replicas=replicas, connect=connect)
+        return ServiceChannel(verified.current(timeout=timeout), endpoint, credentials, verified)
+    channel = ServiceChannel(connect(credentials.for_grpc(now)), endpoint, credentials)
+    try:
+        _wait(channel, timeout)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
 
 
 def _wait(channel: ServiceChannel, timeout: float) -> None:

@@ -8,23 +8,20 @@ import http.client
 import json
 import socket
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import numpy as np
 from google.protobuf import json_format
 
-from sealserve.client.attested import AttestedPolicy, VerifiedReplicas, verify_connection
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
 from sealserve.client.codes import ClientCode
 from sealserve.client.connection_fault import HTTP1, UnreachableError, client_fault, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, parse_endpoint, printable
 from sealserve.client.examples import bytes_from_json
-from sealserve.client.noted_connection import EndpointTls, noted
 from sealserve.client.predict import ModelMetadata, Prediction, Signature, TensorSpec, signatures_of
 from sealserve.client.tensors import MAX_BYTES, Array, TensorTypeError
 from sealserve.client.wire.get_model_metadata_pb2 import SignatureDefMap
@@ -33,6 +30,10 @@ from sealserve.memory_file import memory_file
 from sealserve.pki.tls_material import ordered_authorities, ordered_chain
 from sealserve.secret import SecretBytes
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy
+    from sealserve.client.attested_rest import RestVerifier as _Verifier
 
 _DIAGNOSIS_SECONDS: Final = 3.0
 _IDLE_CLOSED: Final = (
@@ -101,20 +102,23 @@ class RestPredictor:
         ca: bytes,
         certificate: bytes | None = None,
         key: SecretBytes | None = None,
-        attested: AttestedPolicy | None = None,
+        attested: "AttestedPolicy | None" = None,
     ) -> None:
-        self._policy, self._replicas = attested, VerifiedReplicas()
-        self._certificate = b""
         self._endpoint = parse_endpoint(target)
         self._credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
         now = datetime.now(UTC)
         self._credentials.check_dates(now)
+        self._verifier: _Verifier | None = None
+        if attested is not None:
+            from sealserve.client.attested_rest import RestVerifier  # noqa: PLC0415  # only if it is used
+
+            self._verifier = RestVerifier(self._endpoint, self._credentials, attested)
         self._connection = _Connection(
             self._endpoint,
             _context(self._credentials, now),
             server_name=server_name,
             timeout=_DIAGNOSIS_SECONDS,
-            verify=self._verify,
+            verify=self._verifier.verify if self._verifier is not None else _trust,
         )
         self._known: dict[str, ModelMetadata] = {}
 
@@ -216,7 +220,7 @@ class RestPredictor:
     def _exchange(self, method: str, path: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
         """Send one request over the open or a new connection, and return the status and body of the answer."""
         self._connection.timeout = timeout
-        if self._has_expired():
+        if self._verifier is not None and self._connection.sock is not None and self._verifier.has_expired():
             self._connection.close()  # the new connection requests new evidence
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
@@ -228,22 +232,6 @@ class RestPredictor:
             self._connection.close()  # the next request opens a new connection
             raise
 
-    def _verify(self, stream: ssl.SSLSocket, timeout: float) -> None:
-        """Verify the replica at the end of a new connection, unless it is already known by its certificate."""
-        if self._policy is None:
-            return
-        deadline = time.monotonic() + timeout
-        tls = EndpointTls.of_credentials(self._credentials)
-        connection = noted(stream, self._endpoint, tls, deadline=deadline)
-        if self._replicas.find(connection.certificate, now=datetime.now(UTC)) is None:
-            self._replicas.add(verify_connection(connection, self._policy))
-        self._certificate = connection.certificate
-
-    def _has_expired(self) -> bool:
-        if self._policy is None or self._connection.sock is None:
-            return False
-        return self._replicas.find(self._certificate, now=datetime.now(UTC)) is None
-
     def _fault(self, error: Exception) -> SealserveError:
         """Return the reason for a failed request."""
         fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
@@ -254,6 +242,10 @@ class RestPredictor:
             f"The connection to {self._endpoint} failed: {printable(str(error)) or type(error).__name__}.",
             hint="Try again with a new connection.",
         )
+
+
+def _trust(_: ssl.SSLSocket, __: float) -> None:
+    """Trust a connection because of the CA alone."""
 
 
 def _context(credentials: Credentials, now: datetime) -> ssl.SSLContext:

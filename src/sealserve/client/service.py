@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from sealserve.client.attested import AttestedPolicy
 from sealserve.client.bundle import ClientBundle
 from sealserve.client.channel import open_channels
 from sealserve.client.codes import ClientCode
 from sealserve.client.predict import DEFAULT_TIMEOUT, ModelMetadata, Prediction, Predictor, VersionStatus
 from sealserve.client.tensors import Array
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy
 
 
 class Client:
@@ -37,7 +39,7 @@ class Client:
         address: str | None = None,
         connections: int = 1,
         timeout: float = 10.0,
-        attested: AttestedPolicy | None = None,
+        attested: "AttestedPolicy | None" = None,
     ) -> None:
         self.bundle = bundle
         self._opened = ExitStack()
@@ -63,7 +65,7 @@ class Client:
         address: str | None = None,
         connections: int = 1,
         timeout: float = 10.0,
-        attested: AttestedPolicy | None = None,
+        attested: "AttestedPolicy | None" = None,
     ) -> Self:
         """Read a client bundle from a file, and connect to its service.
 

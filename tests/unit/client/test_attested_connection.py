@@ -14,7 +14,7 @@ from scripts.attested_example import Example
 from tests.harness.attested_service import NAME, AttestedService, Hostile
 from tests.unit.client.conftest import Behaviour, Service
 
-from sealserve.client.attested import StepFailedError, VerifiedReplicas
+from sealserve.client.attested import StepFailedError
 from sealserve.client.channel import ServiceChannel, open_channel, open_channels
 from sealserve.client.connection_fault import ServiceNameError, UnreachableError
 from sealserve.client.predict import Predictor
@@ -148,8 +148,7 @@ def test_replicas_behind_a_load_balancer_are_verified_once_each(tmp_path: Path, 
 
 
 def test_expired_evidence_is_requested_again(tmp_path: Path, example: Example) -> None:
-    replicas = VerifiedReplicas()
-    with service(tmp_path, example, Behaviour()) as found, opened(found, replicas=replicas) as channel:
+    with service(tmp_path, example, Behaviour()) as found, opened(found) as channel:
         assert channel.attested is not None
         late = found.example.result().expires
         channel.attested._clock = lambda: late
