@@ -138,5 +138,5 @@ async def _quietly(work: Coroutine[None, None, None]) -> None:
     """Log an unexpected exception of one client. The other clients are not affected."""
     try:
         await work
-    except Exception:
+    except Exception:  # noqa: BLE001  # it is logged with its traceback
         _LOG.exception("the connection of a client failed unexpectedly")
