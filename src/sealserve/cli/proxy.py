@@ -6,11 +6,12 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
 from sealserve.cli import connection, console, options
+from sealserve.cli.attested_options import PolicyFile, find_policy
 from sealserve.cli.context import Place
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
@@ -19,15 +20,16 @@ from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import LogFormat
 
 with deferred:
-    from sealserve.client.attested import EndpointTls, read_policy
+    from sealserve.client.attested import EndpointTls
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import SealserveError
-    from sealserve.pki.certificate import CertifiedKey
     from sealserve.proxy.first_bytes import Protocol
     from sealserve.proxy.listener import Listener, listen, parse_listen
     from sealserve.proxy.proxy import Limits, Proxy
     from sealserve.proxy.upstream import Service
     from sealserve.proxy.verifier import ReplicaVerifier
+    from sealserve.regular_file import read_regular
+    from sealserve.workspace import WorkspaceMissingError
 
 _LOG: Final = logging.getLogger(__name__)
 _LONGEST_IDLE: Final = 7 * 24 * 3600
@@ -63,7 +65,7 @@ def proxy(
             show_default="from --bundle or sealserve.toml",
         ),
     ] = None,
-    policy: connection.PolicyFile = None,
+    policy: PolicyFile = None,
     bundle: connection.BundleFile = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -89,34 +91,25 @@ def proxy(
     it is stopped. Example: `sealserve proxy --bundle ann.json --policy policy.toml`.
     """
     # 1. Where do clients connect, and which enclaves does the user accept?
-    places = [parse_listen(text, dangerous_anywhere=dangerous_listen_anywhere)
-              for text in listen_at or [f"127.0.0.1:{SERVICE_PORT}"]]  # fmt: skip
+    console.log_to_standard_error(LogFormat.JSON if as_json else LogFormat.TEXT)
+    places = [
+        parse_listen(text, dangerous_anywhere=dangerous_listen_anywhere)
+        for text in listen_at or [f"127.0.0.1:{SERVICE_PORT}"]
+    ]
     private = all(place.is_private for place in places)
-    accepted = read_policy(connection.policy_file(policy))
+    accepted = find_policy(policy)
     # 2. Where is the service?
-    if bundle is None and address is not None and server_name is not None and ca is None:
-        # The evidence is sufficient without the service's CA.
-        pair = None
-        if certificate is not None and key is not None:
-            pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
-        tls = EndpointTls(
-            server_name=server_name, certificate=pair.chain_pem if pair else None, key=pair.key_pem if pair else None
-        )
-        target, rest = address, rest_address
-    else:
-        reach = connection.find_access(
-            place, target=address, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
-        )
-        tls = EndpointTls(server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key)
-        target, rest = reach.target, rest_address or reach.rest
+    reach = _find_service(
+        place, address, bundle=bundle, server_name=server_name, ca=ca, certificate=certificate, key=key
+    )
+    rest = rest_address or reach.rest
     service = Service(
-        grpc=parse_endpoint(target),
+        grpc=parse_endpoint(reach.target),
         rest=None if rest is None else parse_endpoint(rest),
-        tls=tls,
+        tls=reach.tls,
         verifier=ReplicaVerifier(accepted),
     )
     # 3. Listen and forward until Ctrl-C.
-    console.log_to_standard_error(LogFormat.JSON if as_json else LogFormat.TEXT)
     if not private:
         _LOG.warning(
             "--dangerous-listen-anywhere: other machines can read inputs on their way to the proxy, and use it"
@@ -126,10 +119,46 @@ def proxy(
         listeners = [listen(place) for place in places]
         for listener in listeners:
             opened.callback(listener.close)
-        if tls.key is not None and any(listener.address.path is None for listener in listeners):
+        if service.tls.key is not None and any(listener.address.path is None for listener in listeners):
             _LOG.warning("all users of this machine can use your client certificate; a Unix socket is only for you")
         asyncio.run(_serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file))
     _LOG.info("stopped")
+
+
+class _Found(NamedTuple):
+    target: str
+    rest: str | None
+    tls: EndpointTls
+
+
+def _find_service(
+    place: Place,
+    address: str | None,
+    *,
+    bundle: Path | None,
+    server_name: str | None,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> _Found:
+    """Return addresses and TLS settings. Without a bundle, a workspace and --ca, the evidence alone is sufficient."""
+    try:
+        reach = connection.find_access(
+            place, target=address, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
+        )
+    except WorkspaceMissingError:
+        if address is None:
+            raise
+        pair = None if certificate is None or key is None else connection.read_pair(certificate, key)
+        tls = EndpointTls(
+            server_name=server_name or parse_endpoint(address).host,
+            ca=None if ca is None else read_regular(ca),
+            certificate=None if pair is None else pair.chain_pem,
+            key=None if pair is None else pair.key_pem,
+        )
+        return _Found(address, None, tls)
+    tls = EndpointTls(server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key)
+    return _Found(reach.target, reach.rest, tls)
 
 
 async def _serve(proxy: Proxy, service: Service, listeners: Sequence[Listener], ready_file: Path | None) -> None:

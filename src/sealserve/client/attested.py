@@ -15,6 +15,7 @@ Example:
         Path("evidence.json").write_bytes(verified.bundle())
 """
 
+import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ DEFAULT_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEndpoint:
-    """A replica of a service that passed all six steps. Only `verify_endpoint` and `verify_connection` create it.
+    """A replica of a service that passed all six steps. Only `verify_presented` creates it.
 
     Args:
         address: The address of the connection.
@@ -59,6 +60,11 @@ class VerifiedEndpoint:
     def certificate(self) -> bytes:
         """The certificate of the connection, DER. A client may trust exactly this certificate until ``expires``."""
         return self.presented.certificate
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate in hex."""
+        return hashlib.sha256(self.certificate).hexdigest()
 
     def bundle(self) -> bytes:
         """Return the evidence bundle for a later verification, as the bytes of a file."""
@@ -115,7 +121,7 @@ def verify_endpoint(
         StepFailedError: A step fails. The service must not receive an input.
         SealserveError: As `fetch_evidence`.
     """
-    return _verify(fetch_evidence(address, tls=tls, timeout=timeout), address, policy, now or datetime.now(UTC))
+    return verify_presented(fetch_evidence(address, tls=tls, timeout=timeout), policy, address=address, now=now)
 
 
 def verify_connection(
@@ -131,7 +137,7 @@ def verify_connection(
     Raises:
         SealserveError: As `verify_endpoint`.
     """
-    return _verify(connection.request_evidence(), str(connection.endpoint), policy, now or datetime.now(UTC))
+    return verify_presented(connection.request_evidence(), policy, address=str(connection.endpoint), now=now)
 
 
 def parse_bundle(content: bytes) -> EvidenceBundle:
@@ -143,7 +149,21 @@ def parse_bundle(content: bytes) -> EvidenceBundle:
     return EvidenceBundle.parse(content)
 
 
-def _verify(presented: PresentedService, address: str, policy: AttestedPolicy, now: datetime) -> VerifiedEndpoint:
+def verify_presented(
+    presented: PresentedService, policy: AttestedPolicy, *, address: str, now: datetime | None = None
+) -> VerifiedEndpoint:
+    """Perform the six steps with evidence from `fetch_evidence` or from a bundle.
+
+    Args:
+        presented: The evidence.
+        policy: The user's policy.
+        address: The address of the connection. It is a note, and is not verified.
+        now: The user's time, with a time zone; `None` means the clock of this machine.
+
+    Raises:
+        StepFailedError: A step fails.
+    """
+    now = now or datetime.now(UTC)
     service = presented.verify(policy, now=now)
     ends = [x509.load_der_x509_certificate(presented.certificate).not_valid_after_utc]
     if service.result is not None:
@@ -197,4 +217,5 @@ __all__ = [
     "read_policy",
     "verify_connection",
     "verify_endpoint",
+    "verify_presented",
 ]
