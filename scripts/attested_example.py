@@ -85,6 +85,7 @@ class Example:
         enclave: The name of the enclave's code. Releases have different code.
         shared: Another example, whose vendor and platform are used.
         keys: The keys of another vendor, by number.
+        now: The time of the evidence.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Example:
         enclave: str = "release",
         shared: "Example | None" = None,
         keys: Callable[[int], ec.EllipticCurvePrivateKey] | None = None,
+        now: datetime = NOW,
     ) -> None:
+        self.now = now
         self.folder = folder
         self.name = name
         self.enclave = enclave
@@ -111,7 +114,9 @@ class Example:
 
     def _vendor(self) -> Vendor:
         numbers = itertools.count()
-        return Vendor.create(self.folder, now=NOW - timedelta(days=1), keys=lambda: self._vendor_key(next(numbers)))
+        return Vendor.create(
+            self.folder, now=self.now - timedelta(days=1), keys=lambda: self._vendor_key(next(numbers))
+        )
 
     def _platform(self) -> SimulatedPlatform:
         extension = PckExtension(
@@ -124,7 +129,7 @@ class Example:
         )
         pck = p256("PCK")
         chain = self.vendor.issue_platform(
-            pck.public_key(), extension, ca=PckCa.PLATFORM, now=NOW - timedelta(days=1)
+            pck.public_key(), extension, ca=PckCa.PLATFORM, now=self.now - timedelta(days=1)
         ).encode()
         return SimulatedPlatform(
             pck_key=pck,
@@ -176,8 +181,8 @@ class Example:
             .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(1)
-            .not_valid_before(NOW - timedelta(minutes=5))
-            .not_valid_after(NOW + timedelta(days=3))
+            .not_valid_before(self.now - timedelta(minutes=5))
+            .not_valid_after(self.now + timedelta(days=3))
         )
         return builder.sign(p256("issuing CA"), hashes.SHA256(), ecdsa_deterministic=True)
 
@@ -185,7 +190,7 @@ class Example:
 
     def collateral(self, **changes: Any) -> Collateral:
         """Return the vendor's collateral, with ``changes``."""
-        return dataclasses.replace(self.vendor.collateral(now=NOW - timedelta(hours=1)), **changes)
+        return dataclasses.replace(self.vendor.collateral(now=self.now - timedelta(hours=1)), **changes)
 
     @property
     def collateral_members(self) -> dict[str, str]:
@@ -208,7 +213,7 @@ class Example:
         """Return the release statement, with ``changes``."""
         values: dict[str, Any] = {
             "release_id": self.release_id,
-            "issued": int((NOW - timedelta(hours=2)).timestamp()),
+            "issued": int((self.now - timedelta(hours=2)).timestamp()),
             "models": (self.model,),
             "enclaves": (StatedEnclave.of_values(self.reference_values),),
             "policy": StatedPolicy(name="cloud-smt", sha256=digest("policy").hex()),
@@ -239,8 +244,8 @@ class Example:
             issuer=BROKER,
             audience=AUDIENCE,
             token_id="A" * 22,
-            issued=NOW,
-            expires=NOW + timedelta(days=3),
+            issued=self.now,
+            expires=self.now + timedelta(days=3),
             nonce=None,
             build="sealserve 0.2.0",
             enclave=EnclaveIdentity(
@@ -299,7 +304,7 @@ class Example:
 
     def bundle(self, evidence: ServiceEvidence | None = None) -> EvidenceBundle:
         """Return the bundle that the user keeps."""
-        return self.presented(evidence).bundle(address=ADDRESS, saved=NOW + timedelta(seconds=FIRST_TIME))
+        return self.presented(evidence).bundle(address=ADDRESS, saved=self.now + timedelta(seconds=FIRST_TIME))
 
     @property
     def policy_file(self) -> str:

@@ -11,7 +11,9 @@ A subclass of a family exists only where code catches an error by its type, or w
 attribute ``code`` of such a subclass defines its code.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 
@@ -26,6 +28,8 @@ class SealserveError(Exception):
 
     code: str = "internal"
     exit_status: ClassVar[int] = 1
+    details: Mapping[str, str | int] = MappingProxyType({})
+    """Values for programs, which the JSON form of the error contains beside code, message and hint."""
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

@@ -72,6 +72,7 @@ class StepFailedError(VerificationError):
         )
         self.step = step
         self.cause = cause
+        self.details = {"step": step.number, "step_title": step.title, "meaning": step.meaning}
 
     def __reduce__(self) -> tuple[type["StepFailedError"], tuple[Step, SealserveError]]:
         return type(self), (self.step, self.cause)

@@ -47,7 +47,9 @@ VERBS = {
     "cloud": Verb("cloud", "Start here", "Show clouds with SGX machines: sizes, images, addresses, sources."),
     "model": Verb("model", "Owner", "Fetch, convert, check and show models."),
     "certs": Verb("certs", "Owner", "Create, show and renew certificates."),
-    "user": Verb("user", "Owner", "Manage the users of the service: add, list, renew, revoke."),
+    "user": Verb(
+        "user", "Owner", "Manage the users of the service: add, list, renew, revoke. As a user: trust an owner."
+    ),
     "seal": Verb("seal", "Owner", "Encrypt a file or a folder in the format of gramine-sgx-pf-crypt."),
     "unseal": Verb("unseal", "Owner", "Decrypt a sealed file or folder. A failure leaves no output."),
     "inspect": Verb(
@@ -70,7 +72,20 @@ VERBS = {
     "service": Verb("service", "Run it", "Install systemd units for the broker, or for a deployment on this machine."),
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
+    "verify": Verb(
+        "verify",
+        "User",
+        "Verify that a service is an enclave that your policy accepts, in six steps. Nothing else is sent to it.",
+    ),
+    "receipt": Verb(
+        "receipt",
+        "User",
+        "Verify receipts: an enclave's signed statements that it computed a response from a request.",
+    ),
     "bench": Verb("bench", "User", "Send many requests, and show the rate, the latencies and each replica's share."),
+    "proxy": Verb(
+        "proxy", "User", "Forward clients on this machine to the service, after its enclave was verified."
+    ),
     "client": Verb(
         "client", "User", "Create and read client bundles: files with everything that a user needs to call the service."
     ),

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from sealserve.cli import connection, console
+from sealserve.cli.attested_options import PolicyFile, RequireAttested, required_policy
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
@@ -60,6 +61,8 @@ def bench(
     ca: connection.ServiceCa = None,
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
+    require_attested: RequireAttested = False,
+    policy: PolicyFile = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time of each request, in seconds")
     ] = 60,
@@ -76,11 +79,12 @@ def bench(
     check_version_choice(version, label)
     if seconds is None:
         requests = requests or _REQUESTS
+    accepted = required_policy(require_attested, policy)
     reach = connection.find_access(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
     name = find_model(model, reach)
-    with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
+    with connection.channels(reach, connections, timeout=min(timeout, 10), attested=accepted) as opened:
         predictor = Predictor(opened)
         found = predictor.metadata(name, version=version, label=label, timeout=timeout)
         called = find_signature(name, signature, found.signatures)

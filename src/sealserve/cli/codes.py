@@ -12,6 +12,9 @@ class CliCode(ErrorCode):
     BROKER_OWNER_MACHINE = "broker.owner-machine", InputError
     """The command needs files of the owner, so it does not support a remote broker."""
 
+    CLIENT_NO_POLICY = "client.no-policy", InputError
+    """The command verifies a service, but the user's policy file does not exist."""
+
     CLIENT_OPTIONS = "client.options", InputError
     """The options of the command contradict each other, or one of two required options is missing."""
 

@@ -17,6 +17,7 @@ from sealserve.cli.deferred_imports import deferred
 
 with deferred:
     from sealserve.cli.access import Access, access
+    from sealserve.client.attested import AttestedPolicy
     from sealserve.client.bundle import ClientBundle
     from sealserve.client.channel import ServiceChannel, open_channels
     from sealserve.client.predict import Predictor
@@ -97,9 +98,7 @@ def find_access(
         )
     pair = None
     if certificate and key:
-        pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
-    if key is not None:
-        _warn_if_exposed(key)
+        pair = read_pair(certificate, key)
     authority = None if ca is None else read_regular(ca)
     if target and server_name and authority is not None:
         reach = Access(target=target, server_name=server_name, ca=authority)
@@ -114,6 +113,12 @@ def find_access(
         ) from error
     reach = access(found, place.deployment, ca=authority, pair=pair)
     return replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
+
+
+def read_pair(certificate: Path, key: Path) -> CertifiedKey:
+    """Return the client's certificate and key in files. The command warns if other users can read the key."""
+    _warn_if_exposed(key)
+    return CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
 
 
 def _from_bundle(path: Path, target: str | None) -> Access:
@@ -136,7 +141,9 @@ def _warn_if_exposed(path: Path) -> None:
         console.warn(f"{path} contains a private key, and other users can access it. Run `chmod 600 {path}`.")
 
 
-def channels(reach: Access, count: int, *, timeout: float) -> AbstractContextManager[list[ServiceChannel]]:
+def channels(
+    reach: Access, count: int, *, timeout: float, attested: AttestedPolicy | None = None
+) -> AbstractContextManager[list[ServiceChannel]]:
     """Return a context manager that opens ``count`` connections; see `open_channels`."""
     return open_channels(
         count,
@@ -146,11 +153,14 @@ def channels(reach: Access, count: int, *, timeout: float) -> AbstractContextMan
         certificate=reach.certificate,
         key=reach.key,
         timeout=timeout,
+        attested=attested,
     )
 
 
 @contextlib.contextmanager
-def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float) -> Iterator[Predictor | RestPredictor]:
+def predictor(
+    reach: Access, *, rest: bool, address: str | None, timeout: float, attested: AttestedPolicy | None = None
+) -> Iterator[Predictor | RestPredictor]:
     """Open one connection, and yield a client that uses it.
 
     Args:
@@ -158,13 +168,14 @@ def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float)
         rest: Use REST instead of gRPC.
         address: The address that the user gave, or None.
         timeout: Seconds to wait for the connection.
+        attested: The user's policy, which each replica must satisfy before it receives an input, or None.
 
     Raises:
         InputError: `client.rest-off`: REST is off, or its address is unknown.
         SealserveError: The connection failed.
     """
     if not rest:
-        with channels(reach, 1, timeout=timeout) as opened:
+        with channels(reach, 1, timeout=timeout, attested=attested) as opened:
             yield Predictor(opened)
         return
     target = address or reach.rest
@@ -175,6 +186,11 @@ def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float)
             hint="Leave out --rest to use gRPC, or give the address of the REST API: --address HOST:PORT.",
         )
     with RestPredictor(
-        target, server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key
+        target,
+        server_name=reach.server_name,
+        ca=reach.ca,
+        certificate=reach.certificate,
+        key=reach.key,
+        attested=attested,
     ) as opened_rest:
         yield opened_rest

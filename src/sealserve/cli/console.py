@@ -147,9 +147,9 @@ def print_error(error: SealserveError, *, as_json: bool = False) -> None:
         err.print(error.hint, style="dim")
 
 
-def describe_error(error: SealserveError) -> dict[str, str | None]:
-    """Return an error as a JSON object: code, message, hint."""
-    return {"code": error.code, "message": error.message, "hint": error.hint}
+def describe_error(error: SealserveError) -> dict[str, str | int | None]:
+    """Return an error as a JSON object: code, message, hint, and the values of some errors."""
+    return {"code": error.code, "message": error.message, "hint": error.hint, **error.details}
 
 
 def say(message: str) -> None:

@@ -13,7 +13,7 @@ example, the block imports at once. The block does what `lazy from` does in Pyth
 
 import builtins
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 
@@ -52,14 +52,19 @@ class DeferredImports:
         """Let the imports wait in the blocks that follow. Only the `sealserve` program calls this."""
         self._waiting = True
 
-    def complete(self) -> None:
+    def complete(self, *, unused: Collection[str] = ()) -> None:
         """Make all imports that wait. From now on, no import waits.
+
+        Args:
+            unused: Modules whose imports the command does not use. They may be missing in the base installation.
 
         Raises:
             ImportError: A module is missing, for example since an optional dependency is not installed.
         """
         self._waiting = False
         for names in self._modules:
+            if names["__name__"] in unused:
+                continue
             for name, value in list(names.items()):  # a package gets a name more when its submodule is imported
                 if isinstance(value, _Deferred):
                     names[name] = value._load()  # noqa: SLF001  # the two classes are one mechanism

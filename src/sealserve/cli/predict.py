@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import connection, console, options
+from sealserve.cli.attested_options import PolicyFile, RequireAttested, required_policy
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.request_options import (
@@ -65,6 +66,8 @@ def predict(
     ca: connection.ServiceCa = None,
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
+    require_attested: RequireAttested = False,
+    policy: PolicyFile = None,
     rest: connection.Rest = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time to wait, in seconds")] = 60,
     force: options.Force = False,
@@ -79,11 +82,14 @@ def predict(
         check_format(save)
         if save.exists() and not force:
             raise OutputExistsError(f"{save} already exists.", hint="Give another output, or --force to replace it.")
+    accepted = required_policy(require_attested, policy)
     reach = connection.find_access(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
     name = find_model(model, reach)
-    with connection.predictor(reach, rest=rest, address=target, timeout=min(timeout, 10)) as predictor:
+    with connection.predictor(
+        reach, rest=rest, address=target, timeout=min(timeout, 10), attested=accepted
+    ) as predictor:
         signatures = predictor.metadata(name, version=version, label=label, timeout=timeout).signatures
         called = find_signature(name, signature, signatures)
         given = read_inputs(inputs or [], called, signature_name=signature)

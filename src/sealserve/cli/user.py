@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealserve.cli import completion, console, options
+from sealserve.cli import completion, console, options, user_trust
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
@@ -20,7 +20,8 @@ with deferred:
     from sealserve.sealing.release_index import INDEX_FILE
     from sealserve.workspace import Workspace
 
-app = Verbs("Manage the users of the service: add, list, renew, revoke.")
+app = Verbs("Manage the users of the service: add, list, renew, revoke. As a user: trust an owner.")
+app.add_typer(user_trust.app)
 
 NewName = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the new user: 1 to 63 lower-case letters, digits and hyphens")

@@ -1,7 +1,7 @@
 """Register the functions of a verb's module as commands, and expand their shared options."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
@@ -25,9 +25,11 @@ class Verbs(typer.Typer):
 
     Args:
         text: Help of a group of commands; None for a module with one command.
+        unused: Modules of the same group whose deferred imports these commands do not use.
     """
 
-    def __init__(self, text: str | None = None) -> None:
+    def __init__(self, text: str | None = None, *, unused: Collection[str] = ()) -> None:
+        self._unused = unused
         super().__init__(add_completion=False, no_args_is_help=text is not None, help=text)
 
     def command(self, *arguments: Any, **settings: Any) -> Callable[[_Verb], _Verb]:
@@ -35,13 +37,13 @@ class Verbs(typer.Typer):
         register = super().command(*arguments, **settings)
 
         def decorate(verb: _Verb) -> _Verb:
-            register(_expanded(verb))
+            register(_expanded(verb, self._unused))
             return verb
 
         return decorate
 
 
-def _expanded(verb: Callable[..., None]) -> Callable[..., None]:
+def _expanded(verb: Callable[..., None], unused: Collection[str]) -> Callable[..., None]:
     """Return ``verb`` with each `Options` parameter replaced by its fields, which follow the verb's own parameters."""
     own = dict(inspect.signature(verb).parameters)
     shared = {name: item.annotation for name, item in own.items() if _is_shared(item.annotation)}
@@ -53,7 +55,7 @@ def _expanded(verb: Callable[..., None]) -> Callable[..., None]:
     def with_options(**given: Any) -> None:
         built = {name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
                  for name, kind in shared.items()}  # fmt: skip
-        deferred.complete()  # the command runs: now it needs all that its module imports
+        deferred.complete(unused=unused)  # the command runs: now it needs all that its module imports
         verb(**given, **built)
 
     with_options.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]

@@ -39,9 +39,23 @@ Example:
             prediction = predictor.predict("half_plus_two", {"x": np.array([1.0, 2.0], np.float32)})
             print(prediction.version, prediction["y"])
 
+Example:
+    A service with attested serving proves that an enclave answers. The client verifies each replica before it sends an
+    input to it. ``policy.toml`` is the user's own file (``sealserve user trust``)::
+
+        from pathlib import Path
+
+        from sealserve.client import Client, read_policy
+
+        with Client.from_bundle("ann.json", attested=read_policy(Path("policy.toml"))) as client:
+            print(client.metadata().version)
+
 Errors are subclasses of `SealserveError`. Their ``code``, their family (`InputError`, `VerificationError`,
 `UnavailableError`) and the error classes in `__all__` are stable. Messages may change.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
@@ -63,11 +77,27 @@ from sealserve.client.service import Client
 from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 
+if TYPE_CHECKING:
+    from sealserve.client.attested import (
+        AttestedPolicy,
+        EndpointTls,
+        StepFailedError,
+        VerifiedEndpoint,
+        read_policy,
+        verify_endpoint,
+    )
+
+_ATTESTED = frozenset({
+    "AttestedPolicy", "EndpointTls", "StepFailedError", "VerifiedEndpoint", "read_policy", "verify_endpoint",
+})  # fmt: skip
+
 __all__ = [
+    "AttestedPolicy",
     "BundledModel",
     "Client",
     "ClientBundle",
     "DeadlineError",
+    "EndpointTls",
     "InputError",
     "Latency",
     "LoadReport",
@@ -81,14 +111,25 @@ __all__ = [
     "ServiceChannel",
     "ServiceFailedError",
     "Signature",
+    "StepFailedError",
     "TensorSpec",
     "TlsError",
     "UnavailableError",
     "UnreachableError",
     "VerificationError",
+    "VerifiedEndpoint",
     "VersionState",
     "VersionStatus",
     "open_channel",
+    "read_policy",
     "run_load",
     "serialize_example",
+    "verify_endpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the verification of evidence only for programs that use it, because it takes longer than the client."""
+    if name in _ATTESTED:
+        return getattr(importlib.import_module("sealserve.client.attested"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

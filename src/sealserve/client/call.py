@@ -108,27 +108,33 @@ class Method(Generic[Reply]):
             The reply, and the name of the server process, or None if the server does not report it.
 
         Raises:
+            StepFailedError: A new connection was needed, and a replica fails the verification.
             DeadlineError: The server did not answer within ``timeout``.
             UnreachableError: The connection failed or was lost, or the server is not ready.
             TlsError: A new connection was needed, and TLS failed.
             RequestRefusedError: The server's status means that the request is wrong.
             ServiceFailedError: The server returned any other error status.
         """
-        stub: grpc.UnaryUnaryMultiCallable[Message, Reply] = channel.grpc.unary_unary(
-            self.path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=self.reply_type.FromString,
-        )
         deadline = time.monotonic() + timeout
         for attempt in range(1, _ATTEMPTS + 1):
             left = max(deadline - time.monotonic(), 0.0)
+            used = channel.current(timeout=min(left, _RECONNECT_SECONDS))
+            stub: grpc.UnaryUnaryMultiCallable[Message, Reply] = used.unary_unary(
+                self.path,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=self.reply_type.FromString,
+            )
             try:
-                # A retry waits for the new connection. The first attempt fails immediately without a connection.
-                reply, call = stub.with_call(request, timeout=left, wait_for_ready=attempt > 1)
+                # A retry waits for the new connection. The first attempt fails immediately without a connection. A
+                # verified channel never waits: gRPC would try a replica whose certificate is unknown again and again.
+                waits = attempt > 1 and channel.attested is None
+                reply, call = stub.with_call(request, timeout=left, wait_for_ready=waits)
             except grpc.RpcError as failure:
                 error: Any = failure  # it is also a grpc.Call, which the type annotations do not express
                 unanswered = attempt > 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                fault = _find_lasting_fault(channel, deadline) if _has_no_connection(error) or unanswered else None
+                fault = (
+                    _find_lasting_fault(channel, used, deadline) if _has_no_connection(error) or unanswered else None
+                )
                 if attempt < _ATTEMPTS and fault is None and _was_never_begun(error):
                     time.sleep(min(_PAUSE * 2**attempt, max(deadline - time.monotonic(), 0.0)))
                     continue
@@ -139,12 +145,18 @@ class Method(Generic[Reply]):
         raise AssertionError("the last attempt returns or raises")
 
 
-def _find_lasting_fault(channel: ServiceChannel, deadline: float) -> SealserveError | None:
+def _find_lasting_fault(channel: ServiceChannel, used: grpc.Channel, deadline: float) -> SealserveError | None:
     """Return the reason why new connections fail, or None if they work again within a few seconds.
 
-    A failed TLS handshake is returned immediately, because waiting does not help.
+    A failed TLS handshake or verification is returned immediately, because waiting does not help.
     """
     end = min(deadline, time.monotonic() + _RECONNECT_SECONDS)
+    if channel.attested is not None:
+        try:
+            channel.attested.replace(used, timeout=max(end - time.monotonic(), 0.0))
+        except SealserveError as failure:
+            return failure
+        return None
     while isinstance(fault := channel.find_fault(), UnreachableError) and time.monotonic() + _PROBE_PAUSE < end:
         time.sleep(_PROBE_PAUSE)
     return fault

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
@@ -14,6 +14,10 @@ from sealserve.client.connection_fault import UnreachableError, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, parse_endpoint
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
+
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy, VerifiedReplicas
+    from sealserve.client.attested_connection import AttestedConnection
 
 _DIAGNOSIS_SECONDS = 3.0
 _OPTIONS: dict[str, Any] = {
@@ -31,6 +35,9 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+GrpcChannel = grpc.Channel  # inside the class, `grpc` is a field
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceChannel:
     """A connection to one replica, which NGINX or another load balancer chose.
@@ -41,11 +48,22 @@ class ServiceChannel:
         grpc: The gRPC channel.
         endpoint: The address of the service.
         credentials: The service's expected name and CA, and the client's certificate.
+        attested: The connection that verifies replicas, or None. ``grpc`` is then its first channel.
     """
 
-    grpc: grpc.Channel
+    grpc: GrpcChannel
     endpoint: Endpoint
     credentials: Credentials
+    attested: "AttestedConnection | None" = None
+
+    def current(self, *, timeout: float) -> GrpcChannel:
+        """Return the gRPC channel for the next request. With evidence, it may be a new one.
+
+        Raises:
+            StepFailedError: The evidence expired, and a replica fails a step of the new verification.
+            SealserveError: No new connection was established within ``timeout``.
+        """
+        return self.grpc if self.attested is None else self.attested.current(timeout=timeout)
 
     def find_fault(self) -> SealserveError | None:
         """Return the reason why a new connection to this address fails, or None if it succeeds."""
@@ -53,6 +71,8 @@ class ServiceChannel:
 
     def close(self) -> None:
         """Close the connection. Requests in progress are canceled."""
+        if self.attested is not None:
+            self.attested.close()
         self.grpc.close()
 
     def __enter__(self) -> Self:
@@ -71,6 +91,7 @@ def open_channel(
     key: SecretBytes | None = None,
     options: Sequence[tuple[str, Any]] = (),
     timeout: float = 10.0,
+    attested: "AttestedPolicy | None" = None,
 ) -> ServiceChannel:
     """Connect to the service. Each call opens a separate connection.
 
@@ -85,8 +106,11 @@ def open_channel(
         key: The client's private key for two-way TLS, PEM.
         options: gRPC channel options. They are added to the default options, or replace them.
         timeout: Seconds to wait for the connection.
+        attested: The user's policy. Each replica must satisfy it before anything else is sent to it, also after the
+            connection was lost. None means that the CA alone is trusted.
 
     Raises:
+        StepFailedError: With ``attested``, a step of the verification failed.
         InputError: `client.target`: ``target`` is not a valid address.
         `client.credentials`, `certificate.unreadable`, `certificate.unsupported`, `certificate.key-unreadable`,
             KeyMismatchError: As `Credentials`.
@@ -95,27 +119,8 @@ def open_channel(
         TlsError: The TLS handshake failed. The subclass names the reason.
         UnreachableError: No connection was established within ``timeout``.
     """
-    endpoint = parse_endpoint(target)
     credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
-    now = datetime.now(UTC)
-    credentials.check_dates(now)
-    # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
-    settings = _OPTIONS | {"grpc.default_authority": server_name} | dict(options)
-    channel = ServiceChannel(
-        grpc.secure_channel(
-            str(endpoint),
-            credentials.for_grpc(now),
-            options=list(settings.items()),
-        ),
-        endpoint,
-        credentials,
-    )
-    try:
-        _wait(channel, timeout)
-    except BaseException:
-        channel.close()
-        raise
-    return channel
+    return _open(parse_endpoint(target), credentials, options=options, timeout=timeout, attested=attested)
 
 
 @contextlib.contextmanager
@@ -128,19 +133,57 @@ def open_channels(
     certificate: bytes | None = None,
     key: SecretBytes | None = None,
     timeout: float = 10.0,
+    attested: "AttestedPolicy | None" = None,
 ) -> Iterator[list[ServiceChannel]]:
     """Open ``count`` connections, and close them when the context ends.
 
     The load balancer chooses a replica for each connection. The other arguments and the errors are as for
     `open_channel`.
     """
+    credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
+    endpoint = parse_endpoint(target)
+    replicas: VerifiedReplicas | None = None
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                open_channel(target, server_name=server_name, ca=ca, certificate=certificate, key=key, timeout=timeout)
+        channels = []
+        for _ in range(count):
+            channel = stack.enter_context(
+                _open(endpoint, credentials, timeout=timeout, attested=attested, replicas=replicas)
             )
-            for _ in range(count)
-        ]
+            if channel.attested is not None:
+                replicas = channel.attested.replicas  # each replica is verified once for all channels
+            channels.append(channel)
+        yield channels
+
+
+def _open(
+    endpoint: Endpoint,
+    credentials: Credentials,
+    *,
+    options: Sequence[tuple[str, Any]] = (),
+    timeout: float,
+    attested: "AttestedPolicy | None",
+    replicas: "VerifiedReplicas | None" = None,
+) -> ServiceChannel:
+    now = datetime.now(UTC)
+    credentials.check_dates(now)
+    # gRPC sends and verifies the authority as the TLS server name, so it is set to the service's name, not the address.
+    settings = list((_OPTIONS | {"grpc.default_authority": credentials.server_name} | dict(options)).items())
+
+    def connect(accepted: grpc.ChannelCredentials) -> grpc.Channel:
+        return grpc.secure_channel(str(endpoint), accepted, options=settings)
+
+    if attested is not None:
+        from sealserve.client.attested_connection import AttestedConnection  # noqa: PLC0415  # only if it is used
+
+        verified = AttestedConnection(endpoint, credentials, attested, replicas=replicas, connect=connect)
+        return ServiceChannel(verified.current(timeout=timeout), endpoint, credentials, verified)
+    channel = ServiceChannel(connect(credentials.for_grpc(now)), endpoint, credentials)
+    try:
+        _wait(channel, timeout)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
 
 
 def _wait(channel: ServiceChannel, timeout: float) -> None:

@@ -3,7 +3,7 @@
 The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
 """
 
-from sealserve.errors import ErrorCode, InputError, UnavailableError
+from sealserve.errors import ErrorCode, InputError, UnavailableError, VerificationError
 
 
 class ClientCode(ErrorCode):
@@ -15,10 +15,16 @@ class ClientCode(ErrorCode):
     """A client bundle was written by a newer version of sealserve."""
     CREDENTIALS = "client.credentials", InputError
     """A given certificate, key or service name cannot be used."""
+    EVIDENCE_MISSING = "client.evidence-missing", VerificationError
+    """The service does not offer evidence. It may not be an attested service, so an input is not sent."""
+    EVIDENCE_UNAVAILABLE = "client.evidence-unavailable", UnavailableError
+    """The service cannot answer a request for evidence now, for example because it receives too many of them."""
     METADATA_MISSING = "client.metadata-missing", UnavailableError
     """The service's metadata reply does not contain readable signatures."""
     MODEL_CHOICE = "client.model-choice", InputError
     """The request must name a model, because the bundle does not list exactly one model."""
+    OWNER_KEY = "client.owner-key", InputError
+    """The owner's key to trust is neither 64 hexadecimal digits nor an Ed25519 public key in PEM."""
     TARGET = "client.target", InputError
     """An address is not of the form host:port."""
     TENSOR_MALFORMED = "client.tensor-malformed", UnavailableError

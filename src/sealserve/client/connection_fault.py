@@ -7,7 +7,7 @@ The separate handshake is only a diagnosis: no request is sent over it, and it n
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -95,23 +95,35 @@ def find_fault(
     deadline = time.monotonic() + timeout
     try:
         stream = socket.create_connection((endpoint.host, endpoint.port), timeout=timeout)
-    except socket.gaierror as error:
-        return UnreachableError(
-            f"The name {endpoint.host} cannot be resolved: {error.strerror}.",
-            hint="Check the name, and the DNS settings of this machine.",
-        )
     except TimeoutError:
         return UnreachableError(
             f"Connecting to {endpoint} failed: no answer within {timeout:.3g} s.",
             hint="Check the address, and firewalls between this machine and the service.",
         )
     except OSError as error:
-        return UnreachableError(
-            f"Connecting to {endpoint} failed: {error.strerror}.",
-            hint="Check the address, and that the service is running.",
-        )
+        return connection_failure(endpoint, error)
     with stream:
         return _examine(stream, endpoint, credentials, protocol, timeout=timeout, deadline=deadline)
+
+
+def connection_failure(endpoint: Endpoint, error: Exception) -> UnreachableError:
+    """Return the error for a connection that failed or was lost."""
+    match error:
+        case socket.gaierror():
+            return UnreachableError(
+                f"The name {endpoint.host} cannot be resolved: {error.strerror}.",
+                hint="Check the name, and the DNS settings of this machine.",
+            )
+        case TimeoutError():
+            return UnreachableError(
+                f"Connecting to {endpoint} failed: no answer within the time limit.",
+                hint="Check the address, and firewalls between this machine and the service.",
+            )
+    reason = (error.strerror if isinstance(error, OSError) else None) or printable(str(error))
+    return UnreachableError(
+        f"Connecting to {endpoint} failed: {reason or type(error).__name__}.",
+        hint="Check the address, and that the service is running.",
+    )
 
 
 def _examine(
@@ -232,12 +244,12 @@ def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials, pr
             f"The TLS handshake with {endpoint} failed: {outcome.ended}.", hint="Check the address and the port."
         )
     # 2. Did the authority sign the certificate, and is it valid now? 3. Is the certificate for the service's name?
-    if fault := _chain_fault(outcome, credentials) or _name_fault(outcome.leaf, credentials):
+    if fault := _chain_fault(outcome, credentials) or name_fault(outcome.leaf, credentials.server_name):
         return fault
     # 4. Does the service accept the client? A gRPC service closes the connection of an HTTP/1.1 client.
     silent = protocol == HTTP1 and not outcome.protocol and not outcome.ended
     if outcome.ended is not None and not silent:
-        return client_fault(outcome.ended, credentials)
+        return client_fault(outcome.ended, server_name=credentials.server_name, chain=credentials.chain())
     # 5. Does the service use the expected protocol, gRPC or REST?
     if outcome.protocol != protocol:
         name, api = ("HTTP/2", "gRPC") if protocol == HTTP2 else ("HTTP/1.1", "REST")
@@ -266,14 +278,15 @@ def _chain_fault(outcome: _Handshake, credentials: Credentials) -> SealserveErro
     return None
 
 
-def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveError | None:
+def name_fault(leaf: x509.Certificate, server_name: str) -> ServiceNameError | None:
+    """Return the error for a certificate without the service's name, or None if it has this name."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         found = []
     else:
         found = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
-    wanted = credentials.server_name.lower()
+    wanted = server_name.lower()
     if wanted in found or f"*.{wanted.partition('.')[2]}" in found:
         return None
     return ServiceNameError(
@@ -283,21 +296,21 @@ def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveEr
     )
 
 
-def client_fault(ended: str, credentials: Credentials) -> SealserveError:
+def client_fault(ended: str, *, server_name: str, chain: Sequence[x509.Certificate]) -> TlsError:
     """Return the error for a handshake that the service ended because of the client's certificate.
 
     Args:
         ended: The TLS library's reason; empty if the service closed the connection.
-        credentials: The client's credentials.
+        server_name: The service's name.
+        chain: The client's certificate and its issuers; empty with one-way TLS.
     """
-    chain = credentials.chain()
     if not chain:
         return CertificateRequiredError(
-            f"{credentials.server_name} requires a client certificate (two-way TLS), but none was given.",
+            f"{server_name} requires a client certificate (two-way TLS), but none was given.",
             hint="Give the client certificate and its key.",
         )
     how = ended or "it closed the connection without a TLS alert"  # gRPC servers do this
     return CertificateRefusedError(
-        f"{credentials.server_name} refused the client certificate ({describe(chain[0])}): {how}.",
+        f"{server_name} refused the client certificate ({describe(chain[0])}): {how}.",
         hint="Use a certificate that the owner of the service issued for you.",
     )

@@ -96,23 +96,8 @@ class Credentials:
     key: SecretBytes | None = None
 
     def __post_init__(self) -> None:
-        if not _HOST.fullmatch(self.server_name):
-            raise ClientCode.CREDENTIALS.error(
-                f"The service name is invalid: expected a DNS name, got {self.server_name!r}.",
-                hint="Give the service's name from its owner's sealserve.toml (service.name).",
-            )
+        check_client(self.server_name, self.certificate, self.key)
         check_issuers(parse_chain(self.ca, source=_AUTHORITY), source=_AUTHORITY)
-        if (self.certificate is None) != (self.key is None):
-            given, absent = ("key", "certificate") if self.certificate is None else ("certificate", "key")
-            raise ClientCode.CREDENTIALS.error(
-                f"The client's credentials are incomplete: got a {given}, but not its {absent}.",
-                hint="Give both the certificate and the key, or neither.",
-            )
-        if self.certificate is not None and self.key is not None:
-            check_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
-            self.private_key()
-            check_tls_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
-            check_issuers(self.chain()[1:], source=_CLIENT_CERTIFICATE)
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """Return the client's certificate and its issuers; empty with one-way TLS."""
@@ -124,13 +109,7 @@ class Credentials:
         Raises:
             InputError: `client.credentials`: gRPC's TLS does not support the kind of the key.
         """
-        key = None if self.key is None else load_pem_private_key(self.key.reveal(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-            raise ClientCode.CREDENTIALS.error(
-                "The client's private key is of an unsupported kind: expected an elliptic-curve or RSA key.",
-                hint="Use the key from the client bundle, or the file that `sealserve certs` wrote.",
-            )
-        return key
+        return _private_key(self.key)
 
     def check_dates(self, now: datetime) -> None:
         """Check that the client's certificate, if one was given, is valid at ``now``.
@@ -152,6 +131,40 @@ class Credentials:
             None if self.key is None else self.key.reveal(),
             None if self.certificate is None else ordered_chain(self.certificate, now),
         )
+
+
+def check_client(server_name: str, certificate: bytes | None, key: SecretBytes | None) -> None:
+    """Check the service's name, and the client's certificate and key for two-way TLS.
+
+    Raises:
+        SealserveError: As `Credentials`.
+    """
+    if not _HOST.fullmatch(server_name):
+        raise ClientCode.CREDENTIALS.error(
+            f"The service name is invalid: expected a DNS name, got {server_name!r}.",
+            hint="Give the service's name from its owner's sealserve.toml (service.name).",
+        )
+    if (certificate is None) != (key is None):
+        given, absent = ("key", "certificate") if certificate is None else ("certificate", "key")
+        raise ClientCode.CREDENTIALS.error(
+            f"The client's credentials are incomplete: got a {given}, but not its {absent}.",
+            hint="Give both the certificate and the key, or neither.",
+        )
+    if certificate is not None and key is not None:
+        check_key(key, certificate, source=_CLIENT_CERTIFICATE)
+        _private_key(key)
+        check_tls_key(key, certificate, source=_CLIENT_CERTIFICATE)
+        check_issuers(parse_chain(certificate, source=_CLIENT_CERTIFICATE)[1:], source=_CLIENT_CERTIFICATE)
+
+
+def _private_key(key: SecretBytes | None) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    found = None if key is None else load_pem_private_key(key.reveal(), None)
+    if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ClientCode.CREDENTIALS.error(
+            "The client's private key is of an unsupported kind: expected an elliptic-curve or RSA key.",
+            hint="Use the key from the client bundle, or the file that `sealserve certs` wrote.",
+        )
+    return found
 
 
 def describe(certificate: x509.Certificate) -> str:

@@ -8,10 +8,10 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -31,6 +31,10 @@ from sealserve.pki.tls_material import ordered_authorities, ordered_chain
 from sealserve.secret import SecretBytes
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy
+    from sealserve.client.attested_rest import RestVerifier as _Verifier
+
 _DIAGNOSIS_SECONDS: Final = 3.0
 _IDLE_CLOSED: Final = (
     http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
@@ -44,18 +48,28 @@ _LATE: Final = 504
 class _Connection(http.client.HTTPSConnection):
     """A connection that verifies the service's name independently of the address. It does not use a proxy."""
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, *, server_name: str, timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        server_name: str,
+        timeout: float,
+        verify: Callable[[ssl.SSLSocket, float], None],
+    ) -> None:
         super().__init__(server_name, endpoint.port, timeout=timeout, context=context)
-        self._endpoint, self._tls, self._server_name = endpoint, context, server_name
+        self._endpoint, self._tls, self._server_name, self._verify = endpoint, context, server_name, verify
 
     def connect(self) -> None:
-        """Connect to the endpoint, and verify that its certificate contains the service's name."""
+        """Connect to the endpoint, and verify that its certificate contains the service's name, and its evidence."""
         opened = socket.create_connection((self._endpoint.host, self._endpoint.port), timeout=self.timeout)
-        try:
-            self.sock = self._tls.wrap_socket(opened, server_hostname=self._server_name)
-        except BaseException:
-            opened.close()
-            raise
+        with ExitStack() as failed:
+            failed.enter_context(opened)
+            stream = failed.enter_context(self._tls.wrap_socket(opened, server_hostname=self._server_name))
+            self._verify(stream, self.timeout or _DIAGNOSIS_SECONDS)
+            stream.settimeout(self.timeout)
+            self.sock = stream
+            failed.pop_all()
 
 
 class RestPredictor:
@@ -70,8 +84,11 @@ class RestPredictor:
         ca: The certificate of the authority that signs the service's certificates, PEM.
         certificate: The client's certificate chain for two-way TLS, PEM.
         key: The client's private key for two-way TLS, PEM.
+        attested: The user's policy. The evidence is requested on each new connection to an unknown replica, and must
+            satisfy the policy before an input is sent. None means that the CA alone is trusted.
 
     Raises:
+        StepFailedError: With ``attested``, `predict` and `metadata` raise it for a replica that fails a step.
         InputError: `client.target`: ``target`` is not a valid address.
         VerificationError: `certificate.expired`: The client's certificate has expired.
         SealserveError: As `Credentials`.
@@ -85,13 +102,23 @@ class RestPredictor:
         ca: bytes,
         certificate: bytes | None = None,
         key: SecretBytes | None = None,
+        attested: "AttestedPolicy | None" = None,
     ) -> None:
         self._endpoint = parse_endpoint(target)
         self._credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
         now = datetime.now(UTC)
         self._credentials.check_dates(now)
+        self._verifier: _Verifier | None = None
+        if attested is not None:
+            from sealserve.client.attested_rest import RestVerifier  # noqa: PLC0415  # only if it is used
+
+            self._verifier = RestVerifier(self._endpoint, self._credentials, attested)
         self._connection = _Connection(
-            self._endpoint, _context(self._credentials, now), server_name=server_name, timeout=_DIAGNOSIS_SECONDS
+            self._endpoint,
+            _context(self._credentials, now),
+            server_name=server_name,
+            timeout=_DIAGNOSIS_SECONDS,
+            verify=self._verifier.verify if self._verifier is not None else _trust,
         )
         self._known: dict[str, ModelMetadata] = {}
 
@@ -193,6 +220,8 @@ class RestPredictor:
     def _exchange(self, method: str, path: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
         """Send one request over the open or a new connection, and return the status and body of the answer."""
         self._connection.timeout = timeout
+        if self._verifier is not None and self._connection.sock is not None and self._verifier.has_expired():
+            self._connection.close()  # the new connection requests new evidence
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
         try:
@@ -207,11 +236,16 @@ class RestPredictor:
         """Return the reason for a failed request."""
         fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
         if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refusal appears only here
-            fault = client_fault((error.reason or "").lower().replace("_", " "), self._credentials)
+            reason = (error.reason or "").lower().replace("_", " ")
+            fault = client_fault(reason, server_name=self._credentials.server_name, chain=self._credentials.chain())
         return fault or UnreachableError(
             f"The connection to {self._endpoint} failed: {printable(str(error)) or type(error).__name__}.",
             hint="Try again with a new connection.",
         )
+
+
+def _trust(_: ssl.SSLSocket, __: float) -> None:
+    """Trust a connection because of the CA alone."""
 
 
 def _context(credentials: Credentials, now: datetime) -> ssl.SSLContext:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sealserve.client.bundle import ClientBundle
 from sealserve.client.channel import open_channels
@@ -11,6 +11,9 @@ from sealserve.client.codes import ClientCode
 from sealserve.client.predict import DEFAULT_TIMEOUT, ModelMetadata, Prediction, Predictor, VersionStatus
 from sealserve.client.tensors import Array
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+
+if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
+    from sealserve.client.attested import AttestedPolicy
 
 
 class Client:
@@ -22,13 +25,21 @@ class Client:
         connections: Number of connections, which are used in turn. Each one stays on the replica that the load balancer
             chose for it.
         timeout: Seconds to wait for each connection.
+        attested: The user's policy, which each replica must satisfy before an input is sent to it. None means that the
+            CA in the bundle alone is trusted.
 
     Raises:
         SealserveError: As `open_channel`.
     """
 
     def __init__(
-        self, bundle: ClientBundle, *, address: str | None = None, connections: int = 1, timeout: float = 10.0
+        self,
+        bundle: ClientBundle,
+        *,
+        address: str | None = None,
+        connections: int = 1,
+        timeout: float = 10.0,
+        attested: "AttestedPolicy | None" = None,
     ) -> None:
         self.bundle = bundle
         self._opened = ExitStack()
@@ -41,13 +52,20 @@ class Client:
                 certificate=bundle.certificate,
                 key=bundle.key,
                 timeout=timeout,
+                attested=attested,
             )
         )
         self.predictor = Predictor(channels)
 
     @classmethod
     def from_bundle(
-        cls, path: str | Path, *, address: str | None = None, connections: int = 1, timeout: float = 10.0
+        cls,
+        path: str | Path,
+        *,
+        address: str | None = None,
+        connections: int = 1,
+        timeout: float = 10.0,
+        attested: "AttestedPolicy | None" = None,
     ) -> Self:
         """Read a client bundle from a file, and connect to its service.
 
@@ -56,12 +74,13 @@ class Client:
             address: Address of the service, ``host:port``; None means the address in the bundle.
             connections: Number of connections, which are used in turn.
             timeout: Seconds to wait for each connection.
+            attested: The user's policy, which each replica must satisfy before an input is sent to it.
 
         Raises:
             SealserveError: As `ClientBundle.read` and `open_channel`.
         """
         bundle = ClientBundle.read(Path(path))
-        return cls(bundle, address=address, connections=connections, timeout=timeout)
+        return cls(bundle, address=address, connections=connections, timeout=timeout, attested=attested)
 
     def predict(
         self,

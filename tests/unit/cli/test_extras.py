@@ -22,7 +22,7 @@ OWNERS: Final = {
 }  # fmt: skip
 CLIENTS: Final = {
     "bench": [], "certs": ["show"], "client": ["show", "no-such-file"], "cloud": ["list"], "image": ["build"],
-    "inspect": ["no-such-file"], "predict": [], "seal": ["no-such-file", "out", "--key-file", "k"],
+    "inspect": ["no-such-file"], "predict": [], "proxy": [], "seal": ["no-such-file", "out", "--key-file", "k"],
     "simulated": ["pcs"], "unseal": ["no-such-file", "out", "--key-file", "k"],
 }  # fmt: skip
 WITHOUT = """

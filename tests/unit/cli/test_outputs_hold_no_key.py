@@ -59,6 +59,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("client show", [owner.index_signing_key]),
         ("client unpack", [bundle, "--output", tmp_path / "unpacked"]),
         ("predict", ["--bundle", bundle, "--timeout", "1"]),
+        ("proxy", ["--bundle", bundle, "--policy", owner.index_signing_key, "--listen", f"unix:{tmp_path}/p.sock"]),
         ("user revoke", ["ann", "--yes"]),
         ("seal", [owner.master_key, sealed, "--key-file", key_file, "--force"]),
         ("unseal", [sealed, tmp_path / "unsealed", "--key-file", key_file, "--force"]),

@@ -1,0 +1,73 @@
+"""Options of the verbs that verify a service by its evidence, and the user's policy that these options name."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.codes import CliCode
+from sealserve.cli.deferred_imports import deferred
+
+with deferred:
+    from sealserve.client.attested import AttestedPolicy, read_policy
+    from sealserve.client.policy_file import default_policy_file
+    from sealserve.regular_file import InputFileMissingError
+
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        envvar="SEALSERVE_POLICY",
+        metavar="FILE",
+        help="Your policy file, as `sealserve user trust` writes it",
+        show_default="~/.config/sealserve/policy.toml",
+    ),
+]
+RequireAttested = Annotated[
+    bool,
+    typer.Option("--require-attested", help="Verify the evidence of each replica before a byte of input is sent to it"),
+]
+
+
+def policy_path(path: Path | None) -> Path:
+    """Return the path of the policy file: the given one, or the default."""
+    return path or default_policy_file(os.environ, Path.home())
+
+
+def find_policy(path: Path | None) -> AttestedPolicy:
+    """Return the user's policy.
+
+    Raises:
+        InputError: `client.no-policy`: The file does not exist.
+        SealserveError: The file is invalid.
+    """
+    place = policy_path(path)
+    try:
+        found = read_policy(place)
+    except InputFileMissingError as error:
+        raise CliCode.CLIENT_NO_POLICY.error(
+            f"The service cannot be verified: the policy file {place} does not exist.",
+            hint="Ask the owner of the service for the owner's key over a trusted channel, and run "
+            "`sealserve user trust OWNER_KEY`. Or give another file with --policy.",
+        ) from error
+    if found.dangerous_simulated_root is not None:
+        console.warn(f"{place} accepts only simulated services, which protect nothing.")
+    return found
+
+
+def required_policy(required: bool, path: Path | None) -> AttestedPolicy | None:
+    """Return the policy of --require-attested, or None without this option.
+
+    Raises:
+        InputError: `client.options`: There is a policy, but evidence is not required.
+        SealserveError: As `find_policy`.
+    """
+    if required:
+        return find_policy(path)
+    if path is not None and "SEALSERVE_POLICY" not in os.environ:
+        raise CliCode.CLIENT_OPTIONS.error(
+            "--policy has no effect without --require-attested.", hint="Add --require-attested."
+        )
+    return None

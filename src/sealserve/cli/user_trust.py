@@ -1,0 +1,86 @@
+"""``sealserve user trust``: the key of an owner whose services a user accepts."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.attested_options import PolicyFile, policy_path
+from sealserve.cli.deferred_imports import deferred
+from sealserve.cli.output import Output
+from sealserve.cli.verbs import Verbs
+
+with deferred:
+    from sealserve.atomic_file import PRIVATE, write_file
+    from sealserve.attested.user_policy import LARGEST_FILE
+    from sealserve.client.policy_file import parse_owner_key, trusting
+    from sealserve.pki.certificate import parse_chain
+    from sealserve.regular_file import InputFileMissingError, read_regular
+
+app = Verbs(unused=("sealserve.cli.user",))  # a user has only the base installation
+
+
+@app.command()
+def trust(
+    result: Output,
+    owner_key: Annotated[
+        str,
+        typer.Argument(
+            metavar="OWNER_KEY", help="Public key of the owner: 64 hexadecimal digits, or a PEM file (owner.pub)"
+        ),
+    ],
+    policy: PolicyFile = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--release",
+            "-r",
+            metavar="ID",
+            help="Id of a release to pin, 64 hexadecimal digits; repeatable",
+            show_default="none: every release of the owner",
+        ),
+    ] = None,
+    tcb: Annotated[
+        str | None,
+        typer.Option(help="Accepted TCB statuses: strict or cloud-smt", show_default="cloud-smt"),
+    ] = None,
+    dangerous_simulated_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Root certificate (PEM) of a simulated vendor; the policy then accepts only simulated services",
+            show_default="none",
+        ),
+    ] = None,
+) -> None:
+    """Pin the public key of a service's owner in your policy file. `sealserve verify` accepts only pinned owners.
+
+    Ask the owner for the key over a trusted channel. The host and the service cannot supply it.
+    """  # fmt: skip
+    key = parse_owner_key(owner_key)
+    place = policy_path(policy)
+    root = None
+    if dangerous_simulated_root is not None:
+        console.warn(f"--dangerous-simulated-root: {place} accepts only simulated services, which protect nothing.")
+        root = read_regular(dangerous_simulated_root, limit=LARGEST_FILE).decode(errors="replace")
+        parse_chain(root.encode(), source=str(dangerous_simulated_root))
+    try:
+        present = read_regular(place, limit=LARGEST_FILE)
+    except InputFileMissingError:
+        present = None
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = trusting(
+        present,
+        owner_key=key,
+        releases=[identifier.lower() for identifier in release or []],
+        preset=tcb,
+        dangerous_simulated_root=root,
+    )
+    write_file(place, made, mode=PRIVATE, overwrite=True)
+    fingerprint = hashlib.sha256(key).hexdigest()
+    result.show(
+        {"policy": str(place), "owner_key": key.hex(), "owner_key_sha256": fingerprint, "releases": release or []},
+        f"{place} accepts services of the owner {key.hex()}.",
+        "Next: `sealserve verify ADDRESS`, or `sealserve predict --require-attested`.",
+    )

@@ -1,0 +1,208 @@
+"""`verify`, `user trust`, `receipt verify`, and --require-attested, against an honest and hostile services."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from scripts.attested_example import REQUEST, RESPONSE
+from tests.harness.attested_service import NAME, AttestedService, Hostile
+from tests.harness.command_line import CommandLine
+from tests.unit.client.conftest import Behaviour
+from tests.unit.client.conftest import Service as Handler
+
+from sealserve.attested.receipt import sign_receipt
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("SEALSERVE_POLICY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return CommandLine(capsys, tmp_path)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[AttestedService]:
+    with AttestedService(tmp_path, rest=True, handlers=[Handler(Behaviour(instance="0" * 32))]) as found:
+        yield found
+
+
+def trust(cli: CommandLine, service: AttestedService, folder: Path) -> None:
+    owner, root = folder / "owner.pub", folder / "root.pem"
+    owner.write_bytes(service.example.owner.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    root.write_bytes(service.example.vendor.root.certificate.public_bytes(Encoding.PEM))
+    assert cli.bare("user", "trust", owner, "--dangerous-simulated-root", root).status == 0
+
+
+def error(cli: CommandLine, *arguments: str | Path) -> dict[str, object]:
+    return cli.bare(*arguments, "--json").error
+
+
+def test_a_service_is_verified_and_its_bundle_again_later(
+    cli: CommandLine, service: AttestedService, tmp_path: Path
+) -> None:
+    trust(cli, service, tmp_path)
+    bundle = tmp_path / "evidence.json"
+    live = cli.bare("verify", service.address, "--server-name", NAME, "--save", bundle, "--json")
+    assert live.status == 0, live
+    assert [step["step"] for step in live.json["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert live.json["simulated"] is True
+    assert live.json["models"][0]["name"] == "half_plus_two"
+    assert bundle.stat().st_size <= 64 * 1024
+    rest = cli.bare("verify", service.rest_address, "--server-name", NAME)
+    assert rest.status == 0, rest
+    assert "All six steps hold for" in rest.out
+    assert "SIMULATED" in rest.err
+    at = f"{service.example.now + timedelta(minutes=1):%Y-%m-%dT%H:%M:%S}"
+    later = cli.bare("verify", bundle, "--at", at, "--json")
+    assert later.status == 0, later
+    assert later.json["keyset_sha256"] == live.json["keyset_sha256"]
+    assert error(cli, "verify", service.address, "--server-name", NAME, "--save", bundle)["code"] == "file.exists"
+    late = error(cli, "verify", bundle, "--at", "2036-01-01T00:00:00")
+    assert (late["step"], late["code"]) == (1, "collateral.expired")
+
+
+@pytest.mark.parametrize(
+    ("hostile", "step", "code"),
+    [
+        (Hostile.RELAY, 6, "evidence.tls-key"),
+        (Hostile.REPLAY, 5, "evidence.nonce-signature"),
+        (Hostile.OTHER_KEYSET, 4, "evidence.keyset-binding"),
+        (Hostile.NO_RESULT, 3, "evidence.no-result"),
+        (Hostile.DEBUG, 2, "quote.debug"),
+    ],
+)
+def test_a_failure_names_the_step_and_its_meaning(
+    cli: CommandLine, tmp_path: Path, hostile: Hostile, step: int, code: str
+) -> None:
+    with AttestedService(tmp_path, hostile=hostile) as found:
+        trust(cli, found, tmp_path)
+        arguments = ("verify", found.address, "--server-name", NAME, "--save", tmp_path / "evidence.json")
+        failed = error(cli, *arguments)
+        assert (failed["step"], failed["code"]) == (step, code)
+        assert str(failed["meaning"]) in str(failed["message"])
+        text = cli.bare(*arguments)
+        assert text.status == 3
+        assert f"Step {step} of 6" in text.err
+        assert not (tmp_path / "evidence.json").exists()
+
+
+def test_intels_root_rejects_a_simulated_service(cli: CommandLine, service: AttestedService) -> None:
+    key = service.example.owner.public_key().public_bytes_raw().hex()
+    assert cli.bare("user", "trust", key.upper()).status == 0
+    failed = error(cli, "verify", service.address, "--server-name", NAME)
+    assert (failed["step"], failed["code"]) == (1, "evidence.simulated")
+
+
+def test_a_pinned_release_rejects_other_releases(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    trust(cli, service, tmp_path)
+    key = service.example.owner.public_key().public_bytes_raw().hex()
+    policy = tmp_path / "config/sealserve/policy.toml"
+    assert cli.bare("user", "trust", key, "--release", "0" * 64, "--tcb", "strict").status == 0
+    assert policy.stat().st_mode & 0o777 == 0o600
+    failed = error(cli, "verify", service.address, "--server-name", NAME)
+    assert (failed["step"], failed["code"]) == (3, "evidence.release-not-pinned")
+    assert cli.bare("user", "trust", key, "--release", service.example.release_id).status == 0
+    assert policy.read_text().count(key) == 1
+    assert cli.bare("verify", service.address, "--server-name", NAME).status == 0
+
+
+def test_bad_input_has_an_error_with_a_hint(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    failed = error(cli, "verify", service.address, "--server-name", NAME)
+    assert failed["code"] == "client.no-policy"
+    assert "user trust" in str(failed["hint"])
+    (tmp_path / "key.txt").write_text("no key")
+    assert error(cli, "user", "trust", tmp_path / "key.txt")["code"] == "client.owner-key"
+    assert error(cli, "user", "trust", "abc")["code"] == "input-file.missing"
+    key = service.example.owner.public_key().public_bytes_raw().hex()
+    assert error(cli, "user", "trust", key, "--tcb", "lax")["code"] == "user-policy.invalid"
+    assert error(cli, "user", "trust", key, "--release", "abc")["code"] == "user-policy.invalid"
+    assert not (tmp_path / "config/sealserve/policy.toml").exists()
+    trust(cli, service, tmp_path)
+    assert error(cli, "verify", service.address, "--at", "2026-12-01T00:00:00")["code"] == "client.options"
+    assert error(cli, "verify", "no-such-file.json")["code"] == "input-file.missing"
+    assert error(cli, "verify", "host:port")["code"] == "client.target"
+    (tmp_path / "garbage.json").write_bytes(b"\x00" * 100)
+    assert error(cli, "verify", tmp_path / "garbage.json")["code"] == "document.json"
+    (tmp_path / "large.json").write_bytes(b"{" * 70_000)
+    assert error(cli, "verify", tmp_path / "large.json")["code"] == "input-file.too-large"
+    (tmp_path / "empty.toml").write_text("version = 1\n")
+    assert error(cli, "verify", service.address, "--policy", tmp_path / "empty.toml")["code"] == "user-policy.empty"
+    assert error(cli, "verify")["code"] == "workspace.missing"
+
+
+def test_an_address_is_never_read_as_a_file(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    trust(cli, service, tmp_path)
+    assert cli.bare("verify", service.address, "--server-name", NAME, "--save", tmp_path / "127.0.0.1:1").status == 0
+    assert error(cli, "verify", "127.0.0.1:1", "--timeout", "1")["code"] == "client.unreachable"
+
+
+def options(service: AttestedService, folder: Path) -> list[str | Path]:
+    ca = folder / "ca.pem"
+    ca.write_bytes(service.ca)
+    return ["--address", service.address, "--server-name", NAME, "--ca", ca, "--model", "toy", "--require-attested"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+def test_predict_and_bench_verify_before_the_first_input(
+    cli: CommandLine, service: AttestedService, tmp_path: Path, verb: str
+) -> None:
+    trust(cli, service, tmp_path)
+    answered = cli.bare(verb, *options(service, tmp_path), "--json")
+    assert answered.status == 0, answered
+    assert service.observed.evidence == 1
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+@pytest.mark.parametrize("hostile", [Hostile.RELAY, Hostile.NO_EVIDENCE, Hostile.OTHER_RELEASE])
+def test_predict_and_bench_send_nothing_to_a_hostile_service(
+    cli: CommandLine, tmp_path: Path, verb: str, hostile: Hostile
+) -> None:
+    behaviour = Behaviour()
+    with AttestedService(tmp_path, hostile=hostile, handlers=[Handler(behaviour)]) as found:
+        trust(cli, found, tmp_path)
+        failed = cli.bare(verb, *options(found, tmp_path), "--json")
+        assert failed.status == 3, failed
+        assert not behaviour.requests
+        assert not found.observed.inputs
+
+
+def test_a_policy_without_require_attested_is_an_error(
+    cli: CommandLine, service: AttestedService, tmp_path: Path
+) -> None:
+    trust(cli, service, tmp_path)
+    given = options(service, tmp_path)[:-1]
+    assert error(cli, "predict", *given, "--policy", tmp_path / "config/sealserve/policy.toml")["code"] == (
+        "client.options"
+    )
+
+
+def test_receipts_are_verified_offline(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    trust(cli, service, tmp_path)
+    for name, content in (("request", REQUEST), ("response", RESPONSE)):
+        (tmp_path / name).write_bytes(content)
+    signed = sign_receipt(service.example.receipt_claims(sequence=7), service.example.identity)
+    (tmp_path / "receipt.jws").write_text(f"{signed}\n")
+    cli.bare("verify", service.address, "--server-name", NAME, "--save", tmp_path / "evidence.json")
+    arguments = ["receipt", "verify", tmp_path / "receipt.jws", "--request", tmp_path / "request",
+                 "--response", tmp_path / "response", "--evidence", tmp_path / "evidence.json"]  # fmt: skip
+    assert "The receipt is valid" in cli.bare(*arguments).out
+    found = json.loads(cli.bare(*arguments, "--json").out)
+    assert (found["sequence"], found["model_stated_by_owner"]) == (7, True)
+    (tmp_path / "response").write_bytes(RESPONSE + b" ")
+    assert error(cli, *arguments)["code"] == "receipt.response"
+    (tmp_path / "request").write_bytes(b"")
+    assert error(cli, *arguments)["code"] == "receipt.request"
+    (tmp_path / "receipt.jws").write_bytes(b"\xff\xff")
+    assert error(cli, *arguments)["code"] == "receipt.form"
+
+
+def test_collateral_of_the_users_own_source_replaces_the_services(
+    cli: CommandLine, service: AttestedService, tmp_path: Path
+) -> None:
+    trust(cli, service, tmp_path)
+    failed = error(cli, "verify", service.address, "--server-name", NAME, "--collateral-from", "http://127.0.0.1:1")
+    assert failed["code"] == "pcs.unreachable"
