@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 def attested(capture: pytest.CaptureFixture[str], *, tls: str = "two-way", **sections: Any) -> Iterator[Running]:
     """Yield an attested deployment with REST that runs."""
     service = {"rest_port": ports.find_free(), "tls": tls}
-    with deployment(capture, server={"attested": True, "rest": True}, service=service, **sections) as here:
+    with deployment(capture, server={"rest": True}, service=service, **sections) as here:
         here.up()
         yield here
 

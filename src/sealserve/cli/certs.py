@@ -55,7 +55,7 @@ def rotate_issuing(
         typer.Option("--compromised", help="delete the former private key now; by default, the next rotation does"),
     ] = False,
 ) -> None:
-    """Replace the authority with which the broker issues certificates to enclaves (server.attested).
+    """Replace the authority with which the broker issues certificates to enclaves (attested serving).
 
     A running broker uses the new authority immediately. Certificates that the former authority signed stay valid.
     """

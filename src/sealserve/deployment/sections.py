@@ -96,10 +96,10 @@ class ServerSection(Section):
         default=ServerKind.EMBEDDED,
         description='"embedded" (sealserve-model-server) or "tensorflow-serving" (its own binary; SGX only)',
     )
-    attested: bool = Field(
+    dangerous_owner_tls_key: bool = Field(
         default=False,
-        description="whether the enclave creates its TLS key itself and proves this to users, so that the owner does "
-        "not have the key (measured; only with kind = 'embedded')",
+        description="whether the owner creates the service's TLS key and seals it into the release, so that the owner "
+        "can read all requests, and users have no proof; with kind = 'tensorflow-serving', this is always so",
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
@@ -129,11 +129,10 @@ class ServerSection(Section):
         description="port of each replica's metrics, with the same TLS as for users (measured; not on target local)",
     )
 
-    @model_validator(mode="after")
-    def _attests_itself(self) -> Self:
-        if self.attested and self.kind is ServerKind.TENSORFLOW_SERVING:
-            raise ValueError("attested: TensorFlow Serving's binary cannot attest itself; use kind = 'embedded'")
-        return self
+    @property
+    def attested(self) -> bool:
+        """Whether the enclave creates its TLS key itself and proves this to users. The owner does not have the key."""
+        return self.kind is ServerKind.EMBEDDED and not self.dangerous_owner_tls_key
 
     @model_validator(mode="after")
     def _metrics_have_tls(self) -> Self:
@@ -251,7 +250,7 @@ class BrokerSection(Section):
     certificate_hours: Annotated[int, Field(ge=1, le=168)] = Field(
         default=24,
         description="validity in hours of the certificates and attestation results for enclaves with their own TLS "
-        "key (server.attested); a revocation takes effect on users after this time",
+        "key (attested serving); a revocation takes effect on users after this time",
     )
     drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=60,

@@ -198,8 +198,8 @@ def rotate_issuing(
     """
     if not deployment.server.attested:
         raise OwnerCode.CERTS_NOT_ATTESTED.error(
-            "The deployment has no issuing authority: expected server.attested = true in sealserve.toml, got false.",
-            hint="Set server.attested = true, or run `sealserve certs renew`.",
+            "The deployment has no issuing authority, because its servers use a TLS key that the owner creates.",
+            hint="Remove server.dangerous_owner_tls_key from sealserve.toml, or run `sealserve certs renew`.",
         )
     service = _authority(workspace, AuthorityKind.SERVICE)
     issuing.rotate(workspace, deployment, service, now=now, compromised=compromised)

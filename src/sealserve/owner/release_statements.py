@@ -5,7 +5,7 @@ signs the statement, because then the measurements, the policy and the broker's 
 stores the newest statement.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -41,12 +41,14 @@ from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
 from sealserve.sgx.reference_values import ReferenceValues, parse_reference
+from sealserve.terms import ServerKind
 from sealserve.workspace import Workspace
 
 MOST_ENCLAVES: Final = 16
 """The maximum number of enclaves in a statement. The limit is part of the format."""
 _MOST_KEYS: Final = 8
-_ATTESTED: Final = "server.attested"
+_OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
+_KIND: Final = "server.kind"
 
 
 class _RecordedModel(BaseModel):
@@ -104,7 +106,12 @@ def forget(workspace: Workspace, release: str) -> None:
 def is_wanted(workspace: Workspace, deployment: Deployment, release: Path) -> bool:
     """Return whether a release needs a statement: the deployment or the release uses attested serving."""
     facts = released_facts(workspace, release) or {}
-    return deployment.server.attested or facts.get(_ATTESTED) == "true"
+    return deployment.server.attested or _is_attested(facts)
+
+
+def _is_attested(facts: Mapping[str, str]) -> bool:
+    """Return whether a release was built for attested serving. Releases of earlier versions have no such setting."""
+    return facts.get(_OWNER_TLS_KEY) == "false" and facts.get(_KIND) == ServerKind.EMBEDDED
 
 
 def check_number(release: str, measurements: Iterable[bytes]) -> None:
@@ -117,7 +124,7 @@ def check_number(release: str, measurements: Iterable[bytes]) -> None:
         raise _impossible(
             release,
             f"expected at most {MOST_ENCLAVES} enclaves, got {number}",
-            hint="Build a new release for the replicas, or use server.attested = false.",
+            hint="Build a new release for the replicas, or use server.dangerous_owner_tls_key = true.",
         )
 
 

@@ -353,8 +353,13 @@ def test_a_folder_that_is_named_like_a_version_has_its_parents_name(path: str, n
     assert deployment.suggest_name(Path(path)) == name
 
 
-def test_tensorflow_servings_binary_cannot_attest_itself() -> None:
-    text = '[model]\nname = "m"\n[server]\nattested = true\n'
-    assert deployment.parse(text).server.attested
-    with raises(DeploymentCode.INVALID_VALUE, match="cannot attest itself"):
-        deployment.parse(text + 'kind = "tensorflow-serving"\n')
+@pytest.mark.parametrize(
+    ("server", "attested"),
+    [
+        ("", True),
+        ("dangerous_owner_tls_key = true", False),
+        ('kind = "tensorflow-serving"', False),  # its binary cannot create a TLS key
+    ],
+)
+def test_the_embedded_server_is_attested_unless_the_owner_wants_the_tls_key(server: str, attested: bool) -> None:
+    assert deployment.parse(f'[model]\nname = "m"\n[server]\n{server}\n').server.attested is attested

@@ -41,7 +41,7 @@ def test_the_embedded_server_understands_all_of_its_command_line() -> None:
 @pytest.mark.parametrize(("tls", "settings"), [("two-way", "/release/tls/clients.cfg"), ("one-way", None)])
 def test_an_attested_server_gets_its_tls_key_from_no_file(tls: str, settings: str | None) -> None:
     flags = command(
-        described(server={"attested": True}, service={"tls": tls}),
+        described(service={"tls": tls}),
         program="/p/python",
         port=8517,
         bytecode=True,

@@ -23,7 +23,7 @@ _READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
             "metrics_port", "admin_port", "admin_listen", "instance", "processes", "limits", "log_format",
             "notifications", "certificate_hours",
         },
-        "server": {"attested"},
+        "server": {"dangerous_owner_tls_key"},
         "database": {"url", "password_file", "ca_file", "dangerous_unverified_server"},
         "keystore": {
             "kind", "passphrase_file", "transit_url", "transit_mount", "transit_key", "transit_token_file",
