@@ -1,8 +1,10 @@
 """The owner's issuing CA for attested serving: the certificate in ``owner/issuing/``, the private key in the keystore.
 
-The broker issues certificates for the TLS keys of enclaves with it (`sealserve.pki.issuing`). The service's CA signs it.
+The broker issues certificates for the TLS keys of enclaves with it (`sealserve.pki.issuing`). The service's CA signs
+it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -98,8 +100,9 @@ def rotate(
 ) -> IssuingCertificate:
     """Replace the issuing CA, or create the first one, and append a row to the audit log.
 
-    A running broker uses the new CA immediately. Certificates of the former CA stay valid until they expire. Interrupting
-    the rotation is safe: the new key is stored before the certificate changes, and an unused key is deleted later.
+    A running broker uses the new CA immediately. Certificates of the former CA stay valid until they expire.
+    Interrupting the rotation is safe: the new key is stored before the certificate changes, and an unused key is
+    deleted later.
 
     Args:
         workspace: The owner's workspace.
@@ -119,8 +122,9 @@ def rotate(
     """
     certificate, key = create_issuing(service, _names(deployment), now=now)
     kept = [certificate.key_id]
-    if not compromised and exists(workspace):
-        kept.append(read_certificate(workspace).key_id)
+    with contextlib.suppress(SealserveError):  # there is no former certificate, or its file is damaged
+        if not compromised:
+            kept.append(read_certificate(workspace).key_id)
     with key, Owner.open(workspace).vault(create=True) as vault:
         vault.keystore.store_issuing(vault.database, KeyId(certificate.key_id), key, now=now)
         with vault.database.write() as connection:

@@ -31,6 +31,10 @@ ADMINISTRATORS_AUTHORITY: Final = f"administrators{AUTHORITY}"
 ISSUING: Final = f"issuing{AUTHORITY}"
 """The CA with which the broker issues certificates to enclaves with their own TLS key."""
 
+_ISSUING_REMEDY: Final = (
+    "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
+)
+
 COLLATERAL: Final = "collateral"
 """The prefix of the names of the vendor's collateral documents."""
 
@@ -94,12 +98,14 @@ def remedy(name: str) -> str:
         )
     if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
         return _remedy_of_administration(name)
-    if name == ISSUING:
-        return "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
     if name.endswith(AUTHORITY):
         return (
-            "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
-            "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
+            _ISSUING_REMEDY
+            if name == ISSUING
+            else (
+                "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
+                "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
+            )
         )
     if name.startswith(COLLATERAL):
         return (
