@@ -83,7 +83,7 @@ def test_without_attested_serving_there_is_none(site: Site) -> None:
         certificates.rotate_issuing(site.workspace, site.deployment, now=site.now)
 
 
-def test_it_is_created_when_a_deployment_changes(site: Site, tmp_path: Path) -> None:
+def test_it_is_created_when_a_deployment_changes(site: Site) -> None:
     site.certify()
     changed = make_site(site.directory, source=site.directory / "half-plus-two", server=ATTESTED)
     assert certificates.lacks_certificates(changed.workspace, changed.deployment)
