@@ -24,9 +24,10 @@ from sealserve.pki.codes import PkiCode
 from sealserve.pki.profiles import leaf_extensions
 from sealserve.pki.signing import certificate_pem, sign, subject_name
 from sealserve.secret import SecretBytes
+from sealserve.terms import LEAF_DAYS
 
-ISSUING_DAYS: Final = 365
-"""The validity of an issuing CA. `sealserve certs rotate-issuing` replaces it before."""
+ISSUING_DAYS: Final = LEAF_DAYS
+"""The validity of an issuing CA. A thief of its key can use it for this time. The owner replaces it before its end."""
 KEY_SIZE: Final = 32
 """The size of the private key: the number of a P-256 key, big-endian."""
 
