@@ -30,7 +30,7 @@ from sealserve.attestation.result_token import verify_result
 from sealserve.attestation.secret_provisioning import REQUEST, RESPONSE
 from sealserve.attestation.trustworthiness import Tier
 from sealserve.broker import admin
-from sealserve.broker.application_protocols import RESERVED
+from sealserve.broker.application_protocols import ATTEST
 from sealserve.broker.audit_entry import Entry
 from sealserve.broker.decision import Broker
 from sealserve.broker.metrics import Outcome
@@ -185,7 +185,7 @@ def test_without_alpn_the_bytes_are_gramines(world: World) -> None:
     assert [line.decision for line in world.lines()[-2:]] == ["released", "released"]
 
 
-@pytest.mark.parametrize("offered", [[b"http/1.1"], [RESERVED], [b"h2", b"sealserve-token/2"], [b"sealserve-token/1 "]])
+@pytest.mark.parametrize("offered", [[b"http/1.1"], [ATTEST], [b"h2", b"sealserve-token/2"], [b"sealserve-token/1 "]])
 def test_an_unknown_protocol_ends_with_the_alert(world: World, offered: list[bytes]) -> None:
     served = world.serve()
     with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"), served.session(*offered) as session:
@@ -207,7 +207,7 @@ def test_results_need_tls_1_3(world: World) -> None:
 
 def test_the_known_protocol_is_chosen_among_others(world: World) -> None:
     served = world.serve()
-    with served.session(RESERVED, b"h2", PROTOCOL) as session:
+    with served.session(ATTEST, b"h2", PROTOCOL) as session:
         assert session.selected_alpn_protocol() == PROTOCOL.decode()
         session.sendall(ASKED.to_bytes())
         assert served.verified(_all_of(session)[4:].decode())

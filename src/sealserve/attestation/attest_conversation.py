@@ -354,7 +354,7 @@ def _refused(message: Refusal) -> Exception:
     if message.final:
         return AttestationCode.ATTEST_REFUSED.error(
             f"The broker rejects this enclave.{where}",
-            hint="Read the reason in the broker's audit log: `sealserve broker audit`.",
+            hint="Read the reason in the broker's audit log: `sealserve broker log`.",
         )
     return AttestationCode.ATTEST_UNAVAILABLE.error(
         f"The broker was not able to decide about this enclave.{where}", hint="Try again later, or use another broker."

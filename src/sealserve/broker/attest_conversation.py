@@ -26,7 +26,9 @@ from sealserve.secret import SecretBytes
 _LOG: Final = logging.getLogger(__name__)
 _DIGITS: Final = 16
 _CAN_CHANGE: Final = frozenset({BrokerCode.POLICY_APPROVAL_PENDING, BrokerCode.POLICY_LIMIT})
-_OF_THE_BROKER: Final = ("audit.", "broker.", "certificate.", "certificate-chain.", "collateral.", "attest.collateral")
+_OF_THE_BROKER: Final = (
+    "attest.collateral", "audit.", "broker.", "certificate-chain.", "certificate.", "collateral.", "keystore.",
+)  # fmt: skip
 """The beginnings of codes of causes that are not in the evidence: the broker's own files, and the vendor's documents."""
 
 

@@ -303,9 +303,7 @@ class Broker:
             quote_digest=trace.quote_digest,
             public_key_digest=trace.public_key_digest,
         )
-        provisioned = Provisioned(
-            appraised=result, evidence=bound, collateral=collateral, statement=found[-1], key=key
-        )
+        provisioned = Provisioned(appraised=result, evidence=bound, collateral=collateral, statement=found[-1], key=key)
         return provisioned, newest
 
     @contextlib.contextmanager

@@ -27,7 +27,15 @@ from sealserve.broker.audit_entry import GENESIS, Entry
 from sealserve.broker.audited_subjects import CHANGES, subject_of, subjects_of
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.row_key import RowKey
-from sealserve.broker.tables import APPROVALS, AUDIT, EVALUATION_FLOOR, PLATFORMS, REFERENCE_VALUES, RELEASES, STATEMENTS
+from sealserve.broker.tables import (
+    APPROVALS,
+    AUDIT,
+    EVALUATION_FLOOR,
+    PLATFORMS,
+    REFERENCE_VALUES,
+    RELEASES,
+    STATEMENTS,
+)
 from sealserve.errors import SealserveError
 
 TABLES: Final = (RELEASES, REFERENCE_VALUES, PLATFORMS, EVALUATION_FLOOR, APPROVALS, STATEMENTS)

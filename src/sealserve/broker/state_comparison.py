@@ -119,7 +119,8 @@ def compare(connection: Connection) -> Comparison:
         ]
     # 5. The key of each registered release is there. Its content proves itself when it is decrypted.
     without_key = select(RELEASES.c.name, RELEASES.c.key_id).where(
-        RELEASES.c.key_id.not_in(select(KEYS.c.key_id).where(RELEASE_KEYS)), RELEASES.c.state != ReleaseState.REVOKED.value
+        RELEASES.c.key_id.not_in(select(KEYS.c.key_id).where(RELEASE_KEYS)),
+        RELEASES.c.state != ReleaseState.REVOKED.value,
     )
     differences += [
         f"keys {str(key_id)[:100]}: the key of release {str(name)[:100]} is missing"

@@ -51,7 +51,8 @@ def renew(context: Context) -> None:
 def rotate_issuing(
     context: Context,
     compromised: Annotated[
-        bool, typer.Option("--compromised", help="delete the former private key now; by default, the next rotation does")
+        bool,
+        typer.Option("--compromised", help="delete the former private key now; by default, the next rotation does"),
     ] = False,
 ) -> None:
     """Replace the authority with which the broker issues certificates to enclaves (server.attested).

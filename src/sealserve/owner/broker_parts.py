@@ -151,9 +151,7 @@ def open_part(workspace: Workspace, deployment: Deployment, part: Part | None = 
             if issuing_authority is None
             else AttestIssuer(
                 broker,
-                certificates=CertificateIssuer(
-                    lambda: issuing_authority.value, database=database, keystore=keystore
-                ),
+                certificates=CertificateIssuer(lambda: issuing_authority.value, database=database, keystore=keystore),
                 token_key=lambda: token_key.value,
                 issuer=deployment.broker.name,
                 lifetime=timedelta(hours=deployment.broker.certificate_hours),

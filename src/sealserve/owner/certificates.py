@@ -122,9 +122,7 @@ def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequen
     ]
 
 
-def _fits(
-    authority: Authority, names: Sequence[str], addresses: Sequence[IPAddress], *, attested: bool
-) -> bool:
+def _fits(authority: Authority, names: Sequence[str], addresses: Sequence[IPAddress], *, attested: bool) -> bool:
     """Return whether an authority may sign what the deployment needs. An earlier version's cannot sign another CA."""
     needs_another = attested and authority.kind.signs_authorities
     return authority.permits(names, addresses) and (authority.may_sign_authorities or not needs_another)

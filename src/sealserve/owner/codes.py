@@ -63,6 +63,8 @@ class OwnerCode(ErrorCode):
     """Several releases match the given name or id."""
     RELEASE_MISSING = "release.missing", InputError
     """The release does not exist in the workspace."""
+    RELEASE_STATEMENT = "release.statement", InputError
+    """The owner cannot state the release to users: it has too many enclaves or models, or no record of its models."""
     RELEASE_STORE_ADDRESS = "release.store-address", InputError
     """The address of the release is not a valid HTTP or HTTPS address."""
     RELEASE_STORE_REFUSED = "release.store-refused", UnavailableError

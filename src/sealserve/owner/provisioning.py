@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -13,19 +13,22 @@ from sealserve.broker import admin, audit
 from sealserve.broker.admin import Actor, KnownRelease, VerifiedChain
 from sealserve.broker.audit import Head
 from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database import Database
 from sealserve.broker.head_file import keep_head, kept_head
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.metrics_server import MetricsServer
-from sealserve.broker.releases import PRODUCT_LABEL, Release, ReleaseId, ReleaseUnknownError
+from sealserve.broker.releases import PRODUCT_LABEL, Release, ReleaseId, ReleaseUnknownError, references_of
 from sealserve.broker.server import BrokerServer
 from sealserve.broker.standing import ReleaseState, check_standing
 from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
 from sealserve.errors import VerificationError
-from sealserve.owner import policies
+from sealserve.owner import policies, release_statements
+from sealserve.owner.broker_database import is_shared
 from sealserve.owner.broker_parts import open_part
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.owner import Owner
+from sealserve.owner.token_keys import create_token_key, published_keys
 from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
 from sealserve.sgx.policy_rules import rules_of
 from sealserve.sgx.reference_values import ReferenceValues
@@ -117,6 +120,7 @@ def register(
         InputError: `policy.file`: The policy file of ``sealserve.toml`` is invalid.
         InputError: `broker.release-conflict`: The release was built with another form of its key, or is registered with
             other values.
+        InputError: `release.statement`: The release uses attested serving, and cannot be stated to users.
         SealserveError: The enclaves do not verify.
     """
     folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
@@ -141,10 +145,34 @@ def register(
         created=verified.index.created_at,
         secret_form=_secret_form(workspace, verified, secret_form),
     )
-    with Owner.open(workspace).database() as database:
-        return admin.allow(
+    owner = Owner.open(workspace)
+    wanted = release_statements.is_wanted(workspace, deployment, folder)
+    if wanted and not is_shared(workspace):  # the statement names the broker's key
+        create_token_key(workspace)
+    with owner.database() as database:
+        if wanted:
+            _check_number_of_enclaves(database, release, references)
+        known = admin.allow(
             database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy, actor=actor
         )
+        # State the release to users. Repeating the registration signs nothing new.
+        if wanted:
+            keys = published_keys(workspace)
+            statement = release_statements.describe(workspace, deployment, verified, known, keys, now=now)
+            with database.write() as connection:
+                release_statements.publish(connection, known, statement, owner.index_signer(), now=now, actor=actor)
+        return known
+
+
+def _check_number_of_enclaves(
+    database: Database, release: Release, references: Mapping[str, evidence.ReferenceValues]
+) -> None:
+    """Check before the registration that a statement can list all enclaves, old and new."""
+    with database.read() as connection:
+        registered = references_of(connection, release.release_id)
+    before = {found.measurement for found in registered if found.label != PRODUCT_LABEL}
+    new = {values.measurement for label, values in references.items() if label != PRODUCT_LABEL}
+    release_statements.check_number(release.name, before | new)
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedRelease, *, now: datetime) -> bool:

@@ -17,7 +17,7 @@ from sealserve.broker.releases import Release
 from sealserve.broker.standing import check_standing
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
-from sealserve.owner import drift, releases
+from sealserve.owner import drift, release_statements, releases
 from sealserve.owner.broker_database import may_exist
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release_index import INDEX_FILE
@@ -108,6 +108,7 @@ def remove(workspace: Workspace, deployment: Deployment, found: Collection[Pruna
             copy.path.rename(going)
             _delete(going)
         drift.forget(workspace, release.name)
+        release_statements.forget(workspace, release.name)
 
 
 def _places(workspace: Workspace, deployment: Deployment) -> Mapping[str, Sequence[Path]]:

@@ -15,7 +15,7 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
-from sealserve.owner import drift, enclaves, models
+from sealserve.owner import drift, enclaves, models, release_statements
 from sealserve.owner.certificates import tls_files
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
@@ -98,7 +98,7 @@ def build(
         SealserveError: As `sealserve.sealing.release.build_release`.
     """
     # Reject a dangerous model before anything is created.
-    models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
+    linted = models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
     # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else. An attested
     # server creates its TLS key itself.
     servables = [
@@ -139,6 +139,7 @@ def build(
         raise
     # Record the settings and models of the release, so that `up` and `status` can detect later changes.
     drift.remember(workspace, built.folder.name, built.id, facts)
+    release_statements.remember(workspace, built, deployment.models, linted)
     return built
 
 

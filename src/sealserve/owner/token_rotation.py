@@ -7,6 +7,8 @@ from sealserve.broker import audit
 from sealserve.broker.admin import OWNER, Actor
 from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.database import Database
+from sealserve.owner import release_statements
+from sealserve.owner.owner import Owner
 from sealserve.owner.token_keys import rotate_token_key
 from sealserve.workspace import Workspace
 
@@ -15,6 +17,8 @@ def rotate_recorded(
     workspace: Workspace, database: Database, *, compromised: bool, now: datetime, actor: Actor = OWNER
 ) -> JsonWebKeySet:
     """Replace the token signing key, and append a row to the audit log. Return the new set of public keys.
+
+    The release statements are signed again with the new key. Enclaves receive them with their next certificate.
 
     Two rotations at the same time happen one after the other, because writing transactions do not overlap.
 
@@ -42,4 +46,10 @@ def rotate_recorded(
             )
             audit.append(connection, entry)
 
-        return rotate_token_key(workspace, compromised=compromised, record=record)
+        # Users accept only results with keys in the release statement. Without the key that signs statements, no file
+        # changes.
+        signer = Owner.open(workspace).index_signer() if release_statements.any_stated(connection) else None
+        keys = rotate_token_key(workspace, compromised=compromised, record=record)
+        if signer is not None:
+            release_statements.restate(connection, keys, signer, now=now, actor=actor)
+        return keys

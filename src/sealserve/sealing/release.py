@@ -85,11 +85,12 @@ class ReleaseContents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A newly built release: its id, its folder and its index."""
+    """A newly built release: its id, its folder, its index, and the plaintext files that it contains in sealed form."""
 
     id: str
     folder: Path
     index: ReleaseIndex
+    plain: tuple[ListedFile, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def build_release(
     with staging(parent, contents.name) as stage:
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
         sealed = _seal_all(sources, seal, progress)
-        plain = (ListedFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
+        plain = tuple(ListedFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
         sealed[FILE_LIST] = seal(file_list(plain), FILE_LIST, progress=None)
         index = _index(contents, sealed, key_id, file_format)
         content = index.to_bytes()
@@ -147,7 +148,7 @@ def build_release(
         write_file(stage.folder / INDEX_FILE, content)
         folder = parent / folder_name(contents.name, release_id)
         stage.publish(folder)
-    return Release(id=release_id, folder=folder, index=index)
+    return Release(id=release_id, folder=folder, index=index, plain=plain)
 
 
 def verify_release(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedRelease:

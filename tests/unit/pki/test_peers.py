@@ -272,6 +272,11 @@ def test_grpc_speaks_two_way_tls_with_them(service: Authority, users: Authority)
     assert answer == b"hello to client.tf-serving.service.com"
 
 
+def test_grpc_accepts_a_certificate_of_the_issuing_authority(service: Authority, users: Authority) -> None:
+    answer = _call(_issued(service), service, SERVICE, client=users.issue_client(CLIENT, now=NOW), users=users)
+    assert answer == b"hello to client.tf-serving.service.com"
+
+
 @pytest.mark.parametrize("kind", [AuthorityKind.BROKER, AuthorityKind.SERVICE])
 def test_grpc_applies_a_servers_name_constraints(kind: AuthorityKind, users: Authority) -> None:
     authority = Authority.create(kind, names=[SERVICE], simulated=True, now=NOW)
