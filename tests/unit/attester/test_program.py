@@ -103,6 +103,16 @@ def test_a_final_refusal_opens_nothing(inside: Inside, broker: AttestBroker) -> 
     assert inside.opened == []
 
 
+def test_a_renewal_without_a_statement_keeps_the_former_one(inside: Inside, example: Example) -> None:
+    enclave = Enclave(measured_settings(inside.environment), EnclaveKeys.create(example.release_id))
+    grant = enclave.attest("renewal", limit=0).grant
+    assert enclave.evidence(grant).statement == example.signed_statement
+
+    later = enclave.evidence(grant.model_copy(update={"statement": None}))
+
+    assert later.statement == example.signed_statement
+
+
 def test_a_renewal_keeps_the_keys(inside: Inside, example: Example) -> None:
     keys = EnclaveKeys.create(example.release_id)
     enclave = Enclave(measured_settings(inside.environment), keys)
