@@ -29,7 +29,7 @@ _CAN_CHANGE: Final = frozenset({BrokerCode.POLICY_APPROVAL_PENDING, BrokerCode.P
 _OF_THE_BROKER: Final = (
     "attest.collateral", "audit.", "broker.", "certificate-chain.", "certificate.", "collateral.", "keystore.",
 )  # fmt: skip
-"""The beginnings of codes of causes that are not in the evidence: the broker's own files, and the vendor's documents."""
+"""The beginnings of codes of causes outside of the evidence: the broker's own files, and the vendor's documents."""
 
 
 class Appraising(Protocol):

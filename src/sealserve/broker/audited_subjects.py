@@ -54,9 +54,8 @@ def subjects_of(entry: Entry) -> list[str]:
             return [f"platform {entry.platform} {entry.platform_id}"]
         case Decision.APPROVED | Decision.APPROVAL_REMOVED:
             return [f"approval {entry.release_id} {entry.platform_id}"]
-        case Decision.STATED:
-            return [f"statement {entry.release_id}"]
-        case Decision.FLOOR_RAISED:
-            return [f"floor {entry.claims.get('series')}"]
-        case _:
-            return []
+    other = {
+        Decision.STATED: f"statement {entry.release_id}",
+        Decision.FLOOR_RAISED: f"floor {entry.claims.get('series')}",
+    }
+    return [other[entry.decision]] if entry.decision in other else []

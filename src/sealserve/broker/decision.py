@@ -250,17 +250,27 @@ class Broker:
                 trace.release = state.match.release
                 presented.bind(report_data=evidence.report_data, release_id=state.match.release.release_id)
                 claims = self._appraise(evidence, state, trace, downloading)
-                return self._provide(presented, evidence, claims, state, trace, detail, ready, appraised)
+                return self._provide(
+                    presented,
+                    state,
+                    trace,
+                    evidence=evidence,
+                    claims=claims,
+                    detail=detail,
+                    ready=ready,
+                    appraised=appraised,
+                )
 
             return self._states.perform(evidence, steps, reset=trace.reset)
 
     def _provide(
         self,
         presented: PresentedEvidence,
-        evidence: Evidence,
-        claims: Claims,
         state: DecisionState,
         trace: Trace,
+        *,
+        evidence: Evidence,
+        claims: Claims,
         detail: str,
         ready: Callable[[], None],
         appraised: Callable[[], None],

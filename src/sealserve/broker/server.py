@@ -21,8 +21,8 @@ from sealserve.broker import attest_conversation, token_conversation
 from sealserve.broker.application_protocols import ATTEST, RESULTS
 from sealserve.broker.appraisal_places import Place
 from sealserve.broker.arrivals import Arrivals, ListeningArrivals
-from sealserve.broker.codes import BrokerCode
 from sealserve.broker.attest_issuer import AttestIssuer
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.limiter import network_of

@@ -94,7 +94,7 @@ def create_certificates(
             authority.save(workspace.owner.authorities / kind)
             made.add(kind)
     issued = _issue(workspace, deployment, now=now, afresh=made)
-    issued |= issuing.ensure(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE), now=now)
+    issued |= _ensure_issuing(workspace, deployment, now=now)
     if not made and not issued:
         raise OutputExistsError(
             f"The certificates already exist, and so do the three authorities in {workspace.owner.authorities}.",
@@ -150,7 +150,7 @@ def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
         folder.rename(folder.with_name(f"{kind}.replaced-{now:%Y%m%dT%H%M%S}"))
         new.rename(folder)
     _issue(workspace, deployment, now=now, afresh=frozenset(replaced))
-    issuing.ensure(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE), now=now)
+    _ensure_issuing(workspace, deployment, now=now)
 
 
 def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
@@ -187,7 +187,7 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
 def rotate_issuing(
     workspace: Workspace, deployment: Deployment, *, now: datetime, compromised: bool = False
 ) -> list[NamedCertificate]:
-    """Replace the issuing CA of attested serving. See `sealserve.owner.issuing.rotate`.
+    """Replace the issuing CA of attested serving. See `sealserve.owner.issuing_rotation.rotate`.
 
     Returns:
         All certificates of the workspace.
@@ -201,9 +201,24 @@ def rotate_issuing(
             "The deployment has no issuing authority: expected server.attested = true in sealserve.toml, got false.",
             hint="Set server.attested = true, or run `sealserve certs renew`.",
         )
-    service = _authority(workspace, AuthorityKind.SERVICE)
-    issuing.rotate(workspace, deployment, service, now=now, compromised=compromised)
+    _rotate_issuing(workspace, deployment, now=now, compromised=compromised)
     return list(show_certificates(workspace))
+
+
+def _ensure_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bool:
+    """Create the issuing CA if the deployment needs a new one. Return whether it was created."""
+    if not issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE)):
+        return False
+    _rotate_issuing(workspace, deployment, now=now)
+    return True
+
+
+def _rotate_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime, compromised: bool = False) -> None:
+    # The keystore needs the extra `owner`. Users, who import this module too, do not have it.
+    from sealserve.owner.issuing_rotation import rotate  # noqa: PLC0415
+
+    service = _authority(workspace, AuthorityKind.SERVICE)
+    rotate(workspace, deployment, service, now=now, compromised=compromised)
 
 
 def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afresh: AbstractSet[AuthorityKind]) -> bool:

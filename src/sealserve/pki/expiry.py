@@ -34,6 +34,15 @@ ADMINISTRATORS_AUTHORITY: Final = f"administrators{AUTHORITY}"
 ISSUING: Final = f"issuing{AUTHORITY}"
 """The CA with which the broker issues certificates to enclaves with their own TLS key."""
 
+_ISSUING_REMEDY: Final = (
+    "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
+)
+
+_AUTHORITY_REMEDY: Final = (
+    "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
+    "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
+)
+
 COLLATERAL: Final = "collateral"
 """The prefix of the names of the vendor's collateral documents."""
 
@@ -106,10 +115,7 @@ def remedy(name: str) -> str:
     if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
         return _remedy_of_administration(name)
     if name.endswith(AUTHORITY):
-        return (
-            "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
-            "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
-        )
+        return _ISSUING_REMEDY if name == ISSUING else _AUTHORITY_REMEDY
     if name.startswith(COLLATERAL):
         return (
             "The service at broker.collateral_url does not have a newer document. Check that the service is refreshed."

@@ -1,8 +1,8 @@
 """The issuing CA: the broker uses it to issue certificates for the TLS keys that enclaves create.
 
-The service's CA signs the issuing CA, so users need no other root. The broker is exposed to the network, so the power of
-the issuing CA is small: it signs only leaf certificates for servers, only for the names of the service, and it is
-valid for a short time. Its private key is stored only in encrypted form, as 32 bytes.
+The service's CA signs the issuing CA, so users need no other root. The broker is exposed to the network, so the power
+of the issuing CA is small: it signs only leaf certificates for servers, and only for the names of the service. Its
+private key is stored only in encrypted form, as 32 bytes.
 """
 
 import hashlib
@@ -24,9 +24,10 @@ from sealserve.pki.codes import PkiCode
 from sealserve.pki.profiles import leaf_extensions
 from sealserve.pki.signing import certificate_pem, sign, subject_name
 from sealserve.secret import SecretBytes
+from sealserve.terms import LEAF_DAYS
 
-ISSUING_DAYS: Final = 365
-"""The validity of an issuing CA. `sealserve certs rotate-issuing` replaces it before."""
+ISSUING_DAYS: Final = LEAF_DAYS
+"""The validity of an issuing CA. A thief of its key can use it for this time. The owner replaces it before its end."""
 KEY_SIZE: Final = 32
 """The size of the private key: the number of a P-256 key, big-endian."""
 
@@ -176,10 +177,9 @@ def load_key(key: SecretBytes) -> ec.EllipticCurvePrivateKey:
     Raises:
         InputError: `authority.key-mismatch` if the bytes are not a P-256 private key.
     """
+    number = int.from_bytes(key.reveal()) if len(key) == KEY_SIZE else 0
     try:
-        if len(key) != KEY_SIZE:
-            raise ValueError("another length")
-        return ec.derive_private_key(int.from_bytes(key.reveal()), ec.SECP256R1())
+        return ec.derive_private_key(number, ec.SECP256R1())
     except ValueError as error:
         raise PkiCode.AUTHORITY_KEY_MISMATCH.error(
             "The stored private key of the issuing CA is not a P-256 key.",

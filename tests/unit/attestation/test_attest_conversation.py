@@ -26,6 +26,7 @@ from sealserve.attestation.attest_messages import (
     EvidenceMessage,
     Purpose,
     Refusal,
+    check_collateral,
     incoming_answer,
     incoming_challenge,
     incoming_evidence,
@@ -318,3 +319,13 @@ def test_a_certificate_request_contains_no_name(example: Example) -> None:
     request = x509.load_der_x509_csr(certificate_request(example.tls_key))
     assert list(request.subject) == []
     assert isinstance(request.signature_hash_algorithm, hashes.SHA256)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"tcb_info": "x" * (32 * 2**10)}, {"TCB": "x"}, dict.fromkeys(map("m_{}".format, "abcdefghijklmnopq"), "x")],
+)
+def test_collateral_that_does_not_fit_is_refused_before_the_audit_row(members: dict[str, str]) -> None:
+    with raises(AttestationCode.ATTEST_COLLATERAL, match="does not fit into a grant"):
+        check_collateral(members)
+    assert check_collateral({"tcb_info": "x"}) == {"tcb_info": "x"}

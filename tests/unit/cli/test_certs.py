@@ -75,3 +75,16 @@ def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:
     assert (user / "client.key").is_file()
     other = cli.error("predict", "--cert", "no.pem", "--key", "no.key")
     assert other["hint"] == "Check the paths of --cert and --key."
+
+
+def test_the_issuing_authority_is_shown_and_rotated(cli: CommandLine) -> None:
+    cli.ok("certs", "two-way")
+    error = cli.error("certs", "rotate-issuing")
+    assert (error["code"], error["status"]) == ("certs.not-attested", 2)
+    make_site(cli.directory, source=cli.directory / "half-plus-two", server={"attested": True})
+    rotated = {row["role"]: row for row in cli.json("certs", "rotate-issuing")}
+    assert rotated["issuing authority"]["names"] == ["grpc.tf-serving.service.com"]
+    again = {row["role"]: row for row in cli.json("certs", "rotate-issuing", "--compromised")}
+    assert again["issuing authority"]["fingerprint"] != rotated["issuing authority"]["fingerprint"]
+    assert again["service authority"] == rotated["service authority"]
+    assert "issuing authority" in cli.ok("certs", "show")

@@ -1,0 +1,180 @@
+"""The release statement: content, signature, registration, rotation of the broker's key."""
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+from tests.harness.errors import raises
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.attestation.strict_document import SignedContent
+from sealserve.attested.release_statement import ReleaseStatement, model_digest, verify_statement
+from sealserve.broker import admin, statements
+from sealserve.broker.audit_entry import Decision
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.releases import ReleaseId
+from sealserve.broker.tables import STATEMENTS
+from sealserve.owner import provisioning, release_statements
+from sealserve.owner.codes import OwnerCode
+from sealserve.owner.owner import Owner
+from sealserve.owner.token_keys import published_keys
+from sealserve.owner.token_rotation import rotate_recorded
+from sealserve.sealing.release import VerifiedRelease, verify_release
+
+
+@pytest.fixture
+def attested(tmp_path: Path) -> Site:
+    site = make_site(tmp_path / "site", server={"attested": True}, target={"kind": "docker"})
+    site.import_model()
+    site.certify()
+    return site
+
+
+def built(site: Site, enclaves: int = 1) -> VerifiedRelease:
+    folder = site.build_release().folder
+    for number in range(enclaves):
+        site.build_enclave(folder, name=f"replica-{number}", port=8510 + number)
+    return verify_release(folder, Owner.open(site.workspace).public_key())
+
+
+def stored(site: Site, release: VerifiedRelease) -> SignedContent | None:
+    with Owner.open(site.workspace).database() as database, database.read() as connection:
+        return statements.find(connection, ReleaseId(release.id))
+
+
+def verified(site: Site, release: VerifiedRelease) -> ReleaseStatement:
+    signed = stored(site, release)
+    assert signed is not None
+    return verify_statement(signed, [Owner.open(site.workspace).public_key().public_bytes_raw()])
+
+
+def test_the_registration_signs_a_statement(attested: Site) -> None:
+    release = built(attested, enclaves=2)
+    known = provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    found = verified(attested, release)
+    assert found.release_id == release.id
+    # The digest of the model covers the plaintext files, which the owner still has.
+    folder = attested.workspace.owner.models / "half-plus-two" / "1"
+    files = {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    (model,) = found.models
+    assert (model.name, model.version, model.sha256) == ("half-plus-two", "1", model_digest(files))
+    assert (model.allowed_operations, model.signer) == ((), None)
+    assert {bytes.fromhex(enclave.mr_enclave) for enclave in found.enclaves} == {
+        enclave.measurement for enclave in known.enclaves
+    }
+    policy = known.release.policy
+    assert found.policy.sha256 == hashlib.sha256(policy.to_json().encode()).hexdigest()
+    (broker,) = found.brokers
+    assert (broker.name, broker.key_set.keys) == (
+        "attestation.service.com", published_keys(attested.workspace).keys
+    )  # fmt: skip
+    with Owner.open(attested.workspace).database() as database:
+        assert admin.log(database)[-1].entry.decision is Decision.STATED
+        admin.verify_log(database)
+
+
+def test_a_repetition_signs_nothing_new(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    first = stored(attested, release)
+    later = attested.now + timedelta(hours=1)
+    provisioning.register(attested.workspace, attested.deployment, release, now=later)
+    assert stored(attested, release) == first
+    # Another enclave needs a newer statement.
+    attested.build_enclave(release.folder, name="replica-1", port=8511)
+    provisioning.register(attested.workspace, attested.deployment, release, now=later)
+    found = verified(attested, release)
+    assert len(found.enclaves) == 2
+    assert first is not None
+    assert found.issued > ReleaseStatement.parse(first.content).issued
+
+
+def test_without_attested_serving_there_is_no_statement(ready: Site, released: VerifiedRelease) -> None:
+    provisioning.register(ready.workspace, ready.deployment, released, now=ready.now)
+    assert stored(ready, released) is None
+
+
+def test_an_attested_release_is_stated_after_the_setting_changed(attested: Site) -> None:
+    release = built(attested)
+    changed = make_site(attested.directory, source=attested.directory / "half-plus-two", target={"kind": "docker"})
+    assert not changed.deployment.server.attested
+    provisioning.register(changed.workspace, changed.deployment, release, now=changed.now)
+    assert verified(attested, release)
+
+
+def test_a_rotation_of_the_token_key_signs_it_again(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    before = verified(attested, release)
+    for compromised, keys in ((False, 2), (True, 1)):
+        with Owner.open(attested.workspace).database() as database:
+            rotated = rotate_recorded(attested.workspace, database, compromised=compromised, now=attested.now)
+        after = verified(attested, release)
+        assert after.brokers[0].key_set.keys == rotated.keys
+        assert len(rotated.keys) == keys
+        assert after.issued > before.issued
+        assert (after.models, after.enclaves) == (before.models, before.enclaves)
+        before = after
+    with Owner.open(attested.workspace).database() as database:
+        admin.verify_log(database)
+
+
+def test_a_rotation_without_the_signing_key_changes_no_file(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    key = attested.workspace.owner.token_signing_key.read_bytes()
+    with Owner.open(attested.workspace).database() as database:
+        signing = attested.workspace.owner.index_signing_key
+        signing.rename(signing.with_name("elsewhere"))
+        with pytest.raises(Exception, match="The key that signs releases"):
+            rotate_recorded(attested.workspace, database, compromised=False, now=attested.now)
+        assert attested.workspace.owner.token_signing_key.read_bytes() == key
+
+
+def test_a_revoked_release_is_not_stated_again(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    before = stored(attested, release)
+    with Owner.open(attested.workspace).database() as database:
+        admin.revoke(database, release.id, now=attested.now)
+        rotate_recorded(attested.workspace, database, compromised=False, now=attested.now)
+    assert stored(attested, release) == before
+
+
+def test_too_many_enclaves_are_refused_before_the_registration(attested: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = built(attested, enclaves=2)
+    monkeypatch.setattr(release_statements, "MOST_ENCLAVES", 1)
+    with raises(OwnerCode.RELEASE_STATEMENT, match="expected at most 1 enclaves, got 2"):
+        provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    with Owner.open(attested.workspace).database() as database:
+        assert admin.every_release(database) == []
+
+
+def test_a_release_without_a_record_cannot_be_stated(attested: Site) -> None:
+    release = built(attested)
+    record = attested.workspace.owner.provenance / "statements" / f"{release.folder.name}.json"
+    kept = record.read_text()
+    record.write_text(kept.replace(release.id, "0" * 64))
+    with raises(OwnerCode.RELEASE_STATEMENT, match="for another release"):
+        provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    release_statements.forget(attested.workspace, release.folder.name)
+    with raises(OwnerCode.RELEASE_STATEMENT, match="no record of its models"):
+        provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    record.write_text(kept.replace('"allowed_operations":[]', f'"allowed_operations":{["Op"] * 33}'.replace("'", '"')))
+    with raises(OwnerCode.RELEASE_STATEMENT, match="allowed_operations"):
+        provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+
+
+def test_a_deleted_statement_is_noticed(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    with Owner.open(attested.workspace).database() as database, database.write() as connection:
+        connection.execute(delete(STATEMENTS))
+    with raises(BrokerCode.DATABASE_AUTHENTICATION, match="it was deleted"):
+        stored(attested, release)
