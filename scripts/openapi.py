@@ -19,7 +19,13 @@ from sealserve.broker.administration.description import document as administrati
 from sealserve.serving.http.rest import HTTP_STATUS
 from sealserve.serving.request_errors import Status
 from sealserve.serving_flags import BY_NAME, MEBIBYTE
-from sealserve.serving_interface import DEFAULT_SIGNATURE
+from sealserve.serving_interface import (
+    DEFAULT_SIGNATURE,
+    EVIDENCE_PARAMETER,
+    EVIDENCE_PATH,
+    RECEIPT_HEADER,
+    RECEIPT_WANTED,
+)
 from sealserve.tcp_ports import REST_PORT
 from sealserve.terms import LARGEST_VERSION
 
@@ -83,6 +89,7 @@ def _document() -> dict[str, Any]:
         "tags": [
             {"name": "inference", "description": "Calls that run a model"},
             {"name": "models", "description": "Served models"},
+            {"name": "attested serving", "description": "Evidence of an enclave"},
         ],
         "paths": dict(_paths()),
         "components": {
@@ -100,6 +107,7 @@ def _document() -> dict[str, Any]:
 
 
 def _paths() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield EVIDENCE_PATH, {"get": _evidence()}
     for where, names in _WHERE.items():
         path = f"/v1/models/{{model}}{where}"
         parameters = [_reference("parameters", name) for name in ("model", *names)]
@@ -112,19 +120,51 @@ def _paths() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}/metadata", {"parameters": parameters, "get": metadata}
 
 
+def _evidence() -> dict[str, Any]:
+    nonce = {
+        "name": EVIDENCE_PARAMETER,
+        "in": "query",
+        "required": True,
+        "description": "32 random bytes in base64url without padding, used once",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"},
+    }
+    document = {"application/json": {"schema": {"type": "object"}}}
+    return {
+        "operationId": "evidence",
+        "summary": "Return the evidence of an attested server: docs/reference/attestation-protocol.md",
+        "tags": ["attested serving"],
+        "parameters": [nonce],
+        "responses": {
+            "200": {"description": "The evidence, a document of type `sealserve.evidence`", "content": document},
+            "404": {"description": "The server is not attested."},
+            **{str(code): _reference("responses", _response_name(code)) for code in (400, 429)},
+            "default": _reference("responses", "Error"),
+        },
+    }
+
+
 def _call(call: str, summary: str, suffix: str) -> dict[str, Any]:
     name = call.capitalize()
     return {
         "operationId": f"{call}{suffix}",
         "summary": summary,
         "tags": ["inference"],
+        "parameters": [_reference("parameters", "receipt")],
         "requestBody": {
             "required": True,
             "description": "The content type is not checked. The body may be compressed (`Content-Encoding: gzip`).",
             "content": _json(f"{name}Request"),
         },
-        "responses": _responses(f"{name}Response", _ERRORS),
+        "responses": _with_receipt(_responses(f"{name}Response", _ERRORS)),
     }
+
+
+def _with_receipt(responses: dict[str, Any]) -> dict[str, Any]:
+    header = {
+        "description": "The receipt that the request asked for, a JSON web signature",
+        "schema": {"type": "string"},
+    }
+    return {**responses, "200": {**responses["200"], "headers": {RECEIPT_HEADER.title(): header}}}
 
 
 def _look(name: str, summary: str, schema: str, suffix: str) -> dict[str, Any]:
@@ -167,6 +207,12 @@ def _parameters() -> dict[str, Any]:
     return {
         "model": path("model", text, "the model's name: `model.name` in sealserve.toml"),
         "version": path("version", number, "a version of the model; by default the newest one answers"),
+        "receipt": {
+            "name": RECEIPT_HEADER.title(),
+            "in": "header",
+            "description": "asks an attested server for a receipt; other servers refuse the request",
+            "schema": {"type": "string", "const": RECEIPT_WANTED},
+        },
         "label": path("label", text, "a label of a version: `model.labels` in sealserve.toml"),
     }
 

@@ -35,6 +35,7 @@ class Peer:
     connection: SSL.Connection
     example: Example
     hours: float = 24.0
+    stream: socket.socket | None = None
 
     def exporter(self, nonce: bytes) -> bytes:
         return self.connection.export_keying_material(EXPORTER_LABEL, EXPORTER_SIZE, nonce)
@@ -71,6 +72,13 @@ Behaviour = Callable[[Peer], None]
 def grant(peer: Peer) -> None:
     """Grant a certificate, and the key."""
     peer.connection.sendall(peer.messages(peer.evidence()))
+
+
+def without_tls(peer: Peer) -> None:
+    """Send bytes that are not TLS records of the session, as a host in the path can."""
+    peer.evidence()
+    assert peer.stream is not None
+    peer.stream.sendall(bytes.fromhex("1703030020") + bytes(32))
 
 
 def slowly(peer: Peer) -> None:
@@ -194,7 +202,7 @@ class AttestBroker:
                 connection = SSL.Connection(context, accepted)
                 connection.set_accept_state()
                 connection.do_handshake()
-                behave(Peer(connection, self.example, self.hours))
+                behave(Peer(connection, self.example, self.hours, accepted))
                 with contextlib.suppress(SSL.Error):
                     connection.shutdown()
 

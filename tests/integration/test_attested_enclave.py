@@ -18,6 +18,7 @@ from scripts.attested_example import KEY, Example
 from tests.harness import keys
 from tests.harness.attest_broker import AttestBroker, Behaviour, grant, refuse
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.inventory import measure
 from sealserve.enclave.signing import build_enclave
@@ -57,11 +58,12 @@ import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
 from sealserve.enclave.findings import Danger
+from sealserve.enclave.simulated.gramine_direct import run_gramine_direct
 from sealserve.enclave.simulated.launcher import run_enclave
 from sealserve.errors import SealserveError
 try:
-    sys.exit(run_enclave(Path(sys.argv[1]), "replica-0", quoting_socket=Path(sys.argv[2]),
-                         dangerous=[Danger.OTHER_PROGRAM]))
+    run = run_gramine_direct if "--direct" in sys.argv else run_enclave
+    sys.exit(run(Path(sys.argv[1]), "replica-0", quoting_socket=Path(sys.argv[2]), dangerous=[Danger.OTHER_PROGRAM]))
 except SealserveError as error:
     print(f"error[{error.code}]: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
@@ -76,8 +78,8 @@ class World:
     broker: AttestBroker
     quoting: Path
 
-    def run(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", LAUNCHER, str(self.release.folder), str(self.quoting)]
+    def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LAUNCHER, str(self.release.folder), str(self.quoting), *flags]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -179,3 +181,10 @@ def test_a_sealed_file_that_the_host_changed_ends_the_start(world: Callable[...,
         r"error\[(?!attester)[a-z.-]+\]: .*saved_model\.pb", result.stderr
     )  # outside, and the final reason
     assert_nothing_remains(result.stderr)
+
+
+def test_gramine_direct_cannot_run_it_yet(world: Callable[..., World]) -> None:
+    result = world().run("--direct")
+
+    assert result.returncode == 2, result.stderr
+    assert f"error[{EnclaveCode.ATTESTS_ITSELF}]: The enclave 'replica-0' cannot run in gramine-direct" in result.stderr

@@ -93,7 +93,10 @@ class BrokerLink:
         Raises:
             UnavailableError: `provisioning.connection`: The connection broke, or the time is over.
         """
-        self._pump(lambda: self._session.sendall(content))
+        try:
+            self._session.sendall(content)  # into memory; a repetition would send the same bytes again
+        except SSL.Error as error:
+            raise self._fault(f"TLS failed: {_reasons(error) or 'the session has ended'}") from error
         self._flush()
 
     def receive(self, message: IncomingMessage, first: bytes = b"") -> IncomingMessage:
@@ -114,6 +117,8 @@ class BrokerLink:
             except (SSL.ZeroReturnError, SSL.SysCallError):
                 message.end()  # raises: the message is not complete
                 raise
+            except SSL.Error as error:
+                raise self._fault(f"TLS failed: {_reasons(error)}") from error
             complete = message.receive(data)
         return message
 

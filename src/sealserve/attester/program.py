@@ -18,6 +18,7 @@ from typing import Final
 
 from sealserve.attestation.attest_messages import Grant, Purpose
 from sealserve.attestation.session_binding import service_report_data
+from sealserve.attestation.strict_document import SignedContent
 from sealserve.attested.evidence_conversation import EvidenceService
 from sealserve.attested.service_identity import ServiceIdentity
 from sealserve.attester.broker_link import BrokerLink
@@ -90,6 +91,7 @@ class Enclave:
         self._settings = settings
         self._device = AttestationDevice(settings.device)
         self._backoff = backoff or Backoff()
+        self._statement: SignedContent | None = None
         self.keys = keys
 
     def attest(self, purpose: Purpose, *, limit: float = START_LIMIT) -> Attested:
@@ -118,12 +120,13 @@ class Enclave:
         LOGGER.info("step=key key_name=%s bytes=%d certificate_until=%s", name, size, granted.until)
 
     def evidence(self, grant: Grant) -> EvidenceService:
-        """Return the evidence for users, with a new quote."""
+        """Return the evidence for users, with a new quote. Without a new statement, the former one stays in use."""
+        self._statement = grant.statement or self._statement
         return EvidenceService(
             keyset=self.keys.keyset,
             identity=self.keys.identity,
             quote=self._device.quote(service_report_data(self.keys.keyset.digest)),
             collateral=grant.collateral,
             attestation_result=grant.attestation_result,
-            statement=grant.statement,
+            statement=self._statement,
         )

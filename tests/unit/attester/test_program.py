@@ -21,6 +21,7 @@ from sealserve.attester.enclave_keys import EnclaveKeys
 from sealserve.attester.measured import measured_settings
 from sealserve.attester.program import Enclave, attested_identity
 from sealserve.attester.turns import Backoff
+from sealserve.cluster.local.processes import wait_until
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated.attestation_device import SimulatedDevice
 from sealserve.secret import SecretBytes
@@ -102,6 +103,16 @@ def test_a_final_refusal_opens_nothing(inside: Inside, broker: AttestBroker) -> 
     assert inside.opened == []
 
 
+def test_a_renewal_without_a_statement_keeps_the_former_one(inside: Inside, example: Example) -> None:
+    enclave = Enclave(measured_settings(inside.environment), EnclaveKeys.create(example.release_id))
+    grant = enclave.attest("renewal", limit=0).grant
+    assert enclave.evidence(grant).statement == example.signed_statement
+
+    later = enclave.evidence(grant.model_copy(update={"statement": None}))
+
+    assert later.statement == example.signed_statement
+
+
 def test_a_renewal_keeps_the_keys(inside: Inside, example: Example) -> None:
     keys = EnclaveKeys.create(example.release_id)
     enclave = Enclave(measured_settings(inside.environment), keys)
@@ -112,6 +123,20 @@ def test_a_renewal_keeps_the_keys(inside: Inside, example: Example) -> None:
     assert enclave.evidence(renewed.grant).keyset == keys.keyset
     with pytest.raises(ValueError, match="no key"):
         enclave.open_mounts(renewed)
+
+
+def test_the_certificate_is_renewed_while_the_server_runs(inside: Inside, broker: AttestBroker) -> None:
+    broker.hours = 3 / 3600
+    identity = attested_identity(inside.environment)
+    first, key = identity.certificate_chain, identity.private_key_pem()
+
+    assert wait_until(lambda: identity.renewals > 0, seconds=60)
+
+    assert identity.certificate_chain != first
+    assert identity.private_key_pem() == key
+    assert identity.failed_renewals == 0
+    assert inside.opened == [KEY]
+    broker.hours = 24
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.harness.attest_broker import (
     refuse,
     sent,
     slowly,
+    without_tls,
 )
 from tests.harness.errors import raises
 
@@ -66,6 +67,7 @@ REFUSED: list[tuple[Behaviour, ErrorCode]] = [
     (refuse(final=True), AttestationCode.ATTEST_REFUSED),
     (refuse(final=False), AttestationCode.ATTEST_UNAVAILABLE),
     (close, AttestationCode.ATTEST_TRUNCATED),
+    (without_tls, EnclaveCode.PROVISIONING_CONNECTION),
     (certificate_for_another_key, AttestationCode.ATTEST_CERTIFICATE),
     (sent(lambda content: content[:-1]), AttestationCode.ATTEST_TRUNCATED),
     (sent(lambda content: content[:-20]), AttestationCode.ATTEST_TRUNCATED),

@@ -175,6 +175,24 @@ def test_a_database_server_that_is_down_is_a_problem(
     assert not running or "sealserve doctor owner" in named[0]
 
 
+@pytest.mark.parametrize(("left", "warns"), [(timedelta(hours=8), False), (timedelta(hours=5), True)])
+def test_the_certificate_of_enclaves_is_a_warning_only_if_its_renewals_fail(
+    ready: Site, monkeypatch: pytest.MonkeyPatch, *, left: timedelta, warns: bool
+) -> None:
+    file = ready.workspace.deployment_file
+    file.write_text(with_key(file.read_text(), "server.attested", "true"))
+    described = reader.read(file)
+    target = targets.open_target(ready.workspace, described)
+    end = datetime.now(UTC) + left
+    parts = all_parts(replica_0=part("replica-0", certificate_end=end))
+    monkeypatch.setattr(target, "status", lambda: parts)
+    found = observe(ready.workspace, described, target, "local")
+    named = [text for text in found.warnings if text.startswith("The certificate of the enclaves expires in 4 hours")]
+    assert len(named) == warns
+    assert not warns or "The enclaves fail to renew it." in named[0]
+    assert "service" not in {known.certificate for known in found.certificates}
+
+
 def test_the_document_is_as_its_schema_says() -> None:
     found = observed(*all_parts(pcs=part("pcs", state=State.ENDED, error="x", error_time=NOW)))
     jsonschema.validate(json.loads(found.model_dump_json()), json.loads(SCHEMA.read_text(encoding="utf-8")))

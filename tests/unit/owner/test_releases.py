@@ -21,11 +21,13 @@ from sealserve.model.codes import ModelCode
 from sealserve.model.server_config_pb2 import ModelServerConfig
 from sealserve.owner import releases
 from sealserve.owner.codes import OwnerCode
+from sealserve.owner.expiry import service_certificate_end
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease
 from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
+from sealserve.pki.client_settings import parse_client_settings
 from sealserve.sealing import archive
 from sealserve.sealing import release as release_module
 from sealserve.sealing.codec import unseal_bytes
@@ -62,6 +64,33 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     assert WEIGHTS[:16] not in sealed.read_bytes()
     settings = ssl_config.parse(unseal_bytes(release.folder / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg"))
     assert settings.client_verify
+
+
+@pytest.mark.parametrize("tls", ["two-way", "one-way"])
+def test_a_release_for_attested_serving_contains_no_tls_key(tmp_path: Path, tls: str) -> None:
+    site = make_site(tmp_path, server={"attested": True}, service={"tls": tls})
+    site.import_model()
+    site.certify()
+
+    release = site.build_release()
+
+    sealed = [file.path for file in release.index.files if file.path.startswith("tls/")]
+    assert sealed == (["tls/clients.cfg"] if tls == "two-way" else [])
+    if tls == "two-way":
+        with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
+            key = vault.keystore.load(connection, KeyId(release.index.key_id))
+        path = "tls/clients.cfg"
+        content = unseal_bytes(release.folder / path, key=key, embedded_path=path).reveal()
+        assert b"PRIVATE KEY" not in content
+        assert parse_client_settings(content).client_verify
+    assert service_certificate_end(release.folder, {}) is None
+    # The enclave's program attests, and its command line names no other TLS settings.
+    site.build_enclave(release.folder)
+    manifest = (release.folder / "enclave/replica-0.manifest.sgx").read_text()
+    assert '"sealserve.attester"' in manifest
+    assert "LD_PRELOAD" not in manifest
+    assert ("tls/clients.cfg" in manifest) == (tls == "two-way")
+    assert "ssl.cfg" not in manifest
 
 
 def test_no_two_releases_share_a_key(ready: Site) -> None:

@@ -43,6 +43,7 @@ def test_other_ends_have_other_remedies() -> None:
     assert "`sealserve user renew ann`" in expiry.remedy("user ann")
     assert "`sealserve user renew authority`" in expiry.remedy("user authority")  # a user with the name "authority"
     assert "`sealserve certs two-way`" in expiry.remedy("users authority")
+    assert "step=renewal-failed" in expiry.remedy("enclaves")
     assert "broker.collateral_url" in expiry.remedy("collateral tcb-info")
     soon = expiry.Ending(name="collateral tcb-info", time=NOW + timedelta(seconds=30))
     assert soon.sentence(NOW).startswith("collateral tcb-info expires in less than a minute")

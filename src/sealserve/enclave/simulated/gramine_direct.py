@@ -10,6 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.environment import DEVICE_VARIABLE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
 from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
@@ -50,6 +51,7 @@ def run_gramine_direct(
     `manifest_in_memory`). Like every simulation, it protects nothing from this machine's root.
 
     Raises:
+        InputError: `enclave.attests-itself`: The enclave attests itself (`server.attested`).
         InputError: `enclave.without-gramine`: The enclave was built without Gramine's files in the inventory.
         SealserveError: The errors of `run_enclave`.
     """
@@ -59,6 +61,12 @@ def run_gramine_direct(
         # Verify the enclave. Gramine itself compares the trusted files when the server opens them.
         forbid_core_dumps()
         enclave = load_simulated(here, name, dangerous, check_files=False)
+        if DEVICE_VARIABLE in enclave.manifest.loader.env:
+            raise EnclaveCode.ATTESTS_ITSELF.error(
+                f"The enclave {name!r} cannot run in gramine-direct: it attests itself, and gramine-direct creates no "
+                "quotes.",
+                hint="Run it with the simulated enclave, or build a release with `server.attested = false`.",
+            )
         if enclave.manifest.loader.entrypoint is None:
             raise EnclaveCode.WITHOUT_GRAMINE.error(
                 f"The enclave {name!r} cannot run in Gramine: it was built without Gramine's files.",

@@ -31,6 +31,10 @@ from sealserve.serving_interface import EVIDENCE_PATH
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+_ATTESTED_CORS: Final = {
+    **_CORS,
     "Access-Control-Allow-Headers": f"Content-Type, {RECEIPT_FIELD}",
     "Access-Control-Expose-Headers": f"{RECEIPT_FIELD}, Retry-After",
 }
@@ -104,7 +108,7 @@ class HttpServer:
         self._receipts = receipts
         self._evidence = evidence
         self._evidence_thread = ThreadPoolExecutor(1, thread_name_prefix="evidence")
-        self._cors = _CORS if cors else {}
+        self._cors = {} if not cors else _CORS if evidence is None else _ATTESTED_CORS
         self._gzip = gzip
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
         self._open = 0

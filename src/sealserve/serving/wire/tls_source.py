@@ -8,6 +8,7 @@ from typing import Protocol
 import grpc
 
 from sealserve.errors import SealserveError
+from sealserve.pki.certificate import CertificateNotYetValidError
 from sealserve.pki.client_settings import ClientSettings, parse_client_settings
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.attested import AttestedIdentity
@@ -123,21 +124,27 @@ class _FollowedIdentity(Followed):
         self._identity = identity
         self._clients = clients
         self._renewals = renewals
+        self._rejected = renewals
 
     def _look(self) -> None:
         # Read the number before the certificate. If a renewal happens in between, the next look reads it again.
         renewals = self._identity.renewals
         if renewals == self._renewals:
             return
-        self._renewals = renewals
         try:
             settings = identity_settings(self._identity, self._clients)
         except SealserveError as error:
-            logger.error("the previous certificate stays in force: %s", error.message)  # noqa: TRY400  # one line
+            if renewals != self._rejected:
+                logger.error("the previous certificate stays in force: %s", error.message)  # noqa: TRY400  # one line
+            self._rejected = renewals
+            if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new certificate
+                self._renewals = renewals
             return
         except Exception:
             logger.exception("the previous certificate stays in force: reading the new one failed unexpectedly")
+            self._renewals = renewals
             return
+        self._renewals = renewals
         self._settings = self._news = settings
         logger.info("new connections use the renewed certificate of the enclave's TLS key")
 

@@ -84,6 +84,15 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
     }
 
 
+def test_enclaves_that_renew_their_certificates_have_rules_of_their_own() -> None:
+    attested = SCRAPED.replace("[server]", "[server]\nattested = true") + "\n[broker]\ncertificate_hours = 8\n"
+    (group,) = replica_rules(make_context(toml=attested).deployment)["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert "SealserveServiceCertificateExpires" not in rules
+    assert rules["SealserveEnclaveCertificateExpires"].endswith("- time() < 7200")
+    assert "sealserve_server_failed_renewals_total" in rules["SealserveRenewalsFail"]
+
+
 def epc_queries(context: RenderContext) -> list[str]:
     panels = json.loads(dashboard_text(context.deployment))["panels"]
     (panel,) = [panel for panel in panels if panel["title"].startswith("EPC")]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.cluster.logs.launch_log import Restarts, read_restarts, read_steps
+from sealserve.cluster.logs.launch_log import Restarts, is_refused, read_restarts, read_steps
 
 FIRST = """2026-11-23 19:00:00,001 WARNING simulated enclave replica-0
 2026-11-23 19:00:00,100 INFO step=measured enclave=replica-0 debug=False
@@ -21,6 +21,12 @@ def log(tmp_path: Path) -> Path:
     path = tmp_path / "replica-0.log"
     path.write_text(FIRST)
     return path
+
+
+def test_a_final_refusal_of_an_enclave_that_attests_itself_is_permanent() -> None:
+    assert is_refused("error[attest.refused]: The broker rejects this enclave.")
+    assert not is_refused("error[attest.unavailable]: The broker was not able to decide about this enclave.")
+    assert not is_refused("error[attester.quote]: The attestation device returned no usable quote.")
 
 
 def test_steps_have_time_and_evidence(log: Path) -> None:

@@ -46,6 +46,19 @@ def test_plaintext_must_be_asked_for_by_its_name() -> None:
     assert chosen.ssl_config_file is None
 
 
+def test_an_attested_server_has_tls_on_each_port_and_no_key_in_a_file() -> None:
+    chosen = parse(["--model_base_path=/m", "--rest_api_port=8501"], attested=True)
+    assert isinstance(chosen, ServerOptions)
+    assert (chosen.ssl_config_file, chosen.http.ssl_config_file) == (None, None)
+    chosen = parse([*BASE, "--rest_api_port=8501"], attested=True)
+    assert isinstance(chosen, ServerOptions)
+    assert chosen.http.ssl_config_file == Path("/ssl.cfg")
+    for flag in ("--dangerous_plaintext", "--dangerous_plaintext_rest", "--rest_api_ssl_config_file=/x"):
+        name = flag.partition("=")[0]
+        with raises(ServingCode.FLAGS_CONFLICT, match=f"{name} is given, but the server is attested"):
+            parse(["--model_base_path=/m", "--rest_api_port=8501", flag], attested=True)
+
+
 def test_tls_and_plaintext_exclude_each_other() -> None:
     with raises(ServingCode.FLAGS_CONFLICT, match="both given") as caught:
         options("--dangerous_plaintext")
