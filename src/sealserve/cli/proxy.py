@@ -1,6 +1,5 @@
 """``sealserve proxy``: forward unmodified clients to verified enclaves."""
 
-import asyncio
 import contextlib
 import logging
 import signal
@@ -20,6 +19,8 @@ from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import LogFormat
 
 with deferred:
+    import asyncio
+
     from sealserve.client.attested import EndpointTls
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import SealserveError
@@ -92,11 +93,11 @@ def proxy(
     """
     # 1. Where do clients connect, and which enclaves does the user accept?
     console.log_to_standard_error(LogFormat.JSON if as_json else LogFormat.TEXT)
-    places = [
+    wanted = [
         parse_listen(text, dangerous_anywhere=dangerous_listen_anywhere)
         for text in listen_at or [f"127.0.0.1:{SERVICE_PORT}"]
     ]
-    private = all(place.is_private for place in places)
+    private = all(where.is_private for where in wanted)
     accepted = find_policy(policy)
     # 2. Where is the service?
     reach = _find_service(
@@ -116,7 +117,7 @@ def proxy(
         )
     limits = Limits(connections=connections, idle_seconds=idle_timeout)
     with contextlib.ExitStack() as opened, contextlib.suppress(KeyboardInterrupt):
-        listeners = [listen(place) for place in places]
+        listeners = [listen(where) for where in wanted]
         for listener in listeners:
             opened.callback(listener.close)
         if service.tls.key is not None and any(listener.address.path is None for listener in listeners):
