@@ -117,9 +117,7 @@ def proxy(
         )
     limits = Limits(connections=connections, idle_seconds=idle_timeout)
     with contextlib.ExitStack() as opened, contextlib.suppress(KeyboardInterrupt):
-        listeners = [listen(where) for where in wanted]
-        for listener in listeners:
-            opened.callback(listener.close)
+        listeners = [opened.enter_context(contextlib.closing(listen(where))) for where in wanted]
         if service.tls.key is not None and any(listener.address.path is None for listener in listeners):
             _LOG.warning("all users of this machine can use your client certificate; a Unix socket is only for you")
         asyncio.run(_serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file))
