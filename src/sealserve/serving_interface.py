@@ -1,6 +1,6 @@
 """Names in a model server's interface that the server, its clients and monitoring must agree on.
 
-All names except `INSTANCE_HEADER` are TensorFlow's or TensorFlow Serving's, so that both servers have the same
+The names before `INSTANCE_HEADER` are TensorFlow's or TensorFlow Serving's, so that both servers have the same
 interface.
 """
 
@@ -29,3 +29,18 @@ INSTANCE_HEADER: Final = "x-sealserve-instance"
 
 Behind a load-balancing proxy, a client can distinguish replicas by this id.
 """
+
+RECEIPT_HEADER: Final = "sealserve-receipt"
+"""Metadata or header with which a request asks for a receipt, and trailing metadata or header of the receipt."""
+
+RECEIPT_WANTED: Final = "1"
+"""The value of `RECEIPT_HEADER` in a request."""
+
+EVIDENCE_METHOD: Final = "/sealserve.attested.v1.Evidence/GetEvidence"
+"""The gRPC method of the evidence (``attested/evidence_service.proto``)."""
+
+EVIDENCE_PATH: Final = "/.well-known/sealserve/evidence"
+"""The HTTP resource of the evidence."""
+
+EVIDENCE_PARAMETER: Final = "nonce"
+"""The query parameter with the nonce in base64url."""

@@ -83,9 +83,7 @@ VERBS = {
         "Verify receipts: an enclave's signed statements that it computed a response from a request.",
     ),
     "bench": Verb("bench", "User", "Send many requests, and show the rate, the latencies and each replica's share."),
-    "proxy": Verb(
-        "proxy", "User", "Forward clients on this machine to the service, after its enclave was verified."
-    ),
+    "proxy": Verb("proxy", "User", "Forward clients on this machine to the service, after its enclave was verified."),
     "client": Verb(
         "client", "User", "Create and read client bundles: files with everything that a user needs to call the service."
     ),
