@@ -89,7 +89,7 @@ def proxy(
 
     Clients connect without TLS, for example a stock gRPC client or curl. The proxy connects with TLS. It forwards the
     first byte of a client only after the six steps of `sealserve verify` succeeded for this connection. It runs until
-    it is stopped. Example: `sealserve proxy --bundle ann.json --policy policy.toml`.
+    it is stopped. Example: `sealserve proxy --bundle ann.json --listen unix:model.sock`.
     """
     # 1. Where do clients connect, and which enclaves does the user accept?
     console.log_to_standard_error(LogFormat.JSON if as_json else LogFormat.TEXT)
