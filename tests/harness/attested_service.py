@@ -6,6 +6,7 @@ Example::
         verify_endpoint(service.address, service.policy, tls=service.tls)  # StepFailedError: evidence.tls-key
 """
 
+import hashlib
 import http.server
 import socket
 import ssl
@@ -30,13 +31,14 @@ from scripts.attested_example import Example, ed25519, p256
 
 from sealserve.attested.evidence_conversation import PATH, parse_nonce
 from sealserve.attested.evidence_service_pb2 import EvidenceRequest, EvidenceResponse
+from sealserve.attested.receipt import sign_receipt
 from sealserve.attested.user_policy import UserPolicy
 from sealserve.client.attested import EndpointTls
 from sealserve.errors import SealserveError
+from sealserve.serving_interface import EVIDENCE_METHOD, RECEIPT_HEADER
 from sealserve.sgx.report import Attributes
 
 NAME = "grpc.tf-serving.service.com"
-METHOD = "/sealserve.attested.v1.Evidence/GetEvidence"
 
 
 class Hostile(Enum):
@@ -200,6 +202,13 @@ class AttestedService:
             self._rest.shutdown()
             self._rest.server_close()
 
+    def receipt(self, request: bytes, response: bytes) -> str:
+        """Return a receipt for an answer."""
+        claims = self.example.receipt_claims(
+            request_sha256=hashlib.sha256(request).hexdigest(), response_sha256=hashlib.sha256(response).hexdigest()
+        )
+        return sign_receipt(claims, self.example.identity)
+
     def tls_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
         """Return the server's TLS settings for Python's ``ssl``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -247,10 +256,12 @@ class _Handler(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         owner, method = self._owner, str(handler_call_details.method)
-        if method != METHOD:
+        if method != EVIDENCE_METHOD:
 
-            def echo(content: bytes, _: grpc.ServicerContext) -> bytes:
+            def echo(content: bytes, context: grpc.ServicerContext) -> bytes:
                 owner.observed.inputs.append((method, content))
+                if any(key == RECEIPT_HEADER for key, _ in context.invocation_metadata()):
+                    context.set_trailing_metadata(((RECEIPT_HEADER, owner.receipt(content, content)),))
                 return content
 
             return grpc.unary_unary_rpc_method_handler(echo)  # bytes in, bytes out

@@ -115,13 +115,15 @@ class Balancer:
         self.opened: Counter[int] = Counter()
         """How many connections each port received in total."""
         self._open: Counter[int] = Counter()
-        self._next = 0
         self.address = ""
 
+    def choose(self) -> int:
+        """Return the port for the next connection."""
+        turn = sum(self.opened.values()) % len(self.ports)
+        return min(self.ports[turn:] + self.ports[:turn], key=lambda port: self._open[port])
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._next += 1
-        turn = self._next % len(self.ports)
-        port = min(self.ports[turn:] + self.ports[:turn], key=lambda port: self._open[port])
+        port = self.choose()
         self._open[port] += 1
         self.opened[port] += 1
         try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealserve.cli import connection, console, options
+from sealserve.cli import connection, console, kept_receipt, options
 from sealserve.cli.attested_options import PolicyFile, RequireAttested, required_policy
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
@@ -67,6 +67,14 @@ def predict(
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
     require_attested: RequireAttested = False,
+    save_receipt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to create with a receipt, the messages and the evidence; needs --require-attested and gRPC",
+            show_default="none: request no receipt",
+        ),
+    ] = None,
     policy: PolicyFile = None,
     rest: connection.Rest = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time to wait, in seconds")] = 60,
@@ -82,6 +90,7 @@ def predict(
         check_format(save)
         if save.exists() and not force:
             raise OutputExistsError(f"{save} already exists.", hint="Give another output, or --force to replace it.")
+    kept_receipt.check(save_receipt, require_attested=require_attested, rest=rest)
     accepted = required_policy(require_attested, policy)
     reach = connection.find_access(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
@@ -99,12 +108,14 @@ def predict(
         def ask(guess: Guess) -> tuple[Prediction, float]:
             arrays = given.complete(batch=batch, seed=seed, guess=guess)
             started = time.monotonic()
+            wanted = kept_receipt.wanted(save_receipt)
             answered = predictor.predict(
-                name, arrays, signature=signature, version=version, label=label, timeout=timeout
+                name, arrays, signature=signature, version=version, label=label, timeout=timeout, **wanted
             )
             return answered, time.monotonic() - started
 
         answer, seconds = first_accepted(guesses(called) if given.generated else [Guess()], ask, INPUT_REFUSED)
+        kept_receipt.keep(save_receipt, answer, predictor)
     if save is not None:
         with replacing(save, mode=PRIVATE, overwrite=force) as stream:
             write_outputs(answer.outputs, stream, path=save)
@@ -115,6 +126,7 @@ def predict(
             "seconds": seconds,
             "random_inputs": given.generated,
             "seed": seed if given.generated else None,
+            **({"receipt": str(save_receipt)} if save_receipt is not None else {}),
             "outputs": {key: _jsonable(value.tolist()) for key, value in answer.outputs.items()},
         })  # fmt: skip
         return
@@ -124,6 +136,7 @@ def predict(
         sent = f", random {printable(names)} (seed {seed})"
     console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
+    kept_receipt.report(save_receipt)
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """``sealserve proxy``: forward unmodified clients to verified enclaves."""
 
-import asyncio
 import contextlib
 import logging
 import signal
@@ -20,6 +19,8 @@ from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import LogFormat
 
 with deferred:
+    import asyncio
+
     from sealserve.client.attested import EndpointTls
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import SealserveError
@@ -88,15 +89,15 @@ def proxy(
 
     Clients connect without TLS, for example a stock gRPC client or curl. The proxy connects with TLS. It forwards the
     first byte of a client only after the six steps of `sealserve verify` succeeded for this connection. It runs until
-    it is stopped. Example: `sealserve proxy --bundle ann.json --policy policy.toml`.
+    it is stopped. Example: `sealserve proxy --bundle ann.json --listen unix:model.sock`.
     """
     # 1. Where do clients connect, and which enclaves does the user accept?
     console.log_to_standard_error(LogFormat.JSON if as_json else LogFormat.TEXT)
-    places = [
+    wanted = [
         parse_listen(text, dangerous_anywhere=dangerous_listen_anywhere)
         for text in listen_at or [f"127.0.0.1:{SERVICE_PORT}"]
     ]
-    private = all(place.is_private for place in places)
+    private = all(where.is_private for where in wanted)
     accepted = find_policy(policy)
     # 2. Where is the service?
     reach = _find_service(
@@ -116,9 +117,7 @@ def proxy(
         )
     limits = Limits(connections=connections, idle_seconds=idle_timeout)
     with contextlib.ExitStack() as opened, contextlib.suppress(KeyboardInterrupt):
-        listeners = [listen(place) for place in places]
-        for listener in listeners:
-            opened.callback(listener.close)
+        listeners = [opened.enter_context(contextlib.closing(listen(where))) for where in wanted]
         if service.tls.key is not None and any(listener.address.path is None for listener in listeners):
             _LOG.warning("all users of this machine can use your client certificate; a Unix socket is only for you")
         asyncio.run(_serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file))

@@ -22,7 +22,7 @@ app = Verbs("Verify receipts: an enclave's signed statements that it computed a 
 
 @app.callback()
 def _group() -> None:
-    """Keep the name of the only command."""
+    pass  # with a callback, Typer keeps the name of the only command
 
 
 @app.command()

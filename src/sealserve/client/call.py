@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.connection_fault import UnreachableError
 from sealserve.client.credentials import printable
 from sealserve.errors import InputError, SealserveError, UnavailableError
-from sealserve.serving_interface import INSTANCE_HEADER
+from sealserve.serving_interface import INSTANCE_HEADER, RECEIPT_HEADER, RECEIPT_WANTED
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -80,6 +80,21 @@ INPUT_REFUSED = (RequestRefusedError, ServiceFailedError)
 """What the service can answer to an input that does not fit the model."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to a call.
+
+    Attributes:
+        content: The message, as received.
+        instance: Name of the server process, or None if the server does not report it.
+        receipt: The receipt, or None if the server sent none.
+    """
+
+    content: bytes
+    instance: str | None
+    receipt: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Reply]):
     """A remote method.
@@ -93,11 +108,7 @@ class Method(Generic[Reply]):
     reply_type: type[Reply]
 
     def call(self, channel: ServiceChannel, request: Message, timeout: float) -> tuple[Reply, str | None]:
-        """Call the method, and return its reply and the instance that answered.
-
-        A call that the server certainly never started is retried, up to 5 attempts within ``timeout``. A retry uses a
-        new connection. Behind a load balancer, it therefore reaches a replica that is not draining. A call that the
-        server may have started is not retried. If the service cannot be reached, the call waits up to 3 seconds for it.
+        """Call the method, and return its reply and the instance that answered. See `exchange`.
 
         Args:
             channel: The connection to use.
@@ -108,6 +119,39 @@ class Method(Generic[Reply]):
             The reply, and the name of the server process, or None if the server does not report it.
 
         Raises:
+            SealserveError: As `exchange` and `parse`.
+        """
+        answer = self.exchange(channel, request.SerializeToString(), timeout)
+        return self.parse(answer, channel), answer.instance
+
+    def parse(self, answer: Answer, channel: ServiceChannel) -> Reply:
+        """Return the message of an answer.
+
+        Raises:
+            ServiceFailedError: The answer is not a message of this type.
+        """
+        try:
+            return self.reply_type.FromString(answer.content)
+        except DecodeError as error:
+            raise ServiceFailedError(
+                f"The service at {channel.endpoint} failed: its answer is not a valid message.",
+                hint="Check the address: another server may have answered.",
+            ) from error
+
+    def exchange(self, channel: ServiceChannel, request: bytes, timeout: float, *, receipt: bool = False) -> Answer:
+        """Send the bytes of a request message, and return the answer.
+
+        A call that the server certainly never started is retried, up to 5 attempts within ``timeout``. A retry uses a
+        new connection. Behind a load balancer, it therefore reaches a replica that is not draining. A call that the
+        server may have started is not retried. If the service cannot be reached, the call waits up to 3 seconds for it.
+
+        Args:
+            channel: The connection to use.
+            request: The request message.
+            timeout: Seconds to wait, including retries.
+            receipt: Whether to request a receipt.
+
+        Raises:
             StepFailedError: A new connection was needed, and a replica fails the verification.
             DeadlineError: The server did not answer within ``timeout``.
             UnreachableError: The connection failed or was lost, or the server is not ready.
@@ -116,33 +160,36 @@ class Method(Generic[Reply]):
             ServiceFailedError: The server returned any other error status.
         """
         deadline = time.monotonic() + timeout
+        metadata = ((RECEIPT_HEADER, RECEIPT_WANTED),) if receipt else None
         for attempt in range(1, _ATTEMPTS + 1):
             left = max(deadline - time.monotonic(), 0.0)
             used = channel.current(timeout=min(left, _RECONNECT_SECONDS))
-            stub: grpc.UnaryUnaryMultiCallable[Message, Reply] = used.unary_unary(
-                self.path,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=self.reply_type.FromString,
-            )
+            stub: grpc.UnaryUnaryMultiCallable[bytes, bytes] = used.unary_unary(self.path)
             try:
                 # A retry waits for the new connection. The first attempt fails immediately without a connection. A
                 # verified channel never waits: gRPC would try a replica whose certificate is unknown again and again.
                 waits = attempt > 1 and channel.attested is None
-                reply, call = stub.with_call(request, timeout=left, wait_for_ready=waits)
+                content, call = stub.with_call(request, timeout=left, wait_for_ready=waits, metadata=metadata)
             except grpc.RpcError as failure:
                 error: Any = failure  # it is also a grpc.Call, which the type annotations do not express
                 unanswered = attempt > 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                fault = (
-                    _find_lasting_fault(channel, used, deadline) if _has_no_connection(error) or unanswered else None
-                )
+                lost = _has_no_connection(error) or unanswered
+                fault = _find_lasting_fault(channel, used, deadline) if lost else None
                 if attempt < _ATTEMPTS and fault is None and _was_never_begun(error):
                     time.sleep(min(_PAUSE * 2**attempt, max(deadline - time.monotonic(), 0.0)))
                     continue
                 raise fault or _explained(error, channel, timeout) from failure
-            headers = {key: value for key, value in call.trailing_metadata() or () if key == INSTANCE_HEADER}
-            instance = headers.get(INSTANCE_HEADER)
-            return reply, None if instance is None else printable(str(instance), 64)
+            sent = {key: str(value) for key, value in call.trailing_metadata() or () if key in _READ}
+            instance = sent.get(INSTANCE_HEADER)
+            return Answer(
+                content=content,
+                instance=None if instance is None else printable(instance, 64),
+                receipt=sent.get(RECEIPT_HEADER),
+            )
         raise AssertionError("the last attempt returns or raises")
+
+
+_READ = frozenset({INSTANCE_HEADER, RECEIPT_HEADER})
 
 
 def _find_lasting_fault(channel: ServiceChannel, used: grpc.Channel, deadline: float) -> SealserveError | None:

@@ -23,6 +23,8 @@ class ClientCode(ErrorCode):
     """The service's metadata reply does not contain readable signatures."""
     MODEL_CHOICE = "client.model-choice", InputError
     """The request must name a model, because the bundle does not list exactly one model."""
+    NO_RECEIPT = "client.no-receipt", VerificationError
+    """A receipt was requested, but the service sent none. It may not be an attested service."""
     OWNER_KEY = "client.owner-key", InputError
     """The owner's key to trust is neither 64 hexadecimal digits nor an Ed25519 public key in PEM."""
     TARGET = "client.target", InputError

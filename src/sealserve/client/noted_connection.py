@@ -34,12 +34,13 @@ from sealserve.client.connection_fault import (
     find_fault,
 )
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, check_client, printable
-from sealserve.client.single_call import METHOD, CallRefusedError, unary_call
+from sealserve.client.single_call import CallRefusedError, unary_call
 from sealserve.errors import SealserveError
 from sealserve.memory_file import memory_file
 from sealserve.pki.certificate import parse_chain
 from sealserve.pki.tls_material import ordered_authorities, ordered_chain
 from sealserve.secret import SecretBytes
+from sealserve.serving_interface import EVIDENCE_METHOD
 
 LARGEST_ANSWER: Final = ServiceEvidence.limit
 _PROTOBUF_OVERHEAD: Final = 16
@@ -165,7 +166,7 @@ class NotedConnection:
         message = RequestMessage(nonce=request.nonce).SerializeToString()
         limit = LARGEST_ANSWER + _PROTOBUF_OVERHEAD
         try:
-            answer = unary_call(self.stream, METHOD, message, authority=self.tls.server_name, limit=limit,
+            answer = unary_call(self.stream, EVIDENCE_METHOD, message, authority=self.tls.server_name, limit=limit,
                                 timeout=lambda: _left(self.deadline))  # fmt: skip
             return ResponseMessage.FromString(answer).evidence
         except DecodeError as error:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from google.protobuf.message import DecodeError
@@ -34,6 +34,21 @@ _METADATA = Method("/tensorflow.serving.PredictionService/GetModelMetadata", Get
 _STATUS = Method("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedReceipt:
+    """A receipt with the messages that it is for. Nothing is verified; see ``sealserve receipt verify``.
+
+    Attributes:
+        receipt: The receipt.
+        request: The request message, as sent.
+        response: The response message, as received.
+    """
+
+    receipt: str
+    request: bytes = field(repr=False)
+    response: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction(Mapping[str, Array]):
     """A model's answer. It is a mapping of the output arrays by name.
@@ -45,6 +60,7 @@ class Prediction(Mapping[str, Array]):
         signature: The signature that was run.
         instance: Name of the server process that answered, or None if the server does not report it.
         channel: Index of the channel that was used.
+        receipt: The receipt, if one was requested.
     """
 
     outputs: Mapping[str, Array]
@@ -53,6 +69,7 @@ class Prediction(Mapping[str, Array]):
     signature: str
     instance: str | None
     channel: int
+    receipt: ReceivedReceipt | None = None
 
     def __getitem__(self, name: str) -> Array:
         return self.outputs[name]
@@ -160,6 +177,7 @@ class Predictor:
         outputs: Sequence[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
         channel: int | None = None,
+        receipt: bool = False,
     ) -> Prediction:
         """Run a model.
 
@@ -172,8 +190,10 @@ class Predictor:
             outputs: Names of the outputs to return; empty means all.
             timeout: Seconds to wait.
             channel: Index of the channel to use; None means the next channel in turn.
+            receipt: Whether to request a receipt, which only an attested service can give.
 
         Raises:
+            VerificationError: `client.no-receipt`: The service sent no receipt, although one was requested.
             InputError: `client.version-choice`: Both ``version`` and ``label`` were given.
             InputError: `client.tensor-too-large`: An input is too large for a request.
             TensorTypeError: The type of an input cannot be sent.
@@ -186,15 +206,25 @@ class Predictor:
             output_filter=outputs,
         )
         chosen = self._next() if channel is None else channel
-        reply, instance = _PREDICT.call(self._channels[chosen], request, timeout)
+        sent = request.SerializeToString()
+        answer = _PREDICT.exchange(self._channels[chosen], sent, timeout, receipt=receipt)
+        reply = _PREDICT.parse(answer, self._channels[chosen])
+        if receipt and answer.receipt is None:
+            raise ClientCode.NO_RECEIPT.error(
+                f"The service at {self._channels[chosen].endpoint} sent no receipt, although one was requested.",
+                hint="Ask the owner whether the service uses attested serving.",
+            )
         spec = reply.model_spec
         return Prediction(
             outputs={name: from_proto(tensor) for name, tensor in reply.outputs.items()},
             model=spec.name or model,
             version=spec.version.value if spec.HasField("version") else None,
             signature=spec.signature_name or signature,
-            instance=instance,
+            instance=answer.instance,
             channel=chosen,
+            receipt=None
+            if answer.receipt is None
+            else ReceivedReceipt(receipt=answer.receipt, request=sent, response=answer.content),
         )
 
     def metadata(

@@ -12,8 +12,6 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
-METHOD: Final = "/sealserve.attested.v1.Evidence/GetEvidence"
-
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _TO_CONFIRM: Final = (_SETTINGS, _PING)

@@ -19,7 +19,7 @@ _TLS_HANDSHAKE: Final = 0x16
 
 
 class Protocol(Enum):
-    """What the client speaks."""
+    """The protocol of a client."""
 
     HTTP2 = "HTTP/2"
     HTTP1 = "HTTP/1.1"

@@ -38,7 +38,7 @@ _PARALLEL: Final = 4
 class EvidenceSource(Protocol):
     """Requests the evidence of a replica."""
 
-    def __call__(self, certificate: bytes) -> PresentedService:
+    def __call__(self, certificate: bytes, /) -> PresentedService:
         """Return the evidence of the replica whose TLS connection presented a certificate. It may block for seconds.
 
         Args:

@@ -22,8 +22,10 @@ OWNERS: Final = {
 }  # fmt: skip
 CLIENTS: Final = {
     "bench": [], "certs": ["show"], "client": ["show", "no-such-file"], "cloud": ["list"], "image": ["build"],
-    "inspect": ["no-such-file"], "predict": [], "proxy": [], "seal": ["no-such-file", "out", "--key-file", "k"],
-    "simulated": ["pcs"], "unseal": ["no-such-file", "out", "--key-file", "k"],
+    "inspect": ["no-such-file"], "predict": [], "proxy": [],
+    "receipt": ["verify", "r", "--request", "q", "--response", "a", "--evidence", "e"],
+    "seal": ["no-such-file", "out", "--key-file", "k"],
+    "simulated": ["pcs"], "unseal": ["no-such-file", "out", "--key-file", "k"], "verify": ["127.0.0.1:1"],
 }  # fmt: skip
 WITHOUT = """
 import contextlib, importlib.abc, io, json, sys
@@ -109,3 +111,13 @@ def test_the_program_names_the_extra_too(tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"{absent}from sealserve.cli import main\nmain()", "broker", "releases", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (result.returncode, json.loads(result.stdout)["error"]["code"]) == (4, "install.extra")
+
+
+def test_a_user_trusts_an_owner_without_extras(tmp_path: Path) -> None:
+    """The other commands of `sealserve user` are the owner's and need the extra."""
+    absent = WITHOUT.partition("from sealserve")[0].format(absent=set(PACKAGES))
+    policy = tmp_path / "policy.toml"
+    command = [sys.executable, "-c", f"{absent}from sealserve.cli import main\nmain()", "user", "trust", "ab" * 32,
+               "--policy", str(policy)]  # fmt: skip
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert tomllib.loads(policy.read_text())["owner_keys"] == ["ab" * 32]

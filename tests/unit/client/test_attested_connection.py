@@ -1,5 +1,6 @@
 """Requests reach only verified replicas: also after a replica was replaced, and through a load balancer."""
 
+import dataclasses
 import selectors
 import socket
 import threading
@@ -14,11 +15,13 @@ from scripts.attested_example import Example
 from tests.harness.attested_service import NAME, AttestedService, Hostile
 from tests.unit.client.conftest import Behaviour, Service
 
-from sealserve.client.attested import StepFailedError
+from sealserve.client.attested import StepFailedError, VerifiedEndpoint
 from sealserve.client.channel import ServiceChannel, open_channel, open_channels
 from sealserve.client.connection_fault import ServiceNameError, UnreachableError
-from sealserve.client.predict import Predictor
+from sealserve.client.predict import Prediction, Predictor
+from sealserve.client.receipts import verify_received
 from sealserve.client.rest import RestPredictor
+from sealserve.errors import VerificationError
 
 X = {"x": np.array([1.0, 2.0], np.float32)}
 
@@ -193,3 +196,34 @@ def test_rest_sends_nothing_to_a_hostile_service(tmp_path: Path, example: Exampl
         with pytest.raises(StepFailedError):
             predictor.metadata("toy")
         assert not found.observed.inputs
+
+
+def predicted(found: AttestedService) -> tuple[Prediction, tuple[VerifiedEndpoint, ...]]:
+    """Return an answer with a receipt from the harness, which echoes requests, and the verified replicas."""
+    with opened(found) as channel:
+        answer = Predictor([channel]).predict("toy", X, receipt=True)
+        assert channel.attested is not None
+        return answer, channel.attested.replicas.current(now=datetime.now(UTC))
+
+
+def test_a_receipt_is_verified_with_the_replica_that_answered(tmp_path: Path, example: Example) -> None:
+    other = Example(tmp_path / "unused", name="other replica", shared=example, now=example.now)
+    with AttestedService(tmp_path, example=example) as found, AttestedService(tmp_path, example=other) as another:
+        answer, replicas = predicted(found)
+        _, others = predicted(another)
+    assert answer.receipt is not None
+    claims, replica = verify_received(answer.receipt, (*others, *replicas))
+    assert replica == replicas[0]
+    assert claims.sequence == 0
+    with pytest.raises(VerificationError) as caught:
+        verify_received(answer.receipt, others)
+    assert caught.value.code == "receipt.header"
+    with pytest.raises(VerificationError) as caught:
+        verify_received(dataclasses.replace(answer.receipt, response=b"another"), replicas)
+    assert caught.value.code == "receipt.response"
+
+
+def test_a_service_without_receipts_is_reported(tmp_path: Path, example: Example) -> None:
+    with service(tmp_path, example, Behaviour()) as found, pytest.raises(VerificationError) as caught:
+        predicted(found)
+    assert caught.value.code == "client.no-receipt"

@@ -8,10 +8,11 @@ from sealserve import client
 NAMES = {
     "AttestedPolicy", "BundledModel", "Client", "ClientBundle",
     "DeadlineError", "EndpointTls", "InputError", "Latency", "LoadReport", "ModelMetadata", "Prediction", "Predictor",
-    "Request", "RequestRefusedError", "SealserveError", "SecretBytes", "ServiceChannel", "ServiceFailedError",
-    "Signature", "StepFailedError", "TensorSpec", "TlsError", "UnavailableError", "UnreachableError",
-    "VerificationError", "VerifiedEndpoint", "VersionState", "VersionStatus", "open_channel", "read_policy", "run_load",
-    "serialize_example", "verify_endpoint",
+    "ReceivedReceipt", "Request", "RequestRefusedError", "SealserveError", "SecretBytes", "ServiceChannel",
+    "ServiceFailedError", "Signature", "StepFailedError", "TensorSpec", "TlsError", "UnavailableError",
+    "UnreachableError", "VerificationError", "VerifiedEndpoint", "VersionState", "VersionStatus", "open_channel",
+    "read_policy",
+    "run_load", "serialize_example", "verify_endpoint",
 }  # fmt: skip
 
 

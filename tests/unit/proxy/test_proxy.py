@@ -21,6 +21,7 @@ from tests.harness.running_proxy import Balancer, Clock, RunningProxy
 
 from sealserve.attestation.result_token import sign_result
 from sealserve.client.noted_connection import EndpointTls
+from sealserve.proxy import relay, upstream
 from sealserve.proxy.first_bytes import PREFACE
 from sealserve.proxy.http2 import frame
 from sealserve.proxy.proxy import Limits
@@ -194,6 +195,41 @@ def test_a_service_that_is_down_and_returns(tmp_path: Path) -> None:
             assert call(proxy.address) == b"an input"
 
 
+class Sticky(Balancer):
+    """Gives each 17th connection to the first replica, so that it is never found again."""
+
+    def choose(self) -> int:
+        return self.ports[0] if sum(self.opened.values()) % 17 == 0 else self.ports[1]
+
+
+def test_a_replica_that_is_never_found_again(replicas: list[AttestedService]) -> None:
+    first, second = replicas
+    balancer = Sticky([first.port, second.port])
+    with balancer.running(), RunningProxy(first.policy, first.tls, balancer.address) as proxy:
+        code, details = refused(proxy.address)
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert details.startswith("sealserve proxy: proxy.replica-away: ")
+    assert balancer.opened == {first.port: 3, second.port: 48}
+    assert not first.observed.inputs
+    assert not second.observed.inputs
+
+
+def test_a_service_that_is_late(service: AttestedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "_TOTAL_SECONDS", 0.0)
+    with RunningProxy.of(service) as proxy:
+        code, details = refused(proxy.address)
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert details.startswith("sealserve proxy: proxy.service-late: ")
+
+
+def test_the_grpc_port_in_place_of_the_rest_port(service: AttestedService) -> None:
+    with RunningProxy(service.policy, service.tls, service.address, service.address) as proxy:
+        status, body = post(url(proxy))
+    assert status == 502
+    assert "sealserve proxy: client." in json.loads(body)["error"]
+    assert not service.observed.inputs
+
+
 # Hostile services
 
 REFUSALS = {
@@ -304,6 +340,31 @@ def test_a_client_of_another_protocol_is_disconnected(service: AttestedService, 
     assert service.observed.evidence == 0
 
 
+@pytest.mark.parametrize("content", [b"", b"POST / HTTP/1.1\r\nHost: localhost\r\n", PREFACE[:10]])
+def test_a_slow_client_is_disconnected(
+    service: AttestedService, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(relay, "_FIRST_BYTES_SECONDS", 0.05)
+    with RunningProxy.of(service) as proxy, socket.create_connection(proxy.place, SECONDS) as client:
+        client.sendall(content)
+        answer = client.recv(65_536)
+        assert is_closed(client)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request") if content else not answer
+    assert service.observed.evidence == 0
+
+
+def test_a_client_that_does_not_read_slows_only_itself(service: AttestedService) -> None:
+    """The proxy reads no more from the service than it can deliver, and other clients continue."""
+    with RunningProxy.of(service, rest=True) as proxy, socket.create_connection(proxy.place, SECONDS) as client:
+        body = bytes(16 * 2**20)
+        client.sendall(b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+        client.sendall(body)  # the service sends it back, and this client does not read it yet
+        assert call(proxy.address) == b"an input"
+        received = 0
+        while received < len(body):
+            received += len(client.recv(65_536))
+
+
 def test_connections_are_limited(service: AttestedService) -> None:
     limits = Limits(connections=1)
     with RunningProxy.of(service, rest=True, limits=limits) as proxy, grpc.insecure_channel(proxy.address) as channel:
@@ -348,9 +409,9 @@ def test_new_evidence_lets_an_open_connection_continue(service: AttestedService)
     with RunningProxy.of(service, clock=clock) as proxy, grpc.insecure_channel(proxy.address) as channel:
         predict = method(channel)
         assert predict(b"1", timeout=SECONDS) == b"1"
-        relay = next(iter(proxy.proxy._relays))
-        assert relay.upstream is not None
-        before = relay.upstream.verification
+        client = next(iter(proxy.proxy._relays))
+        assert client.upstream is not None
+        before = client.upstream.verification
         # The replica renews its certificate. Soon, the first result expires.
         clock.now = before.until - timedelta(minutes=5)
         renewed = service.example.result(expires=before.until + timedelta(days=1))
@@ -360,7 +421,7 @@ def test_new_evidence_lets_an_open_connection_continue(service: AttestedService)
         refreshing = list(proxy.proxy._refreshing.values())
         assert len(refreshing) == 1
         proxy.loop.run(_finished(refreshing))
-        assert relay.upstream.verification.until == before.until + timedelta(days=1)
+        assert client.upstream.verification.until == before.until + timedelta(days=1)
         clock.now = before.until + timedelta(minutes=1)
         proxy.sweep()
         assert predict(b"2", timeout=SECONDS) == b"2"
