@@ -15,7 +15,7 @@ import pytest
 from tests.harness.errors import raises
 
 from sealserve import client
-from sealserve.broker.decision import BrokerInternalError
+from sealserve.broker.appraised import BrokerInternalError
 from sealserve.errors import ErrorCode, InputError, SealserveError, UnavailableError, VerificationError
 from sealserve.serving.request_errors import RequestError
 

@@ -1,7 +1,7 @@
 """The issuing CA: the broker uses it to issue certificates for the TLS keys that enclaves create.
 
 The service's CA signs the issuing CA, so users need no other root. The broker is exposed to the network, so the power
-of the issuing CA is small: it signs only leaf certificates for servers, and only for the names of the service. Its
+of the issuing CA is small. It signs only leaf certificates for servers, and only for the names of the service. Its
 private key is stored only in encrypted form, as 32 bytes.
 """
 

@@ -90,7 +90,7 @@ class Release:
     id: str
     folder: Path
     index: ReleaseIndex
-    plain: tuple[ListedFile, ...] = field(repr=False)
+    plain: tuple[ListedFile, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

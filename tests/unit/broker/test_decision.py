@@ -21,10 +21,11 @@ from sealserve.attestation.ra_tls import RaTlsKeyPair, parse_certificate
 from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.attestation.tcb_policy import GracePeriod, TcbPolicy
 from sealserve.broker import admin, audit, decision_records, refusal_lines
+from sealserve.broker.appraised import BrokerInternalError
 from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
-from sealserve.broker.decision import Broker, BrokerInternalError
+from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Rate
 from sealserve.broker.releases import PRODUCT_LABEL, Release, ReleaseId

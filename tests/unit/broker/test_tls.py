@@ -123,6 +123,7 @@ def test_a_self_signed_certificate_is_admitted_whatever_its_dates(ends: Ends, ve
 
     ends.act(talk)
     shown = ends.session.handshake(first_byte_seconds=PATIENT, seconds=PATIENT)
+    assert shown is not None
     assert x509.load_der_x509_certificate(shown) == certificate
     assert ends.session.receive(seconds=PATIENT) == b"hello"
     ends.session.send(b"good day", seconds=PATIENT)
