@@ -62,7 +62,7 @@ class Service:
     ca: bytes
 
     def channel(self) -> grpc.Channel:
-        """Return a channel with a connection of its own."""
+        """Return a channel with a separate connection."""
         options = [("grpc.ssl_target_name_override", SERVICE), ("grpc.use_local_subchannel_pool", 1)]
         return grpc.secure_channel(f"127.0.0.1:{self.port}", grpc.ssl_channel_credentials(self.ca), options)
 

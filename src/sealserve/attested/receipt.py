@@ -81,8 +81,8 @@ def sign_receipt(claims: ReceiptClaims, identity: Ed25519PrivateKey) -> str:
 class ReceiptSigner:
     """Signs the receipts of one running enclave, with consecutive sequence numbers. Many threads may use it.
 
-    A receipt has the same bytes as from `sign_receipt`. Everything that is equal in all receipts for a version of a
-    model is computed once, because a receipt must take only a fraction of the time of a small inference.
+    A receipt has the same bytes as from `sign_receipt`. The parts that are equal in all receipts for a version of a
+    model are computed once, because a receipt must take less time than a small inference.
 
     Args:
         keyset: The enclave's keyset.

@@ -67,7 +67,7 @@ class ServiceIdentity:
         return self._granted.certificate_chain
 
     def private_key_pem(self) -> SecretBytes:
-        """Return the TLS key, PEM. The caller wipes it."""
+        """Return a copy of the TLS key, PEM. The caller wipes it when it no longer needs it."""
         return SecretBytes(
             self._tls_key.private_bytes(
                 serialization.Encoding.PEM,
@@ -90,7 +90,7 @@ class ServiceIdentity:
             raise ValueError("the evidence is for another keyset")
         with self._renewing:
             self._granted = _Granted(certificate_chain=certificate_chain, service=service)
-            self._renewals += 1  # last, so that whoever sees the new number sees the new certificate
+            self._renewals += 1  # last, so that a reader of the new number gets the new certificate
 
     def renewal_failed(self) -> None:
         """Count an attempt to renew the certificate that failed."""

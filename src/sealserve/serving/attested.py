@@ -28,7 +28,7 @@ class AttestedIdentity(Protocol):
         """The current certificate for the TLS key and its issuers, PEM, leaf first."""
 
     def private_key_pem(self) -> SecretBytes:
-        """Return the TLS key, PEM. The caller wipes it."""
+        """Return a copy of the TLS key, PEM. The caller wipes it when it no longer needs it."""
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return the evidence document for a user's nonce of 32 bytes. It must not use the quoting service."""

@@ -73,10 +73,15 @@ class Receipts:
             raise RequestCode.RECEIPT_UNAVAILABLE.error(
                 "The server has no receipt for this response: it does not come from a model of a sealed release."
             )
-        return self._identity.sign_receipt(
-            model=used.model,
-            model_version=str(used.version),
-            model_sha256=used.digest,
-            request_sha256=request_sha256,
-            response_sha256=hashlib.sha256(response).hexdigest(),
-        )
+        try:
+            return self._identity.sign_receipt(
+                model=used.model,
+                model_version=str(used.version),
+                model_sha256=used.digest,
+                request_sha256=request_sha256,
+                response_sha256=hashlib.sha256(response).hexdigest(),
+            )
+        except ValueError as error:  # the command line accepts more names than release statements
+            raise RequestCode.RECEIPT_UNAVAILABLE.error(
+                "The server has no receipt for this response: a receipt cannot contain the name of the model."
+            ) from error

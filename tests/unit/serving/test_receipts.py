@@ -32,9 +32,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> AttestedService:
     return AttestedService(tmp_path_factory.mktemp("service"))
 
 
-def make_servable(version: int, digest: str | None) -> Servable:
+def make_servable(version: int, digest: str | None, name: str = "m") -> Servable:
     session: Any = None
-    return Servable(name="m", version=version, session=session, definitions={}, signatures={}, digest=digest)
+    return Servable(name=name, version=version, session=session, definitions={}, signatures={}, digest=digest)
 
 
 @pytest.fixture
@@ -171,6 +171,12 @@ def test_codes(servables: Servables, service: AttestedService) -> None:
     assert not receipts.wanted([("x-other", "1"), ("sealserve-receipts", "1")])
     with raises(RequestCode.RECEIPT_UNAVAILABLE, match="no receipt for this response"):
         receipts.sign(receipts.begin(b"request"), b"response")
+    servables.publish(make_servable(1, DIGESTS[1], 'a"b'))
+    digest = receipts.begin(b"request")
+    with servables.use(ModelSpec(name='a"b')):
+        pass
+    with raises(RequestCode.RECEIPT_UNAVAILABLE, match="cannot contain the name of the model"):
+        receipts.sign(digest, b"response")
 
 
 def test_requests_on_other_threads_do_not_change_the_version(servables: Servables, service: AttestedService) -> None:
