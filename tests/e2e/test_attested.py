@@ -1,5 +1,6 @@
 """Attested serving on this machine: the enclaves create their TLS keys, and the owner has none of them."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.harness.rest import ANSWER, BODY, PREDICT, RestConnection, user_context
 from tests.harness.running import Running, deployment
+from tests.harness.workspaces import NAME
 
 from sealserve.attested.evidence_conversation import PATH, EvidenceRequest, PresentedService
+from sealserve.attested.receipt import verify_receipt
 from sealserve.attested.user_policy import UserPolicy, parse_user_policy
 from sealserve.attested.verification import StepFailedError
 from sealserve.broker import admin
@@ -36,10 +39,16 @@ def attested(capture: pytest.CaptureFixture[str], *, tls: str = "two-way", **sec
 
 @dataclass(frozen=True)
 class Visit:
-    """A user's connection: the service's evidence on it, and the answer to a request."""
+    """A user's connection: the service's evidence on it, and the answer to a request with its receipt."""
 
     presented: PresentedService
-    answer: Any
+    response: bytes
+    receipt: str
+
+    @property
+    def answer(self) -> Any:
+        """The response as JSON."""
+        return json.loads(self.response)
 
 
 def visit(here: Running, *, certificate: bool = True) -> Visit:
@@ -53,9 +62,11 @@ def visit(here: Running, *, certificate: bool = True) -> Visit:
         leaf = connection.sock.getpeercert(binary_form=True)
         assert leaf is not None
         presented = request.receive(document, certificate=leaf)
-        status, found = connection.ask("POST", PREDICT, BODY)
-        assert status == 200, found
-    return Visit(presented, found)
+        connection.request("POST", PREDICT, BODY, headers={"Sealserve-Receipt": "1"})
+        answer = connection.getresponse()
+        response = answer.read()
+        assert answer.status == 200, response
+    return Visit(presented, response, answer.headers["Sealserve-Receipt"])
 
 
 def policy_of(here: Running) -> UserPolicy:
@@ -81,6 +92,12 @@ def test_a_user_verifies_the_service_and_the_owner_has_no_key_of_it(capsys: pyte
         verified = [one.presented.verify(policy, now=now) for one in visits]
         assert [one.answer for one in visits] == [ANSWER] * len(visits)
         assert len({one.keyset.digest for one in verified}) == 2, "each replica has keys of its own"
+        # The receipts are for these requests and answers, and for the model in the owner's statement.
+        for one, service in zip(visits, verified, strict=True):
+            receipt = verify_receipt(
+                one.receipt, keyset=service.keyset, statement=service.statement, request=BODY, response=one.response
+            )
+            assert receipt.model == NAME
         # The release contains no TLS key.
         sealed = {file.path for file in parse_index((release_of(here) / INDEX_FILE).read_bytes()).files}
         assert "tls/clients.cfg" in sealed

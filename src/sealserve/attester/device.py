@@ -3,13 +3,9 @@
 Gramine offers these files below ``/dev/attestation``. The launcher of simulated enclaves offers the same files
 elsewhere, so this program does not depend on the platform.
 
-=========================  ======================================================================================
-File                       Meaning
-=========================  ======================================================================================
-``user_report_data``       Write the 64 bytes of report data
-``quote``                  Read a quote with the report data that was written last
-``keys/NAME``              Write the key of the encrypted mounts with this key name; read the key that is in use
-=========================  ======================================================================================
+- ``user_report_data``: write the 64 bytes of report data.
+- ``quote``: read a quote with the report data that was written last.
+- ``keys/NAME``: write the key of the encrypted mounts with this key name, or read the key that is in use.
 
 Source: Gramine 1.9, ``Documentation/attestation.rst``, "Low-level /dev/attestation interface", and
 ``libos/src/fs/dev/attestation.c``.

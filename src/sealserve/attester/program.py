@@ -4,7 +4,7 @@
 2. Create the keys in memory.
 3. Attest to a broker of the measured list, and receive the release's key and a certificate.
 4. Give the key to the attestation device, which opens the encrypted mounts, and wipe it. Nothing touches the mounts
-   before: Gramine remembers a path that it could not open.
+   before: Gramine caches a failed look-up of a path.
 5. Get a quote for users, which covers the keyset.
 6. Start the server in this process. It verifies the sealed file list, and serves with the enclave's TLS key.
 7. Renew the certificate in the background, with the same keys.

@@ -28,7 +28,7 @@ def renewal_time(granted: Attested) -> datetime:
 
 
 class Renewal:
-    """Renews the certificate in a thread of its own.
+    """Renews the certificate in a separate thread.
 
     Args:
         renew: Attests for a renewal, once with each broker.

@@ -7,7 +7,7 @@ The launcher serves the pipes in the enclave's private memory, so the program in
 - It writes the key to ``keys/NAME``. The launcher decrypts the encrypted mounts with it. Reading the same file waits
   until the mounts are decrypted, and returns the key. If they do not open, the pipe ends without content.
 
-Nothing of the encrypted mounts exists before the key was written, as in Gramine.
+The encrypted mounts do not exist before the key was written, as in Gramine.
 
 Source: Gramine 1.9, ``Documentation/attestation.rst``; Linux manual page fifo(7).
 """

@@ -13,7 +13,7 @@ The steps, in this order:
  9. The private memory is wiped.
 
 An attested server (`sealserve.attester`) does steps 4 to 6 itself, over the device of `attestation_device`. Its process
-starts after step 3, and nothing of the release is decrypted before it wrote the key.
+starts after step 3. The launcher decrypts the release only after this process wrote the key.
 
 Each step is logged with its evidence, as ``step=NAME field=value ...``. The log contains no secret.
 """
