@@ -114,13 +114,15 @@ class VerifiedService:
     def reports(self) -> tuple[StepReport, ...]:
         """What each step found, in order."""
         quote, keyset, anchor = self.quote, self.keyset, self.policy.anchor
-        root = "a SIMULATED root, which protects nothing" if self.simulated else "Intel's root"
+        root = f"Intel's root {anchor.fingerprint}"
+        if self.simulated:
+            root = f"the SIMULATED root {anchor.fingerprint}, which protects nothing"
         if self.statement is not None and self.result is not None:
             source = f"stated by the owner, and not revoked according to {self.result.issuer}"
         else:
             source = "pinned by the policy; a revocation is not noticed"
         texts = {
-            Step.GENUINE: f"a processor of kind {quote.fmspc} signed it, up to {root} {anchor.fingerprint}",
+            Step.GENUINE: f"a processor of kind {quote.fmspc} signed it, up to {root}",
             Step.PLATFORM: f"TCB status {quote.tcb_status} satisfies {self.policy.tcb.name}; not a debug enclave",
             Step.CODE: f"MRENCLAVE {quote.measurement.hex()} of release {keyset.release_id}, {source}",
             Step.KEYSET: f"the report data covers keyset {keyset.digest.hex()}",

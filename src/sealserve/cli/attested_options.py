@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,10 @@ from sealserve.cli.codes import CliCode
 from sealserve.cli.deferred_imports import deferred
 
 with deferred:
-    from sealserve.client.attested import AttestedPolicy, read_policy
-    from sealserve.client.policy_file import default_policy_file
     from sealserve.regular_file import InputFileMissingError
+
+if TYPE_CHECKING:  # the verification takes longer to import than the client, and not every request needs it
+    from sealserve.client.attested import AttestedPolicy
 
 PolicyFile = Annotated[
     Path | None,
@@ -33,16 +34,20 @@ RequireAttested = Annotated[
 
 def policy_path(path: Path | None) -> Path:
     """Return the path of the policy file: the given one, or the default."""
+    from sealserve.client.policy_file import default_policy_file  # noqa: PLC0415
+
     return path or default_policy_file(os.environ, Path.home())
 
 
-def find_policy(path: Path | None) -> AttestedPolicy:
+def find_policy(path: Path | None) -> "AttestedPolicy":
     """Return the user's policy.
 
     Raises:
         InputError: `client.no-policy`: The file does not exist.
         SealserveError: The file is invalid.
     """
+    from sealserve.client.attested import read_policy  # noqa: PLC0415
+
     place = policy_path(path)
     try:
         found = read_policy(place)
@@ -57,7 +62,7 @@ def find_policy(path: Path | None) -> AttestedPolicy:
     return found
 
 
-def required_policy(required: bool, path: Path | None) -> AttestedPolicy | None:
+def required_policy(required: bool, path: Path | None) -> "AttestedPolicy | None":
     """Return the policy of --require-attested, or None without this option.
 
     Raises:

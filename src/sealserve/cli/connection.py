@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,6 @@ from sealserve.cli.deferred_imports import deferred
 
 with deferred:
     from sealserve.cli.access import Access, access
-    from sealserve.client.attested import AttestedPolicy
     from sealserve.client.bundle import ClientBundle
     from sealserve.client.channel import ServiceChannel, open_channels
     from sealserve.client.predict import Predictor
@@ -25,6 +24,9 @@ with deferred:
     from sealserve.pki.certificate import CertifiedKey
     from sealserve.regular_file import read_regular
     from sealserve.workspace import WorkspaceMissingError
+
+if TYPE_CHECKING:
+    from sealserve.client.attested import AttestedPolicy  # imported only for commands that verify evidence
 
 Target = Annotated[
     str | None,
@@ -142,7 +144,7 @@ def _warn_if_exposed(path: Path) -> None:
 
 
 def channels(
-    reach: Access, count: int, *, timeout: float, attested: AttestedPolicy | None = None
+    reach: Access, count: int, *, timeout: float, attested: "AttestedPolicy | None" = None
 ) -> AbstractContextManager[list[ServiceChannel]]:
     """Return a context manager that opens ``count`` connections; see `open_channels`."""
     return open_channels(
@@ -159,7 +161,7 @@ def channels(
 
 @contextlib.contextmanager
 def predictor(
-    reach: Access, *, rest: bool, address: str | None, timeout: float, attested: AttestedPolicy | None = None
+    reach: Access, *, rest: bool, address: str | None, timeout: float, attested: "AttestedPolicy | None" = None
 ) -> Iterator[Predictor | RestPredictor]:
     """Open one connection, and yield a client that uses it.
 

@@ -177,6 +177,9 @@ class VerifiedReplicas:
     Several connections to a service share it, so that each replica is verified once until its evidence expires.
     """
 
+    MOST = 256
+    """The newest verified replicas that are remembered. A replica that restarts has a new certificate."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[bytes, VerifiedEndpoint] = {}
@@ -184,7 +187,10 @@ class VerifiedReplicas:
     def add(self, endpoint: VerifiedEndpoint) -> None:
         """Remember a verified replica."""
         with self._lock:
+            self._known.pop(endpoint.certificate, None)
             self._known[endpoint.certificate] = endpoint
+            while len(self._known) > self.MOST:
+                del self._known[next(iter(self._known))]  # the oldest
 
     def find(self, certificate: bytes, *, now: datetime) -> VerifiedEndpoint | None:
         """Return the replica with this certificate (DER), or `None` if it is unknown or must be verified again."""

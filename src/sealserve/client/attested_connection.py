@@ -2,7 +2,7 @@
 
 gRPC opens connections itself, whenever one is lost, and a load balancer may choose another replica for each. Therefore
 the certificates of verified replicas are gRPC's only roots. A connection to any other replica fails in the TLS
-handshake, before gRPC sends a byte. Then the unknown replica is verified on a connection of its own, and its
+handshake, before gRPC sends a byte. Then the unknown replica is verified on a separate connection, and its
 certificate joins the roots.
 """
 

@@ -34,7 +34,7 @@ from sealserve.client.connection_fault import (
     find_fault,
 )
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, check_client, printable
-from sealserve.client.single_call import CallRefusedError, unary_call
+from sealserve.client.single_call import CallRefusedError, ClosedAtOnceError, unary_call
 from sealserve.errors import SealserveError
 from sealserve.memory_file import memory_file
 from sealserve.pki.certificate import parse_chain
@@ -171,6 +171,8 @@ class NotedConnection:
             return ResponseMessage.FromString(answer).evidence
         except DecodeError as error:
             raise _missing(self.endpoint, "its answer is not a message of the protocol") from error
+        except ClosedAtOnceError as error:
+            raise client_fault("", server_name=self.tls.server_name, chain=self.tls.chain()) from error
         except CallRefusedError as error:
             if error.status in _TEMPORARY:
                 raise _unavailable(self.endpoint, f"{error.reason} (gRPC status {error.status})") from error
@@ -188,6 +190,7 @@ class NotedConnection:
             content = answer.read(LARGEST_ANSWER + 1)
         finally:
             end.cancel()
+        _left(self.deadline)  # a connection that was ended looks like a short answer
         if answer.status in _BUSY:
             raise _unavailable(self.endpoint, f"HTTP status {answer.status}")
         if answer.status != _OK:

@@ -22,7 +22,7 @@ _HEADER: Final = "# The services that this user accepts. docs/reference/attestat
 
 
 def default_policy_file(environment: Mapping[str, str], home: Path) -> Path:
-    """Return the path of the policy file unless the user gives another one.
+    """Return the path of the policy file unless the user gives a path.
 
     Source: XDG Base Directory Specification 0.8. A relative path in the variable is ignored, as it requires.
     """

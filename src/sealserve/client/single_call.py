@@ -28,6 +28,10 @@ _VIOLATION: Final = 3
 """The status for an answer that breaks the protocol: INVALID_ARGUMENT, which is final."""
 
 
+class ClosedAtOnceError(Exception):
+    """The peer closed the connection before its first byte, as gRPC servers do without a client certificate."""
+
+
 class CallRefusedError(Exception):
     """The peer answered without a message.
 
@@ -62,6 +66,7 @@ def unary_call(
         timeout: Returns the seconds that are left, or raises `TimeoutError`.
 
     Raises:
+        ClosedAtOnceError: The peer closed the connection before its first byte.
         CallRefusedError: The peer answered with a status, or violated the protocol.
         OSError: The connection was lost, or the time is over.
     """
@@ -81,9 +86,16 @@ def unary_call(
         + _frame(_HEADERS, _END_HEADERS, _STREAM, _block(fields))
         + _frame(_DATA, _END_STREAM, _STREAM, prefixed)
     )
+    try:
+        first = stream.recv(1)  # an HTTP/2 server always sends its settings first
+    except (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise ClosedAtOnceError from error
+    if not first:
+        raise ClosedAtOnceError
     answer = _Answer(limit)
     for _ in range(_MOST_FRAMES):
-        kind, flags, number, payload = _read_frame(stream, timeout)
+        kind, flags, number, payload = _read_frame(stream, timeout, first)
+        first = b""
         if kind in _TO_CONFIRM and not flags & _ACK:
             stream.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         elif kind == _GOAWAY:
@@ -118,8 +130,8 @@ class _Answer:
         return found
 
 
-def _read_frame(stream: ssl.SSLSocket, timeout: Callable[[], float]) -> tuple[int, int, int, bytes]:
-    header = _read(stream, _FRAME_HEADER, timeout)
+def _read_frame(stream: ssl.SSLSocket, timeout: Callable[[], float], begin: bytes) -> tuple[int, int, int, bytes]:
+    header = begin + _read(stream, _FRAME_HEADER - len(begin), timeout)
     length = int.from_bytes(header[:3], "big")
     if length > _LARGEST_FRAME:
         raise CallRefusedError("it does not use HTTP/2, or sent a frame that is too large", _VIOLATION)

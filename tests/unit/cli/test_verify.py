@@ -1,19 +1,23 @@
 """`verify`, `user trust`, `receipt verify`, and --require-attested, against an honest and hostile services."""
 
+import hashlib
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from scripts.attested_example import REQUEST, RESPONSE
+from scripts.attested_example import REQUEST, RESPONSE, Example
 from tests.harness.attested_service import NAME, AttestedService, Hostile
 from tests.harness.command_line import CommandLine
 from tests.unit.client.conftest import Behaviour
 from tests.unit.client.conftest import Service as Handler
 
 from sealserve.attested.receipt import sign_receipt
+from sealserve.serving_interface import RECEIPT_HEADER
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def test_receipts_are_verified_offline(cli: CommandLine, service: AttestedServic
     signed = sign_receipt(service.example.receipt_claims(sequence=7), service.example.identity)
     (tmp_path / "receipt.jws").write_text(f"{signed}\n")
     cli.bare("verify", service.address, "--server-name", NAME, "--save", tmp_path / "evidence.json")
-    arguments = ["receipt", "verify", tmp_path / "receipt.jws", "--request", tmp_path / "request",
+    arguments: list[str | Path] = ["receipt", "verify", tmp_path / "receipt.jws", "--request", tmp_path / "request",
                  "--response", tmp_path / "response", "--evidence", tmp_path / "evidence.json"]  # fmt: skip
     assert "The receipt is valid" in cli.bare(*arguments).out
     found = json.loads(cli.bare(*arguments, "--json").out)
@@ -206,3 +210,51 @@ def test_collateral_of_the_users_own_source_replaces_the_services(
     trust(cli, service, tmp_path)
     failed = error(cli, "verify", service.address, "--server-name", NAME, "--collateral-from", "http://127.0.0.1:1")
     assert failed["code"] == "pcs.unreachable"
+
+
+class WithReceipts(grpc.GenericRpcHandler):
+    """Adds a receipt to each answer of another handler. ``forged`` signs for another response."""
+
+    def __init__(self, inner: Handler, example: Example, *, forged: bool = False) -> None:
+        self._inner, self._example, self._forged = inner, example, forged
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        found = self._inner.service(handler_call_details)
+        if found is None:
+            return None
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            response: bytes = found.response_serializer(found.unary_unary(found.request_deserializer(request), context))
+            if any(key == RECEIPT_HEADER for key, _ in context.invocation_metadata()):
+                claims = self._example.receipt_claims(
+                    request_sha256=hashlib.sha256(request).hexdigest(),
+                    response_sha256=hashlib.sha256(b"" if self._forged else response).hexdigest(),
+                )
+                context.set_trailing_metadata(((RECEIPT_HEADER, sign_receipt(claims, self._example.identity)),))
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_predict_keeps_a_valid_receipt(cli: CommandLine, tmp_path: Path, forged: bool) -> None:
+    example = Example(tmp_path / "vendor", now=datetime.now(UTC).replace(microsecond=0))
+    handler = WithReceipts(Handler(Behaviour()), example, forged=forged)
+    kept = tmp_path / "answer"
+    with AttestedService(tmp_path, example=example, handlers=[handler]) as found:
+        trust(cli, found, tmp_path)
+        given = options(found, tmp_path)
+        if forged:
+            assert error(cli, "predict", *given, "--save-receipt", kept)["code"] == "receipt.response"
+            assert not kept.exists()
+            return
+        answered = cli.bare("predict", *given, "--save-receipt", kept, "--json")
+        assert answered.status == 0, answered
+        assert answered.json["receipt"] == str(kept)
+        assert error(cli, "predict", *given, "--save-receipt", kept)["code"] == "file.exists"
+        assert error(cli, "predict", *given[:-1], "--save-receipt", kept)["code"] == "client.options"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    checked = cli.bare("receipt", "verify", kept / "receipt.jws", "--request", kept / "request.bin",
+                       "--response", kept / "response.bin", "--evidence", kept / "evidence.json")  # fmt: skip
+    assert checked.status == 0, checked
+    assert "The receipt is valid" in checked.out
