@@ -1,8 +1,9 @@
 """Build, ship, verify and list the releases of a workspace."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment
+from sealserve.deployment import Deployment, ModelSection
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
-from sealserve.owner import drift, enclaves, models
+from sealserve.owner import drift, enclaves, model_signature, model_signing, models
 from sealserve.owner.certificates import fresh_ssl_config
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
@@ -23,6 +24,7 @@ from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import server_config_files
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
+from sealserve.sealing.model_signature import compare_signed
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, parse_index
@@ -74,6 +76,7 @@ def build(
     now: datetime,
     replace_lost_key: bool = False,
     secret_form: SecretForm | None = None,
+    sign_model: Path | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
@@ -86,6 +89,7 @@ def build(
         replace_lost_key: Create a new key that signs releases if the former key is missing. Hosts then need the new
             public key.
         secret_form: The form in which enclaves receive the key of the release. None: `broker allow` decides.
+        sign_model: Sign each model with this private key (PEM). See `signature_of` for the file of the signature.
         progress: Called with the number of plaintext bytes that were sealed since the last call.
         warn: Called with each warning about a model, such as an operation that only ``dangerous_operations`` allows.
 
@@ -96,15 +100,64 @@ def build(
         InputError: `model.not-imported`: A model was not converted into the workspace yet.
         RefusedOperationError: A model contains operations that are not allowed in an enclave.
         AuthorityMissingError: The certificates do not exist yet.
-        SealserveError: As `sealserve.sealing.release.build_release`.
+        SealserveError: As `sealserve.sealing.release.build_release`, `model_signature.verify_model` and
+            `model_signing.signing`.
     """
     # Reject a dangerous model before anything is created.
     models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
+    # Verify the signatures of the models. The files that are sealed below must be the files that were verified here.
+    with contextlib.ExitStack() as signatures:
+        servables = [
+            _servable(workspace, model, now=now, sign_model=sign_model, signatures=signatures, warn=warn)
+            for model in deployment.models
+        ]
+        return _build(
+            workspace,
+            deployment,
+            servables,
+            now=now,
+            replace_lost_key=replace_lost_key,
+            secret_form=secret_form,
+            progress=progress,
+        )
+
+
+def signature_of(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the file for the signature that `build` makes of a model: ``owner/models/NAME/VERSION.sig``."""
+    return models.planned_folder(workspace, model).with_name(f"{model.version}.sig")
+
+
+def _servable(
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    now: datetime,
+    sign_model: Path | None,
+    signatures: contextlib.ExitStack,
+    warn: Callable[[str], None] | None,
+) -> Servable:
+    """Verify or make the signature of a model. A signature that is made appears when ``signatures`` is closed."""
+    folder = servable_folder(workspace, model)
+    signed = model_signature.verify_model(model, folder, now=now, warn=warn)
+    if sign_model is not None:
+        made = signatures.enter_context(model_signing.signing(folder, sign_model, signature_of(workspace, model)))
+        if signed is None:
+            signed = made
+        compare_signed(made.files, signed.files, name=f"{model.name}, version {model.version},")
+    return Servable(name=model.name, version=model.version, folder=folder, signed=signed)
+
+
+def _build(
+    workspace: Workspace,
+    deployment: Deployment,
+    servables: Sequence[Servable],
+    *,
+    now: datetime,
+    replace_lost_key: bool,
+    secret_form: SecretForm | None,
+    progress: Callable[[int], None] | None,
+) -> Release:
     # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else.
-    servables = [
-        Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
-        for model in deployment.models
-    ]
     facts = drift.facts_to_seal(workspace, deployment)
     files = server_config_files(deployment)
     ssl_config = fresh_ssl_config(workspace, deployment, now=now)
