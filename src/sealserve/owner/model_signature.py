@@ -4,6 +4,8 @@ The package ``model-signing`` (extra ``model-signing``) verifies the signature. 
 
 - It reads files of any size. The signature is limited, and read once, so that all checks see the same bytes.
 - It ignores ``.git`` and further files that the signature itself names. Here, each file that is sealed must be signed.
+- It supports digests of parts of files, and several algorithms. Here, a digest is the SHA-256 of a whole file, because
+  it is compared with the digest of the file that is sealed.
 - It accepts a certificate that has expired, because it verifies the chain at the start of the certificate's validity.
   A signature has no trusted time, so a person with an old, stolen key could still sign. Here, the chain must be valid
   when the release is built.
@@ -34,8 +36,7 @@ from sealserve.deployment import ModelSection
 from sealserve.errors import SealserveError
 from sealserve.model.source import SIGNATURE_FILE
 from sealserve.owner.codes import OwnerCode
-from sealserve.regular_file import InputFileError, InputFileMissingError, read_regular
-from sealserve.sealing.codes import SealingCode
+from sealserve.regular_file import InputFileError, InputFileMissingError, open_regular, read_regular
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.model_signature import (
     MAX_SIGNATURE,
@@ -47,7 +48,6 @@ from sealserve.sealing.model_signature import (
 
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 """The curves of the keys that the package supports."""
-_CHANGED = "Signature mismatch"  # how the package's message about different files begins
 
 
 def find_signature(model: ModelSection) -> Path | None:
@@ -110,7 +110,12 @@ def verify_model(
         signature.write_bytes(content)
         trusted = _trusted_files(model, Path(private))
         verifier, check = _verifier(model, trusted, name)
-        _run(verifier, folder, signature, name=name, what=what)  # (4)
+        try:
+            _run(verifier, folder, signature, name=name, what=what)  # (4)
+        except SealserveError:
+            # The package also compares the files. If they differ, this error names them in the usual form.
+            compare_signed(_digests(folder), parsed.files, name=what)
+            raise
     return SignedModel(signer=check(parsed, now), files=parsed.files)  # (5)
 
 
@@ -157,9 +162,12 @@ def _trusted_files(model: ModelSection, private: Path) -> Mapping[str, Path]:
 def _verifier(model: ModelSection, trusted: Mapping[str, Path], name: str) -> tuple[Any, _Check]:
     """Return the package's verifier for the method in the settings, and the check of the signer that follows it."""
     # Imported only here: most deployments have no signed models, and the package is an extra.
-    from model_signing import verifying  # noqa: PLC0415
+    from model_signing import hashing, verifying  # noqa: PLC0415
 
-    config = verifying.Config()
+    # By default, the package does not compare files of git.
+    every_file = hashing.Config().use_file_serialization(hashing_algorithm="sha256")
+    every_file.set_ignored_paths(paths=[], ignore_git_paths=False)
+    config = verifying.Config().set_hashing_config(every_file)
     if "signer_key" in trusted:
         key = _public_key(model, trusted["signer_key"].read_bytes())
         signer = ModelSigner(method="key", identity=key_digest(key), issuer=None)
@@ -191,16 +199,22 @@ def _run(verifier: Any, folder: Path, signature: Path, *, name: str, what: str) 
         with contextlib.redirect_stdout(io.StringIO()):
             verifier.verify(folder, signature)
     except Exception as error:  # the package documents ValueError, but a malformed bundle raises any exception
-        if isinstance(error, ValueError) and str(error).startswith(_CHANGED):
-            raise SealingCode.MODEL_SIGNATURE_MISMATCH.error(
-                f"The files of the model {what} do not match its signature {name}: {_reason(error)}",
-                hint="Get the model and its signature again from the signer.",
-            ) from error
         raise OwnerCode.MODEL_SIGNATURE_INVALID.error(
             f"The signature {name} of the model {what} is invalid: {_reason(error)}",
             hint="Check that sealserve.toml names the key, authority or identity of this signer. Otherwise get the "
             "model and its signature again from the signer.",
         ) from error
+
+
+def _digests(folder: Path) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for path in regular_files(folder):
+        with (
+            open_regular(folder / path, follow_links=False) as descriptor,
+            open(descriptor, "rb", closefd=False) as file,
+        ):
+            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _public_key(model: ModelSection, pem: bytes) -> ec.EllipticCurvePublicKey:

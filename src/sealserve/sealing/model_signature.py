@@ -126,25 +126,20 @@ def compare_signed(found: Mapping[str, str | None], signed: Mapping[str, str], *
 
 
 def _predicate(statement: Mapping[str, Any], payload_type: str, name: str) -> Mapping[str, Any]:
+    _expect(name, "payload type", payload_type, _PAYLOAD_TYPE)
+    _expect(name, "statement type", statement.get("_type"), _STATEMENT)
+    _expect(name, "predicate type", statement.get("predicateType"), _PREDICATE)
     predicate = _object(statement.get("predicate"), name, "predicate")
     serialization = _object(predicate.get("serialization"), name, "serialization")
-    for what, found, expected in (
-        ("payload type", payload_type, _PAYLOAD_TYPE),
-        ("statement type", statement.get("_type"), _STATEMENT),
-        ("predicate type", statement.get("predicateType"), _PREDICATE),
-        ("serialization", serialization.get("method"), _METHOD),
-        ("digest algorithm", serialization.get("hash_type"), _DIGEST),
-    ):
-        if found != expected:
-            raise _unsupported(name, what, found, expected)
+    _expect(name, "serialization", serialization.get("method"), _METHOD)
+    _expect(name, "digest algorithm", serialization.get("hash_type"), _DIGEST)
     return predicate
 
 
 def _resource(resource: object, name: str) -> tuple[str, str]:
     members = _object(resource, name, "a resource")
     path, algorithm, digest = (members.get(key) for key in ("name", "algorithm", "digest"))
-    if algorithm != _DIGEST:
-        raise _unsupported(name, "digest algorithm", algorithm, _DIGEST)
+    _expect(name, "digest algorithm", algorithm, _DIGEST)
     if not isinstance(path, str) or not is_safe_relative(path):
         raise _malformed(name, f"{path!r:.100} is not a path inside the model's folder")
     if not isinstance(digest, str) or len(digest) != _SHA256_DIGITS or not _HEX_DIGITS.issuperset(digest):
@@ -197,12 +192,13 @@ def _malformed(name: str, reason: str) -> SealserveError:
     )
 
 
-def _unsupported(name: str, what: str, found: object, expected: str) -> SealserveError:
-    return SealingCode.MODEL_SIGNATURE_UNSUPPORTED.error(
-        f"{name} is a signature of a kind that sealserve does not support: {what}: expected {expected!r}, got "
-        f"{found!r:.100}.",
-        hint="Have the model signed with model-signing 1.0 or later, with SHA-256 of whole files (the default).",
-    )
+def _expect(name: str, what: str, found: object, expected: str) -> None:
+    if found != expected:
+        raise SealingCode.MODEL_SIGNATURE_UNSUPPORTED.error(
+            f"{name} is a signature of a kind that sealserve does not support: {what}: expected {expected!r}, got "
+            f"{found!r:.100}.",
+            hint="Have the model signed with model-signing 1.0 or later, with SHA-256 of whole files (the default).",
+        )
 
 
 def _some(paths: list[str]) -> str:
