@@ -292,7 +292,7 @@ def _seal(
 def _check_signed(contents: ReleaseContents, sealed: Mapping[str, DigestedFile]) -> None:
     """Compare the content that was sealed with the signatures of the models.
 
-    The digests are those of the bytes that were encrypted. A file that was replaced after the verification of the
+    Each digest is the digest of the bytes that were encrypted. A file that was replaced after the verification of the
     signature therefore differs.
     """
     for servable in contents.servables:

@@ -7,7 +7,7 @@ ascending order.
 import secrets
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Annotated, ClassVar, Final, Literal, NewType, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NewType, Self
 
 from pydantic import Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 
@@ -58,6 +58,12 @@ class IndexedSigner(DocumentPart):
     signer: Annotated[ModelSigner, Field(description="The signer: `method`, `identity` and `issuer`.")]
 
 
+def _never_empty(schema: dict[str, Any]) -> None:
+    """Describe an optional array: if it is empty, the document does not contain it."""
+    del schema["default"]
+    schema["minItems"] = 1
+
+
 class IndexedServable(DocumentPart):
     """A servable (a model that clients can request) in the index."""
 
@@ -70,6 +76,7 @@ class IndexedServable(DocumentPart):
         tuple[IndexedSigner, ...],
         Field(
             exclude_if=lambda signers: not signers,  # the index of unsigned models has no such key
+            json_schema_extra=_never_empty,
             description="Signers of versions that came with a signature, in ascending order of versions.",
         ),
     ] = ()
