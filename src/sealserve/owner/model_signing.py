@@ -4,8 +4,7 @@ The signature covers the SavedModel that is sealed, with each of its files. Anyo
 with the public tool: ``model_signing verify key``.
 """
 
-import contextlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from sealserve.atomic_file import replacing
 from sealserve.attested.release_statement import ModelSigner
 from sealserve.errors import SealserveError
 from sealserve.owner.codes import OwnerCode
@@ -21,6 +19,19 @@ from sealserve.owner.model_signature import CURVES, key_digest
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.model_signature import SignedModel, parse_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSignature:
+    """A new signature.
+
+    Attributes:
+        signed: The signer and the signed files.
+        content: The signature file.
+    """
+
+    signed: SignedModel
+    content: bytes
 
 
 def read_signing_key(path: Path) -> ModelSigner:
@@ -40,21 +51,16 @@ def read_signing_key(path: Path) -> ModelSigner:
     return ModelSigner(method="key", identity=key_digest(key.public_key()), issuer=None)
 
 
-@contextlib.contextmanager
-def signing(folder: Path, key: Path, destination: Path) -> Iterator[SignedModel]:
-    """Sign a SavedModel. The signature appears when the block ends without an exception.
+def sign(folder: Path, key: Path) -> MadeSignature:
+    """Sign a SavedModel.
 
     Args:
         folder: The SavedModel.
         key: The private key.
-        destination: The file of the signature. It is replaced.
-
-    Yields:
-        The signer and the signed files.
 
     Raises:
         InputError: `model-signature.key` if the key cannot be used.
-        SealserveError: As `parse_signature`, for example for more files than a signature can list.
+        SealserveError: As `sealserve.sealing.file_tree.regular_files`.
     """
     # The package is an extra, and few owners sign models.
     from model_signing import hashing, signing  # noqa: PLC0415
@@ -69,10 +75,8 @@ def signing(folder: Path, key: Path, destination: Path) -> Iterator[SignedModel]
         made = Path(private, "signature.json")
         config.sign(folder, made)
         content = made.read_bytes()
-    signed = SignedModel(signer=signer, files=parse_signature(content, name=str(destination)).files)
-    with replacing(destination) as stream:
-        stream.write(content)
-        yield signed
+    files = parse_signature(content, name="the new signature").files
+    return MadeSignature(signed=SignedModel(signer=signer, files=files), content=content)
 
 
 def _unusable(path: Path, reason: str) -> SealserveError:

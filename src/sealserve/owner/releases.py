@@ -1,15 +1,15 @@
 """Build, ship, verify and list the releases of a workspace."""
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from sealserve.atomic_file import write_file
 from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, ModelSection
@@ -101,62 +101,16 @@ def build(
         RefusedOperationError: A model contains operations that are not allowed in an enclave.
         AuthorityMissingError: The certificates do not exist yet.
         SealserveError: As `sealserve.sealing.release.build_release`, `model_signature.verify_model` and
-            `model_signing.signing`.
+            `model_signing.sign`.
     """
     # Reject a dangerous model before anything is created.
     models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
-    # Verify the signatures of the models. The files that are sealed below must be the files that were verified here.
-    with contextlib.ExitStack() as signatures:
-        servables = [
-            _servable(workspace, model, now=now, sign_model=sign_model, signatures=signatures, warn=warn)
-            for model in deployment.models
-        ]
-        return _build(
-            workspace,
-            deployment,
-            servables,
-            now=now,
-            replace_lost_key=replace_lost_key,
-            secret_form=secret_form,
-            progress=progress,
-        )
-
-
-def signature_of(workspace: Workspace, model: ModelSection) -> Path:
-    """Return the file for the signature that `build` makes of a model: ``owner/models/NAME/VERSION.sig``."""
-    return models.planned_folder(workspace, model).with_name(f"{model.version}.sig")
-
-
-def _servable(
-    workspace: Workspace,
-    model: ModelSection,
-    *,
-    now: datetime,
-    sign_model: Path | None,
-    signatures: contextlib.ExitStack,
-    warn: Callable[[str], None] | None,
-) -> Servable:
-    """Verify or make the signature of a model. A signature that is made appears when ``signatures`` is closed."""
-    folder = servable_folder(workspace, model)
-    signed = model_signature.verify_model(model, folder, now=now, warn=warn)
-    if sign_model is not None:
-        made = signatures.enter_context(model_signing.signing(folder, sign_model, signature_of(workspace, model)))
-        if signed is None:
-            signed = made
-        compare_signed(made.files, signed.files, name=f"{model.name}, version {model.version},")
-    return Servable(name=model.name, version=model.version, folder=folder, signed=signed)
-
-
-def _build(
-    workspace: Workspace,
-    deployment: Deployment,
-    servables: Sequence[Servable],
-    *,
-    now: datetime,
-    replace_lost_key: bool,
-    secret_form: SecretForm | None,
-    progress: Callable[[int], None] | None,
-) -> Release:
+    # Verify the signatures of the models, or make them. The files that are sealed below must be the signed files.
+    signatures: dict[Path, bytes] = {}
+    servables = [
+        _servable(workspace, model, now=now, sign_model=sign_model, signatures=signatures, warn=warn)
+        for model in deployment.models
+    ]
     # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else.
     facts = drift.facts_to_seal(workspace, deployment)
     files = server_config_files(deployment)
@@ -192,7 +146,35 @@ def _build(
         raise
     # Record the settings and models of the release, so that `up` and `status` can detect later changes.
     drift.remember(workspace, built.folder.name, built.id, facts)
+    # Write the signatures last: a build that fails leaves none.
+    for path, content in signatures.items():
+        write_file(path, content)
     return built
+
+
+def signature_of(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the file for the signature that `build` makes of a model: ``owner/models/NAME/VERSION.sig``."""
+    return models.planned_folder(workspace, model).with_name(f"{model.version}.sig")
+
+
+def _servable(
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    now: datetime,
+    sign_model: Path | None,
+    signatures: dict[Path, bytes],
+    warn: Callable[[str], None] | None,
+) -> Servable:
+    """Verify the signature of a model, or make one and add it to ``signatures``."""
+    folder = servable_folder(workspace, model)
+    signed = model_signature.verify_model(model, folder, now=now, warn=warn)
+    if sign_model is not None:
+        made = model_signing.sign(folder, sign_model)
+        signatures[signature_of(workspace, model)] = made.content
+        signed = signed or made.signed
+        compare_signed(made.signed.files, signed.files, name=f"{model.name}, version {model.version},")
+    return Servable(name=model.name, version=model.version, folder=folder, signed=signed)
 
 
 def _discard_key(owner: Owner, key_id: KeyId) -> None:

@@ -139,6 +139,11 @@ class ReleaseIndex(CanonicalDocument):
         """The value of ``created`` as a time in UTC."""
         return datetime.strptime(self.created, _TIME).replace(tzinfo=UTC)
 
+    def signer(self, name: str, version: int) -> ModelSigner | None:
+        """Return the signer of a version of a servable, or None if it came without a signature."""
+        found = (item.signer(version) for item in self.servables if item.name == name)
+        return next(found, None)
+
     @field_validator("created")
     @classmethod
     def _is_a_time(cls, created: str) -> str:

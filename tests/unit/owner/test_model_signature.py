@@ -404,8 +404,8 @@ def test_a_release_names_the_signer(signed: Site, signer: KeySigner) -> None:
     expected = ModelSigner(
         method="key", identity=model_signature.key_digest(signer.key.public_key()), issuer=None
     )  # fmt: skip
-    assert servable.signer(1) == expected
-    assert servable.signer(2) is None
+    assert servable.signer(1) == verified.index.signer(NAME, 1) == expected
+    assert servable.signer(2) is verified.index.signer(NAME, 2) is verified.index.signer("other", 1) is None
     assert [file.path for file in built.index.files if file.path.startswith("models/")] == [
         f"models/{NAME}/1/assets/words.txt", f"models/{NAME}/1/{FILE}",
     ]  # fmt: skip
