@@ -154,10 +154,10 @@ def build_release(
     with staging(parent, contents.name) as stage:
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
         sealed = _seal_all(sources, seal, progress)
-        _check_signed(contents, sealed)
         plain = (ListedFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
         sealed[FILE_LIST] = seal(file_list(plain), FILE_LIST, progress=None)
         index = _index(contents, sealed, key_id, file_format)
+        _check_signed(contents, sealed)
         content = index.to_bytes()
         release_id = hashlib.sha256(content).hexdigest()
         write_file(stage.folder / SIGNATURE_FILE, sign_index(RELEASE_DOMAIN, content, signer))
