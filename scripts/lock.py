@@ -13,6 +13,8 @@ SETS = {
     "base": ["pyproject.toml", "--extra", "owner", "--extra", "postgresql"],
     # What only the broker's image has besides.
     "pkcs11": ["pyproject.toml", "--extra", "pkcs11"],
+    # What an owner needs besides, to verify and to make signatures of models.
+    "model-signing": ["pyproject.toml", "--extra", "model-signing"],
     "server": ["pyproject.toml", "--extra", "server", *TENSORFLOW],
     "dev": ["pyproject.toml", "--extra", "all", "--group", "dev", *TENSORFLOW],
     "fuzz": ["--group", "fuzz"],
@@ -33,7 +35,7 @@ def main() -> None:
         "--no-annotate",
     ]
     whole = ROOT / "requirements" / "dev.lock"
-    for name in ("dev", "server", "base", "pkcs11", "fuzz", "docs"):
+    for name in ("dev", "server", "base", "pkcs11", "model-signing", "fuzz", "docs"):
         held = [] if name == "dev" else ["--constraint", str(whole)]
         output = ROOT / "requirements" / f"{name}.lock"
         subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],

@@ -90,7 +90,15 @@ def test_the_extras_are_in_the_metadata(built: Path) -> None:
         metadata = Parser().parsestr(archive.read(f"{WHEEL}.dist-info/METADATA").decode())
     assert metadata["Version"] == __version__
     assert metadata["Metadata-Version"] == "2.4"
-    assert metadata.get_all("Provides-Extra") == ["all", "kubernetes", "owner", "pkcs11", "postgresql", "server"]
+    assert metadata.get_all("Provides-Extra") == [
+        "all",
+        "kubernetes",
+        "model-signing",
+        "owner",
+        "pkcs11",
+        "postgresql",
+        "server",
+    ]
     base = {re.split(r"[<>=]", line)[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert base == {"cryptography", "dcap-qvl", "grpcio", "numpy", "protobuf", "pydantic", "pyopenssl", "rich", "typer"}
 
@@ -110,7 +118,7 @@ def test_the_wheel_has_a_bill_of_materials(built: Path) -> None:
     assert components["numpy"]["scope"] == "required"
     assert components["sqlalchemy"]["scope"] == "optional"
     extras = {item["value"] for item in components["sqlalchemy"]["properties"] if item["name"] == "sealserve:extra"}
-    assert extras == {"all", "kubernetes", "owner", "pkcs11", "postgresql", "server"}
+    assert extras == {"all", "kubernetes", "model-signing", "owner", "pkcs11", "postgresql", "server"}
 
 
 def test_the_native_cipher_is_for_every_later_python(built: Path) -> None:

@@ -41,9 +41,13 @@ class ModelSigner(DocumentPart):
         issuer: The issuer of the identity or certificate, or `None` for a key.
     """
 
-    method: Literal["sigstore", "certificate", "key"]
-    identity: _Text
-    issuer: _Text | None
+    method: Annotated[Literal["sigstore", "certificate", "key"], Field(description="How the signature verified.")]
+    identity: Annotated[
+        _Text, Field(description="The identity of Sigstore, the subject of the certificate, or SHA-256 of the key.")
+    ]
+    issuer: Annotated[
+        _Text | None, Field(description="The issuer of the identity or certificate. For a key, it is null.")
+    ]
 
 
 class StatedModel(DocumentPart):

@@ -11,6 +11,7 @@ PACKAGES: Final = {
     "cbor2": ("cbor2", "owner"),
     "httpx": ("httpx", "owner"),
     "kubernetes": ("kubernetes", "kubernetes"),
+    "model_signing": ("model-signing", "model-signing"),
     "pkcs11": ("python-pkcs11", "pkcs11"),
     "prometheus_client": ("prometheus-client", "owner"),
     "psycopg": ("psycopg", "postgresql"),

@@ -24,6 +24,7 @@ with deferred:
     from sealserve.owner.keys import read_owner_key
     from sealserve.owner.owner import Owner
     from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+    from sealserve.sealing.release_index import ReleaseIndex
     from sealserve.workspace import Workspace
 
 app = Verbs("Build, ship, verify, compare and list releases.")
@@ -48,17 +49,29 @@ def build(
         SecretForm | None,
         typer.Option("--secret-form", help=options.FORM_OF_KEY_HELP, show_default="as chosen at `broker allow`"),
     ] = None,
+    sign_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign-model",
+            metavar="KEY",
+            help="Private key (PEM) to sign each model with, for OpenSSF Model Signing",
+            show_default="the models are not signed",
+        ),
+    ] = None,
     no_wait: options.NoWait = False,
 ) -> None:
     """Build a release: seal the models and a new TLS certificate under a new key.
 
-    A model whose source changed since its conversion is converted again first. An older release is never replaced.
+    A model whose source changed since its conversion is converted again first. An older release is never replaced. If
+    sealserve.toml names the signer of a model, the model's signature is verified.
     """
     with owning(context.workspace, "release build", no_wait=no_wait):
-        _build(context, replace_lost_key=new_signing_key, secret_form=secret_form)
+        _build(context, replace_lost_key=new_signing_key, secret_form=secret_form, sign_model=sign_model)
 
 
-def _build(context: Context, *, replace_lost_key: bool, secret_form: SecretForm | None) -> None:
+def _build(
+    context: Context, *, replace_lost_key: bool, secret_form: SecretForm | None, sign_model: Path | None
+) -> None:
     workspace, described = context.workspace, context.deployment
     convert_again(workspace, described, say=context.say)
     total = sum(console.size_of(models.servable_folder(workspace, model)) for model in described.models)
@@ -69,12 +82,26 @@ def _build(context: Context, *, replace_lost_key: bool, secret_form: SecretForm 
             now=datetime.now(UTC),
             replace_lost_key=replace_lost_key,
             secret_form=secret_form,
+            sign_model=sign_model,
             progress=progress,
             warn=console.warn,
         )
+    signatures = [releases.signature_of(workspace, model) for model in described.models] if sign_model else []
     context.show(
-        {"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id},
-        {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder},
+        {
+            "id": built.id,
+            "folder": str(built.folder),
+            "key_id": built.index.key_id,
+            **({"signatures": [str(path) for path in signatures]} if signatures else {}),
+        },
+        {
+            "release": built.folder.name,
+            "id": built.id,
+            "key id": built.index.key_id,
+            "folder": built.folder,
+            **({"signers": signers} if (signers := _signers(built.index)) else {}),
+            **({"signatures": "\n".join(map(str, signatures))} if signatures else {}),
+        },
     )
     here = context.deployment.platform is PlatformKind.SIMULATED
     elsewhere = "`sealserve enclave build`"
@@ -122,6 +149,7 @@ def show(context: Context, name: options.ReleaseName = None, host: OnHost = Fals
         "platform": "simulated" if index.simulated else "sgx",
         "key id": index.key_id,
         **({} if index.secret_form is None else {"secret form": index.secret_form}),
+        **({"signers": signers} if (signers := _signers(index)) else {}),
         "format": index.file_format,
     }  # fmt: skip
     files = Table(("SIZE", "SHA-256", "FILE"), [(file.size, file.sha256, file.path) for file in index.files])
@@ -231,6 +259,16 @@ app.command()(diff)
 
 def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:
     return read_owner_key(given) if given is not None else Owner.open(workspace).public_key()
+
+
+def _signers(index: ReleaseIndex) -> str:
+    """Return a line for each model with a verified signature."""
+    return "\n".join(
+        f"{item.name}:{found.version}: {found.signer.method} {found.signer.identity}"
+        + (f" (issuer {found.signer.issuer})" if found.signer.issuer else "")
+        for item in index.servables
+        for found in item.signers
+    )
 
 
 def _enclaves(verified: VerifiedBundle) -> str:

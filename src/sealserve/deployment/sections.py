@@ -17,6 +17,7 @@ from sealserve.deployment.values import (
     IpAddress,
     IPv4Subnet,
     Port,
+    SignerName,
 )
 from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
@@ -32,6 +33,14 @@ from sealserve.terms import (
     TlsMode,
 )
 
+_SIGNER_KEYS: Final = ("signer_key", "signer_ca", "signer_identity", "signer_issuer", "signer_trust_file")
+_SIGNERS: Final = (
+    {"signer_key"},
+    {"signer_ca", "signer_identity"},
+    {"signer_identity", "signer_issuer"},
+    {"signer_identity", "signer_issuer", "signer_trust_file"},
+)
+"""The combinations of settings that name a signer: a key, a certificate, or an identity of Sigstore."""
 _NETWORK_PREFIX: Final = 29  # 8 addresses: the network's, the gateway's, 3 in use, the broadcast address
 _SMALLEST_SUBNET: Final = 27  # 4 networks: one for a replica, two shared, and one for a roll-out
 
@@ -55,6 +64,41 @@ class ModelSection(Section):
     dangerous_operations: tuple[str, ...] = Field(
         default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
     )
+    signature: FilePath | None = Field(
+        default=None,
+        description="OpenSSF Model Signing signature of the model (default: model.sig in or beside the model's folder)",
+    )
+    signer_key: FilePath | None = Field(
+        default=None, description="the signer's public key (PEM), if the model must be signed with this key"
+    )
+    signer_ca: FilePath | None = Field(
+        default=None, description="certificate authority (PEM) of the signer; needs signer_identity"
+    )
+    signer_identity: SignerName | None = Field(
+        default=None,
+        description="with signer_ca, the subject of the signer's certificate (RFC 4514); else an identity of Sigstore",
+    )
+    signer_issuer: SignerName | None = Field(
+        default=None, description="the OpenID Connect issuer of an identity of Sigstore"
+    )
+    signer_trust_file: FilePath | None = Field(
+        default=None, description="client trust configuration of Sigstore (JSON), to verify without network"
+    )
+
+    @property
+    def trusts_a_signer(self) -> bool:
+        """Whether the settings name a signer. The model must then have a valid signature."""
+        return self.signer_key is not None or self.signer_identity is not None
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> Self:
+        named = {name for name in _SIGNER_KEYS if getattr(self, name) is not None}
+        if named and named not in _SIGNERS:
+            raise ValueError(
+                "the signer is ambiguous or incomplete: set signer_key, or signer_ca and signer_identity, or "
+                "signer_identity and signer_issuer (optionally with signer_trust_file)"
+            )
+        return self
 
 
 class ServiceSection(Section):

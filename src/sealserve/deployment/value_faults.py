@@ -38,6 +38,7 @@ TYPES: Final[Mapping[str, str]] = {
     "model_type": _TABLE,
     "path_type": _TEXT,
     "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} character",
     "string_type": _TEXT,
     "too_long": "a list of at most {max_length} items",
     "too_short": "a list of at least {min_length} item",

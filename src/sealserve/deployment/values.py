@@ -77,6 +77,8 @@ IMAGE_TAG_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 
 FilePath = Annotated[Path, AfterValidator(_resolved)]
 """Path of a file or a folder, relative to ``sealserve.toml``."""
+SignerName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+"""A signer or its issuer. Release statements name it, and limit its length."""
 BrokerAddress = Annotated[
     str,
     AfterValidator(_as_broker_address),

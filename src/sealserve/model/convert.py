@@ -32,7 +32,7 @@ from sealserve.model.saved_model import (
     read_saved_model,
     serving_meta_graph,
 )
-from sealserve.model.source import check_source
+from sealserve.model.source import SIGNATURE_FILE, check_source
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
@@ -80,6 +80,7 @@ def import_model(
     outputs: Sequence[str] = (),
     tags: Sequence[str] = SERVE_TAGS,
     keep_frozen: bool = False,
+    signature: Path | None = None,
     progress: Progress | None = None,
 ) -> ImportedModel:
     """Create ``destination/NAME/VERSION`` from a frozen graph or a SavedModel. The folder appears atomically.
@@ -95,6 +96,8 @@ def import_model(
             by the single tag ``serve``.
         keep_frozen: Whether a frozen graph's large constants stay constants. By default they become variables, because
             TensorFlow holds one copy of a variable and several copies of a constant.
+        signature: A signature of the model that may be in a SavedModel's folder. It is not copied. The default is
+            ``model.sig`` in the folder.
         progress: Called at the start of each step.
 
     Raises:
@@ -132,7 +135,7 @@ def import_model(
             tell("copying the SavedModel")
             for file in plain_files(source):
                 target = temporary / file.relative_to(source)
-                if target != temporary / TEXT_FILE:
+                if target != temporary / TEXT_FILE and file not in {signature, source / SIGNATURE_FILE}:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
             if form == TEXT_FILE:

@@ -15,6 +15,8 @@ from sealserve.terms import LARGEST_VERSION
 
 _SAVED_MODEL_FILES: Final = (SAVED_MODEL_FILE, TEXT_FILE, CHUNKED_FILE)
 _FROZEN_GRAPH: Final = ".pb"
+SIGNATURE_FILE: Final = "model.sig"
+"""The default name of a model's OpenSSF Model Signing signature. The file is not a part of the model."""
 _MOST_ENTRIES: Final = 1000
 """The maximum number of a folder's entries that are read: the folder may be anything, such as a home directory."""
 

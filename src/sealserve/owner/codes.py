@@ -53,6 +53,19 @@ class OwnerCode(ErrorCode):
     MODEL_SOURCE_CHANGED = "model.source-changed", InputError
     """The source of a model changed during its conversion."""
 
+    MODEL_SIGNATURE_INVALID = "model-signature.invalid", VerificationError
+    """The signature of a model does not verify with the key, authority or identity that the owner trusts."""
+    MODEL_SIGNATURE_KEY = "model-signature.key", InputError
+    """The key that should sign a model is missing or unusable."""
+    MODEL_SIGNATURE_MISSING = "model-signature.missing", InputError
+    """The settings name the signer of a model, but the model has no signature."""
+    MODEL_SIGNATURE_SIGNER = "model-signature.signer", VerificationError
+    """The certificate of a model's signature has expired, or is of another subject than the owner trusts."""
+    MODEL_SIGNATURE_TRUST = "model-signature.trust", InputError
+    """A file with the key, authority or trust root for a model's signature cannot be used."""
+    MODEL_SIGNATURE_TRUST_ROOT = "model-signature.trust-root", UnavailableError
+    """The trust root of Sigstore cannot be loaded."""
+
     OWNER_KEY_UNREADABLE = "owner-key.unreadable", InputError
     """A key of the owner is missing, unreadable, or not an Ed25519 key."""
 

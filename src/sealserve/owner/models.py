@@ -91,6 +91,7 @@ def bring_in(
             outputs=model.outputs,
             tags=model.tags,
             keep_frozen=keep_frozen,
+            signature=model.signature,
             progress=progress,
         )
         if digest_of(model.path) != source:

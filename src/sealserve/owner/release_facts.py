@@ -42,6 +42,11 @@ RELEASE_SETTINGS: Final = frozenset({
 MODEL_SETTINGS: Final = frozenset({"labels", "inputs", "outputs", "tags", "dangerous_operations"})
 """Settings of a model whose change needs a new release, besides name and version. For the path, the content counts."""
 
+SIGNER_SETTINGS: Final = frozenset({
+    "signature", "signer_key", "signer_ca", "signer_identity", "signer_issuer", "signer_trust_file",
+})  # fmt: skip
+"""Settings of a model's signature. They are facts only if they are set: unsigned models have the facts as before."""
+
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
@@ -149,6 +154,9 @@ def _setting(deployment: Deployment, key: str) -> str:
 def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
     key = model_key(model.name, model.version)
     facts = {key: "served"} | {f"{key}.{name}": _text(getattr(model, name)) for name in MODEL_SETTINGS}
+    for name in SIGNER_SETTINGS:
+        if (value := getattr(model, name)) is not None:
+            facts[f"{key}.{name}"] = _file_digest(value) if isinstance(value, Path) else _text(value)
     if digests.source is not None:
         facts[f"{key}{SOURCE}"] = digests.source
     if digests.content is not None:

@@ -271,7 +271,16 @@ def _recorded(workspace: Workspace, verified: VerifiedRelease) -> tuple[StatedMo
         raise _impossible(verified.folder.name, "there is no record of its models") from error
     if record.release_id != verified.id:
         raise _impossible(verified.folder.name, "the record of its models is for another release")
-    return tuple(StatedModel.model_validate({**model.model_dump(), "signer": None}) for model in record.models)
+    # The signed index names the signers, because `release build` verified the signatures of the models.
+    return tuple(
+        StatedModel.model_validate(
+            {
+                **model.model_dump(),
+                "signer": verified.index.signer(model.name, int(model.version)),
+            }
+        )
+        for model in record.models
+    )
 
 
 def _impossible(release: str, why: str, *, hint: str = "Run `sealserve release build`.") -> SealserveError:

@@ -9,19 +9,21 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from sealserve.atomic_file import write_file
 from sealserve.attestation.secret_provisioning import SecretForm
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment
+from sealserve.deployment import Deployment, ModelSection
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
-from sealserve.owner import drift, enclaves, models, release_statements
+from sealserve.owner import drift, enclaves, model_signature, model_signing, models, release_statements
 from sealserve.owner.certificates import tls_files
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
 from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import server_config_files
 from sealserve.sealing import archive, release
+from sealserve.sealing.model_signature import compare_signed
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, parse_index
@@ -73,6 +75,7 @@ def build(
     now: datetime,
     replace_lost_key: bool = False,
     secret_form: SecretForm | None = None,
+    sign_model: Path | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
@@ -85,6 +88,7 @@ def build(
         replace_lost_key: Create a new key that signs releases if the former key is missing. Hosts then need the new
             public key.
         secret_form: The form in which enclaves receive the key of the release. None: `broker allow` decides.
+        sign_model: Sign each model with this private key (PEM). See `signature_of` for the file of the signature.
         progress: Called with the number of plaintext bytes that were sealed since the last call.
         warn: Called with each warning about a model, such as an operation that only ``dangerous_operations`` allows.
 
@@ -95,16 +99,19 @@ def build(
         InputError: `model.not-imported`: A model was not converted into the workspace yet.
         RefusedOperationError: A model contains operations that are not allowed in an enclave.
         AuthorityMissingError: The certificates do not exist yet.
-        SealserveError: As `sealserve.sealing.release.build_release`.
+        SealserveError: As `sealserve.sealing.release.build_release`, `model_signature.verify_model` and
+            `model_signing.sign`.
     """
     # Reject a dangerous model before anything is created.
     linted = models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
-    # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else. An attested
-    # server creates its TLS key itself.
+    # Verify the signatures of the models, or make them. The files that are sealed below must be the signed files.
+    signatures: dict[Path, bytes] = {}
     servables = [
-        Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
+        _servable(workspace, model, now=now, sign_model=sign_model, signatures=signatures, warn=warn)
         for model in deployment.models
     ]
+    # Collect the content: the models, the server's settings, and a new TLS key that is stored nowhere else. An attested
+    # server creates its TLS key itself.
     facts = drift.facts_to_seal(workspace, deployment)
     files = server_config_files(deployment)
     tls = tls_files(workspace, deployment, now=now)
@@ -140,7 +147,35 @@ def build(
     # Record the settings and models of the release, so that `up` and `status` can detect later changes.
     drift.remember(workspace, built.folder.name, built.id, facts)
     release_statements.remember(workspace, built, deployment.models, linted)
+    # Write the signatures last: a build that fails leaves none.
+    for path, content in signatures.items():
+        write_file(path, content)
     return built
+
+
+def signature_of(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the file for the signature that `build` makes of a model: ``owner/models/NAME/VERSION.sig``."""
+    return models.planned_folder(workspace, model).with_name(f"{model.version}.sig")
+
+
+def _servable(
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    now: datetime,
+    sign_model: Path | None,
+    signatures: dict[Path, bytes],
+    warn: Callable[[str], None] | None,
+) -> Servable:
+    """Verify the signature of a model, or make one and add it to ``signatures``."""
+    folder = servable_folder(workspace, model)
+    signed = model_signature.verify_model(model, folder, now=now, warn=warn)
+    if sign_model is not None:
+        made = model_signing.sign(folder, sign_model)
+        signatures[signature_of(workspace, model)] = made.content
+        signed = signed or made.signed
+        compare_signed(made.signed.files, signed.files, name=f"{model.name}, version {model.version},")
+    return Servable(name=model.name, version=model.version, folder=folder, signed=signed)
 
 
 def _discard_key(owner: Owner, key_id: KeyId) -> None:

@@ -29,6 +29,13 @@ class SealingCode(ErrorCode):
     INDEX_BAD_SIGNATURE = "index.bad-signature", VerificationError
     """The index is not signed with the owner's key."""
 
+    MODEL_SIGNATURE_FORMAT = "model-signature.format", VerificationError
+    """The file is not an OpenSSF Model Signing signature, or two readers could read it differently."""
+    MODEL_SIGNATURE_MISMATCH = "model-signature.mismatch", VerificationError
+    """The files of a model are not exactly the files that its signature covers."""
+    MODEL_SIGNATURE_UNSUPPORTED = "model-signature.unsupported", VerificationError
+    """The signature of a model has a version, a serialization or a digest algorithm that sealserve does not support."""
+
     RELEASE_INCOMPLETE = "release.incomplete", VerificationError
     """The folder lacks the index or its signature, so it is not a complete release."""
     RELEASE_INVALID_CONTENTS = "release.invalid-contents", InputError

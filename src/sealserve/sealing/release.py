@@ -24,6 +24,7 @@ from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.format_version import FormatVersion
+from sealserve.sealing.model_signature import SignedModel, compare_signed
 from sealserve.sealing.ordered_work import in_order
 from sealserve.sealing.release_files import check_files
 from sealserve.sealing.release_index import (
@@ -34,6 +35,7 @@ from sealserve.sealing.release_index import (
     SIGNATURE_FILE,
     IndexedFile,
     IndexedServable,
+    IndexedSigner,
     ReleaseIndex,
     folder_name,
     format_time,
@@ -55,11 +57,24 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servable:
-    """One version of a model: a SavedModel folder that is served under ``name``."""
+    """One version of a model: a SavedModel folder that is served under ``name``.
+
+    Attributes:
+        name: The name.
+        version: The version.
+        folder: The SavedModel.
+        signed: The files that a verified signature of the model covers, with the signer. None: it has no signature.
+    """
 
     name: str
     version: int
     folder: Path
+    signed: SignedModel | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder in the release."""
+        return f"{MODELS_FOLDER}/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +140,7 @@ def build_release(
 
     Raises:
         InputError: `release.invalid-contents` if the contents are invalid or contradict each other.
+        VerificationError: `model-signature.mismatch` if the sealed files of a signed model are not the signed files.
         SealserveError: The errors of `codec.seal_digested` and `file_tree.regular_files`.
         UnavailableError: `file.unwritable` if ``parent`` does not exist or is not writable.
         UnavailableError: `file.disk-full` if the disk is full.
@@ -142,6 +158,7 @@ def build_release(
         plain = tuple(ListedFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
         sealed[FILE_LIST] = seal(file_list(plain), FILE_LIST, progress=None)
         index = _index(contents, sealed, key_id, file_format)
+        _check_signed(contents, sealed)
         content = index.to_bytes()
         release_id = hashlib.sha256(content).hexdigest()
         write_file(stage.folder / SIGNATURE_FILE, sign_index(RELEASE_DOMAIN, content, signer))
@@ -216,7 +233,7 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
             )
         seen.add(identity)
         for path in regular_files(servable.folder):
-            yield f"{MODELS_FOLDER}/{servable.name}/{servable.version}/{path}", servable.folder / path
+            yield f"{servable.place}/{path}", servable.folder / path
     for path, content in contents.files.items():
         reserved = {INDEX_FILE, SIGNATURE_FILE, FILE_LIST, ENCLAVE_FOLDER, MODELS_FOLDER}
         if not is_safe_relative(path) or path.split("/")[0] in reserved:
@@ -273,12 +290,29 @@ def _seal(
     return codec.seal_bytes(source, output, key=key, embedded_path=path, version=file_format, progress=progress)
 
 
+def _check_signed(contents: ReleaseContents, sealed: Mapping[str, DigestedFile]) -> None:
+    """Compare the content that was sealed with the signatures of the models.
+
+    Each digest is the digest of the bytes that were encrypted. A file that was replaced after the verification of the
+    signature therefore differs.
+    """
+    for servable in contents.servables:
+        if servable.signed is not None:
+            inside = f"{servable.place}/"
+            files = {path.removeprefix(inside): f.plain_sha256 for path, f in sealed.items() if path.startswith(inside)}
+            compare_signed(files, servable.signed.files, name=f"{servable.name}, version {servable.version},")
+
+
 def _index(
     contents: ReleaseContents, sealed: Mapping[str, DigestedFile], key_id: str, file_format: FormatVersion
 ) -> ReleaseIndex:
     versions: dict[str, list[int]] = {}
-    for servable in contents.servables:
+    signers: dict[str, list[IndexedSigner]] = {}
+    for servable in sorted(contents.servables, key=lambda item: item.version):
         versions.setdefault(servable.name, []).append(servable.version)
+        if servable.signed is not None:
+            found = IndexedSigner(version=servable.version, signer=servable.signed.signer)
+            signers.setdefault(servable.name, []).append(found)
     try:
         return ReleaseIndex(
             name=contents.name,
@@ -288,7 +322,8 @@ def _index(
             key_id=key_id,
             secret_form=contents.secret_form,
             servables=tuple(
-                IndexedServable(name=name, versions=tuple(sorted(versions[name]))) for name in sorted(versions)
+                IndexedServable(name=name, versions=tuple(versions[name]), signers=tuple(signers.get(name, ())))
+                for name in sorted(versions)
             ),
             files=tuple(
                 IndexedFile(path=path, size=file.sealed_size, sha256=file.sealed_sha256)

@@ -7,11 +7,12 @@ ascending order.
 import secrets
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Annotated, ClassVar, Final, Literal, NewType, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NewType, Self
 
 from pydantic import Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 
 from sealserve.attestation.secret_provisioning import SecretForm
+from sealserve.attested.release_statement import ModelSigner
 from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
 from sealserve.errors import ErrorCode
 from sealserve.names import Name
@@ -50,6 +51,19 @@ class IndexedFile(ListedFile):
         return path
 
 
+class IndexedSigner(DocumentPart):
+    """The signer of one version of a servable, from an OpenSSF Model Signing signature that the owner verified."""
+
+    version: Annotated[_Version, Field(description="The version that came with a signature.")]
+    signer: Annotated[ModelSigner, Field(description="The signer: `method`, `identity` and `issuer`.")]
+
+
+def _never_empty(schema: dict[str, Any]) -> None:
+    """Describe an optional array: if it is empty, the document does not contain it."""
+    del schema["default"]
+    schema["minItems"] = 1
+
+
 class IndexedServable(DocumentPart):
     """A servable (a model that clients can request) in the index."""
 
@@ -58,6 +72,14 @@ class IndexedServable(DocumentPart):
         tuple[_Version, ...],
         Field(min_length=1, description="All served versions, in ascending order, without repeats."),
     ]
+    signers: Annotated[
+        tuple[IndexedSigner, ...],
+        Field(
+            exclude_if=lambda signers: not signers,  # the index of unsigned models has no such key
+            json_schema_extra=_never_empty,
+            description="Signers of versions that came with a signature, in ascending order of versions.",
+        ),
+    ] = ()
 
     @field_validator("versions")
     @classmethod
@@ -65,6 +87,17 @@ class IndexedServable(DocumentPart):
         if any(left >= right for left, right in pairwise(versions)):
             raise ValueError("versions must be in ascending order, without duplicates")
         return versions
+
+    @model_validator(mode="after")
+    def _signers_fit(self) -> Self:
+        signed = [item.version for item in self.signers]
+        if any(left >= right for left, right in pairwise(signed)) or not set(signed) <= set(self.versions):
+            raise ValueError("signers must be in ascending order of versions, without duplicates or other versions")
+        return self
+
+    def signer(self, version: int) -> ModelSigner | None:
+        """Return the signer of a version, or None if it came without a signature."""
+        return next((item.signer for item in self.signers if item.version == version), None)
 
 
 class ReleaseIndex(CanonicalDocument):
@@ -105,6 +138,11 @@ class ReleaseIndex(CanonicalDocument):
     def created_at(self) -> datetime:
         """The value of ``created`` as a time in UTC."""
         return datetime.strptime(self.created, _TIME).replace(tzinfo=UTC)
+
+    def signer(self, name: str, version: int) -> ModelSigner | None:
+        """Return the signer of a version of a servable, or None if it came without a signature."""
+        found = (item.signer(version) for item in self.servables if item.name == name)
+        return next(found, None)
 
     @field_validator("created")
     @classmethod

@@ -73,9 +73,9 @@ def test_each_package_of_an_extra_is_known_with_its_extra() -> None:
 
 
 def test_all_has_every_extra() -> None:
-    assert extras()["all"] == ["sealserve[kubernetes,pkcs11,postgresql,server]"]
+    assert extras()["all"] == ["sealserve[kubernetes,model-signing,pkcs11,postgresql,server]"]
     needing = {extra for extra, needs in extras().items() if "sealserve[owner]" in needs}
-    assert needing == {"kubernetes", "pkcs11", "postgresql", "server"}
+    assert needing == {"kubernetes", "model-signing", "pkcs11", "postgresql", "server"}
 
 
 def test_a_module_of_no_extra_is_not_explained() -> None:

@@ -87,6 +87,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("inspect", [sealed]),
         ("inspect", [owner.master_key]),
         ("release build", []),
+        ("release build", ["--sign-model", owner.master_key]),
         ("release verify", []),
         ("release show", []),
         ("release list", []),

@@ -1,9 +1,13 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.model_signatures import KeySigner
 from tests.harness.workspaces import Site
+
+from sealserve.owner.model_signature import key_digest
 
 
 def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
@@ -50,6 +54,34 @@ def test_a_build_for_programs(ready: Site, cli: CommandLine) -> None:
     assert set(built.json) == {"id", "folder", "key_id"}
     assert built.err == ""
     assert Path(built.json["folder"]).parent == ready.workspace.owner.releases
+
+
+def test_a_build_names_the_signers_of_models(ready: Site, cli: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="model-signing is missing: `make setup` installs it")
+    signer = KeySigner.create(tmp_path)
+    built = cli.ok("release", "build", "--sign-model", signer.private)
+    identity = key_digest(signer.key.public_key())
+    place = ready.workspace.owner.models / "half-plus-two" / "1.sig"
+    assert f"half-plus-two:1: key {identity}\n" in built
+    assert f"{place}\n" in built
+    assert place.is_file()
+    assert f"half-plus-two:1: key {identity}\n" in cli.ok("release", "show")
+    assert cli.json("release", "show")["servables"][0]["signers"] == [
+        {"version": 1, "signer": {"method": "key", "identity": identity, "issuer": None}}
+    ]
+    assert cli.json("release", "build", "--sign-model", signer.private)["signatures"] == [str(place)]
+    error = cli.error("release", "build", "--sign-model", tmp_path / "none")
+    assert (error["code"], error["status"]) == ("model-signature.key", 2)
+
+
+def test_a_signer_without_the_extra(ready: Site, cli: CommandLine, tmp_path: Path) -> None:
+    signer = KeySigner.create(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "model_signing", None)
+        error = cli.error("release", "build", "--sign-model", signer.private)
+    assert (error["code"], error["status"]) == ("install.extra", 4)
+    assert "pip install 'sealserve[model-signing]'" in error["hint"]
+    assert not list(ready.workspace.owner.releases.iterdir())
 
 
 def test_a_build_needs_a_model(cli: CommandLine) -> None:

@@ -478,6 +478,11 @@ def test_the_published_schema_accepts_a_release_and_refuses_what_the_reader_refu
         assert not schema.is_valid(change(index)), case
     for key in index:
         assert not schema.is_valid({name: value for name, value in index.items() if name != key}), key
+    signer = {"method": "key", "identity": "ab" * 32, "issuer": None}
+    index["servables"][0]["signers"] = [{"version": 1, "signer": signer}]
+    schema.validate(index)
+    index["servables"][0]["signers"] = []
+    assert not schema.is_valid(index)
 
 
 def test_the_page_and_the_schema_name_each_key(release: Release) -> None:
