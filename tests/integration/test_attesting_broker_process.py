@@ -38,7 +38,7 @@ TWO = ("--processes", "2")
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[Owned]:
-    with owned(tmp_path / "site", server={"attested": True}, broker={"certificate_hours": 2}) as made:
+    with owned(tmp_path / "site", broker={"certificate_hours": 2}) as made:
         yield made
 
 
@@ -94,7 +94,7 @@ def test_several_processes_serve_enclaves_and_follow_rotations(owner: Owned) -> 
 
 def test_a_user_verifies_an_enclave_of_a_real_release(tmp_path: Path) -> None:
     """The owner builds and registers; the broker decides; the user needs only the owner's key and the vendor's root."""
-    with owned(tmp_path / "site", server={"attested": True}) as owner:
+    with owned(tmp_path / "site") as owner:
         site, workspace = owner.site, owner.site.workspace
         site.import_model()
         folder = site.build_release().folder

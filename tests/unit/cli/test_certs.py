@@ -81,7 +81,7 @@ def test_the_issuing_authority_is_shown_and_rotated(cli: CommandLine) -> None:
     cli.ok("certs", "two-way")
     error = cli.error("certs", "rotate-issuing")
     assert (error["code"], error["status"]) == ("certs.not-attested", 2)
-    make_site(cli.directory, source=cli.directory / "half-plus-two", server={"attested": True})
+    make_site(cli.directory, source=cli.directory / "half-plus-two")
     rotated = {row["role"]: row for row in cli.json("certs", "rotate-issuing")}
     assert rotated["issuing authority"]["names"] == ["grpc.tf-serving.service.com"]
     again = {row["role"]: row for row in cli.json("certs", "rotate-issuing", "--compromised")}

@@ -180,7 +180,6 @@ def test_the_certificate_of_enclaves_is_a_warning_only_if_its_renewals_fail(
     ready: Site, monkeypatch: pytest.MonkeyPatch, *, left: timedelta, warns: bool
 ) -> None:
     file = ready.workspace.deployment_file
-    file.write_text(with_key(file.read_text(), "server.attested", "true"))
     described = reader.read(file)
     target = targets.open_target(ready.workspace, described)
     end = datetime.now(UTC) + left

@@ -26,7 +26,7 @@ from sealserve.pki.codes import PkiCode
 from sealserve.pki.issuing import load_key
 from sealserve.workspace import Workspace
 
-ATTESTED = {"attested": True}
+ATTESTED = {"dangerous_owner_tls_key": False}
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_without_attested_serving_there_is_none(site: Site) -> None:
     assert not site.workspace.owner.database.exists()
     with pytest.raises(CertificateMissingError, match="issuing CA"):
         issuing.read_certificate(site.workspace)
-    with raises(OwnerCode.CERTS_NOT_ATTESTED, match="expected server.attested = true"):
+    with raises(OwnerCode.CERTS_NOT_ATTESTED, match="use a TLS key that the owner creates"):
         certificates.rotate_issuing(site.workspace, site.deployment, now=site.now)
 
 

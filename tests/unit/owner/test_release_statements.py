@@ -26,7 +26,7 @@ from sealserve.sealing.release import VerifiedRelease, verify_release
 
 @pytest.fixture
 def attested(tmp_path: Path) -> Site:
-    site = make_site(tmp_path / "site", server={"attested": True}, target={"kind": "docker"})
+    site = make_site(tmp_path / "site", target={"kind": "docker"})
     site.import_model()
     site.certify()
     return site
@@ -95,14 +95,23 @@ def test_a_repetition_signs_nothing_new(attested: Site) -> None:
     assert found.issued > ReleaseStatement.parse(first.content).issued
 
 
-def test_without_attested_serving_there_is_no_statement(ready: Site, released: VerifiedRelease) -> None:
-    provisioning.register(ready.workspace, ready.deployment, released, now=ready.now)
-    assert stored(ready, released) is None
+def test_without_attested_serving_there_is_no_statement(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"dangerous_owner_tls_key": True}, target={"kind": "docker"})
+    site.import_model()
+    site.certify()
+    release = built(site)
+    provisioning.register(site.workspace, site.deployment, release, now=site.now)
+    assert stored(site, release) is None
 
 
 def test_an_attested_release_is_stated_after_the_setting_changed(attested: Site) -> None:
     release = built(attested)
-    changed = make_site(attested.directory, source=attested.directory / "half-plus-two", target={"kind": "docker"})
+    changed = make_site(
+        attested.directory,
+        source=attested.directory / "half-plus-two",
+        server={"dangerous_owner_tls_key": True},
+        target={"kind": "docker"},
+    )
     assert not changed.deployment.server.attested
     provisioning.register(changed.workspace, changed.deployment, release, now=changed.now)
     assert verified(attested, release)

@@ -68,7 +68,7 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
 
 @pytest.mark.parametrize("tls", ["two-way", "one-way"])
 def test_a_release_for_attested_serving_contains_no_tls_key(tmp_path: Path, tls: str) -> None:
-    site = make_site(tmp_path, server={"attested": True}, service={"tls": tls})
+    site = make_site(tmp_path, service={"tls": tls})
     site.import_model()
     site.certify()
 

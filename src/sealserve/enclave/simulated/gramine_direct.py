@@ -51,7 +51,7 @@ def run_gramine_direct(
     `manifest_in_memory`). Like every simulation, it protects nothing from this machine's root.
 
     Raises:
-        InputError: `enclave.attests-itself`: The enclave attests itself (`server.attested`).
+        InputError: `enclave.attests-itself`: The enclave attests itself.
         InputError: `enclave.without-gramine`: The enclave was built without Gramine's files in the inventory.
         SealserveError: The errors of `run_enclave`.
     """
@@ -65,7 +65,7 @@ def run_gramine_direct(
             raise EnclaveCode.ATTESTS_ITSELF.error(
                 f"The enclave {name!r} cannot run in gramine-direct: it attests itself, and gramine-direct creates no "
                 "quotes.",
-                hint="Run it with the simulated enclave, or build a release with `server.attested = false`.",
+                hint="Run it with the simulated enclave, or build a release with `server.dangerous_owner_tls_key = true`.",
             )
         if enclave.manifest.loader.entrypoint is None:
             raise EnclaveCode.WITHOUT_GRAMINE.error(

@@ -85,7 +85,7 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
 
 
 def test_enclaves_that_renew_their_certificates_have_rules_of_their_own() -> None:
-    attested = SCRAPED.replace("[server]", "[server]\nattested = true") + "\n[broker]\ncertificate_hours = 8\n"
+    attested = SCRAPED + "\n[broker]\ncertificate_hours = 8\n"
     (group,) = replica_rules(make_context(toml=attested).deployment)["groups"]
     rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
     assert "SealserveServiceCertificateExpires" not in rules
