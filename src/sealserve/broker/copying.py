@@ -31,8 +31,8 @@ def copy_rows(source: Connection, target: Connection) -> int:
 def copied_before(source: Connection, target: Connection) -> int | None:
     """Return the number of rows in ``source`` if an earlier copy of them is complete, or `None` without such a copy.
 
-    The log of ``target`` may have grown since. It must contain the last row of the log of ``source``, and ``target`` must
-    contain each release key.
+    The log of ``target`` may have grown since. It must contain the last row of the log of ``source``. The target
+    must also contain each release key.
 
     Args:
         source: A transaction of a database with the current tables, whose log was verified.
