@@ -46,7 +46,7 @@ from sealserve.attested.release_statement import (
     StatedPolicy,
     sign_statement,
 )
-from sealserve.broker import admin, stored_key
+from sealserve.broker import admin, approval_requests, stored_key
 from sealserve.broker import statements as stored_statements
 from sealserve.broker.attest_issuer import AttestIssuer
 from sealserve.broker.audit_entry import Decision, Entry
@@ -596,3 +596,27 @@ def test_many_enclaves_and_hostile_peers_at_the_same_time(world: World) -> None:
         assert {found.result() for found in honest} == {world.made.key.reveal()}
         assert all(found.result() is not None for found in hostile)
     assert before < 200
+
+
+# Approvals
+
+
+def test_a_start_and_a_renewal_need_an_approval(world: World) -> None:
+    manual = replace(world.release, policy=replace(world.release.policy, manual_approval=True))
+    admin.allow(world.database, manual, {"replica-0": REFERENCE}, now=_now(), reactivate=True)
+    served = world.serve()
+    enclave = served.enclave()
+    with raises(AttestationCode.ATTEST_UNAVAILABLE):
+        served.start(enclave)
+    line = world.lines()[-1]
+    assert line.code == "policy.approval-pending"
+    assert line.platform_id is not None
+    (waiting,) = approval_requests.pending(world.database, now=_now())
+    assert waiting.platform_id == line.platform_id
+    approval_requests.approve(world.database, "resnet50", line.platform_id, now=_now())
+    assert served.start(enclave) == world.made.key.reveal()
+    enclave.provision(served.server.address, served.ca, purpose="renewal")
+    approval_requests.withdraw(world.database, "resnet50", line.platform_id, now=_now())
+    with raises(AttestationCode.ATTEST_UNAVAILABLE):
+        enclave.provision(served.server.address, served.ca, purpose="renewal")
+    assert world.lines()[-1].code == "policy.approval-pending"

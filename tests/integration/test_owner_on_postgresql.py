@@ -8,21 +8,25 @@ from tests.harness.errors import raises
 from tests.harness.postgresql import Server
 from tests.harness.workspaces import Site, make_site, on_server
 
-from sealserve.broker import admin
+from sealserve.attested.release_statement import ReleaseStatement
+from sealserve.broker import admin, statements, stored_key
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.broker.stored_key import KeyId
 from sealserve.cluster import ports
 from sealserve.deployment.database_url import parse_database_url
 from sealserve.doctor import database_checks
 from sealserve.doctor.finding import Verdict
-from sealserve.owner import provisioning
+from sealserve.owner import certificates, issuing, provisioning
 from sealserve.owner.backup import back_up
 from sealserve.owner.broker_database import import_database
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.master_key import rotate
 from sealserve.owner.owner import Owner
 from sealserve.owner.restore import restore
+from sealserve.owner.token_rotation import rotate_recorded
+from sealserve.pki.issuing import load_key
 from sealserve.workspace import Workspace
 
 pytestmark = pytest.mark.integration
@@ -86,6 +90,34 @@ def test_an_import_moves_the_file_to_the_server(site: Site, url: str) -> None:
     with raises(OwnerCode.DATABASE_IMPORT, match="is not empty"):
         import_database(moved.workspace, owner.audit_keys())
     assert moved.workspace.owner.database.exists()
+
+
+def test_attested_serving_works_on_the_server(tmp_path: Path, url: str) -> None:
+    site = make_site(tmp_path / "owner", server={"attested": True}, target={"kind": "docker", "replicas": 1})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    site.build_enclave(release)
+    known = provisioning.allow(site.workspace, site.deployment, release, now=site.now)
+    moved = on_server(site, url)
+    first = import_database(moved.workspace, Owner.open(moved.workspace).audit_keys())
+    certificates.rotate_issuing(moved.workspace, moved.deployment, now=site.now, compromised=True)
+    certificate = issuing.read_certificate(moved.workspace)
+    with Owner.open(moved.workspace).vault() as vault:
+        with vault.database.read() as connection:
+            assert statements.find(connection, known.release.release_id) is not None
+            stored = stored_key.find_issuing(connection, KeyId(certificate.key_id))
+        with vault.keystore.decrypt(stored) as key:
+            assert load_key(key).public_key() == certificate.certificate.public_key()
+        rotate_recorded(moved.workspace, vault.database, compromised=False, now=site.now)
+        with vault.database.read() as connection:
+            signed = statements.find(connection, known.release.release_id)
+    assert signed is not None
+    assert len(ReleaseStatement.parse(signed.content).brokers[0].keys) == 2
+    assert provisioning.verify_log(moved.workspace)[0].rows > first.audit_rows
+    # An interrupted import is completed, although the rotation deleted a key.
+    first.former.rename(moved.workspace.owner.database)
+    assert import_database(moved.workspace, Owner.open(moved.workspace).audit_keys()) == first
 
 
 def test_an_import_needs_a_server_and_a_file(site: Site, url: str) -> None:

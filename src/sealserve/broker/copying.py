@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, insert, select
 
+from sealserve.broker.stored_key import RELEASE_KEYS
 from sealserve.broker.tables import AUDIT, KEYS, METADATA, REVISION, SCHEMA
 
 _BATCH: Final = 500
@@ -30,7 +31,8 @@ def copy_rows(source: Connection, target: Connection) -> int:
 def copied_before(source: Connection, target: Connection) -> int | None:
     """Return the number of rows in ``source`` if an earlier copy of them is complete, or `None` without such a copy.
 
-    The log of ``target`` may have grown since. It must contain the last row of the log of ``source``, and each key.
+    The log of ``target`` may have grown since. It must contain the last row of the log of ``source``. The target
+    must also contain each release key.
 
     Args:
         source: A transaction of a database with the current tables, whose log was verified.
@@ -39,7 +41,8 @@ def copied_before(source: Connection, target: Connection) -> int | None:
     last = source.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
     if last is not None and target.execute(select(AUDIT.c.hash).where(AUDIT.c.seq == last.seq)).scalar() != last.hash:
         return None
-    keys = set(source.execute(select(KEYS.c.key_id)).scalars())
+    # A rotation deletes the private keys of former issuing CAs.
+    keys = set(source.execute(select(KEYS.c.key_id).where(RELEASE_KEYS)).scalars())
     if (last is None and not keys) or not keys <= set(target.execute(select(KEYS.c.key_id)).scalars()):
         return None
     tables = (table for table in METADATA.sorted_tables if table not in (REVISION, SCHEMA))

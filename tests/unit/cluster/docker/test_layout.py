@@ -205,6 +205,16 @@ def test_the_broker_sees_who_administers_it_only_if_it_needs_to(tmp_path: Path, 
         assert all(mount.read_only for mount in mounts)
 
 
+def test_the_broker_sees_the_issuing_authority_if_there_is_one(tmp_path: Path, bundle: Served) -> None:
+    for attested, mounted in ((False, set()), (True, {"issuing"})):
+        site = make_site(tmp_path / f"site-{attested}", server={"attested": attested})
+        site.certify()
+        services = make_context(site).services(bundle)
+        mounts = [mount for container in services for mount in container.mounts if mount.source.name == "issuing"]
+        assert {mount.source.name for mount in mounts} == mounted
+        assert all(mount.read_only for mount in mounts)
+
+
 def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     site.certify()
