@@ -51,7 +51,7 @@ class AttestationDevice:
             self._write(self._root / REPORT_DATA_FILE, report_data)
             found = self._read(self._root / QUOTE_FILE, MAXIMUM_QUOTE + 1)
         if not 0 < len(found) <= MAXIMUM_QUOTE:
-            raise AttesterCode.ATTESTER_QUOTE.error(
+            raise AttesterCode.QUOTE.error(
                 f"The attestation device returned no usable quote: expected 1 to {MAXIMUM_QUOTE} bytes, got "
                 f"{'more' if found else '0'}.",
                 hint="Check the machine's quoting service: run `sealserve doctor host` on the host.",
@@ -77,7 +77,7 @@ class AttestationDevice:
             with SecretBytes(self._read(path, len(key) + 1)) as used:
                 accepted = hmac.compare_digest(used.reveal(), key.reveal())
         if not accepted:
-            raise AttesterCode.ATTESTER_DEVICE.error(
+            raise AttesterCode.DEVICE.error(
                 f"The attestation device did not accept the key: {path} has other content than was written.",
                 hint="Read the launcher's log: it states why the encrypted files did not open.",
             )
@@ -89,7 +89,7 @@ class AttestationDevice:
         except OSError as error:
             raise self._fault(path, error) from error
         if written != len(content):
-            raise AttesterCode.ATTESTER_DEVICE.error(
+            raise AttesterCode.DEVICE.error(
                 f"The attestation device accepted only {written} of {len(content)} bytes in {path}."
             )
 
@@ -104,7 +104,7 @@ class AttestationDevice:
         return bytes(found)
 
     def _fault(self, path: Path, error: OSError) -> SealserveError:
-        return AttesterCode.ATTESTER_DEVICE.error(
+        return AttesterCode.DEVICE.error(
             f"The attestation device is not usable: {path}: {error.strerror or error}.",
             hint='Check that the manifest has sgx.remote_attestation = "dcap", and that the quoting service runs.',
         )

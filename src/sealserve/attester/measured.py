@@ -46,7 +46,7 @@ def measured_settings(environment: Mapping[str, str]) -> MeasuredSettings:
     try:
         broker_ca = authority.read_bytes()
     except OSError as error:
-        raise AttesterCode.ATTESTER_ENVIRONMENT.error(
+        raise AttesterCode.ENVIRONMENT.error(
             f"The certificate of the broker's CA cannot be read: {authority}: {error.strerror or error}.",
             hint="Build the enclave again: `sealserve enclave build`.",
         ) from error
@@ -62,7 +62,7 @@ def measured_settings(environment: Mapping[str, str]) -> MeasuredSettings:
 def _value(environment: Mapping[str, str], name: str, pattern: str) -> str:
     found = environment.get(name)
     if found is None or not re.fullmatch(pattern, found):
-        raise AttesterCode.ATTESTER_ENVIRONMENT.error(
+        raise AttesterCode.ENVIRONMENT.error(
             f"The measured variable {name} is {'missing' if found is None else f'invalid: got {found!r}'}.",
             hint="Build the enclave again with `sealserve enclave build`. The host cannot set this variable.",
         )

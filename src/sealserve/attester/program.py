@@ -67,15 +67,26 @@ def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:
         service=enclave.evidence(granted.grant),
     )
     # Renew the certificate while the server runs (7).
-    Renewal(
+    renewal(enclave, identity, granted).start()
+    return identity
+
+
+def renewal(enclave: "Enclave", identity: ServiceIdentity, granted: Attested) -> Renewal:
+    """Return the renewal of an identity's certificate and evidence. It is not started.
+
+    Args:
+        enclave: The enclave, which attests again.
+        identity: The identity that gets the new certificate.
+        granted: The grant of the start.
+    """
+    return Renewal(
         renew=lambda: enclave.attest("renewal", limit=0),
         use=lambda renewed: identity.renew(
             certificate_chain=renewed.grant.certificate_chain.encode(), service=enclave.evidence(renewed.grant)
         ),
         failed=identity.renewal_failed,
         first=granted,
-    ).start()
-    return identity
+    )
 
 
 class Enclave:

@@ -59,14 +59,16 @@ class Renewal:
         self._backoff = backoff or Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
+        self._thread = threading.Thread(target=self.run, name="renewal", daemon=True)
 
     def start(self) -> None:
         """Start the thread. It ends with the process."""
-        threading.Thread(target=self.run, name="renewal", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread at its next wait."""
+        """End the thread at its next wait, and wait for its end."""
         self._stopping.set()
+        self._thread.join()
 
     def run(self) -> None:
         """Renew until `stop` is called."""

@@ -45,12 +45,12 @@ def test_report_data_is_written_and_the_quote_is_read(root: Path) -> None:
 def test_a_quote_of_unusable_size_is_refused(root: Path, content: bytes) -> None:
     (root / "quote").write_bytes(content)
 
-    with raises(AttesterCode.ATTESTER_QUOTE, match="no usable quote"):
+    with raises(AttesterCode.QUOTE, match="no usable quote"):
         AttestationDevice(root).quote(REPORT_DATA)
 
 
 def test_a_missing_device_is_named(tmp_path: Path) -> None:
-    with raises(AttesterCode.ATTESTER_DEVICE, match=r"user_report_data: No such file"):
+    with raises(AttesterCode.DEVICE, match=r"user_report_data: No such file"):
         AttestationDevice(tmp_path / "nothing").quote(REPORT_DATA)
 
 
@@ -63,7 +63,7 @@ def test_the_key_is_written_and_read_back(root: Path) -> None:
 def test_a_device_that_cannot_keep_the_key_is_named(root: Path) -> None:
     (root / "keys/release").symlink_to("/dev/null")
 
-    with raises(AttesterCode.ATTESTER_DEVICE, match="did not accept the key") as caught:
+    with raises(AttesterCode.DEVICE, match="did not accept the key") as caught:
         AttestationDevice(root).set_key("release", SecretBytes(KEY))
 
     assert KEY.hex() not in str(caught.value)
@@ -95,7 +95,7 @@ def test_a_quoting_service_that_is_down_is_reported_inside(root: Path, caplog: p
     with simulated(root, quote_for=quote_for) as served:
         served.start()
         device = AttestationDevice(root / "device")
-        with raises(AttesterCode.ATTESTER_QUOTE):
+        with raises(AttesterCode.QUOTE):
             device.quote(REPORT_DATA)
         assert device.quote(REPORT_DATA) == b"quote"  # a repetition can succeed
 
@@ -108,7 +108,7 @@ def test_a_key_that_opens_nothing_is_an_error_inside_and_outside(root: Path) -> 
 
     with simulated(root, open_mounts=open_mounts) as served:
         served.start()
-        with raises(AttesterCode.ATTESTER_DEVICE, match="did not accept the key"):
+        with raises(AttesterCode.DEVICE, match="did not accept the key"):
             AttestationDevice(root / "device").set_key("release", SecretBytes(KEY))
 
     with raises(EnclaveCode.MOUNT_SOURCE):
@@ -119,7 +119,7 @@ def test_a_key_of_another_length_is_refused(root: Path) -> None:
     opened: list[SecretBytes] = []
     with simulated(root, open_mounts=opened.append) as served:
         served.start()
-        with raises(AttesterCode.ATTESTER_DEVICE):
+        with raises(AttesterCode.DEVICE):
             AttestationDevice(root / "device").set_key("release", SecretBytes(KEY + b"\0"))
 
     with raises(EnclaveCode.DEVICE, match="expected 16 bytes, got 17"):

@@ -16,10 +16,11 @@ from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.keyset import spki_digest
 from sealserve.attestation.session_binding import service_report_data
 from sealserve.attested.evidence import ServiceEvidence
+from sealserve.attested.service_identity import ServiceIdentity
 from sealserve.attester.codes import AttesterCode
 from sealserve.attester.enclave_keys import EnclaveKeys
 from sealserve.attester.measured import measured_settings
-from sealserve.attester.program import Enclave, attested_identity
+from sealserve.attester.program import Enclave, attested_identity, renewal
 from sealserve.attester.turns import Backoff
 from sealserve.cluster.local.processes import wait_until
 from sealserve.enclave.codes import EnclaveCode
@@ -125,18 +126,25 @@ def test_a_renewal_keeps_the_keys(inside: Inside, example: Example) -> None:
         enclave.open_mounts(renewed)
 
 
-def test_the_certificate_is_renewed_while_the_server_runs(inside: Inside, broker: AttestBroker) -> None:
+def test_the_certificate_is_renewed_while_the_server_runs(
+    inside: Inside, broker: AttestBroker, example: Example
+) -> None:
     broker.hours = 3 / 3600
-    identity = attested_identity(inside.environment)
-    first, key = identity.certificate_chain, identity.private_key_pem()
+    enclave = Enclave(measured_settings(inside.environment), EnclaveKeys.create(example.release_id))
+    granted = enclave.attest("start")
+    chain = granted.grant.certificate_chain.encode()
+    service = enclave.evidence(granted.grant)
+    identity = ServiceIdentity(tls_key=enclave.keys.tls, certificate_chain=chain, service=service)
+    key, renewing = identity.private_key_pem(), renewal(enclave, identity, granted)
 
+    renewing.start()
     assert wait_until(lambda: identity.renewals > 0, seconds=60)
+    broker.hours = 24
+    renewing.stop()
 
-    assert identity.certificate_chain != first
+    assert identity.certificate_chain != chain
     assert identity.private_key_pem() == key
     assert identity.failed_renewals == 0
-    assert inside.opened == [KEY]
-    broker.hours = 24
 
 
 @pytest.mark.parametrize(
@@ -151,7 +159,7 @@ def test_the_certificate_is_renewed_while_the_server_runs(inside: Inside, broker
 )
 def test_a_wrong_variable_is_named(inside: Inside, name: str, value: str | None, problem: str) -> None:
     changed = {key: text for key, text in inside.environment.items() if key != name}
-    with raises(AttesterCode.ATTESTER_ENVIRONMENT, match=problem):
+    with raises(AttesterCode.ENVIRONMENT, match=problem):
         measured_settings(changed if value is None else changed | {name: value})
 
 
