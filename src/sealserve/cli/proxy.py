@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,7 @@ from sealserve.cli import connection, console, options
 from sealserve.cli.attested_options import PolicyFile, find_policy
 from sealserve.cli.context import Place
 from sealserve.cli.deferred_imports import deferred
+from sealserve.cli.evidence_endpoint import find_endpoint
 from sealserve.cli.verbs import Verbs
 from sealserve.interruptions import SIGNALS
 from sealserve.tcp_ports import SERVICE_PORT
@@ -21,7 +22,6 @@ from sealserve.terms import LogFormat
 with deferred:
     import asyncio
 
-    from sealserve.client.attested import EndpointTls
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import SealserveError
     from sealserve.proxy.first_bytes import Protocol
@@ -29,8 +29,6 @@ with deferred:
     from sealserve.proxy.proxy import Limits, Proxy
     from sealserve.proxy.upstream import Service
     from sealserve.proxy.verifier import ReplicaVerifier
-    from sealserve.regular_file import read_regular
-    from sealserve.workspace import WorkspaceMissingError
 
 _LOG: Final = logging.getLogger(__name__)
 _LONGEST_IDLE: Final = 7 * 24 * 3600
@@ -100,12 +98,12 @@ def proxy(
     private = all(where.is_private for where in wanted)
     accepted = find_policy(policy)
     # 2. Where is the service?
-    reach = _find_service(
+    reach = find_endpoint(
         place, address, bundle=bundle, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
     rest = rest_address or reach.rest
     service = Service(
-        grpc=parse_endpoint(reach.target),
+        grpc=parse_endpoint(reach.address),
         rest=None if rest is None else parse_endpoint(rest),
         tls=reach.tls,
         verifier=ReplicaVerifier(accepted),
@@ -122,42 +120,6 @@ def proxy(
             _LOG.warning("all users of this machine can use your client certificate; a Unix socket is only for you")
         asyncio.run(_serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file))
     _LOG.info("stopped")
-
-
-class _Found(NamedTuple):
-    target: str
-    rest: str | None
-    tls: EndpointTls
-
-
-def _find_service(
-    place: Place,
-    address: str | None,
-    *,
-    bundle: Path | None,
-    server_name: str | None,
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-) -> _Found:
-    """Return addresses and TLS settings. Without a bundle, a workspace and --ca, the evidence alone is sufficient."""
-    try:
-        reach = connection.find_access(
-            place, target=address, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
-        )
-    except WorkspaceMissingError:
-        if address is None:
-            raise
-        pair = None if certificate is None or key is None else connection.read_pair(certificate, key)
-        tls = EndpointTls(
-            server_name=server_name or parse_endpoint(address).host,
-            ca=None if ca is None else read_regular(ca),
-            certificate=None if pair is None else pair.chain_pem,
-            key=None if pair is None else pair.key_pem,
-        )
-        return _Found(address, None, tls)
-    tls = EndpointTls(server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key)
-    return _Found(reach.target, reach.rest, tls)
 
 
 async def _serve(proxy: Proxy, service: Service, listeners: Sequence[Listener], ready_file: Path | None) -> None:

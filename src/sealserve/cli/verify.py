@@ -13,6 +13,7 @@ from sealserve.cli.attested_options import PolicyFile, find_policy
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
+from sealserve.cli.evidence_endpoint import find_endpoint
 from sealserve.cli.output import Table
 from sealserve.cli.request_options import LONGEST_WAIT
 from sealserve.cli.verbs import Verbs
@@ -21,7 +22,6 @@ with deferred:
     from sealserve.atomic_file import OutputExistsError, write_file
     from sealserve.client.attested import (
         MAXIMUM_BUNDLE,
-        EndpointTls,
         PresentedService,
         VerifiedEndpoint,
         fetch_evidence,
@@ -33,7 +33,6 @@ with deferred:
     from sealserve.regular_file import read_regular
     from sealserve.sgx.pck import PckChain
     from sealserve.sgx.quote import Quote
-    from sealserve.workspace import WorkspaceMissingError
 
 app = Verbs()
 
@@ -95,7 +94,7 @@ def verify(
                 "--at cannot be used with an address: a running service is verified at the current time.",
                 hint="Leave out --at, or give a file that `sealserve verify --save` wrote.",
             )
-        address, tls = _endpoint(
+        address, _, tls = find_endpoint(
             context, source, bundle=bundle, server_name=server_name, ca=ca, certificate=certificate, key=key
         )
         presented = fetch_evidence(address, tls=tls, timeout=timeout)
@@ -126,36 +125,6 @@ def _as_file(source: str | None) -> Path | None:
             raise
         return Path(source)
     return None
-
-
-def _endpoint(
-    context: Context,
-    address: str | None,
-    *,
-    bundle: Path | None,
-    server_name: str | None,
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-) -> tuple[str, EndpointTls]:
-    """Return the address and the TLS settings. Without a bundle, a workspace and --ca, no CA is checked."""
-    try:
-        reach = connection.find_access(
-            context, target=address, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
-        )
-    except WorkspaceMissingError:
-        if address is None or (key is not None and certificate is None):
-            raise
-        pair = None if certificate is None or key is None else connection.read_pair(certificate, key)
-        return address, EndpointTls(
-            server_name=server_name or parse_endpoint(address).host,
-            ca=None if ca is None else read_regular(ca),
-            certificate=None if pair is None else pair.chain_pem,
-            key=None if pair is None else pair.key_pem,
-        )
-    return reach.target, EndpointTls(
-        server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key
-    )
 
 
 def _with_collateral(presented: PresentedService, url: str) -> PresentedService:
