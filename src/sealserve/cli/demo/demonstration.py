@@ -88,7 +88,8 @@ def _serve(walk: Walk, folder: Path, given: Sequence[str], *, keep: bool) -> Non
     bundle = walk.ship(built, REPLICAS)
     walk.start_replicas(bundle, REPLICAS)
     walk.start_front()
-    walk.use(reference)
+    policy = walk.verify()
+    walk.use(reference, policy)
     walk.prove(built)
     if keep:
         walk.keep(bundle, REPLICAS)
