@@ -14,18 +14,21 @@ class Attacker(Enum):
 
     HOST = (
         "host",
-        "The hostile host changes files, starts other enclaves on other platforms, and ends users' connections itself. "
-        "It also has the client certificate of an accomplice. It has neither the owner's keys nor the vendor's keys.",
+        (
+            "The host changes files, starts other enclaves on other platforms, and ends users' connections itself. It "
+            "also has the client certificate of an accomplice. It has neither the owner's keys nor the vendor's keys."
+        ),
     )
     NETWORK = (
         "thief",
-        "A thief in the network stole the TLS key of the owner's broker. Enclaves accept the thief's machine as the "
-        "broker.",
+        "The thief stole the TLS key of the owner's broker, so enclaves accept the thief's machine as the broker.",
     )
     OWNER = (
         "owner",
-        "The owner has every private key of the deployment, and the host helps her: her machine is in the path between "
-        "the user and the service. She wants to read a user's input.",
+        (
+            "The owner has all files of her own and of the host, and her machine is in the path between the user and "
+            "the service. She wants to read the user's input."
+        ),
     )
 
     def __init__(self, noun: str, means: str) -> None:
@@ -77,6 +80,8 @@ class Attempt:
         expected: Code of the error that must refuse the attack, or None if the attack must find nothing.
         act: Carries out the attack, and returns the result.
         attacker: Who attacks.
+        verdict: The result in the title.
+        in_the_old_way: Whether the attack is on a service whose TLS key the owner has. It succeeds, for comparison.
     """
 
     title: str
@@ -84,6 +89,8 @@ class Attempt:
     expected: str | None
     act: Callable[[], Refusal | Findings]
     attacker: Attacker = Attacker.HOST
+    verdict: str = "refused"
+    in_the_old_way: bool = False
 
     def carry_out(self) -> Refusal | Findings:
         """Carry out the attack.

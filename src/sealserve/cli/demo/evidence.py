@@ -54,10 +54,10 @@ class Launches:
         screen.step(
             4,
             "Each enclave creates its keys, and connects to the owner's broker",
-            "The enclave creates its TLS key and its identity key in its memory. They never leave it. The broker sends "
-            "a random nonce over TLS 1.3. The enclave answers with a quote: a statement, signed by the processor, about "
-            "the program that runs in the enclave. The quote covers the nonce, this TLS session and the public keys, so "
-            "the host can neither replay it nor use it for another connection.",
+            "The enclave creates its TLS key and its identity key in its memory. They never leave it. The broker "
+            "sends a random nonce over TLS 1.3. The enclave answers with a quote: a statement, signed by the "
+            "processor, about the program that runs in the enclave. The quote covers the nonce, this TLS session and "
+            "the public keys, so the host can neither replay it nor use it for another connection.",
             *self._lines(("broker", "connected to {connected}")),
             ("keys", "P-256 for TLS, and Ed25519 for nonces and receipts; new for each start"),
             seconds=self._seconds("private-memory", "quote"),
@@ -104,8 +104,8 @@ class Launches:
         screen.step(
             8,
             "The model servers load the model and serve it",
-            "Each enclave runs a model server with the interface of TensorFlow Serving. It serves with the TLS key that "
-            "the enclave created, so neither the host nor the owner has this key.",
+            "Each enclave runs a model server with the interface of TensorFlow Serving. It serves with the TLS key "
+            "that the enclave created, so neither the host nor the owner has this key.",
             *((process.role, f"process {process.pid}, port {process.port}") for process in self._replicas),
         )
 

@@ -1,10 +1,11 @@
 """A search for private keys in files and sealed files, and the comparison with the keys of TLS connections.
 
-A private key that fits the certificate of a connection allows an active attacker to end the connection. The demo
-therefore looks for such a key with everything that the owner and the host have: their folders, the owner's keystore, and
-the sealed files, which the owner can open with the release key.
+A private key that fits the certificate of a connection allows an active attacker to end the connection. Therefore the
+demo searches everything that the owner and the host have: their folders, the owner's keystore, and the sealed files,
+which the owner can open with the release key.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,18 +105,17 @@ def search(workspace: Workspace, releases: Sequence[Path]) -> KeySearch:
 def keys_in(content: bytes, place: str) -> Iterator[FoundKey]:
     """Yield the private keys in a file: all kinds as PEM, and P-256 keys as DER at any offset."""
     for block in _PEM.finditer(content):
+        pem = block.group().replace(b"\\n", b"\n")  # text formats, such as ssl.cfg, escape the ends of lines
         try:
-            yield FoundKey.of(serialization.load_pem_private_key(block.group(), password=None), place)
+            yield FoundKey.of(serialization.load_pem_private_key(pem, password=None), place)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             continue  # encrypted, or not a key
     start = content.find(_P256)
     while start >= 0:
         begin = start + len(_P256)
         number = int.from_bytes(content[begin : begin + _P256_SIZE])
-        try:
+        with contextlib.suppress(ValueError):  # the number may be outside of the range of keys
             yield FoundKey.of(ec.derive_private_key(number, ec.SECP256R1()), place)
-        except ValueError:
-            pass  # the number is not in the range of keys
         start = content.find(_P256, begin)
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import numpy.typing as npt
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -93,9 +94,7 @@ def shortened(text: str) -> str:
     return _DIGEST.sub(lambda found: short(found.group()), text)
 
 
-def request_message(
-    model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str = DEFAULT_SIGNATURE
-) -> bytes:
+def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str = DEFAULT_SIGNATURE) -> bytes:
     """Return the bytes of a Predict request."""
     return PredictRequest(
         model_spec=ModelSpec(name=model, signature_name=signature),
@@ -142,7 +141,8 @@ class Receipted:
 
 def ask_for_receipt(channel: ServiceChannel, request: bytes) -> Receipted:
     """Send a Predict request that asks for a receipt, over a connection to verified replicas."""
-    call = channel.current(timeout=_SECONDS).unary_unary(PREDICT)  # bytes in, bytes out
+    # Without serializers, a call takes and returns bytes.
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.current(timeout=_SECONDS).unary_unary(PREDICT)
     response, answered = call.with_call(request, timeout=_SECONDS, metadata=((RECEIPT_HEADER, "1"),))
     receipt = dict(answered.trailing_metadata() or ())[RECEIPT_HEADER]
     return Receipted(request=request, response=response, receipt=str(receipt))

@@ -376,9 +376,7 @@ class Walk:
         verified = [item.attested for item in opened if item.attested is not None]
         if not verified:
             return None
-        request = user.request_message(
-            self.deployment.model.name, reference.inputs[0], signature=reference.signature
-        )
+        request = user.request_message(self.deployment.model.name, reference.inputs[0], signature=reference.signature)
         receipted = user.ask_for_receipt(opened[0], request)
         return receipted, receipted.verify(verified[0].replicas.current(now=datetime.now(UTC)))
 
@@ -388,13 +386,13 @@ class Walk:
             "The user asks for a receipt, and verifies it",
             "The enclave signs the digests of request and response, and the model that computed the response. Later, "
             "the user can prove which model of which release answered her.",
-            ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}, {len(receipted.receipt)} bytes"),
-            ("model", f"{claims.model} version {claims.model_version}, SHA-256 {short(claims.model_sha256)}, as the "
-                      "owner states"),
+            ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
+            ("model", f"{claims.model} version {claims.model_version}"),
+            ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
             ("request", f"SHA-256 {short(claims.request_sha256)}, {len(receipted.request)} bytes"),
             ("response", f"SHA-256 {short(claims.response_sha256)}, {len(receipted.response)} bytes"),
             seconds=0.0,
-        )  # fmt: skip
+        )
 
     def prove(self, built: Release) -> None:
         """Search the host's files and all logs for secrets, and show the result.
@@ -414,8 +412,8 @@ class Walk:
             0,
             "The proof: the host saw ciphertext only",
             "The demo searches every file of the host, and every log, for the plaintext of the model and for the "
-            "release key. The demo fails if it finds 16 consecutive bytes of one of them. It also compares every private "
-            "key in the files of the host and of the owner with the TLS keys of the service.",
+            "release key. The demo fails if it finds 16 consecutive bytes of one of them. It also compares every "
+            "private key in the files of the host and of the owner with the TLS keys of the service.",
             (
                 "searched",
                 f"{found.files} files ({found.size / 1e6:.0f} MB): everything under .sealserve/host/ and all logs",
@@ -424,8 +422,8 @@ class Walk:
             (
                 "TLS keys",
                 (
-                    f"none of the {found.keys} private keys in {found.key_files} files of the host and the owner, and in "
-                    f"{found.opened} sealed files, belongs to a connection of the service"
+                    f"none of the {found.keys} private keys in {found.key_files} files of the host and the owner, and "
+                    f"in {found.opened} sealed files, belongs to a connection of the service"
                 ),
             ),
             ("host's files", "size in bytes, and path"),
