@@ -1,4 +1,4 @@
-"""``sealserve demo``: the twelve steps on this machine, or the attacks of a hostile host."""
+"""``sealserve demo``: the twelve steps on this machine, or the attacks of a hostile host and of the owner."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +43,8 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for the weights of the example model")] = 0,
     attacks: Annotated[
-        bool, typer.Option("--attack", help="Run seven attacks of a hostile host, and show how each one is refused")
+        bool,
+        typer.Option("--attack", help="Run attacks of a hostile host, a thief and the owner, and show why they fail"),
     ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the service running at the end (not with --attack)")
@@ -51,9 +52,9 @@ def demo(
 ) -> None:
     """Run the twelve steps of confidential serving on this machine.
 
-    The demo starts a simulated SGX platform, the broker, two enclaves and NGINX. It sends requests, compares the
-    answers with TensorFlow's, searches everything on the host for secrets, and stops everything. It takes one or two
-    minutes.
+    The demo starts a simulated SGX platform, the broker, two enclaves and NGINX. A user verifies the enclaves, sends
+    requests, and verifies a receipt. The demo compares the answers with TensorFlow's, searches everything on the host
+    for secrets, and stops everything. It takes one or two minutes.
 
     The workspace is created in the current folder, or in the folder of --directory. An existing deployment that is not
     a demo is never changed.

@@ -1,4 +1,4 @@
-"""One demonstration from start to end: the twelve steps, or the attacks of a hostile host."""
+"""One demonstration from start to end: the twelve steps, or the attacks of a hostile host and of the owner."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ INTRODUCTION = (
     "model. Steps ① to ⑫ follow the model from the owner to the user. Steps marked · prepare them or check the result."
 )
 ATTACK_INTRODUCTION = (
-    "This machine plays the owner of a model, and a hostile host. The host tries seven attacks to obtain or change the "
-    "model."
+    "This machine plays the owner of a model, a hostile host, a thief in the network, and a user of the model. The "
+    "host and the thief try to obtain or change the model, and to read the user's input. Then the owner herself tries "
+    "to read the user's input."
 )
 WARNING = (
     "SIMULATED: software replaces the SGX processor in this demo. Every format, signature, protocol and check below is "
@@ -88,7 +89,8 @@ def _serve(walk: Walk, folder: Path, given: Sequence[str], *, keep: bool) -> Non
     bundle = walk.ship(built, REPLICAS)
     walk.start_replicas(bundle, REPLICAS)
     walk.start_front()
-    walk.use(reference)
+    policy = walk.verify()
+    walk.use(reference, policy)
     walk.prove(built)
     if keep:
         walk.keep(bundle, REPLICAS)

@@ -23,7 +23,9 @@ class Launches:
     def __init__(self, replicas: Sequence[Process]) -> None:
         self._replicas = replicas
         self._steps: Mapping[str, Mapping[str, LaunchStep]] = {
-            process.role: {step.name: step for step in read_steps(Path(process.log))} for process in replicas
+            # An enclave gets a second quote later, for users. The first one is for the broker.
+            process.role: {step.name: step for step in reversed(list(read_steps(Path(process.log))))}
+            for process in replicas
         }
 
     def tell(self, screen: Screen, granted: Sequence[AuditRow], *, policy: str) -> None:
@@ -51,12 +53,13 @@ class Launches:
         )
         screen.step(
             4,
-            "Each enclave connects to the owner's broker over RA-TLS",
-            "RA-TLS is TLS in which the certificate of the enclave contains a quote. A quote is a statement, signed by "
-            "the processor, about the program that runs in the enclave. The quote also contains a hash of the "
-            "connection's public key, so the host cannot reuse the quote for another connection.",
+            "Each enclave creates its keys, and connects to the owner's broker",
+            "The enclave creates its TLS key and its identity key in its memory. They never leave it. The broker "
+            "sends a random nonce over TLS 1.3. The enclave answers with a quote: a statement, signed by the "
+            "processor, about the program that runs in the enclave. The quote covers the nonce, this TLS session and "
+            "the public keys, so the host can neither replay it nor use it for another connection.",
             *self._lines(("broker", "connected to {connected}")),
-            ("key", "P-384, created by each enclave for this connection and bound to its quote"),
+            ("keys", "P-256 for TLS, and Ed25519 for nonces and receipts; new for each start"),
             seconds=self._seconds("private-memory", "quote"),
         )
         screen.step(
@@ -74,13 +77,14 @@ class Launches:
             ("verified by", "sealserve's own parser and checks, then the library dcap-qvl"),
             ("collateral", "fetched over HTTP"),
             ("TCB policy", policy),
-            seconds=self._seconds("quote", "key"),
+            seconds=self._seconds("quote", "mounts"),
         )  # fmt: skip
         screen.step(
             6,
-            "The broker releases the key",
-            "The release's key leaves the owner's machine only now, through the RA-TLS connection into the verified "
-            "enclave. The broker writes each decision to its audit log before it sends the key.",
+            "The broker releases the key, and issues a certificate",
+            "The release's key leaves the owner's machine only now, through the TLS session into the verified enclave. "
+            "The broker also issues a certificate for the enclave's TLS key. It writes each decision to its audit log "
+            "before it sends the key.",
             *(("audit log", f"row {row.seq}, hash {short(row.hash)}") for row in granted),
             seconds=0.0,
         )
@@ -95,13 +99,13 @@ class Launches:
                 ("mounts", "{files} files decrypted, {bytes} bytes; release key {key}"),
             ),
             *(("note", note) for note in self._private_memory_notes()),
-            seconds=self._seconds("key", "mounts"),
+            seconds=self._seconds("mounts", "key"),
         )
         screen.step(
             8,
             "The model servers load the model and serve it",
-            "Each enclave runs a model server with the interface of TensorFlow Serving. The private key of its TLS "
-            "certificate was sealed in the release, so the host does not have this key.",
+            "Each enclave runs a model server with the interface of TensorFlow Serving. It serves with the TLS key "
+            "that the enclave created, so neither the host nor the owner has this key.",
             *((process.role, f"process {process.pid}, port {process.port}") for process in self._replicas),
         )
 

@@ -1,25 +1,22 @@
-"""The proof that the host saw only ciphertext: a search for the secrets in the host's files and all logs."""
+"""The proof that the host saw only ciphertext, and that nobody but the enclaves has the service's TLS keys.
+
+The demo searches the host's files and all logs for the secrets, and the files of host and owner for TLS keys.
+"""
 
 import base64
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.codes import CliCode
-from sealserve.cli.demo import public_texts
+from sealserve.cli.demo import found_keys, public_texts
 from sealserve.cli.demo.exposure import WINDOW, Exposure, Finding, files_under
 from sealserve.deployment import Deployment
 from sealserve.owner import models
 from sealserve.owner.owner import Owner
-from sealserve.pki import ssl_config
-from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
-from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
 
@@ -33,6 +30,9 @@ class Proof:
         secrets: Number of secrets that were searched for.
         secret_size: Their size in bytes.
         view: The host's files, as lines with size and path.
+        keys: Number of private keys that were found. None of them is a TLS key of the service.
+        key_files: Number of files of host and owner that were searched for private keys.
+        opened: Number of sealed files that were opened with the release key, and searched for private keys.
     """
 
     files: int
@@ -40,6 +40,9 @@ class Proof:
     secrets: int
     secret_size: int
     view: tuple[str, ...]
+    keys: int
+    key_files: int
+    opened: int
 
 
 def search(
@@ -47,18 +50,20 @@ def search(
     deployment: Deployment,
     release: Path,
     *,
+    served: Sequence[bytes] = (),
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Proof:
-    """Search the host's folder and all logs for the model, the server's private key and the release key.
+    """Search the host's folder and all logs for the model and the release key, and all files for TLS keys.
 
     Args:
         workspace: The demo's workspace.
         deployment: The demo's deployment.
         release: The folder of the release.
+        served: The certificates of the service's connections, DER. No private key on this machine may fit one of them.
         progress: Called with the number of bytes that were searched, and the total number of bytes.
 
     Raises:
-        VerificationError: `demo.exposed`: A 16-byte window of a secret was found.
+        VerificationError: `demo.exposed`: A 16-byte window of a secret was found, or a TLS key of the service.
     """
     secrets = _secrets(workspace, deployment, release)
     roots = [workspace.host.root, workspace.owner.logs]
@@ -76,7 +81,14 @@ def search(
     if findings:
         listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
         raise CliCode.DEMO_EXPOSED.error(f"The host's files or a log contain secret data: {listed}.")
+    searched_keys = found_keys.search(workspace, [release])
+    if fitting := searched_keys.fitting(served):
+        listed = ", ".join(key.place for key in fitting)
+        raise CliCode.DEMO_EXPOSED.error(f"A private key of the service is outside of the enclaves: {listed}.")
     return Proof(
+        keys=len(searched_keys.keys),
+        key_files=searched_keys.files,
+        opened=searched_keys.opened,
         files=len(searched),
         size=size,
         secrets=len(secrets),
@@ -90,22 +102,10 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
     with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(index.key_id))
     raw = key.reveal()
-    config = ssl_config.parse(
-        unseal_bytes(release / ssl_config.SSL_CONFIG_PATH, key=key, embedded_path=ssl_config.SSL_CONFIG_PATH)
-    )
     folder = models.servable_folder(workspace, deployment.model)
     secrets = [(f"the model's {path.relative_to(folder)}", path.read_bytes()) for path in files_under([folder])]
-    secrets += _spellings("the server's private key", _private_value(config.server_key))
     secrets += _spellings("the release key", raw)
     return [(name, content) for name, content in secrets if len(content) >= WINDOW]
-
-
-def _private_value(key_pem: SecretBytes) -> bytes:
-    """Return the private number of an elliptic-curve key. The rest of the key's encoding is the same in every key."""
-    key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("the service's key is made by pki.authority, on an elliptic curve")
-    return key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
 
 
 def _spellings(name: str, secret: bytes) -> list[tuple[str, bytes]]:

@@ -9,15 +9,18 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from sealserve.attested.receipt import ReceiptClaims
 from sealserve.broker import admin
 from sealserve.bundle import Bundle
 from sealserve.cli import access, connection, console
 from sealserve.cli.codes import CliCode
-from sealserve.cli.demo import comparison, conversion_cache, preparation, proof
+from sealserve.cli.demo import comparison, conversion_cache, preparation, proof, user
 from sealserve.cli.demo.comparison import Reference
-from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
+from sealserve.cli.demo.evidence import SHORT, Launches, short, tell_front
 from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.cli.demo.screen import Screen
+from sealserve.client.attested import AttestedPolicy, VerifiedEndpoint
+from sealserve.client.channel import ServiceChannel
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local.processes import Process, ProcessEndedError
@@ -58,6 +61,7 @@ class Walk:
         self._deployment: Deployment | None = None
         self._describe: Callable[[Ports], Deployment] | None = None
         self._ports = Ports.choose()
+        self._verified: list[VerifiedEndpoint] = []
 
     @property
     def workspace(self) -> Workspace:
@@ -159,7 +163,8 @@ class Walk:
             0,
             f"The owner creates three certificate authorities, and certificates for {mode} TLS",
             "Each authority signs for one purpose: the broker, the service or the users. Their private keys stay with "
-            "the owner, so the host cannot impersonate the broker, the service or a user.",
+            "the owner, so the host cannot impersonate the broker or a user. The service has no certificate yet: each "
+            "enclave creates its own TLS key later, and the broker issues the certificate with the issuing authority.",
             *lines,
         )
 
@@ -216,7 +221,7 @@ class Walk:
         size = sum(file.size for file in built.index.files)
         self._screen.step(
             2,
-            "The owner seals the model and the TLS key, and ships the release to the host",
+            "The owner seals the model, and ships the release to the host",
             "A release is a folder of encrypted files with an index that the owner signed. The host stores the "
             "release, but it cannot read the files, and the enclave notices any change. The decryption key stays with "
             "the owner.",
@@ -257,8 +262,37 @@ class Walk:
             self._use_ports(replace(self._ports, service=Ports.choose().service))
             self.target.start_front()
 
-    def use(self, reference: Reference) -> LoadReport:
+    def verify(self) -> AttestedPolicy:
+        """Verify the service as a user, before the first input is sent, and return the user's policy.
+
+        Raises:
+            StepFailedError: A replica fails a step of the verification.
+        """
+        self._tell("A user verifies the service")
+        policy = user.write_policy(self._workspace)
+        reach = access.access(self._workspace, self.deployment)
+        self._verified = user.verify_replicas(reach, policy, replicas=len(self.target.replicas()))
+        first = self._verified[0]
+        self._screen.step(
+            0,
+            "A user verifies the service before she sends an input",
+            "She pinned two facts in her own policy: the owner's public key, and the vendor's root certificate. Each "
+            "enclave answers her random nonce with its evidence. She checks six steps, and trusts neither the owner "
+            "nor the host for them. Only an enclave with the stated code has the key of the connection.",
+            *(
+                (f"{report.step.number} {report.step.title}", user.shortened(report.text))
+                for report in first.service.reports
+            ),
+            ("replicas", f"{len(self._verified)} verified, each with a TLS key of its own"),
+        )
+        return policy
+
+    def use(self, reference: Reference, policy: AttestedPolicy) -> LoadReport:
         """Do steps 9 to 12: send requests as a user, and compare the answers with the reference.
+
+        Args:
+            reference: The inputs, and TensorFlow's answers.
+            policy: The user's policy, which each replica must satisfy before it receives an input.
 
         Raises:
             VerificationError: `demo.wrong-answer` if an answer differs, `demo.replica-silent` if a replica did not
@@ -278,17 +312,18 @@ class Walk:
         self._tell(f"A user sends {REQUESTS} requests")
         with ExitStack() as stack:
             started = time.monotonic()
-            opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20))
+            opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20, attested=policy))
             connected = time.monotonic() - started
             # The first call to each replica is not measured, because TensorFlow prepares the graph during it.
             first = run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS)
             if first.first_error is not None:
                 raise first.first_error
             report = run_load(opened, make_request, requests=REQUESTS, concurrency=CONNECTIONS, on_answer=check)
+            signed = self._ask_for_receipt(opened, reference)
         if report.first_error is not None:
             raise report.first_error
         mode = self.deployment.service.tls
-        lines = [("server certificate", f"{reach.server_name}, signed by the service authority")]
+        lines = [("server certificate", f"{reach.server_name}, for a TLS key that an enclave created")]
         checked = "The service accepts every user who reaches it, because one-way TLS does not identify users."
         if reach.certificate is not None:
             name = pki.describe(reach.certificate)[0].names[0]
@@ -297,8 +332,9 @@ class Walk:
         self._screen.step(
             9,
             f"A user connects with {mode} TLS that ends inside the enclave",
-            "The user verifies the service's certificate, whose private key is only in the enclaves. Requests and "
-            f"answers are therefore readable only to the user and the enclave. {checked}",
+            "Each connection must end at a TLS key that the user verified. Only the enclave has this key: neither the "
+            "owner nor the host has it. Requests and answers are therefore readable only to the user and the enclave. "
+            f"{checked}",
             *lines,
             seconds=connected,
         )
@@ -329,7 +365,34 @@ class Walk:
             ("ratio", f"{report.rate / reference.rate:.2f}"),
             seconds=report.seconds,
         )
+        if signed is not None:
+            self._show_receipt(*signed)
         return report
+
+    def _ask_for_receipt(
+        self, opened: Sequence[ServiceChannel], reference: Reference
+    ) -> tuple[user.Receipted, ReceiptClaims] | None:
+        """Send one more request, which asks for a receipt, and verify the receipt."""
+        verified = [item.attested for item in opened if item.attested is not None]
+        if not verified:
+            return None
+        request = user.request_message(self.deployment.model.name, reference.inputs[0], signature=reference.signature)
+        receipted = user.ask_for_receipt(opened[0], request)
+        return receipted, receipted.verify(verified[0].replicas.current(now=datetime.now(UTC)))
+
+    def _show_receipt(self, receipted: user.Receipted, claims: ReceiptClaims) -> None:
+        self._screen.step(
+            0,
+            "The user asks for a receipt, and verifies it",
+            "The enclave signs the digests of request and response, and the model that computed the response. Later, "
+            "the user can prove which model of which release answered her.",
+            ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
+            ("model", f"{claims.model} version {claims.model_version}"),
+            ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
+            ("request", f"SHA-256 {short(claims.request_sha256)}, {len(receipted.request)} bytes"),
+            ("response", f"SHA-256 {short(claims.response_sha256)}, {len(receipted.response)} bytes"),
+            seconds=0.0,
+        )
 
     def prove(self, built: Release) -> None:
         """Search the host's files and all logs for secrets, and show the result.
@@ -343,17 +406,26 @@ class Walk:
             self._tell(f"{searching}: {done / 1e6:.0f} of {of / 1e6:.0f} MB")
 
         self._tell(searching)
-        found = proof.search(self._workspace, self.deployment, built.folder, progress=show)
+        served = [item.certificate for item in self._verified]
+        found = proof.search(self._workspace, self.deployment, built.folder, served=served, progress=show)
         self._screen.step(
             0,
             "The proof: the host saw ciphertext only",
-            "The demo searches every file of the host, and every log, for the plaintext of the model and for the keys. "
-            "The demo fails if it finds 16 consecutive bytes of one of them.",
+            "The demo searches every file of the host, and every log, for the plaintext of the model and for the "
+            "release key. The demo fails if it finds 16 consecutive bytes of one of them. It also compares every "
+            "private key in the files of the host and of the owner with the TLS keys of the service.",
             (
                 "searched",
                 f"{found.files} files ({found.size / 1e6:.0f} MB): everything under .sealserve/host/ and all logs",
             ),
-            ("not found", "16 bytes of the model's files, 16 bytes of the server's private key, the release key"),
+            ("not found", "16 bytes of the model's files, the release key"),
+            (
+                "TLS keys",
+                (
+                    f"none of the {found.keys} private keys in {found.key_files} files of the host and the owner, and "
+                    f"in {found.opened} sealed files, belongs to a connection of the service"
+                ),
+            ),
             ("host's files", "size in bytes, and path"),
             *(f"  {line}" for line in found.view),
         )

@@ -34,6 +34,7 @@ class Simulator:
 
     Args:
         enclave: The runtime of simulated enclaves.
+        quote: Returns a quote of a simulated enclave, without starting its server.
         attestation_result: Requests an attestation result for a simulated enclave from the broker.
         gramine_direct: The runtime of simulated enclaves in Gramine's library OS.
         private_memory_method: How an enclave's private memory is protected from other processes.
@@ -45,6 +46,7 @@ class Simulator:
     """
 
     enclave: "type[SimulatedEnclave]"
+    quote: "Callable[..., bytes]"
     attestation_result: "Callable[..., str]"
     gramine_direct: "type[GramineDirect]"
     private_memory_method: "type[PrivateMemoryMethod]"
@@ -74,6 +76,7 @@ def load_simulator() -> Simulator:
         ) from error
     return Simulator(
         enclave=launcher.SimulatedEnclave,
+        quote=launcher.quote_of,
         attestation_result=attestation_result.request_result,
         gramine_direct=gramine_direct.GramineDirect,
         private_memory_method=private_memory.PrivateMemoryMethod,

@@ -259,6 +259,24 @@ def quote_for(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) 
     return quote
 
 
+def quote_of(bundle: Path, name: str, report_data: bytes, *, quoting_socket: Path) -> bytes:
+    """Return a quote of an enclave of a release, without starting its server.
+
+    On SGX, only the code inside an enclave gets quotes. A host with root can do this only in simulation.
+
+    Args:
+        bundle: The release's folder, with ``enclave/`` in it.
+        name: The enclave's name.
+        report_data: 64 bytes.
+        quoting_socket: The Unix socket of the simulated quoting enclave.
+
+    Raises:
+        SealserveError: The errors of `load_simulated` and `request_quote`.
+    """
+    enclave = load_simulated(Path(os.path.abspath(bundle)), name, check_files=False)  # noqa: PTH100  # keep links
+    return quote_for(enclave, quoting_socket, report_data)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attesting:
     """A server that attests itself. The launcher creates its quotes, and decrypts the mounts with its key.
