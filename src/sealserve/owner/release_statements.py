@@ -37,18 +37,16 @@ from sealserve.errors import SealserveError
 from sealserve.model.lint import LintedModel
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import released_facts
+from sealserve.owner.release_facts import is_attested
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
 from sealserve.sgx.reference_values import ReferenceValues, parse_reference
-from sealserve.terms import ServerKind
 from sealserve.workspace import Workspace
 
 MOST_ENCLAVES: Final = 16
 """The maximum number of enclaves in a statement. The limit is part of the format."""
 _MOST_KEYS: Final = 8
-_OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
-_KIND: Final = "server.kind"
 
 
 class _RecordedModel(BaseModel):
@@ -106,12 +104,7 @@ def forget(workspace: Workspace, release: str) -> None:
 def is_wanted(workspace: Workspace, deployment: Deployment, release: Path) -> bool:
     """Return whether a release needs a statement: the deployment or the release uses attested serving."""
     facts = released_facts(workspace, release) or {}
-    return deployment.server.attested or _is_attested(facts)
-
-
-def _is_attested(facts: Mapping[str, str]) -> bool:
-    """Return whether a release was built for attested serving. Releases of earlier versions have no such setting."""
-    return facts.get(_OWNER_TLS_KEY) == "false" and facts.get(_KIND) == ServerKind.EMBEDDED
+    return deployment.server.attested or is_attested(facts)
 
 
 def check_number(release: str, measurements: Iterable[bytes]) -> None:
