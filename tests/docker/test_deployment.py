@@ -147,7 +147,24 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
         assert "replica-2" not in two
     assert sent["errors"] == {}, sent
 
-    # Roll out a new release whose TLS key the owner creates, without a failed request. It offers no evidence.
+    second = _rolls_out_and_back(deployed, site, policy)
+    log = deployed.run("logs", "replica-0", "--last", "100").out
+    assert "step=key" in log
+    assert "released the key" in deployed.run("logs", "broker").out
+
+    # `down` leaves only the workspace, with the containers' logs.
+    stopped = deployed("down", "--yes")["stopped"]
+    assert stopped == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
+    assert everything() == {"container": [], "network": [], "volume": []}
+    assert "step=key" in (site.workspace.host.logs / "replica-0.log").read_text()
+    assert deployed.observed()["parts"] == []
+    shutil.rmtree(second)  # the next `up` continues with the first release
+
+
+def _rolls_out_and_back(deployed: Deployed, site: Site, policy: Path) -> Path:
+    """Roll to a release whose TLS key the owner creates, and back to the attested release. Return the former."""
+    first = releases.newest(site.workspace.owner.releases)
+    # Roll out the new release without a failed request. It offers no evidence.
     before = site.workspace.host.releases
     second = _release_with_the_owners_tls_key(site)
     with under_load(deployed, rest=CLIENTS) as sent:
@@ -170,18 +187,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
     assert (states[first.name], states[second.name]) == ("active", "draining")
     attested_user.check_verified(site, policy, release=first)
-
-    log = deployed.run("logs", "replica-0", "--last", "100").out
-    assert "step=key" in log
-    assert "released the key" in deployed.run("logs", "broker").out
-
-    # `down` leaves only the workspace, with the containers' logs.
-    stopped = deployed("down", "--yes")["stopped"]
-    assert stopped == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
-    assert everything() == {"container": [], "network": [], "volume": []}
-    assert "step=key" in (site.workspace.host.logs / "replica-0.log").read_text()
-    assert deployed.observed()["parts"] == []
-    shutil.rmtree(second)  # the next `up` continues with the first release
+    return second
 
 
 def _release_with_the_owners_tls_key(site: Site) -> Path:

@@ -99,11 +99,6 @@ def of_its_time(facts: Mapping[str, str]) -> Mapping[str, str]:
     return {**facts, OWNER_TLS_KEY: _text(embedded)}
 
 
-def is_attested(facts: Mapping[str, str]) -> bool:
-    """Return whether a release was built for attested serving."""
-    return facts.get(OWNER_TLS_KEY) == _text(value=False) and facts.get(SERVER_KIND) == _text(ServerKind.EMBEDDED)
-
-
 def default_of(key: str) -> str | None:
     """Return the default of a setting as a fact, or None if the setting does not have a default.
 

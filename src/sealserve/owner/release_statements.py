@@ -5,7 +5,7 @@ signs the statement, because then the measurements, the policy and the broker's 
 stores the newest statement.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -36,8 +36,7 @@ from sealserve.deployment import Deployment, ModelSection
 from sealserve.errors import SealserveError
 from sealserve.model.lint import LintedModel
 from sealserve.owner.codes import OwnerCode
-from sealserve.owner.drift import released_facts
-from sealserve.owner.release_facts import is_attested
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
@@ -101,10 +100,12 @@ def forget(workspace: Workspace, release: str) -> None:
     _place(workspace, release).unlink(missing_ok=True)
 
 
-def is_wanted(workspace: Workspace, deployment: Deployment, release: Path) -> bool:
-    """Return whether a release needs a statement: the deployment or the release uses attested serving."""
-    facts = released_facts(workspace, release) or {}
-    return deployment.server.attested or is_attested(facts)
+def is_wanted(verified: VerifiedRelease) -> bool:
+    """Return whether a release needs a statement: it uses attested serving, so the service's TLS key is not in it.
+
+    The release decides, not ``sealserve.toml``: a release of an earlier version has no record to state.
+    """
+    return all(file.path != SSL_CONFIG_PATH for file in verified.index.files)
 
 
 def check_number(release: str, measurements: Iterable[bytes]) -> None:
