@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.docker.conftest import Deployed, docker_json, everything
+from tests.harness import attested_user
 from tests.harness.container_images import CACHE
 from tests.harness.rest import ANSWER, BODY, PREDICT, RestConnection, RestLoad, user_context
 from tests.harness.running import command, run
@@ -117,6 +118,9 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
         run("bench", "--requests", "1", "--cert", site.directory / "no.pem", "--directory", site.directory).status != 0
     )
 
+    # A user verifies the service through NGINX, and then sends a request to a replica that she verified.
+    first, policy = releases.newest(site.workspace.owner.releases), attested_user.trust(site)
+    attested_user.check_verified(site, policy, release=first)
     _answers_over_rest(site)
     _reaches_the_broker_and_nothing_else(deployed)
     _is_confined(deployed, site)
@@ -143,27 +147,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
         assert "replica-2" not in two
     assert sent["errors"] == {}, sent
 
-    # Roll out a new release, without a failed request.
-    before = site.workspace.host.releases
-    first = releases.newest(site.workspace.owner.releases)
-    second = site.build_release().folder
-    with under_load(deployed, rest=CLIENTS) as sent:
-        parts = deployed("up", "--release", second.name)["parts"]
-    assert sent["errors"] == {}, sent
-    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {second.name}
-    assert {first.name, second.name} <= {path.name for path in before.iterdir()}
-    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
-    assert (states[first.name], states[second.name]) == ("draining", "active")
-    assert load(deployed, 100)["answered"] == 100
-
-    # Roll back to the previous release, without a failed request.
-    with under_load(deployed) as sent:
-        parts = deployed("up", "--rollback")["parts"]
-    assert sent["errors"] == {}, sent
-    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {first.name}
-    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
-    assert (states[first.name], states[second.name]) == ("active", "draining")
-
+    second = _rolls_out_and_back(deployed, site, policy)
     log = deployed.run("logs", "replica-0", "--last", "100").out
     assert "step=key" in log
     assert "released the key" in deployed.run("logs", "broker").out
@@ -174,6 +158,42 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert everything() == {"container": [], "network": [], "volume": []}
     assert "step=key" in (site.workspace.host.logs / "replica-0.log").read_text()
     assert deployed.observed()["parts"] == []
+    shutil.rmtree(second)  # the next `up` continues with the first release
+
+
+def _rolls_out_and_back(deployed: Deployed, site: Site, policy: Path) -> Path:
+    """Roll to a release whose TLS key the owner creates, and back to the attested release. Return the former."""
+    first = releases.newest(site.workspace.owner.releases)
+    # Roll out the new release without a failed request. It offers no evidence.
+    before = site.workspace.host.releases
+    second = _release_with_the_owners_tls_key(site)
+    with under_load(deployed, rest=CLIENTS) as sent:
+        parts = deployed("up", "--release", second.name)["parts"]
+    assert sent["errors"] == {}, sent
+    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {second.name}
+    assert {first.name, second.name} <= {path.name for path in before.iterdir()}
+    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
+    assert (states[first.name], states[second.name]) == ("draining", "active")
+    assert load(deployed, 100)["answered"] == 100
+    refused = attested_user.predict(site, policy)
+    assert refused.json["error"]["code"] == "client.evidence-missing"
+    assert "server.dangerous_owner_tls_key" in {difference["key"] for difference in deployed.observed()["drift"]}
+
+    # Roll back to the previous release, which is attested, without a failed request.
+    with under_load(deployed) as sent:
+        parts = deployed("up", "--rollback")["parts"]
+    assert sent["errors"] == {}, sent
+    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {first.name}
+    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
+    assert (states[first.name], states[second.name]) == ("active", "draining")
+    attested_user.check_verified(site, policy, release=first)
+    return second
+
+
+def _release_with_the_owners_tls_key(site: Site) -> Path:
+    server = site.deployment.server.model_copy(update={"dangerous_owner_tls_key": True})
+    described = site.deployment.model_copy(update={"server": server})
+    return releases.build(site.workspace, described, now=site.now).folder
 
 
 def _reaches_the_broker_and_nothing_else(deployed: Deployed) -> None:
@@ -203,11 +223,12 @@ def _reaches_the_broker_and_nothing_else(deployed: Deployed) -> None:
 
 
 def _takes_new_files(deployed: Deployed, site: Site) -> None:
-    """The broker's container gets a new master key and certificate, without a restart and without `up`."""
+    """The broker's container gets a new master key, certificate and issuing authority, without a restart."""
     broker, owner = container(deployed, "broker"), site.workspace.owner
     deployed("broker", "rotate-master")
     deployed("certs", "renew")
-    for name in ("master.key", "broker-tls/broker.pem", "broker-tls/broker.key"):
+    deployed("certs", "rotate-issuing")
+    for name in ("master.key", "broker-tls/broker.pem", "broker-tls/broker.key", "issuing/ca.pem"):
         shown = subprocess.run(
             ["docker", "exec", broker["Id"], "cat", f"/workspace/.sealserve/owner/{name}"],
             capture_output=True, check=True,
@@ -216,7 +237,7 @@ def _takes_new_files(deployed: Deployed, site: Site) -> None:
 
     def reloaded() -> bool:
         log = subprocess.run(["docker", "logs", broker["Id"]], capture_output=True, text=True, check=True).stderr
-        return "reloaded the master key" in log and "reloaded the certificate" in log
+        return all(f"reloaded the {what}" in log for what in ("master key", "certificate", "issuing authority"))
 
     assert wait_until(reloaded, seconds=30)
     after = container(deployed, "broker")
@@ -245,7 +266,7 @@ def _is_confined(deployed: Deployed, site: Site) -> None:
     }
     assert seen == {
         "master.key": False, "audit-signing-key.pem": False, "row-key": False, "token-signing-key.pem": False,
-        "broker-tls": False, "trust": False,
+        "broker-tls": False, "issuing": False, "trust": False,
         "database": True, "audit": True, "collateral": True,
     }  # fmt: skip
     status = (Path("/proc") / str(container(deployed, "replica-0")["State"]["Pid"]) / "status").read_text()
@@ -278,7 +299,7 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
     before = everything()
     failed = deployed.run("up", "--release", bad.name, "--json")
     assert failed.json["error"]["code"] == "container.ended"
-    assert "error[provisioning.refused]" in failed.json["error"]["message"]
+    assert "error[attest.refused]" in failed.json["error"]["message"]
     assert everything() == before
     assert deployed.status()["replica-0"] == "serving"
     assert load(deployed, 50)["answered"] == 50

@@ -7,11 +7,13 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testbed.kubernetes.cluster import Cluster
+from tests.harness import attested_user
 from tests.harness.container_images import Images
 from tests.harness.errors import raises
 from tests.harness.rest import RestLoad
@@ -72,6 +74,14 @@ def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kube
     with service.load() as load:
         wait(lambda: len(load.instances) == 2)
     assert load.errors == []
+
+
+def test_a_user_verifies_the_service_before_the_first_input(service: Service) -> None:
+    site = service.site
+    (release,) = {part.release for part in serving(service)}
+    attested_user.check_verified(site, attested_user.trust(site), release=site.workspace.owner.releases / release)
+    ends = [part.certificate_end for part in serving(service)]
+    assert all(end is not None and timedelta() < end - datetime.now(UTC) <= timedelta(hours=24) for end in ends)
 
 
 def test_nginx_forwards_only_tls_with_the_services_name(service: Service) -> None:
@@ -226,14 +236,14 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
     release = service.build_release()
     with (
         service.load() as load,
-        raises(ClusterCode.KUBERNETES_ROLLOUT_REFUSED, match=r"provisioning\.refused") as caught,
+        raises(ClusterCode.KUBERNETES_ROLLOUT_REFUSED, match=r"attest\.refused") as caught,
     ):
         {"revoked": roll_revoked, "measured-otherwise": roll_measured_otherwise}[reason](service, release)
     assert caught.value.code == "kubernetes.rollout-refused"
     assert load.errors == []
     refused = [part for part in service.target.status() if part.state is State.REFUSED]
     assert refused
-    assert all("provisioning.refused" in part.error for part in refused)
+    assert all("attest.refused" in part.error for part in refused)
     refusals = {row["code"] for row in service("broker", "log") if row["code"]}
     assert REFUSALS[reason] in refusals
     assert len(serving(service)) == 2
@@ -250,7 +260,7 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
 
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
     victim = replicas(kubectl)[0]["metadata"]["name"]
-    path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
+    path = "/workspace/.sealserve/host/releases/*/tls/clients.cfg"
     # The container may end before its command ends. Until the kubelet detects this, the Service still lists it.
     execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1", check=False)
     wait(lambda: any(part.instance == victim and "error[" in part.error for part in service.target.status()))

@@ -76,7 +76,8 @@ def in_turn(
             except SealserveError as error:
                 if error.code == AttestationCode.ATTEST_REFUSED:
                     raise
-                LOGGER.warning("step=attempt broker=%s:%d failed=%s: %s", *broker, error.code, error.message)
+                # `status` finds the reason by this form of the code.
+                LOGGER.warning("step=attempt broker=%s:%d error[%s]: %s", *broker, error.code, error.message)
                 last = error
         if last is not None and clock() - started + pause > limit:
             raise last

@@ -102,6 +102,9 @@ def specify_all(
             hint="Use an inventory of this server (`sealserve enclave inventory --server ...`), or change server.kind.",
         )
     files = {file.path for file in verified.index.files}
+    # The release decides who creates the TLS key, because ``sealserve.toml`` may have changed since it was built.
+    server = deployment.server.model_copy(update={"dangerous_owner_tls_key": SSL_CONFIG_PATH in files})
+    deployment = deployment.model_copy(update={"server": server})
     return [
         EnclaveSpec(
             name=name,

@@ -146,7 +146,7 @@ def register(
         secret_form=_secret_form(workspace, verified, secret_form),
     )
     owner = Owner.open(workspace)
-    wanted = release_statements.is_wanted(workspace, deployment, folder)
+    wanted = release_statements.is_wanted(verified)
     if wanted and not is_shared(workspace):  # the statement names the broker's key
         create_token_key(workspace)
     with owner.database() as database:

@@ -21,7 +21,7 @@ from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
 from sealserve.pki.authority import AuthorityKind
 from sealserve.regular_file import read_regular
-from sealserve.terms import TlsMode
+from sealserve.terms import ServerKind, TlsMode
 from sealserve.workspace import Workspace
 
 RELEASE_SETTINGS: Final = frozenset({
@@ -47,6 +47,8 @@ SIGNER_SETTINGS: Final = frozenset({
 })  # fmt: skip
 """Settings of a model's signature. They are facts only if they are set: unsigned models have the facts as before."""
 
+OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
+SERVER_KIND: Final = "server.kind"
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
@@ -81,6 +83,20 @@ def described_facts(
 def model_key(name: str, version: int) -> str:
     """Return the key of a model's facts."""
     return f"model[{name}:{version}]"
+
+
+def of_its_time(facts: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the facts of a release, with the settings that its version of sealserve did not have.
+
+    Before attested serving existed, the owner created the TLS key of each release. So the default does not apply.
+
+    Args:
+        facts: The recorded facts.
+    """
+    if OWNER_TLS_KEY in facts or SERVER_KIND not in facts:
+        return facts
+    embedded = facts[SERVER_KIND] == _text(ServerKind.EMBEDDED)  # for the other server, the setting has no effect
+    return {**facts, OWNER_TLS_KEY: _text(embedded)}
 
 
 def default_of(key: str) -> str | None:

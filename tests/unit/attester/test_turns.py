@@ -101,7 +101,7 @@ def test_after_the_limit_the_last_error_is_raised(caplog: pytest.LogCaptureFixtu
         turns(attempt, clock, limit=10)
 
     assert clock.now <= 10
-    assert "step=attempt broker=first:4433 failed=provisioning.unreachable: first is down" in caplog.text
+    assert "step=attempt broker=first:4433 error[provisioning.unreachable]: first is down" in caplog.text
 
 
 def test_the_random_part_is_at_most_half_of_a_pause() -> None:

@@ -126,6 +126,21 @@ def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_pa
     assert enclaves.build(site.workspace, release.folder, spec, now=site.now, dangerous=dangerous).name == "a"
 
 
+@pytest.mark.parametrize("owner_tls_key", [True, False])
+def test_the_release_decides_who_creates_the_tls_key(tmp_path: Path, owner_tls_key: bool) -> None:
+    site = make_site(tmp_path, server={"dangerous_owner_tls_key": owner_tls_key})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    changed = site.deployment.server.model_copy(update={"dangerous_owner_tls_key": not owner_tls_key})
+    later = site.deployment.model_copy(update={"server": changed})
+    spec = enclaves.specify(site.workspace, later, release, name="server", port=8500)
+    assert spec.attests is not owner_tls_key
+    assert ("sealserve.attester" in spec.argv) is not owner_tls_key
+    configured = next(argument for argument in spec.argv if argument.startswith("--ssl_config_file="))
+    assert configured.endswith("/ssl.cfg" if owner_tls_key else "/clients.cfg")
+
+
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:
     release = ready.build_release()
     sealed = release.folder / "models/half-plus-two/1/saved_model.pb"

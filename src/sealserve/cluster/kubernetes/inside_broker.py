@@ -152,6 +152,7 @@ def _settings(context: RenderContext) -> dict[str, object]:
         "listen": EVERY_ADDRESS,  # a pod's address is not known in advance; NetworkPolicies restrict connections
         "port": context.shipped.broker[1],
         "log_format": broker.log_format.value,
+        "certificate_hours": broker.certificate_hours,
     }
     if broker.collateral_update is not CollateralUpdate.STANDARD:
         section["collateral_update"] = broker.collateral_update.value
@@ -159,6 +160,8 @@ def _settings(context: RenderContext) -> dict[str, object]:
         "platform": context.deployment.platform.value,
         "model": {"name": context.deployment.model.name},
         "broker": section,
+        # Without an issuing authority, the broker must not offer to issue certificates.
+        "server": {"dangerous_owner_tls_key": context.deployment.server.dangerous_owner_tls_key},
     }
     # The sections as they are, with the paths of the copied files.
     for name in SETTING_FILES:

@@ -85,11 +85,14 @@ class Rollout:
 
     def state(self, pod: Manifest) -> tuple[State, str]:
         """Return a pod's state, and the reason if it does not serve."""
-        log: Sequence[str] = ()
-        if _is_replica(pod):
-            name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
-            log = self._client.log(space, name, "server", last=_LOG_LINES)
-        return state_of(pod, log)
+        return state_of(pod, self.log(pod))
+
+    def log(self, pod: Manifest) -> Sequence[str]:
+        """Return the last lines of a replica's log. Empty for other pods."""
+        if not _is_replica(pod):
+            return ()
+        name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        return self._client.log(space, name, "server", last=_LOG_LINES)
 
     def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
         """Return the replica pods of the newest template. Problems of pods from earlier templates do not matter."""

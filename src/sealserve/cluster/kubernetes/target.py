@@ -24,7 +24,7 @@ from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.pod_logs import deployment_logs
 from sealserve.cluster.kubernetes.pod_roles import is_replica, roles
 from sealserve.cluster.kubernetes.preconditions import check_rights
-from sealserve.cluster.kubernetes.progress import run_of
+from sealserve.cluster.kubernetes.progress import run_of, state_of
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
 from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
@@ -32,6 +32,7 @@ from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, resta
 from sealserve.cluster.kubernetes.service_address import addresses
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.local.owner_services import OwnerServices, stop_services
+from sealserve.cluster.logs.certificate_log import certificate_end
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.run_log import LoggedError
 from sealserve.cluster.logs.selection import LogSelection
@@ -331,7 +332,8 @@ class KubernetesTarget:
             self._client.merge(COREFILE, {"data": {"Corefile": named}})
 
     def _pod_status(self, role: str, pod: Manifest) -> PartStatus:
-        state, reason = self._rollout.state(pod)
+        log = self._rollout.log(pod)
+        state, reason = state_of(pod, log)
         labels = pod["metadata"]["labels"]
         if state is State.SERVING and role != NGINX and not is_replica(pod):
             state = State.RUNNING
@@ -347,6 +349,7 @@ class KubernetesTarget:
             restarts=restarts(pod),
             error=error.text if error else "",
             error_time=error.time if error else None,
+            certificate_end=certificate_end(log) if state is State.SERVING else None,
             detail=pod["spec"].get("nodeName") or "",
         )
 

@@ -31,7 +31,7 @@ from sealserve.cluster.docker.served import Served, for_containers
 from sealserve.deployment.sections import NotificationsTable, TcbSection
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.owner import administrators, broker_files, simulation
+from sealserve.owner import administrators, broker_files, certificates, simulation
 from sealserve.owner.master_key import rotate
 from sealserve.owner.owner import Owner
 from sealserve.private_file import PrivateFileExposedError
@@ -226,7 +226,7 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     (broker,) = [container for container in layout.services(bundle) if container.role == "broker"]
     seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
     assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.row_key, owner.token_signing_key,
-                         owner.broker_tls, owner.trust, owner.database.parent, owner.audit_head.parent,
+                         owner.broker_tls, owner.issuing, owner.trust, owner.database.parent, owner.audit_head.parent,
                          owner.collateral}  # fmt: skip
     assert {source for source, mount in seen.items() if not mount.read_only} == {
         owner.database.parent, owner.audit_head.parent, owner.collateral,
@@ -339,8 +339,11 @@ def test_changes_that_require_a_new_container(tmp_path: Path, bundle: Served) ->
     assert layout.replica(0, 0, bundle).digest == layout.replica(0, 0, bundle).digest
     other = Served(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
     assert layout.replica(0, 0, bundle).digest != layout.replica(0, 0, other).digest
+    site.certify()
     before = [container.digest for container in layout.services(bundle)]
-    site.certify()  # the broker reloads a renewed certificate, so its container continues
+    # The broker reloads renewed certificates and a new issuing authority, so its container continues.
+    certificates.renew_certificates(site.workspace, site.deployment, now=site.now)
+    certificates.rotate_issuing(site.workspace, site.deployment, now=site.now)
     after = [container.digest for container in layout.services(bundle)]
     assert before == after
 

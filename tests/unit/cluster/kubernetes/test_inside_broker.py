@@ -75,6 +75,7 @@ def test_the_broker_gets_only_the_files_that_it_reads(site: Site) -> None:
         "owner/row-key",
         "owner/broker-tls/broker.key",
         "owner/broker-tls/broker.pem",
+        "owner/issuing/ca.pem",
         "owner/token-signing-key.pem",
         "owner/database/broker.sqlite",
         "owner/trust/simulated-root.der",
@@ -90,6 +91,16 @@ def test_its_settings_are_a_deployment_file(site: Site) -> None:
     described = deployment.parse(text)
     assert (described.broker.listen, described.broker.port) == ("::", 4433)
     assert described.platform is terms.PlatformKind.SIMULATED
+    assert described.server.attested
+    assert described.broker.certificate_hours == 24
+
+
+def test_it_issues_certificates_only_if_the_owner_does_not_create_the_tls_key(site: Site) -> None:
+    toml = with_settings("[server]", "dangerous_owner_tls_key = true", "[broker]", "certificate_hours = 48")
+    files = inside_broker.material(trial(toml=toml), owners_broker(site))
+    described = deployment.parse(base64.b64decode(files["sealserve.toml"]).decode())
+    assert not described.server.attested
+    assert described.broker.certificate_hours == 48
 
 
 def test_the_copied_database_has_the_newest_changes(site: Site, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
         "sealserve_broker_last_reload_successful",
         "sealserve_broker_stage_duration_seconds_bucket",
         "sealserve_server_certificate_expiry_timestamp_seconds",
+        "sealserve_server_failed_renewals_total",
     }
 
 
