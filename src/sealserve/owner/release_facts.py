@@ -20,7 +20,9 @@ from sealserve.errors import SealserveError
 from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
 from sealserve.pki.authority import AuthorityKind
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
+from sealserve.sealing.release_index import ReleaseIndex
 from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
@@ -49,6 +51,9 @@ SIGNER_SETTINGS: Final = frozenset({
 
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
+_OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
+_BEFORE: Final[Mapping[str, str]] = {_OWNER_TLS_KEY: "true"}
+"""The values that releases have from versions without the setting, where they differ from the setting's default."""
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
 _REVOCATIONS: Final = "users.revocations"
@@ -83,11 +88,19 @@ def model_key(name: str, version: int) -> str:
     return f"model[{name}:{version}]"
 
 
-def default_of(key: str) -> str | None:
-    """Return the default of a setting as a fact, or None if the setting does not have a default.
+def contains_tls_key(index: ReleaseIndex) -> bool:
+    """Return whether a release contains the TLS key of its service, which the owner created. If not, it is attested."""
+    return any(file.path == SSL_CONFIG_PATH for file in index.files)
 
-    A release that was built before a setting existed counts as built with its default.
+
+def default_of(key: str) -> str | None:
+    """Return the value of a setting in a release that was built before the setting existed, as a fact.
+
+    This is the setting's default, unless the default changes how the service works. A setting without a default has the
+    value None.
     """
+    if key in _BEFORE:
+        return _BEFORE[key]
     section: type[BaseModel] = Deployment
     *tables, name = key.split(".")
     for table in tables:
@@ -113,7 +126,7 @@ def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
     return {key: value for key, value in facts.items() if not derived(key)}
 
 
-def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
+def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: ReleaseIndex) -> Deployment:
     """Return the deployment with the server and enclave settings from which a release was built.
 
     The enclaves of an older release thus stay the same if ``sealserve.toml`` changes, and a roll-back can use them. The
@@ -122,9 +135,9 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
     Args:
         deployment: The deployment that ``sealserve.toml`` describes now.
         facts: The facts from which the release was built, or None if they are unknown.
+        index: The release's index, which shows who creates the TLS key.
     """
-    if facts is None:
-        return deployment
+    facts = {**(facts or {}), _OWNER_TLS_KEY: _text(contains_tls_key(index))}
     changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
     for name in ("server", "enclave"):
         section: BaseModel = getattr(deployment, name)
@@ -145,6 +158,8 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
 
 
 def _setting(deployment: Deployment, key: str) -> str:
+    if key == _OWNER_TLS_KEY:
+        return _text(not deployment.server.attested)  # always so with TensorFlow Serving's own binary
     value: object = deployment
     for name in key.split("."):
         value = getattr(value, name)

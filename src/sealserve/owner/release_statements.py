@@ -5,7 +5,7 @@ signs the statement, because then the measurements, the policy and the broker's 
 stores the newest statement.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -36,19 +36,15 @@ from sealserve.deployment import Deployment, ModelSection
 from sealserve.errors import SealserveError
 from sealserve.model.lint import LintedModel
 from sealserve.owner.codes import OwnerCode
-from sealserve.owner.drift import released_facts
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
 from sealserve.sgx.reference_values import ReferenceValues, parse_reference
-from sealserve.terms import ServerKind
 from sealserve.workspace import Workspace
 
 MOST_ENCLAVES: Final = 16
 """The maximum number of enclaves in a statement. The limit is part of the format."""
 _MOST_KEYS: Final = 8
-_OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
-_KIND: Final = "server.kind"
 
 
 class _RecordedModel(BaseModel):
@@ -101,17 +97,6 @@ def remember(
 def forget(workspace: Workspace, release: str) -> None:
     """Remove the record of a release."""
     _place(workspace, release).unlink(missing_ok=True)
-
-
-def is_wanted(workspace: Workspace, deployment: Deployment, release: Path) -> bool:
-    """Return whether a release needs a statement: the deployment or the release uses attested serving."""
-    facts = released_facts(workspace, release) or {}
-    return deployment.server.attested or _is_attested(facts)
-
-
-def _is_attested(facts: Mapping[str, str]) -> bool:
-    """Return whether a release was built for attested serving. Releases of earlier versions have no such setting."""
-    return facts.get(_OWNER_TLS_KEY) == "false" and facts.get(_KIND) == ServerKind.EMBEDDED
 
 
 def check_number(release: str, measurements: Iterable[bytes]) -> None:
