@@ -47,6 +47,18 @@ def renew(context: Context) -> None:
     _show(context, certificates.renew_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
 
 
+@app.command("renew-service-ca")
+def renew_service_ca(context: Context) -> None:
+    """Issue the certificate of the service's authority again, with the same key, for another ten years.
+
+    Send the new user/service-ca.pem to the users. With it, they also accept the certificates that the authority signed
+    before. Authorities of versions without attested serving need this once.
+    """
+    now = datetime.now(UTC)
+    _show(context, certificates.renew_service_authority(context.workspace, context.deployment, now=now))
+    context.say(f"Next: send {context.workspace.user.service_ca} to the users, then run `sealserve up`.")
+
+
 @app.command("rotate-issuing")
 def rotate_issuing(
     context: Context,

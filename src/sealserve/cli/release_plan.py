@@ -40,6 +40,10 @@ def choose(
         named: The release that the user names, or None.
         now: The time on the owner's clock, or None for a dry run.
         as_it_is: Serve the release that served last, even if ``sealserve.toml`` differs or a newer release exists.
+
+    Raises:
+        InputError: `authority.no-intermediate`: A new release must be built, and the users need another certificate of
+            the service's authority first.
     """
     parent = machines.releases(workspace)
     last = wanted.read(workspace)
@@ -55,7 +59,7 @@ def choose(
         present = release_choice.present(parent, served=served, newest_then=newest_then)
         return Choice(release=present or releases.find(parent, None), as_it_is=as_it_is)
     with console.spinner("Comparing the release with sealserve.toml"):
-        return release_choice.choose(
+        choice = release_choice.choose(
             workspace,
             described,
             served=served,
@@ -63,6 +67,10 @@ def choose(
             now=now,
             as_it_is=as_it_is,
         )
+    # A new release is impossible with a service authority of an earlier version. Raise this before the user is asked.
+    if choice.builds:
+        certificates.check_service_authority(workspace, described)
+    return choice
 
 
 def differences(drift: Drift) -> Sequence[str]:

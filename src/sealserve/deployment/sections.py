@@ -142,8 +142,8 @@ class ServerSection(Section):
     )
     dangerous_owner_tls_key: bool = Field(
         default=False,
-        description="whether the owner creates the service's TLS key and seals it into the release, so that the owner "
-        "can read all requests, and users have no proof; with kind = 'tensorflow-serving', this is always so",
+        description="whether the owner creates the service's TLS key and seals it into the release; the owner can then "
+        "read all requests; with kind = 'tensorflow-serving', this is always so",
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(

@@ -117,15 +117,23 @@ def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequen
     return [
         kind
         for kind, (names, addresses) in _wanted(deployment).items()
-        if (workspace.owner.authorities / kind).exists()
-        and not _fits(_authority(workspace, kind), names, addresses, attested=deployment.server.attested)
+        if (workspace.owner.authorities / kind).exists() and not _authority(workspace, kind).permits(names, addresses)
     ]
 
 
-def _fits(authority: Authority, names: Sequence[str], addresses: Sequence[IPAddress], *, attested: bool) -> bool:
-    """Return whether an authority may sign what the deployment needs. An earlier version's cannot sign another CA."""
-    needs_another = attested and authority.kind.signs_authorities
-    return authority.permits(names, addresses) and (authority.may_sign_authorities or not needs_another)
+def check_service_authority(workspace: Workspace, deployment: Deployment) -> None:
+    """Check that the service's authority can sign the issuing CA, if the deployment is attested and it stays.
+
+    An authority of an earlier version cannot. Users must get another certificate of it, so the owner decides when.
+
+    Raises:
+        InputError: `authority.no-intermediate`: It cannot sign the issuing CA.
+    """
+    if not deployment.server.attested or not (workspace.owner.authorities / AuthorityKind.SERVICE).exists():
+        return
+    service = _authority(workspace, AuthorityKind.SERVICE)
+    if service.permits((deployment.service.name,)):
+        service.check_may_sign_authorities()
 
 
 def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
@@ -163,6 +171,19 @@ def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
     return lacks_user or lacks_issuing or bool(outgrown_authorities(workspace, deployment))
 
 
+def lacks_issuing(workspace: Workspace, deployment: Deployment) -> bool:
+    """Return whether an attested deployment has no issuing CA, although its authorities can create it."""
+    if not deployment.server.attested or issuing.exists(workspace):
+        return False
+    service = _authority(workspace, AuthorityKind.SERVICE)
+    return service.may_sign_authorities and service.permits(issuing.names_of(deployment))
+
+
+def create_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
+    """Create the issuing CA of an attested deployment, if it needs a new one."""
+    _ensure_issuing(workspace, deployment, now=now)
+
+
 def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
     """Return the authorities that are missing although certificates that they signed exist."""
     folders = {kind: workspace.owner.authorities / kind for kind in AuthorityKind}
@@ -181,6 +202,30 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
     """
     workspace.create()
     _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
+    return list(show_certificates(workspace))
+
+
+def renew_service_authority(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
+    """Issue the certificate of the service's authority again, with the same key, and write it for the users.
+
+    Users with the new ``user/service-ca.pem`` also accept the present service. Its old certificate is kept as
+    ``ca.replaced-TIME.pem``. If the deployment is attested, the issuing CA is created as well.
+
+    Args:
+        workspace: The owner's workspace, with authorities.
+        deployment: The deployment.
+        now: The current time.
+
+    Raises:
+        AuthorityMissingError: The authorities do not exist yet.
+    """
+    folder = workspace.owner.authorities / AuthorityKind.SERVICE
+    former = _authority(workspace, AuthorityKind.SERVICE)
+    write_file(folder / f"ca.replaced-{now:%Y%m%dT%H%M%S}.pem", former.certificate_pem)
+    former.renewed(now=now).save_certificate(folder)
+    write_file(workspace.user.service_ca, _authority(workspace, AuthorityKind.SERVICE).certificate_pem)
+    if former.permits((deployment.service.name,)):
+        _ensure_issuing(workspace, deployment, now=now)
     return list(show_certificates(workspace))
 
 
@@ -330,9 +375,11 @@ def tls_files(workspace: Workspace, deployment: Deployment, *, now: datetime) ->
 
     Raises:
         AuthorityMissingError: The authorities do not exist yet.
+        InputError: `authority.no-intermediate`: As `check_service_authority`.
     """
     if not deployment.server.attested:
         return {SSL_CONFIG_PATH: fresh_ssl_config(workspace, deployment, now=now).render()}
+    check_service_authority(workspace, deployment)
     if deployment.service.tls is TlsMode.ONE_WAY:
         return {}
     settings = ClientSettings(

@@ -8,10 +8,10 @@ from pathlib import Path
 from sealserve.errors import SealserveError
 from sealserve.owner import administrators, users
 from sealserve.owner.certificates import certificate_files
+from sealserve.owner.release_facts import contains_tls_key
 from sealserve.owner.users import UserState
 from sealserve.pki import expiry
 from sealserve.pki.certificate import describe
-from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.terms import DEFAULT_USER, LEAF_DAYS
@@ -66,7 +66,7 @@ def service_certificate_end(release: Path, ends: Mapping[str, datetime]) -> date
         index = parse_index(read_regular(release / INDEX_FILE))
     except SealserveError:
         return None
-    if all(file.path != SSL_CONFIG_PATH for file in index.files):
+    if not contains_tls_key(index):
         return None
     built = index.created_at
     authority = ends.get(f"{expiry.SERVICE}{expiry.AUTHORITY}", datetime.max.replace(tzinfo=UTC))

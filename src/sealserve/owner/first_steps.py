@@ -64,12 +64,15 @@ def missing_steps(
     elif rebuild and certificates.lacks_certificates(workspace, deployment):
         adapt = partial(certificates.adapt_certificates, workspace, deployment, now=now)
         replaced = certificates.outgrown_authorities(workspace, deployment)
-        text = (
-            f"replacing the certificate authorities of {', '.join(replaced)}"
-            if replaced
-            else "issuing the user's certificate"
-        )
+        text = "issuing the user's certificate"
+        if replaced:
+            text = f"replacing the certificate authorities of {', '.join(replaced)}"
+        elif certificates.lacks_issuing(workspace, deployment):
+            text = "creating the issuing authority"
         steps.append(Step(text, adapt))
+    elif certificates.lacks_issuing(workspace, deployment):  # for a release that `release build` made
+        create = partial(certificates.create_issuing, workspace, deployment, now=now)
+        steps.append(Step("creating the issuing authority", create))
     if rebuild or not releases.any_in(workspace.owner.releases):
         steps.append(Step("sealing a release", partial(releases.build, workspace, deployment, now=now, warn=warn)))
     return steps

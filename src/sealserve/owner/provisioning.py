@@ -28,6 +28,7 @@ from sealserve.owner.broker_database import is_shared
 from sealserve.owner.broker_parts import open_part
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.owner import Owner
+from sealserve.owner.release_facts import contains_tls_key
 from sealserve.owner.token_keys import create_token_key, published_keys
 from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
 from sealserve.sgx.policy_rules import rules_of
@@ -146,7 +147,7 @@ def register(
         secret_form=_secret_form(workspace, verified, secret_form),
     )
     owner = Owner.open(workspace)
-    wanted = release_statements.is_wanted(verified)
+    wanted = not contains_tls_key(verified.index)
     if wanted and not is_shared(workspace):  # the statement names the broker's key
         create_token_key(workspace)
     with owner.database() as database:

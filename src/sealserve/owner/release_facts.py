@@ -20,7 +20,9 @@ from sealserve.errors import SealserveError
 from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
 from sealserve.pki.authority import AuthorityKind
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
+from sealserve.sealing.release_index import ReleaseIndex
 from sealserve.terms import ServerKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -99,10 +101,15 @@ def of_its_time(facts: Mapping[str, str]) -> Mapping[str, str]:
     return {**facts, OWNER_TLS_KEY: _text(embedded)}
 
 
+def contains_tls_key(index: ReleaseIndex) -> bool:
+    """Return whether a release contains the TLS key of its service, which the owner created. If not, it is attested."""
+    return any(file.path == SSL_CONFIG_PATH for file in index.files)
+
+
 def default_of(key: str) -> str | None:
     """Return the default of a setting as a fact, or None if the setting does not have a default.
 
-    A release that was built before a setting existed counts as built with its default.
+    A release that was built before a setting existed counts as built with its default, except for `of_its_time`.
     """
     section: type[BaseModel] = Deployment
     *tables, name = key.split(".")
@@ -129,7 +136,7 @@ def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
     return {key: value for key, value in facts.items() if not derived(key)}
 
 
-def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
+def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: ReleaseIndex) -> Deployment:
     """Return the deployment with the server and enclave settings from which a release was built.
 
     The enclaves of an older release thus stay the same if ``sealserve.toml`` changes, and a roll-back can use them. The
@@ -138,9 +145,9 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
     Args:
         deployment: The deployment that ``sealserve.toml`` describes now.
         facts: The facts from which the release was built, or None if they are unknown.
+        index: The release's index, which shows who creates the TLS key.
     """
-    if facts is None:
-        return deployment
+    facts = {**(facts or {}), OWNER_TLS_KEY: _text(contains_tls_key(index))}
     changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
     for name in ("server", "enclave"):
         section: BaseModel = getattr(deployment, name)
@@ -161,6 +168,8 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
 
 
 def _setting(deployment: Deployment, key: str) -> str:
+    if key == OWNER_TLS_KEY:
+        return _text(not deployment.server.attested)  # always so with TensorFlow Serving's own binary
     value: object = deployment
     for name in key.split("."):
         value = getattr(value, name)

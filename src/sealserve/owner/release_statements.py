@@ -36,7 +36,6 @@ from sealserve.deployment import Deployment, ModelSection
 from sealserve.errors import SealserveError
 from sealserve.model.lint import LintedModel
 from sealserve.owner.codes import OwnerCode
-from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
@@ -98,14 +97,6 @@ def remember(
 def forget(workspace: Workspace, release: str) -> None:
     """Remove the record of a release."""
     _place(workspace, release).unlink(missing_ok=True)
-
-
-def is_wanted(verified: VerifiedRelease) -> bool:
-    """Return whether a release needs a statement: it uses attested serving, so the service's TLS key is not in it.
-
-    The release decides, not ``sealserve.toml``: a release of an earlier version has no record to state.
-    """
-    return all(file.path != SSL_CONFIG_PATH for file in verified.index.files)
 
 
 def check_number(release: str, measurements: Iterable[bytes]) -> None:

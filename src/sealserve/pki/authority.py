@@ -8,7 +8,7 @@ also sign the issuing CA of the broker (`sealserve.pki.issuing`). The other two 
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -140,25 +140,32 @@ class Authority:
                 hint="Use a DNS name for the service. Clients select replicas by name (SNI), not by IP address.",
             )
         key = ec.generate_private_key(ec.SECP384R1())
-        subject = subject_name(_authority_name(kind, simulated=simulated), simulated=simulated)
-        certificate = sign(
-            subject=subject,
-            issuer=subject,
-            public_key=key.public_key(),
-            signer=key,
-            valid=(now - CLOCK_SKEW, now + timedelta(days=days)),
-            extensions=authority_extensions(
-                key.public_key(),
-                purpose=kind.purpose,
-                names=names,
-                addresses=addresses,
-                critical_constraints=kind.critical_constraints,
-                intermediates=kind.signs_authorities,
-            ),
-        )
+        certificate = _self_signed(kind, key, names=names, addresses=addresses, simulated=simulated, now=now, days=days)
         return cls(
             kind=kind, certificate_pem=certificate_pem(certificate), key_pem=private_pem(key), _certificate=certificate
         )
+
+    def renewed(self, *, now: datetime, days: int = AUTHORITY_DAYS) -> Self:
+        """Issue the certificate of this CA again, with the same key, names and addresses.
+
+        The new certificate permits what a new CA of this version may sign. Peers that trust it also accept the
+        certificates that the CA signed before, because key and subject are the same.
+
+        Args:
+            now: The start of the validity period.
+            days: The length of the validity period.
+        """
+        domains, networks = self._constraints()
+        certificate = _self_signed(
+            self.kind,
+            self._signer(),
+            names=domains,
+            addresses=[network.network_address for network in networks],
+            simulated=self.simulated,
+            now=now,
+            days=days,
+        )
+        return replace(self, certificate_pem=certificate_pem(certificate), _certificate=certificate)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -212,6 +219,16 @@ class Authority:
                 hint="Move the old folder away first. Certificates of the old CA are then no longer trusted.",
             ) from error
 
+    def save_certificate(self, folder: Path) -> None:
+        """Replace the certificate in a ``folder`` with the key of this CA. The key is not written.
+
+        Raises:
+            KeyMismatchError: The folder has another key.
+        """
+        path = folder / CERTIFICATE_FILE
+        check_key(SecretBytes(read_regular(folder / KEY_FILE)), self.certificate_pem, source=str(path))
+        write_file(path, self.certificate_pem)
+
     def issue_server(
         self, names: Sequence[str], addresses: Sequence[IPAddress] = (), *, now: datetime, days: int = LEAF_DAYS
     ) -> CertifiedKey:
@@ -261,11 +278,7 @@ class Authority:
             CertificateNotYetValidError: The certificate of this CA is not valid yet.
         """
         _check_names(names, ())
-        if not self.may_sign_authorities:
-            raise PkiCode.AUTHORITY_NO_INTERMEDIATE.error(
-                f"The {self.kind} CA must not sign another CA: an earlier version of sealserve created it.",
-                hint="Run `sealserve up`, which replaces the CA, and send the folder user/ to the users.",
-            )
+        self.check_may_sign_authorities()
         check_certificate(self.certificate_pem, now, source=f"the certificate of the {self.kind} CA")
         self._check_permitted(names, ())
         signer = self._signer()
@@ -346,6 +359,20 @@ class Authority:
         basic = extension(self._certificate, x509.BasicConstraints)
         return basic is not None and basic.path_length != 0
 
+    def check_may_sign_authorities(self) -> None:
+        """Check that the certificate of this CA permits a CA below it.
+
+        Raises:
+            InputError: `authority.no-intermediate`: It does not.
+        """
+        if not self.may_sign_authorities:
+            raise PkiCode.AUTHORITY_NO_INTERMEDIATE.error(
+                f"The {self.kind} CA must not sign another CA, which attested serving requires: an earlier version of "
+                "sealserve issued its certificate.",
+                hint="Run `sealserve certs renew-service-ca`, and send the new user/service-ca.pem to the users before "
+                "you run `sealserve up`. Until then, use server.dangerous_owner_tls_key = true in sealserve.toml.",
+            )
+
     def permits(self, names: Sequence[str], addresses: Sequence[IPAddress] = ()) -> bool:
         """Return whether the CA's name constraints permit these names and addresses."""
         try:
@@ -355,18 +382,52 @@ class Authority:
         return True
 
     def _check_permitted(self, names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
-        constraints = extension(self._certificate, x509.NameConstraints)
-        permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]
-        domains = [value for value in permitted if isinstance(value, str)]
-        networks = [value for value in permitted if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network)]
+        domains, networks = self._constraints()
         refused = [name for name in names if not any(f".{name}".endswith(f".{domain}") for domain in domains)]
         refused += [str(address) for address in addresses if not any(address in network for network in networks)]
         if refused:
             raise PkiCode.AUTHORITY_NAME_NOT_PERMITTED.error(
                 f"The {self.kind} CA is not permitted to sign for {', '.join(refused)}: "
-                f"its name constraints permit only {', '.join(map(str, permitted))}.",
+                f"its name constraints permit only {', '.join(map(str, (*domains, *networks)))}.",
                 hint="Move the folder of the old CA away, and create a CA for the other names.",
             )
+
+    def _constraints(self) -> tuple[list[str], list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+        """Return the domains and networks that the name constraints permit."""
+        constraints = extension(self._certificate, x509.NameConstraints)
+        permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]
+        domains = [value for value in permitted if isinstance(value, str)]
+        networks = [value for value in permitted if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network)]
+        return domains, networks
+
+
+def _self_signed(
+    kind: AuthorityKind,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    names: Sequence[str],
+    addresses: Sequence[IPAddress],
+    simulated: bool,
+    now: datetime,
+    days: int,
+) -> x509.Certificate:
+    """Return a CA certificate for a key."""
+    subject = subject_name(_authority_name(kind, simulated=simulated), simulated=simulated)
+    return sign(
+        subject=subject,
+        issuer=subject,
+        public_key=key.public_key(),
+        signer=key,
+        valid=(now - CLOCK_SKEW, now + timedelta(days=days)),
+        extensions=authority_extensions(
+            key.public_key(),
+            purpose=kind.purpose,
+            names=names,
+            addresses=addresses,
+            critical_constraints=kind.critical_constraints,
+            intermediates=kind.signs_authorities,
+        ),
+    )
 
 
 def split_names(values: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPAddress, ...]]:

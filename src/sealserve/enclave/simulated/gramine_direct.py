@@ -65,7 +65,7 @@ def run_gramine_direct(
             raise EnclaveCode.ATTESTS_ITSELF.error(
                 f"The enclave {name!r} cannot run in gramine-direct: it attests itself, and gramine-direct creates no "
                 "quotes.",
-                hint="Run it with the simulated enclave, or build a release with `server.dangerous_owner_tls_key = true`.",
+                hint="Run it with the simulated enclave, or build one with server.dangerous_owner_tls_key = true.",
             )
         if enclave.manifest.loader.entrypoint is None:
             raise EnclaveCode.WITHOUT_GRAMINE.error(
