@@ -18,7 +18,7 @@ from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.owner import models
 from sealserve.owner.model_record import ModelDigests, present_digests, sealed_digests
-from sealserve.owner.release_facts import CONTENT, SOURCE, default_of, described_facts, of_its_time
+from sealserve.owner.release_facts import CONTENT, SOURCE, default_of, described_facts
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
@@ -159,7 +159,7 @@ def released_facts(workspace: Workspace, release: Path) -> Mapping[str, str] | N
         release_id = hashlib.sha256(read_regular(release / INDEX_FILE)).hexdigest()
     except (SealserveError, ValidationError):
         return None
-    return of_its_time(found.facts) if found.release_id == release_id else None
+    return found.facts if found.release_id == release_id else None
 
 
 def drift_of(

@@ -23,7 +23,7 @@ from sealserve.pki.authority import AuthorityKind
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import ReleaseIndex
-from sealserve.terms import ServerKind, TlsMode
+from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
 RELEASE_SETTINGS: Final = frozenset({
@@ -49,10 +49,11 @@ SIGNER_SETTINGS: Final = frozenset({
 })  # fmt: skip
 """Settings of a model's signature. They are facts only if they are set: unsigned models have the facts as before."""
 
-OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
-SERVER_KIND: Final = "server.kind"
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
+_OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
+_BEFORE: Final[Mapping[str, str]] = {_OWNER_TLS_KEY: "true"}
+"""The values that releases have from versions without the setting, where they differ from the setting's default."""
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
 _REVOCATIONS: Final = "users.revocations"
@@ -87,30 +88,19 @@ def model_key(name: str, version: int) -> str:
     return f"model[{name}:{version}]"
 
 
-def of_its_time(facts: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the facts of a release, with the settings that its version of sealserve did not have.
-
-    Before attested serving existed, the owner created the TLS key of each release. So the default does not apply.
-
-    Args:
-        facts: The recorded facts.
-    """
-    if OWNER_TLS_KEY in facts or SERVER_KIND not in facts:
-        return facts
-    embedded = facts[SERVER_KIND] == _text(ServerKind.EMBEDDED)  # for the other server, the setting has no effect
-    return {**facts, OWNER_TLS_KEY: _text(embedded)}
-
-
 def contains_tls_key(index: ReleaseIndex) -> bool:
     """Return whether a release contains the TLS key of its service, which the owner created. If not, it is attested."""
     return any(file.path == SSL_CONFIG_PATH for file in index.files)
 
 
 def default_of(key: str) -> str | None:
-    """Return the default of a setting as a fact, or None if the setting does not have a default.
+    """Return the value of a setting in a release that was built before the setting existed, as a fact.
 
-    A release that was built before a setting existed counts as built with its default, except for `of_its_time`.
+    This is the setting's default, unless the default changes how the service works. A setting without a default has the
+    value None.
     """
+    if key in _BEFORE:
+        return _BEFORE[key]
     section: type[BaseModel] = Deployment
     *tables, name = key.split(".")
     for table in tables:
@@ -147,7 +137,7 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: 
         facts: The facts from which the release was built, or None if they are unknown.
         index: The release's index, which shows who creates the TLS key.
     """
-    facts = {**(facts or {}), OWNER_TLS_KEY: _text(contains_tls_key(index))}
+    facts = {**(facts or {}), _OWNER_TLS_KEY: _text(contains_tls_key(index))}
     changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
     for name in ("server", "enclave"):
         section: BaseModel = getattr(deployment, name)
@@ -168,7 +158,7 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: 
 
 
 def _setting(deployment: Deployment, key: str) -> str:
-    if key == OWNER_TLS_KEY:
+    if key == _OWNER_TLS_KEY:
         return _text(not deployment.server.attested)  # always so with TensorFlow Serving's own binary
     value: object = deployment
     for name in key.split("."):

@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,6 @@ from sealserve.model import convert
 from sealserve.owner import drift, model_record, models, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import Difference, compare, drift_of
-from sealserve.owner.release_facts import as_released
-from sealserve.terms import ServerKind
 
 MODEL = f"model[{NAME}:1]"
 
@@ -215,27 +212,6 @@ def test_a_release_without_a_record_cannot_be_compared(ready: Site) -> None:
         assert not drift_of(ready.workspace, ready.deployment, release).comparable
     drift.forget(ready.workspace, release.name)
     assert drift_of(ready.workspace, ready.deployment, release) == drift.Drift(release=release.name, comparable=False)
-
-
-@pytest.mark.parametrize(("kind", "before"), [(ServerKind.EMBEDDED, True), (ServerKind.TENSORFLOW_SERVING, False)])
-def test_the_owner_created_the_tls_keys_of_earlier_releases(
-    ready: Site, monkeypatch: pytest.MonkeyPatch, kind: ServerKind, before: bool
-) -> None:
-    release = ready.build_release().folder
-    facts = dict(drift.released_facts(ready.workspace, release) or {})
-    assert facts.pop("server.dangerous_owner_tls_key") == "false"
-    facts["server.kind"] = json.dumps(kind)
-    read = drift._Record.model_validate_json
-    monkeypatch.setattr(
-        drift._Record, "model_validate_json", lambda text: read(text).model_copy(update={"facts": facts})
-    )
-    found = {
-        difference.key: difference.released
-        for difference in drift_of(ready.workspace, ready.deployment, release).differences
-    }
-    assert found.get("server.dangerous_owner_tls_key", "false") == json.dumps(before)
-    facts_of = drift.released_facts(ready.workspace, release)
-    assert as_released(ready.deployment, facts_of).server.dangerous_owner_tls_key is before
 
 
 def test_records_are_the_owners_alone(ready: Site) -> None:
