@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -321,3 +323,17 @@ def test_unreadable_records_count_as_missing(tmp_path: Path) -> None:
     for content in (b"", b"[]", b'{"name": "front"}', b"\xff"):
         (tmp_path / "front.json").write_bytes(content)
         assert read_record(ImageName.FRONT, tmp_path) is None
+
+
+def test_the_servers_image_has_each_package_that_an_attested_enclave_imports() -> None:
+    """The server opens TensorFlow's library only when it loads a model, so TensorFlow is not imported here."""
+    imports = "import sealserve.attester.program, sealserve.serving.server"
+    script = f"import sys; before = set(sys.modules); {imports}; print(*sys.modules.keys() - before)"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    modules = {module.partition(".")[0] for module in done.stdout.split()}
+    assert {"OpenSSL", "cryptography", "grpc", "sealserve"} <= modules
+    locked, owners = locked_versions(Packages.SERVER).keys(), metadata.packages_distributions()
+    for module in (modules & owners.keys()) - {"grpc_tools"}:  # gRPC imports it only if it is installed
+        # Several packages can share the name of a module, as the packages of Google do.
+        names = {re.sub(r"[-_.]+", "-", name).lower() for name in owners[module]}
+        assert names & {*locked, "sealserve"}, module

@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,16 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     docker.answer("container ls", "a b\n")
     docker.answer("container inspect a", [described("replica-1", Health={"Status": "healthy"})])
     docker.answer("container inspect b", [described("broker", status="exited")])
-    docker.answer("logs", "one\ntwo\n")
+    key = "INFO step=key key_name=release bytes=16 certificate_until=2026-11-30T10:00:00Z"
+    docker.answer("logs", f"{key}\ntwo\n")
     target = DockerTarget(site.workspace, site.deployment)
     parts = {part.role: part for part in target.status()}
     assert list(parts) == ["replica-1", "broker"]
     assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
     assert parts["broker"].error == "it ended with exit status 0"
-    assert [line.text for line in target.logs("broker", LogSelection(last=5))] == ["one", "two"]
+    assert parts["replica-1"].certificate_end == datetime(2026, 11, 30, 10, tzinfo=UTC)
+    assert parts["broker"].certificate_end is None
+    assert [line.text for line in target.logs("broker", LogSelection(last=5))] == [key, "two"]
     with pytest.raises(Exception, match="No log of pcs exists"):
         target.logs("pcs", LogSelection(last=1))
 

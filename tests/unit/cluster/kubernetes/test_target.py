@@ -1,5 +1,6 @@
 """Decisions of the Kubernetes target. `make test-kubernetes` tests its effects on a real cluster."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,6 +111,23 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
     assert Cluster.merged == [("HorizontalPodAutoscaler", {"minReplicas": 3})]
     with raises(ClusterCode.TARGET_UNSUPPORTED, match="limit is 4 replicas"):
         target.scale(5)
+
+
+def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> None:
+    class Cluster:
+        def log(self, *_arguments: object, last: int) -> list[str]:
+            assert last > 1
+            return ["INFO step=renewed certificate_until=2026-11-30T10:00:00Z"]
+
+    target = KubernetesTarget(make_site(tmp_path).workspace, make_context().deployment)
+    target._open = Cluster()  # type: ignore[assignment]
+    labels = {"app.kubernetes.io/component": "replicas"}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    pod = {"metadata": {"name": "p", "namespace": "n", "labels": labels}, "spec": {}, "status": ready}
+    assert target._pod_status("replica-0", pod).certificate_end == datetime(2026, 11, 30, 10, tzinfo=UTC)
+    assert target._pod_status("replica-0", {**pod, "status": {}}).certificate_end is None
+    front = {**pod, "metadata": {**pod["metadata"], "labels": {"app.kubernetes.io/component": "front"}}}
+    assert target._pod_status("nginx", front).certificate_end is None
 
 
 def test_objects_are_recorded_before_they_are_created(tmp_path: Path) -> None:
