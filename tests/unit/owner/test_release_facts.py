@@ -140,4 +140,6 @@ def test_a_setting_that_an_older_release_does_not_have_had_its_default() -> None
     assert default_of("platform") == '"simulated"'
     assert default_of("server.no-such-key") is None
     assert default_of("no-such-section.key") is None
+    # Versions without attested serving always sealed a TLS key of the owner.
+    assert default_of("server.dangerous_owner_tls_key") == "true"
     assert default_of("model[flowers:1].labels") is None
