@@ -144,7 +144,7 @@ def test_a_release_that_does_not_start_leaves_what_serves(here: Running) -> None
         error = refused.json["error"]
         assert error["code"] == "process.ended"
         assert error["message"].startswith("replica-")
-        assert "error[provisioning.refused]" in error["message"]
+        assert "error[attest.refused]" in error["message"]
     assert failed(reports) == {}
     assert processes(here) == before
     assert served(here) == first

@@ -62,7 +62,8 @@ def test_from_up_to_down(here: Running) -> None:
     assert "step=measured enclave=replica-1" in logs
     assert "step=mounts" in logs
     decisions = [(row["decision"], row["code"]) for row in here.json("broker", "log")]
-    assert decisions == [("allowed", "ok")] * 2 + [("floor-raised", "ok")] + [("released", "ok")] * 2
+    prepared = ["issuing-rotated", "allowed", "allowed", "stated", "floor-raised"]
+    assert decisions == [(decision, "ok") for decision in (*prepared, "released", "released")]
 
     # The broker issues an attestation result for an enclave. It releases no key.
     token, keys = (here.site.directory / name for name in ("result.jwt", "keys.json"))
@@ -153,7 +154,7 @@ def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
     assert wait_until(lambda: datetime.now(UTC) > deadline, seconds=60)
     ended = here.process(*run_by_hand)  # it moves into a namespace for good
     assert ended.status == 3
-    assert "error[provisioning.refused]" in ended.err
+    assert "error[attest.refused]" in ended.err
     assert last_refusal(here) == "policy.release-draining-ended"
 
     # `up` does not make it active again, the owner does; revoked, it has ended for good.

@@ -119,8 +119,9 @@ def find_access(
 
 def read_pair(certificate: Path, key: Path) -> CertifiedKey:
     """Return the client's certificate and key in files. The command warns if other users can read the key."""
+    pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
     _warn_if_exposed(key)
-    return CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
+    return pair
 
 
 def _from_bundle(path: Path, target: str | None) -> Access:

@@ -30,6 +30,7 @@ from sealserve.owner.certificates import broker_authority_pem
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
+from sealserve.owner.release_facts import contains_tls_key
 from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
 from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH, parse_client_settings
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
@@ -103,7 +104,7 @@ def specify_all(
         )
     files = {file.path for file in verified.index.files}
     # The release decides who creates the TLS key, because ``sealserve.toml`` may have changed since it was built.
-    server = deployment.server.model_copy(update={"dangerous_owner_tls_key": SSL_CONFIG_PATH in files})
+    server = deployment.server.model_copy(update={"dangerous_owner_tls_key": contains_tls_key(verified.index)})
     deployment = deployment.model_copy(update={"server": server})
     return [
         EnclaveSpec(

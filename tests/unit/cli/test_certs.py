@@ -14,7 +14,7 @@ def test_certificates_are_made_shown_and_renewed(cli: CommandLine) -> None:
     lines = cli.ok("certs", "two-way").splitlines()
     assert lines[0].split() == ["FOR", "NAMES", "EXPIRES", "(UTC)", "DAYS", "LEFT"]
     assert [line.split("  ")[0] for line in lines[1:]] == [
-        "broker authority", "service authority", "users authority", "broker", "user"
+        "broker authority", "service authority", "users authority", "issuing authority", "broker", "user"
     ]  # fmt: skip
     shown = {row["role"]: row for row in cli.json("certs", "show")}
     assert shown["broker"]["names"] == ["attestation.service.com", "127.0.0.1"]
@@ -78,13 +78,29 @@ def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:
 
 
 def test_the_issuing_authority_is_shown_and_rotated(cli: CommandLine) -> None:
+    source = cli.directory / "half-plus-two"
+    make_site(cli.directory, source=source, server={"dangerous_owner_tls_key": True})
     cli.ok("certs", "two-way")
     error = cli.error("certs", "rotate-issuing")
     assert (error["code"], error["status"]) == ("certs.not-attested", 2)
-    make_site(cli.directory, source=cli.directory / "half-plus-two")
+    make_site(cli.directory, source=source)
     rotated = {row["role"]: row for row in cli.json("certs", "rotate-issuing")}
     assert rotated["issuing authority"]["names"] == ["grpc.tf-serving.service.com"]
     again = {row["role"]: row for row in cli.json("certs", "rotate-issuing", "--compromised")}
     assert again["issuing authority"]["fingerprint"] != rotated["issuing authority"]["fingerprint"]
     assert again["service authority"] == rotated["service authority"]
     assert "issuing authority" in cli.ok("certs", "show")
+
+
+def test_the_certificate_of_the_services_authority_is_renewed(cli: CommandLine) -> None:
+    assert cli.error("certs", "renew-service-ca")["code"] == "authority.missing"
+    before = {row["role"]: row for row in cli.json("certs", "two-way")}
+    file = cli.directory / ".sealserve/user/service-ca.pem"
+    trusted = file.read_bytes()
+    done = cli("certs", "renew-service-ca")
+    assert done.status == 0, done.err
+    assert f"Next: send {file} to the users, then run `sealserve up`.\n" in done.err
+    after = {row["role"]: row for row in cli.json("certs", "show")}
+    assert file.read_bytes() != trusted
+    changed = {role for role, row in after.items() if row["fingerprint"] != before[role]["fingerprint"]}
+    assert changed == {"service authority"}

@@ -50,6 +50,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("certs one-way", []),
         ("certs two-way", []),
         ("certs renew", []),
+        ("certs renew-service-ca", []),
         ("certs rotate-issuing", []),
         ("certs show", []),
         ("user add", ["ann"]),

@@ -25,6 +25,7 @@ from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases
 from sealserve.owner.owner import Owner
+from sealserve.pki.authority import AuthorityKind
 
 
 class Rolling(local.LocalTarget):
@@ -166,6 +167,87 @@ def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready
     kept = [path.name for path in ready.workspace.owner.authorities.glob("service.replaced-*")]
     assert len(kept) == 1  # nothing is lost
     assert "differs" not in cli("up").err
+
+
+OWNER_TLS_KEY = "server.dangerous_owner_tls_key"
+
+
+def of_an_earlier_version(ready: Site, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> str:
+    """Serve a release of a version without attested serving. Return the release's name."""
+    for folder in (ready.workspace.owner.authorities, ready.workspace.owner.issuing, ready.workspace.user.root):
+        shutil.rmtree(folder)
+    change(ready, "server.dangerous_owner_tls_key", "true")
+    with monkeypatch.context() as version:
+        version.setattr(AuthorityKind, "signs_authorities", property(lambda _: False))
+        cli.ok("certs", "two-way")
+    cli.ok("release", "build")
+    cli.ok("up")
+    (name,) = names(ready)
+    records = [path for path in ready.workspace.owner.provenance.rglob("*.json") if OWNER_TLS_KEY in path.read_text()]
+    assert len(records) == 2  # of the release, and of sealserve.toml
+    for record in records:
+        text = record.read_text().replace(f'"{OWNER_TLS_KEY}":"true",', "")
+        assert OWNER_TLS_KEY not in text
+        record.write_text(text)
+    change(ready, "server.dangerous_owner_tls_key", "false")
+    return name
+
+
+def test_an_update_replaces_neither_the_release_nor_the_authority(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = of_an_earlier_version(ready, monkeypatch, cli)
+    trusted = ready.workspace.user.service_ca.read_bytes()
+    # The release can be served as before, and `up` shows that attested serving needs a new release.
+    done = cli("up", "--keep-release")
+    assert done.status == 0, done.err
+    assert f"  {OWNER_TLS_KEY}: true -> false\n" in done.err
+    assert [name for name, _ in target.served] == [first, first]
+    # No command builds an attested release until the users have another certificate of the authority.
+    for command in (("release", "build"), ("up", "--yes"), ("up",), ("up", "--dry-run"), ("certs", "rotate-issuing")):
+        error = cli.error(*command)
+        assert (error["code"], error["status"]) == ("authority.no-intermediate", 2), command
+        assert "sealserve certs renew-service-ca" in error["hint"]
+        assert "server.dangerous_owner_tls_key = true" in error["hint"]
+    assert names(ready) == [first]
+    assert ready.workspace.user.service_ca.read_bytes() == trusted
+    # The first way out: the owner's TLS key, until the users have the certificate.
+    change(ready, "server.dangerous_owner_tls_key", "true")
+    assert "differs" not in cli("up").err
+    assert names(ready) == [first]
+    change(ready, "server.threads", "2")
+    cli.ok("up", "--yes")
+    (second,) = set(names(ready)) - {first}
+    assert (ready.workspace.owner.releases / second / "tls/ssl.cfg").is_file()
+    assert ready.workspace.user.service_ca.read_bytes() == trusted
+    # The second way out: the authority gets another certificate, with the same key.
+    change(ready, "server.dangerous_owner_tls_key", "false")
+    key = (ready.workspace.owner.authorities / "service/ca.key").read_bytes()
+    done = cli("certs", "renew-service-ca")
+    assert done.status == 0, done.err
+    assert f"Next: send {ready.workspace.user.service_ca} to the users" in done.err
+    assert (ready.workspace.owner.authorities / "service/ca.key").read_bytes() == key
+    assert ready.workspace.user.service_ca.read_bytes() != trusted
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    third = target.served[-1][0]
+    assert third not in {first, second}
+    assert not (ready.workspace.owner.releases / third / "tls/ssl.cfg").exists()
+    assert (ready.workspace.owner.issuing / "ca.pem").is_file()
+    # A release of the earlier version can still be served.
+    cli.ok("up", "--release", first)
+
+
+def test_a_release_that_was_built_by_hand_gets_its_issuing_authority(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    cli.ok("release", "build")
+    shutil.rmtree(ready.workspace.owner.issuing)
+    assert "creating the issuing authority" in cli("up", "--dry-run").err
+    assert not ready.workspace.owner.issuing.exists()
+    cli.ok("up")
+    assert (ready.workspace.owner.issuing / "ca.pem").is_file()
+    assert len(target.served) == 1
 
 
 def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, ready: Site) -> None:

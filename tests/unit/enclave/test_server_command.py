@@ -16,20 +16,25 @@ def described(**sections: Any) -> Deployment:
     return deployment.parse(deployment.write_example({"model": {"name": "resnet50", "path": "m.pb"}, **sections}))
 
 
-def test_the_embedded_server_understands_all_of_its_command_line() -> None:
+@pytest.mark.parametrize(
+    ("owners_key", "module", "settings"),
+    [(False, "sealserve.attester", "clients.cfg"), (True, "sealserve.serving", "ssl.cfg")],
+)
+def test_the_embedded_server_understands_all_of_its_command_line(owners_key: bool, module: str, settings: str) -> None:
+    server = {"threads": 3, "max_connection_age_seconds": 7, "dangerous_owner_tls_key": owners_key}
     flags = command(
-        described(server={"threads": 3, "max_connection_age_seconds": 7}),
+        described(server=server),
         program="/p/python",
         port=8517,
         bytecode=True,
         configuration=CONFIGURATION,
     )
-    assert flags[:5] == ("/p/python", "-I", "-B", "-m", "sealserve.serving")
-    options = parse(flags[5:])
+    assert flags[:5] == ("/p/python", "-I", "-B", "-m", module)
+    options = parse(flags[5:], attested=not owners_key)
     assert isinstance(options, ServerOptions)
     assert (options.flags.port, options.flags.bind_address) == (8517, "127.0.0.1")
     assert (options.intra_op_threads, options.inter_op_threads, options.flags.grpc_max_threads) == (3, 3, 12)
-    assert str(options.ssl_config_file) == "/release/tls/ssl.cfg"
+    assert str(options.ssl_config_file) == f"/release/tls/{settings}"
     assert str(options.file_list) == "/release/files.json"
     assert options.channel_arguments == (
         ("grpc.max_connection_age_ms", 7000),
@@ -135,10 +140,10 @@ def test_rest_has_the_port_beside_grpcs_and_the_same_tls_and_age(port: int, rest
         bytecode=True,
         configuration=CONFIGURATION,
     )
-    options = parse(flags[5:])
+    options = parse(flags[5:], attested=True)
     assert isinstance(options, ServerOptions)
     assert options.flags.rest_api_port == rest
-    assert str(options.http.ssl_config_file) == "/release/tls/ssl.cfg"
+    assert options.http.ssl_config_file == options.ssl_config_file == Path("/release/tls/clients.cfg")
     assert (options.flags.rest_api_num_threads, options.flags.rest_api_max_connection_age_seconds) == (12, 7)
     assert not options.flags.dangerous_plaintext_rest
     assert options.concurrent_requests == 24

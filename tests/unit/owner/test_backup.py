@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from tests.harness.errors import Expected, raises
 from tests.harness.killing import failed_at, interrupted_at, killed_at
 from tests.harness.tiny_model import WEIGHTS
@@ -18,11 +18,12 @@ from tests.harness.workspaces import NAME, Site, make_site
 from sealserve.atomic_file import OutputExistsError
 from sealserve.broker import admin
 from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database import Database
 from sealserve.broker.keystore import KeyId
-from sealserve.broker.tables import KEYS
+from sealserve.broker.tables import AUDIT, KEYS
 from sealserve.owner import backup as backup_module
+from sealserve.owner import issuing, provisioning, releases
 from sealserve.owner import master_key as master_keys
-from sealserve.owner import provisioning, releases
 from sealserve.owner.backup import back_up
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
@@ -119,7 +120,8 @@ def test_the_database_is_whole_while_others_write(site: Site, released: Verified
         connection.execute(insert(KEYS).values(key_id="z" * 32, wrapper="file", format=2, wrapped=b"", created=""))
         (tmp_path / "copy.sqlite").write_bytes(vault.database.snapshot())
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.sqlite")) as database:
-        assert database.execute("SELECT key_id FROM keys").fetchall() == [(released.index.key_id,)]
+        found = {key_id for (key_id,) in database.execute("SELECT key_id FROM keys")}
+        assert found == {released.index.key_id, issuing.read_certificate(site.workspace).key_id}
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
@@ -358,6 +360,8 @@ def test_the_kept_head_is_never_newer_than_the_database(
 def test_a_backup_of_an_earlier_version_has_its_database_elsewhere(
     site: Site, master_key: Path, empty: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with Database.open(site.workspace.owner.database) as database, database.write() as connection:
+        connection.execute(update(AUDIT).values(changes=None, tag=None))  # earlier versions did not authenticate rows
     source = backup_module._source
 
     def elsewhere(workspace: Workspace, path: str) -> Path:

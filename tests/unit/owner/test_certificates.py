@@ -25,7 +25,7 @@ def test_three_authorities_and_the_certificates_of_broker_and_user(site: Site) -
     made = certificates.create_certificates(site.workspace, site.deployment, now=site.now)
 
     assert [item.role for item in made] == [
-        "broker authority", "service authority", "users authority", "broker", "user"
+        "broker authority", "service authority", "users authority", "issuing authority", "broker", "user"
     ]  # fmt: skip
     found = {item.role: item for item in made}
     assert found["broker"].info.names == ("attestation.service.com",)

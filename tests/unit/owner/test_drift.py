@@ -217,7 +217,8 @@ def test_a_release_without_a_record_cannot_be_compared(ready: Site) -> None:
 def test_records_are_the_owners_alone(ready: Site) -> None:
     ready.build_release()
     files = [path for path in ready.workspace.owner.provenance.rglob("*") if path.is_file()]
-    assert len(files) == 2
+    # One record of the settings and one of the models per release, and one of each model.
+    assert {path.parent.name for path in files} == {NAME, "releases", "statements"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 

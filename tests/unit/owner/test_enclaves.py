@@ -36,7 +36,7 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
         "--rest_api_port=0",
         "--model_config_file=/release/config/models.config",
         "--file_list=/release/files.json",
-        "--ssl_config_file=/release/tls/ssl.cfg",
+        "--ssl_config_file=/release/tls/clients.cfg",
         "--tensorflow_intra_op_parallelism=3",
         (
             "--grpc_channel_arguments=grpc.max_connection_age_ms=7000,"

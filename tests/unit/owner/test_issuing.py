@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store
 from sqlalchemy import select
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
@@ -34,6 +36,26 @@ def attested(tmp_path: Path) -> Site:
     site = make_site(tmp_path, server=ATTESTED)
     site.certify()
     return site
+
+
+@pytest.fixture
+def owners_key(tmp_path: Path) -> Site:
+    """A deployment whose owner creates the TLS key."""
+    return make_site(tmp_path / "site", server={"dangerous_owner_tls_key": True})
+
+
+@pytest.fixture
+def earlier(owners_key: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A deployment with the authorities of a version without attested serving."""
+    with monkeypatch.context() as version:
+        version.setattr(AuthorityKind, "signs_authorities", property(lambda _: False))
+        owners_key.certify()
+    return owners_key
+
+
+def now_attested(site: Site, **sections: object) -> Site:
+    """Return the site with attested serving."""
+    return make_site(site.directory, source=site.directory / "half-plus-two", server=ATTESTED, **sections)
 
 
 def service_of(workspace: Workspace) -> Authority:
@@ -73,50 +95,101 @@ def test_it_is_created_with_the_other_certificates(attested: Site) -> None:
         admin.verify_log(database)
 
 
-def test_without_attested_serving_there_is_none(site: Site) -> None:
-    site.certify()
-    assert not issuing.exists(site.workspace)
-    assert not site.workspace.owner.database.exists()
+def test_without_attested_serving_there_is_none(owners_key: Site) -> None:
+    owners_key.certify()
+    assert not issuing.exists(owners_key.workspace)
+    assert not owners_key.workspace.owner.database.exists()
     with pytest.raises(CertificateMissingError, match="issuing CA"):
-        issuing.read_certificate(site.workspace)
+        issuing.read_certificate(owners_key.workspace)
     with raises(OwnerCode.CERTS_NOT_ATTESTED, match="use a TLS key that the owner creates"):
-        certificates.rotate_issuing(site.workspace, site.deployment, now=site.now)
+        certificates.rotate_issuing(owners_key.workspace, owners_key.deployment, now=owners_key.now)
 
 
-def test_it_is_created_when_a_deployment_changes(site: Site) -> None:
-    site.certify()
-    changed = make_site(site.directory, source=site.directory / "half-plus-two", server=ATTESTED)
+def test_it_is_created_when_a_deployment_changes(owners_key: Site) -> None:
+    owners_key.certify()
+    changed = now_attested(owners_key)
     assert certificates.lacks_certificates(changed.workspace, changed.deployment)
+    assert certificates.lacks_issuing(changed.workspace, changed.deployment)
     certificates.adapt_certificates(changed.workspace, changed.deployment, now=changed.now)
     assert decrypts(changed)
     assert not certificates.lacks_certificates(changed.workspace, changed.deployment)
+    assert not certificates.lacks_issuing(changed.workspace, changed.deployment)
     first = issuing.read_certificate(changed.workspace)
     certificates.adapt_certificates(changed.workspace, changed.deployment, now=changed.now)
     assert issuing.read_certificate(changed.workspace) == first
     # Another name of the service needs another authority, and another issuing CA below it.
-    renamed = make_site(
-        site.directory, source=site.directory / "half-plus-two", server=ATTESTED, service={"name": "other.example"}
-    )
+    renamed = now_attested(owners_key, service={"name": "other.example"})
     certificates.adapt_certificates(renamed.workspace, renamed.deployment, now=renamed.now)
     assert issuing.read_certificate(renamed.workspace).names == ("other.example",)
     assert decrypts(renamed)
 
 
-def test_an_authority_of_an_earlier_version_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as earlier:
-        earlier.setattr(AuthorityKind, "signs_authorities", property(lambda _: False))
-        site.certify()
-    old = service_of(site.workspace)
-    assert not old.may_sign_authorities
-    assert certificates.outgrown_authorities(site.workspace, site.deployment) == []
-    changed = make_site(site.directory, source=site.directory / "half-plus-two", server=ATTESTED)
-    assert certificates.outgrown_authorities(changed.workspace, changed.deployment) == [AuthorityKind.SERVICE]
+def test_an_authority_of_an_earlier_version_is_never_replaced_in_passing(earlier: Site) -> None:
+    before = service_of(earlier.workspace)
+    assert not before.may_sign_authorities
+    # With a TLS key of the owner, nothing changes.
+    certificates.check_service_authority(earlier.workspace, earlier.deployment)
+    assert not certificates.lacks_certificates(earlier.workspace, earlier.deployment)
+    changed = now_attested(earlier)
+    assert certificates.outgrown_authorities(changed.workspace, changed.deployment) == []
+    assert not certificates.lacks_issuing(changed.workspace, changed.deployment)
+    for step in (
+        certificates.create_certificates,
+        certificates.adapt_certificates,
+        certificates.rotate_issuing,
+        certificates.tls_files,
+    ):
+        with raises(PkiCode.AUTHORITY_NO_INTERMEDIATE, match="earlier version of sealserve") as caught:
+            step(changed.workspace, changed.deployment, now=changed.now)
+        # The error names both ways out.
+        assert "certs renew-service-ca" in str(caught.value.hint)
+        assert "send the new user/service-ca.pem to the users" in str(caught.value.hint)
+        assert "server.dangerous_owner_tls_key = true" in str(caught.value.hint)
     with raises(PkiCode.AUTHORITY_NO_INTERMEDIATE):
-        certificates.rotate_issuing(changed.workspace, changed.deployment, now=changed.now)
-    certificates.adapt_certificates(changed.workspace, changed.deployment, now=changed.now)
-    assert service_of(changed.workspace).may_sign_authorities
-    assert changed.workspace.user.service_ca.read_bytes() == service_of(changed.workspace).certificate_pem
+        certificates.check_service_authority(changed.workspace, changed.deployment)
+    assert service_of(changed.workspace).certificate_pem == before.certificate_pem
+    assert changed.workspace.user.service_ca.read_bytes() == before.certificate_pem
+    assert not issuing.exists(changed.workspace)
+    # Another name of the service needs another authority anyway, which the owner confirms.
+    renamed = now_attested(earlier, service={"name": "other.example"})
+    certificates.check_service_authority(renamed.workspace, renamed.deployment)
+    assert certificates.outgrown_authorities(renamed.workspace, renamed.deployment) == [AuthorityKind.SERVICE]
+
+
+def test_the_owner_renews_the_authority_of_an_earlier_version(earlier: Site) -> None:
+    before = service_of(earlier.workspace)
+    leaf = before.issue_server(["grpc.tf-serving.service.com"], now=earlier.now)
+    changed = now_attested(earlier)
+    shown = certificates.renew_service_authority(changed.workspace, changed.deployment, now=changed.now)
+    assert "issuing authority" in [certificate.role for certificate in shown]
+    after = service_of(changed.workspace)
+    assert after.may_sign_authorities
+    assert after.key_pem == before.key_pem
+    assert after.permits(["grpc.tf-serving.service.com"])
+    assert not after.permits(["bank.example"])
+    assert changed.workspace.user.service_ca.read_bytes() == after.certificate_pem
     assert decrypts(changed)
+    certificates.check_service_authority(changed.workspace, changed.deployment)
+    assert certificates.outgrown_authorities(changed.workspace, changed.deployment) == []
+    # The former certificate is kept, and users with the new one accept the running service.
+    folder = changed.workspace.owner.authorities / AuthorityKind.SERVICE
+    (kept,) = folder.glob("ca.replaced-*.pem")
+    assert kept.read_bytes() == before.certificate_pem
+    assert stat.S_IMODE((folder / "ca.key").stat().st_mode) == 0o600
+    verifier = PolicyBuilder().store(Store(x509.load_pem_x509_certificates(after.certificate_pem)))
+    for chain in (
+        leaf.chain_pem,
+        certificates.fresh_ssl_config(changed.workspace, changed.deployment, now=changed.now).server_cert,
+    ):
+        verifier.build_server_verifier(x509.DNSName("grpc.tf-serving.service.com")).verify(
+            x509.load_pem_x509_certificates(chain)[0], []
+        )
+
+
+def test_a_renewal_with_the_owners_tls_key_creates_no_issuing_authority(earlier: Site) -> None:
+    certificates.renew_service_authority(earlier.workspace, earlier.deployment, now=earlier.now)
+    assert service_of(earlier.workspace).may_sign_authorities
+    assert not issuing.exists(earlier.workspace)
 
 
 def test_a_rotation_keeps_the_former_key_once(attested: Site) -> None:

@@ -55,7 +55,9 @@ def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Pat
     assert summary.policy.tcb.name == "strict"
     assert allowed(ready) == [summary]
     with Owner.open(ready.workspace).vault() as vault:
-        assert [row.entry.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
+        assert [row.entry.decision for row in admin.log(vault.database)] == [
+            "issuing-rotated", "allowed", "allowed", "stated",
+        ]  # fmt: skip
 
 
 def test_the_choice_of_manual_approval_is_stored_with_the_release(ready: Site, release: Path) -> None:
@@ -281,9 +283,10 @@ def test_the_broker_serves_remote_administration_where_it_is_asked_for(ready: Si
         RemoteAdministration(url, AdministratorFile.read(file), now=ready.now) as administered,
     ):
         administered.enrol_platform("0" * 32, None, label="rack 3")
-        (row,) = administered.log_page(Selection(), after=0, limit=2).rows
+        issuing_row, row = administered.log_page(Selection(), after=0, limit=3).rows
     assert (row.entry.actor, row.entry.platform) == ("alice", "simulated")
-    assert provisioning.verify_log(ready.workspace)[0].rows == 1
+    assert (issuing_row.entry.actor, issuing_row.entry.decision) == (None, "issuing-rotated")
+    assert provisioning.verify_log(ready.workspace)[0].rows == 2
 
 
 def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
@@ -308,10 +311,10 @@ def test_the_broker_signs_with_a_key_of_its_own(ready: Site, release: Path) -> N
     assert not owner.index_signing_key.exists()
     head = kept_head(owner.audit_head)
     assert head is not None
-    assert head.seq == 2
+    assert head.seq == 4
     with Owner.open(ready.workspace).vault() as vault:
         own = Owner.open(ready.workspace).audit_signer().public_key()
-        assert admin.verify_log(vault.database, own, kept=(head,)).rows == 2
+        assert admin.verify_log(vault.database, own, kept=(head,)).rows == 4
         with raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
             admin.verify_log(vault.database, public, kept=(head,))
 

@@ -44,6 +44,9 @@ APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
 NOT_SEALED: Final = {"target.kind"}
 """Settings that a specification reads, but that do not need a new release: each target has its own enclaves."""
 
+STATED: Final = {"broker.name"}
+"""Settings in the release's statement to users. Each registration signs the statement again if they changed."""
+
 MODEL_IDENTITY: Final = {"name", "version", "path"}
 """The settings of a model that count by other means: its key, and the digest of its source."""
 
@@ -114,7 +117,7 @@ def test_what_is_sealed_measured_or_appraised_needs_a_new_release(tmp_path: Path
     provisioning.register(site.workspace, site.deployment, verified, now=site.now)
     enclaves.explain_size(site.deployment, verified, None)
     of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | MODEL_IDENTITY}
-    assert read - RELEASE_SETTINGS - of_models == NOT_SEALED
+    assert read - RELEASE_SETTINGS - of_models == NOT_SEALED | STATED
     assert read >= RELEASE_SETTINGS
 
 
@@ -137,4 +140,6 @@ def test_a_setting_that_an_older_release_does_not_have_had_its_default() -> None
     assert default_of("platform") == '"simulated"'
     assert default_of("server.no-such-key") is None
     assert default_of("no-such-section.key") is None
+    # Versions without attested serving always sealed a TLS key of the owner.
+    assert default_of("server.dangerous_owner_tls_key") == "true"
     assert default_of("model[flowers:1].labels") is None

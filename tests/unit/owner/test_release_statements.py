@@ -1,6 +1,7 @@
 """The release statement: content, signature, registration, rotation of the broker's key."""
 
 import hashlib
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def test_a_repetition_signs_nothing_new(attested: Site) -> None:
     assert found.issued > ReleaseStatement.parse(first.content).issued
 
 
+def test_another_name_of_the_broker_needs_no_new_release(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    broker = attested.deployment.broker.model_copy(update={"name": "other.example"})
+    renamed = attested.deployment.model_copy(update={"broker": broker})
+    provisioning.register(attested.workspace, renamed, release, now=attested.now)
+    assert [found.name for found in verified(attested, release).brokers] == ["other.example"]
+
+
 def test_without_attested_serving_there_is_no_statement(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site", server={"dangerous_owner_tls_key": True}, target={"kind": "docker"})
     site.import_model()
@@ -115,6 +125,19 @@ def test_an_attested_release_is_stated_after_the_setting_changed(attested: Site)
     assert not changed.deployment.server.attested
     provisioning.register(changed.workspace, changed.deployment, release, now=changed.now)
     assert verified(attested, release)
+
+
+def test_a_release_with_a_tls_key_is_never_stated_even_without_its_record(tmp_path: Path) -> None:
+    """A release of an earlier version is registered again for a roll-back."""
+    site = make_site(tmp_path / "site", server={"dangerous_owner_tls_key": True}, target={"kind": "docker"})
+    site.import_model()
+    site.certify()
+    release = built(site)
+    shutil.rmtree(site.workspace.owner.provenance)
+    changed = make_site(site.directory, source=site.directory / "half-plus-two", target={"kind": "docker"})
+    assert changed.deployment.server.attested
+    provisioning.register(changed.workspace, changed.deployment, release, now=changed.now)
+    assert stored(site, release) is None
 
 
 def test_a_rotation_of_the_token_key_signs_it_again(attested: Site) -> None:

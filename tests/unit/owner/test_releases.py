@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from sqlalchemy import func, select
+from sqlalchemy import select
 from tests.harness.errors import raises
 from tests.harness.tiny_model import WEIGHTS, saved_model
 from tests.harness.workspaces import Site, make_site
@@ -19,13 +19,12 @@ from sealserve.enclave.index import EnclaveIndexMissingError
 from sealserve.errors import VerificationError
 from sealserve.model.codes import ModelCode
 from sealserve.model.server_config_pb2 import ModelServerConfig
-from sealserve.owner import releases
+from sealserve.owner import issuing, releases
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.expiry import service_certificate_end
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease
-from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.client_settings import parse_client_settings
 from sealserve.sealing import archive
@@ -54,7 +53,7 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     assert release.index.simulated
     assert sorted(file.path for file in release.index.files) == [
         "config/models.config", "config/session.config", "files.json", "models/half-plus-two/1/saved_model.pb",
-        "tls/ssl.cfg",
+        "tls/clients.cfg",
     ]  # fmt: skip
     with Owner.open(ready.workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))
@@ -62,7 +61,8 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     sealed, plain = release.folder / path, ready.workspace.owner.models / "half-plus-two/1/saved_model.pb"
     assert unseal_bytes(sealed, key=key, embedded_path=path).reveal() == plain.read_bytes()
     assert WEIGHTS[:16] not in sealed.read_bytes()
-    settings = ssl_config.parse(unseal_bytes(release.folder / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg"))
+    path = "tls/clients.cfg"
+    settings = parse_client_settings(unseal_bytes(release.folder / path, key=key, embedded_path=path).reveal())
     assert settings.client_verify
 
 
@@ -331,7 +331,7 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
         "models/bert/3/saved_model.pb",
         "models/resnet50/1/assets.extra/warmup", "models/resnet50/1/assets/words.txt",
         "models/resnet50/1/fingerprint.pb", "models/resnet50/1/saved_model.pb",
-        "models/resnet50/1/variables/variables.index", "models/resnet50/12/saved_model.pb", "tls/ssl.cfg",
+        "models/resnet50/1/variables/variables.index", "models/resnet50/12/saved_model.pb", "tls/clients.cfg",
     ]  # fmt: skip
     with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))
@@ -361,4 +361,4 @@ def test_a_configuration_that_the_server_would_refuse_is_refused_before_a_key_is
     with raises(ModelCode.SERVER_CONFIG_VALUE):
         releases.build(ready.workspace, ready.deployment.model_copy(update={"server": server}), now=ready.now)
     with Owner.open(ready.workspace).database() as database, database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(KEYS)).scalar_one() == 0
+        assert connection.execute(select(KEYS.c.key_id)).all() == [(issuing.read_certificate(ready.workspace).key_id,)]

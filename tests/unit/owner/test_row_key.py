@@ -56,7 +56,7 @@ def test_an_earlier_database_is_accepted_once(allowed: Site) -> None:
     assert states(allowed) == ["active"]  # a command that only reads upgrades the database too
     with Owner.open(allowed.workspace).database() as database:
         decisions = [row.entry.decision for row in admin.log(database)]
-        assert decisions == ["allowed", "allowed", "authenticated"]
+        assert decisions == ["issuing-rotated", "allowed", "allowed", "stated", "authenticated"]
         provisioning.verify_log(allowed.workspace)
     # The key exists now. Nothing in the database can repeat this step.
     without_tags(allowed)
@@ -111,7 +111,7 @@ def test_each_change_stores_a_head_outside_of_the_database(allowed: Site) -> Non
     owner = allowed.workspace.owner
     first = kept_head(owner.audit_head)
     assert first is not None
-    assert first.seq == 2
+    assert first.seq == 4
     assert states(allowed) == ["active"]  # reading stores none
     assert kept_head(owner.audit_head) == first
     with Owner.open(allowed.workspace).database() as database:
@@ -119,7 +119,7 @@ def test_each_change_stores_a_head_outside_of_the_database(allowed: Site) -> Non
         admin.revoke(database, name, now=datetime.now(UTC))
     second = kept_head(owner.audit_head)
     assert second is not None
-    assert second.seq == 3
+    assert second.seq == 5
 
 
 def test_an_older_database_is_refused_by_each_command(allowed: Site) -> None:
@@ -131,7 +131,7 @@ def test_an_older_database_is_refused_by_each_command(allowed: Site) -> None:
     for file in path.parent.iterdir():
         file.unlink()
     path.write_bytes(older)
-    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 3 of the audit log is missing"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 5 of the audit log is missing"):
         states(allowed)
 
 
