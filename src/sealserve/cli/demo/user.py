@@ -4,7 +4,6 @@ She has the service's CA, her client certificate, and two facts over a trusted c
 root certificate of the simulated vendor. She trusts no certificate of the service.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from sealserve.atomic_file import write_file
 from sealserve.attested.codes import AttestedCode
 from sealserve.attested.receipt import ReceiptClaims
 from sealserve.cli.access import Access
-from sealserve.cli.demo.evidence import short
 from sealserve.client.attested import AttestedPolicy, EndpointTls, VerifiedEndpoint, read_policy, verify_endpoint
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.policy_file import trusting
@@ -37,7 +35,6 @@ POLICY_FILE: Final = "policy.toml"
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
 _ATTEMPTS_PER_REPLICA: Final = 8
 _SECONDS: Final = 20.0
-_DIGEST: Final = re.compile(r"[0-9a-f]{64,}")
 
 
 def write_policy(workspace: Workspace) -> AttestedPolicy:
@@ -87,11 +84,6 @@ def verify_replicas(reach: Access, policy: AttestedPolicy, *, replicas: int) -> 
         if len(found) == replicas:
             break
     return list(found.values())
-
-
-def shortened(text: str) -> str:
-    """Return a text whose digests and keys are shortened."""
-    return _DIGEST.sub(lambda found: short(found.group()), text)
 
 
 def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str = DEFAULT_SIGNATURE) -> bytes:

@@ -16,7 +16,7 @@ from sealserve.cli import access, connection, console
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import comparison, conversion_cache, preparation, proof, user
 from sealserve.cli.demo.comparison import Reference
-from sealserve.cli.demo.evidence import SHORT, Launches, short, tell_front
+from sealserve.cli.demo.evidence import SHORT, Launches, short, shortened, tell_front
 from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.cli.demo.screen import Screen
 from sealserve.client.attested import AttestedPolicy, VerifiedEndpoint
@@ -280,7 +280,7 @@ class Walk:
             "enclave answers her random nonce with its evidence. She checks six steps, and trusts neither the owner "
             "nor the host for them. Only an enclave with the stated code has the key of the connection.",
             *(
-                (f"{report.step.number} {report.step.title}", user.shortened(report.text))
+                (f"{report.step.number} {report.step.title}", shortened(report.text))
                 for report in first.service.reports
             ),
             ("replicas", f"{len(self._verified)} verified, each with a TLS key of its own"),
