@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from tests.harness.errors import raises
 
+from sealserve.attestation.codes import AttestationCode
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo.attempts import refused_by_user
 from sealserve.cli.demo.between import Between, beginning, ending
@@ -38,10 +38,9 @@ def echo(pair: CertifiedKey | None = None) -> Iterator[tuple[str, int]]:
 
 
 def test_a_recorder_forwards_and_records_the_bytes() -> None:
-    with echo() as peer, Between(peer) as recorder:
-        with socket.create_connection(("127.0.0.1", recorder.port)) as client:
-            client.sendall(b"hello")
-            assert client.recv(100) == b"hello"
+    with echo() as peer, Between(peer) as recorder, socket.create_connection(("127.0.0.1", recorder.port)) as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
     assert (recorder.sent, recorder.answered) == (b"hello", b"hello")
 
 
@@ -50,14 +49,14 @@ def test_an_attacker_with_a_key_reads_what_a_client_sends_that_accepts_it() -> N
     client_context = ssl.create_default_context(cadata=PAIR.chain_pem.decode())
     client_context.check_hostname = False
     client_context.set_alpn_protocols(["h2"])
-    with echo(own_certificate("service.example")) as peer:
-        with Between(peer, end=end, begin=beginning(protocol="h2"), name="service.example") as attacker:
-            with (
-                socket.create_connection(("127.0.0.1", attacker.port)) as plain,
-                client_context.wrap_socket(plain, server_hostname="a.example") as client,
-            ):
-                client.sendall(b"the input")
-                assert client.recv(100) == b"the input"
+    with (
+        echo(own_certificate("service.example")) as peer,
+        Between(peer, end=end, begin=beginning(protocol="h2"), name="service.example") as attacker,
+        socket.create_connection(("127.0.0.1", attacker.port)) as plain,
+        client_context.wrap_socket(plain, server_hostname="a.example") as client,
+    ):
+        client.sendall(b"the input")
+        assert client.recv(100) == b"the input"
     assert (attacker.sent, attacker.answered) == (b"the input", b"the input")
 
 
@@ -75,9 +74,11 @@ def test_a_pretended_service_answers_what_the_attacker_chose() -> None:
         nonces.append(nonce)
         return b"not evidence"
 
-    with PretendedService(PAIR.chain_pem, PAIR.key_pem.reveal(), answer) as pretended:
-        with pytest.raises(Exception, match="not"):
-            fetch_evidence(pretended.address, tls=EndpointTls(server_name="a.example"))
+    with (
+        PretendedService(PAIR.chain_pem, PAIR.key_pem.reveal(), answer) as pretended,
+        raises(AttestationCode.DOCUMENT_JSON),
+    ):
+        fetch_evidence(pretended.address, tls=EndpointTls(server_name="a.example"))
     assert [len(nonce) for nonce in nonces] == [32]
 
 
