@@ -1,34 +1,28 @@
-"""The demo's user: her policy, the verification of the service, and a request with a receipt.
+"""The demo's user: her policy, the verification of the service, and her requests.
 
 She has the service's CA, her client certificate, and two facts over a trusted channel: the owner's public key, and the
 root certificate of the simulated vendor. She trusts no certificate of the service.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import numpy.typing as npt
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import write_file
-from sealserve.attested.codes import AttestedCode
-from sealserve.attested.receipt import ReceiptClaims
 from sealserve.cli.access import Access
 from sealserve.client.attested import AttestedPolicy, EndpointTls, VerifiedEndpoint, read_policy, verify_endpoint
-from sealserve.client.channel import ServiceChannel
 from sealserve.client.policy_file import trusting
-from sealserve.client.receipts import verify_receipt
 from sealserve.client.tensors import to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
-from sealserve.errors import SealserveError
 from sealserve.owner import simulation
 from sealserve.owner.owner import Owner
-from sealserve.serving_interface import DEFAULT_SIGNATURE, RECEIPT_HEADER
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.workspace import Workspace
 
 POLICY_FILE: Final = "policy.toml"
@@ -92,49 +86,3 @@ def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signa
         model_spec=ModelSpec(name=model, signature_name=signature),
         inputs={name: to_proto(array) for name, array in inputs.items()},
     ).SerializeToString()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipted:
-    """An answer with its receipt. The receipt is not verified.
-
-    Args:
-        request: The bytes of the request.
-        response: The bytes of the response.
-        receipt: The receipt.
-    """
-
-    request: bytes = field(repr=False)
-    response: bytes = field(repr=False)
-    receipt: str = field(repr=False)
-
-    def verify(self, replicas: tuple[VerifiedEndpoint, ...] | list[VerifiedEndpoint]) -> ReceiptClaims:
-        """Verify the receipt with the keyset of the replica that signed it.
-
-        Raises:
-            VerificationError: `receipt.*`: It is not the receipt of one of the replicas for this answer.
-        """
-        last: SealserveError = AttestedCode.RECEIPT_HEADER.error("No replica was verified.")
-        for replica in replicas:
-            try:
-                return verify_receipt(
-                    self.receipt,
-                    request=self.request,
-                    response=self.response,
-                    keyset=replica.service.keyset,
-                    statement=replica.service.statement,
-                )
-            except SealserveError as error:
-                last = error
-                if error.code != AttestedCode.RECEIPT_HEADER:  # another replica's identity key
-                    break
-        raise last
-
-
-def ask_for_receipt(channel: ServiceChannel, request: bytes) -> Receipted:
-    """Send a Predict request that asks for a receipt, over a connection to verified replicas."""
-    # Without serializers, a call takes and returns bytes.
-    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.current(timeout=_SECONDS).unary_unary(PREDICT)
-    response, answered = call.with_call(request, timeout=_SECONDS, metadata=((RECEIPT_HEADER, "1"),))
-    receipt = dict(answered.trailing_metadata() or ())[RECEIPT_HEADER]
-    return Receipted(request=request, response=response, receipt=str(receipt))

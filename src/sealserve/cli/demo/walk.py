@@ -22,7 +22,8 @@ from sealserve.cli.demo.screen import Screen
 from sealserve.client.attested import AttestedPolicy, VerifiedEndpoint
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.client.predict import Prediction
+from sealserve.client.predict import Prediction, Predictor, ReceivedReceipt
+from sealserve.client.receipts import verify_received
 from sealserve.cluster.local.processes import Process, ProcessEndedError
 from sealserve.cluster.local.target import LocalTarget
 from sealserve.cluster.target import BROKER, PCS, PLATFORM
@@ -371,16 +372,23 @@ class Walk:
 
     def _ask_for_receipt(
         self, opened: Sequence[ServiceChannel], reference: Reference
-    ) -> tuple[user.Receipted, ReceiptClaims] | None:
+    ) -> tuple[ReceivedReceipt, ReceiptClaims] | None:
         """Send one more request, which asks for a receipt, and verify the receipt."""
         verified = [item.attested for item in opened if item.attested is not None]
         if not verified:
             return None
-        request = user.request_message(self.deployment.model.name, reference.inputs[0], signature=reference.signature)
-        receipted = user.ask_for_receipt(opened[0], request)
-        return receipted, receipted.verify(verified[0].replicas.current(now=datetime.now(UTC)))
+        answer = Predictor(opened).predict(
+            self.deployment.model.name,
+            reference.inputs[0],
+            signature=reference.signature,
+            receipt=True,
+            channel=0,
+        )
+        assert answer.receipt is not None  # noqa: S101  # `predict` raises if the service sent none
+        claims, _ = verify_received(answer.receipt, verified[0].replicas.current(now=datetime.now(UTC)))
+        return answer.receipt, claims
 
-    def _show_receipt(self, receipted: user.Receipted, claims: ReceiptClaims) -> None:
+    def _show_receipt(self, received: ReceivedReceipt, claims: ReceiptClaims) -> None:
         self._screen.step(
             0,
             "The user asks for a receipt, and verifies it",
@@ -389,8 +397,8 @@ class Walk:
             ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
             ("model", f"{claims.model} version {claims.model_version}"),
             ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
-            ("request", f"SHA-256 {short(claims.request_sha256)}, {len(receipted.request)} bytes"),
-            ("response", f"SHA-256 {short(claims.response_sha256)}, {len(receipted.response)} bytes"),
+            ("request", f"SHA-256 {short(claims.request_sha256)}, {len(received.request)} bytes"),
+            ("response", f"SHA-256 {short(claims.response_sha256)}, {len(received.response)} bytes"),
             seconds=0.0,
         )
 
