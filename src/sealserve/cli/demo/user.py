@@ -4,7 +4,7 @@ She has the service's CA, her client certificate, and two facts over a trusted c
 root certificate of the simulated vendor. She trusts no certificate of the service.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,16 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import write_file
+from sealserve.attested.receipt import ReceiptClaims
 from sealserve.cli.access import Access
+from sealserve.cli.demo.comparison import Reference
+from sealserve.cli.demo.evidence import short, shortened
+from sealserve.cli.demo.screen import Screen
 from sealserve.client.attested import AttestedPolicy, EndpointTls, VerifiedEndpoint, read_policy, verify_endpoint
+from sealserve.client.channel import ServiceChannel
 from sealserve.client.policy_file import trusting
+from sealserve.client.predict import Predictor, ReceivedReceipt
+from sealserve.client.receipts import verify_received
 from sealserve.client.tensors import to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
@@ -86,3 +93,56 @@ def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signa
         model_spec=ModelSpec(name=model, signature_name=signature),
         inputs={name: to_proto(array) for name, array in inputs.items()},
     ).SerializeToString()
+
+
+def show_verification(screen: Screen, verified: Sequence[VerifiedEndpoint]) -> None:
+    """Show the six steps of the verification."""
+    screen.step(
+        0,
+        "A user verifies the service before she sends an input",
+        "She pinned two facts in her own policy: the owner's public key, and the vendor's root certificate. Each "
+        "enclave answers her random nonce with its evidence. She checks six steps, and trusts neither the owner nor "
+        "the host for them. Only an enclave with the stated code has the key of the connection.",
+        *(
+            (f"{report.step.number} {report.step.title}", shortened(report.text))
+            for report in verified[0].service.reports
+        ),
+        ("replicas", f"{len(verified)} verified, each with a TLS key of its own"),
+    )
+
+
+def ask_for_receipt(
+    opened: Sequence[ServiceChannel], model: str, reference: Reference
+) -> tuple[ReceivedReceipt, ReceiptClaims] | None:
+    """Send one more request, which asks for a receipt, and verify the receipt.
+
+    Args:
+        opened: Connections to verified replicas. Without evidence, there are no receipts.
+        model: Name of the model.
+        reference: The inputs.
+    """
+    verified = [item.attested for item in opened if item.attested is not None]
+    if not verified:
+        return None
+    answer = Predictor(opened).predict(
+        model, reference.inputs[0], signature=reference.signature, receipt=True, channel=0
+    )
+    assert answer.receipt is not None  # noqa: S101  # `predict` raises if the service sent none
+    claims, _ = verify_received(answer.receipt, verified[0].replicas.current(now=datetime.now(UTC)))
+    return answer.receipt, claims
+
+
+def show_receipt(screen: Screen, received: ReceivedReceipt, claims: ReceiptClaims) -> None:
+    """Show a verified receipt."""
+    screen.step(
+        0,
+        "The user asks for a receipt, and verifies it",
+        "The enclave signs the digests of request and response, and the model that computed the response. Later, the "
+        "user can prove which model of which release answered her.",
+        ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
+        ("model", f"{claims.model} version {claims.model_version}"),
+        ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
+        ("request", f"SHA-256 {short(claims.request_sha256)}, {len(received.request)} bytes"),
+        ("response", f"SHA-256 {short(claims.response_sha256)}, {len(received.response)} bytes"),
+        seconds=0.0,
+    )
