@@ -24,6 +24,8 @@ TEXT_INDENT = 4
 """Lines with a larger indent are evidence."""
 BOLD = "\x1b[1m"
 MARK = "·"
+SHOWN = tuple(f"{MARK}  {title}" for title in ("A user verifies", "The user asks", "The proof"))
+"""The steps without a number that are shown."""
 STEP = tuple("①②③④⑤⑥⑦⑧⑨⑩⑪⑫")
 THEME = TerminalTheme(
     (22, 27, 34),
@@ -81,15 +83,14 @@ def run(folder: Path) -> str:
 
 
 def excerpt(lines: list[str]) -> list[str]:
-    """Return the heading, and for each of the twelve steps and the proof the title and the first lines below it."""
+    """Return the heading, and for each of the twelve steps and `SHOWN` the title and the first lines below it."""
     kept: list[str] = []
     steps = 0
     explained, evidence = True, 0  # whether the explanation is complete, and how many lines of evidence may follow
     for line in lines:
         plain = Text.from_ansi(line).plain
         indent = len(plain) - len(plain.lstrip())
-        is_proof = plain.startswith(MARK) and steps == len(STEP)
-        if plain.startswith(STEP) or is_proof:
+        if plain.startswith((*STEP, *SHOWN)):
             steps += 1
             explained, evidence = False, EVIDENCE_LINES
             kept.append(line)

@@ -34,15 +34,26 @@ def test_the_twelve_steps_as_json(demo: Demo) -> None:
     by_replica = re.fullmatch(r"per replica: (\d+), (\d+)", evidence[12][1])
     assert by_replica is not None
     assert sum(map(int, by_replica.groups())) == 50
+    # The user verified the six steps before she sent an input, and verified a receipt.
+    titles = [step["title"] for step in steps]
+    verified = steps[titles.index("A user verifies the service before she sends an input")]
+    assert [line[:2] for line in verified["evidence"][:6]] == ["1 ", "2 ", "3 ", "4 ", "5 ", "6 "]
+    assert verified["evidence"][6].startswith("replicas: 2 verified")
+    assert steps.index(verified) < [step["number"] for step in steps].index(9)
+    receipt = steps[titles.index("The user asks for a receipt, and verifies it")]
+    assert receipt["evidence"][1] == "model: half-plus-two version 1"
     proof, stopped = steps[-2], steps[-1]
     assert proof["title"] == "The proof: the host saw ciphertext only"
-    assert any(line.strip().endswith("tls/ssl.cfg") for line in proof["evidence"])
+    assert any(line.strip().endswith("tls/clients.cfg") for line in proof["evidence"])
+    assert any(re.match(r"TLS keys: none of the \d+ private keys", line) for line in proof["evidence"])
     assert stopped["evidence"] == ["stopped: nginx, replica-0, replica-1, broker, platform, pcs"]
 
     # The workspace stays and can be inspected.
     log = run("broker", "log", "--verify", "--json", "--directory", demo.workspace)
     decisions = [row["decision"] for row in json.loads(log.out)]
-    assert decisions == ["allowed", "allowed", "floor-raised", "released", "released"]
+    assert decisions == [
+        "issuing-rotated", "allowed", "allowed", "stated", "floor-raised", "released", "released"
+    ]  # fmt: skip
     assert run("release", "verify", "--host", "--directory", demo.workspace).status == 0
 
 
@@ -56,7 +67,7 @@ def test_the_twelve_steps_as_text_with_a_service_that_keeps_running(demo: Demo) 
     assert places == sorted(places)
     assert "SIMULATED" in ended.out
     assert "A user connects with one-way TLS that ends inside the enclave" in ended.out
-    assert "client certificate" not in ended.out
+    assert "signed by the users authority" not in ended.out
     assert "Everything is stopped" not in ended.out
     assert "The service is still running. Next:\n  sealserve predict -C " in ended.out
 
@@ -73,12 +84,17 @@ def test_the_twelve_steps_as_text_with_a_service_that_keeps_running(demo: Demo) 
     demo.nothing_left.check(wait=0)
 
 
-def test_seven_attacks_are_refused(demo: Demo) -> None:
+def test_attacks_of_the_host_and_the_owner_fail(demo: Demo) -> None:
     ended = demo.run("--attack", "--model", demo.model, tensorflow=False)
     assert (ended.status, ended.err) == (0, "")
-    titles = re.findall(r"^(\d)  The host tries to .*: refused  [\d.]+ s$", ended.out, re.MULTILINE)
-    assert titles == list("1234567")
+    titles = re.findall(r"^(\d+)  The (\w+) tries to .*: (.*)  [\d.]+ s$", ended.out, re.MULTILINE)
+    assert [int(number) for number, _, _ in titles] == list(range(1, 22))
+    assert [attacker for _, attacker, _ in titles] == ["host"] * 17 + ["thief"] + ["owner"] * 3
+    assert [verdict for _, _, verdict in titles] == [
+        *["refused"] * 19, "she finds no key", "she reads the input"
+    ]  # fmt: skip
     assert re.findall(r"^     error       (\S+):", ended.out, re.MULTILINE) == [
+        # The host changes the release or the platform.
         "sealed-file.wrong-key",  # the tiny model is a single node
         "sealed-file.path-mismatch",
         "servable.file-missing",
@@ -86,10 +102,32 @@ def test_seven_attacks_are_refused(demo: Demo) -> None:
         "quote.debug",
         "policy.tcb-status",
         "collateral.signer-not-tcb-signing",
+        # The host ends the user's connection itself.
+        "evidence.tls-key",  # relayed evidence
+        "evidence.tls-key",  # a stolen identity key
+        "evidence.nonce-signature",
+        "evidence.result-binding",
+        "evidence.enclave-unknown",
+        "quote.debug",
+        "policy.tcb-status",
+        "evidence.release-not-pinned",
+        "evidence.no-result",
+        # The host, and then a thief, in a session with the broker.
+        "attest.binding",
+        "attest.binding",
+        # The owner's second certificate.
+        "evidence.tls-key",
     ]
-    assert ended.out.count("     refused by  the broker\n") == 4
+    assert ended.out.count("     refused by  the broker\n") == 6
     assert ended.out.count("     refused by  the enclave\n") == 3
-    assert "All 7 attacks were refused.\n" in ended.out
+    assert ended.out.count("     refused by  the user, in step ") == 10
+    assert "refuses the start: policy.release-revoked" in ended.out
+    # The comparison: the same search fits in the old way only.
+    assert "     fitting     no private key belongs to the certificate of the connection\n" in ended.out
+    assert re.search(r"fitting +1 private key belongs to .*: the sealed file\s+tls/ssl\.cfg", ended.out)
+    assert re.findall(r"input read +(\d+) of (\d+) bytes", ended.out) == [("0", "55"), ("55", "55")]
+    assert "with a policy  client.evidence-missing: " in ended.out
+    assert "All 20 attacks on the attested service failed.\n" in ended.out
     demo.nothing_left.check(wait=0)
 
 

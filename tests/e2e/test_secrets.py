@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.harness.command_line import Result
 from tests.harness.leftovers import processes_of
 from tests.harness.running import Running, deployment
@@ -12,10 +14,8 @@ from tests.harness.tiny_model import WEIGHTS
 
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo.exposure import Exposure, files_under
-from sealserve.cli.demo.proof import _private_value, _spellings
+from sealserve.cli.demo.proof import _spellings
 from sealserve.owner.owner import Owner
-from sealserve.pki import ssl_config
-from sealserve.sealing.codec import unseal_bytes
 from sealserve.secret import SecretBytes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
@@ -30,20 +30,25 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
         yield running
 
 
-def secrets_of(here: Running, release: Path, key_id: str) -> list[tuple[str, bytes]]:
+def private_value(key_pem: SecretBytes) -> bytes:
+    """Return the private number of an elliptic-curve key. The rest of the key's encoding is the same in every key."""
+    key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
+
+
+def secrets_of(here: Running, key_id: str) -> list[tuple[str, bytes]]:
     """Return what must not be seen, in every spelling: the release key, private keys, the model's weights."""
     workspace = here.site.workspace
     with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(key_id))
-    settings = ssl_config.parse(unseal_bytes(release / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg"))
     keys = {str(path): SecretBytes(path.read_bytes()) for path in workspace.owner.root.rglob("*.key")}
     elliptic = {name: pem for name, pem in keys.items() if PRIVATE_KEY.search(pem.reveal())}
     found = _spellings("the release key", key.reveal())
     found += _spellings("the master key", workspace.owner.master_key.read_bytes())
-    found += _spellings("the server's key", _private_value(settings.server_key))
-    found += _spellings("the user's key", _private_value(SecretBytes(workspace.user.key.read_bytes())))
+    found += _spellings("the user's key", private_value(SecretBytes(workspace.user.key.read_bytes())))
     for name, pem in elliptic.items():
-        found += _spellings(name, _private_value(pem))
+        found += _spellings(name, private_value(pem))
     for path in (workspace.owner.enclave_signing_key, workspace.owner.index_signing_key):
         body = b"".join(path.read_bytes().splitlines()[1:-1])
         found.append((path.name, body[32:]))  # what comes before is the same in every key of its kind
@@ -77,7 +82,7 @@ def test_no_secret_is_seen_from_the_first_verb_to_the_last(here: Running) -> Non
     verb("release", "show", "nothing", status=2)
     verb("predict", "--input", "x=[", status=2)
 
-    search = Exposure(secrets_of(here, Path(release["folder"]), release["key_id"]))
+    search = Exposure(secrets_of(here, release["key_id"]))
     parts = processes_of(here.directory)
     assert len(parts) >= 6
     for part in parts:

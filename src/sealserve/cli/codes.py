@@ -25,11 +25,11 @@ class CliCode(ErrorCode):
     """The other side closed a network connection, and no other error explains why."""
 
     DEMO_EXPOSED = "demo.exposed", VerificationError
-    """A file of the host, or a log, contains secret data."""
+    """A file of the host, or a log, contains secret data, or a TLS key of the service is outside of the enclaves."""
     DEMO_NOT_COMPARABLE = "demo.not-comparable", InputError
     """The model returns the same answer to different inputs, so the demo cannot detect a wrong answer."""
     DEMO_NOT_REFUSED = "demo.not-refused", VerificationError
-    """An attack of the demo's hostile host was not refused, or was refused for the wrong reason."""
+    """An attack of the demo was not refused, or was refused for the wrong reason."""
     DEMO_REPLICA_SILENT = "demo.replica-silent", VerificationError
     """A replica of the demo did not answer any request."""
     DEMO_WORKSPACE_IN_USE = "demo.workspace-in-use", InputError

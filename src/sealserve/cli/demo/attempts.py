@@ -6,6 +6,7 @@ from enum import Enum
 
 from sealserve.attested.verification import StepFailedError
 from sealserve.cli.codes import CliCode
+from sealserve.cli.demo.evidence import shortened
 from sealserve.errors import SealserveError
 
 
@@ -55,7 +56,7 @@ class Refusal:
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:
         """The lines of evidence."""
-        return (*self.facts, ("refused by", self.by), ("error", f"{self.code}: {self.message}"))
+        return (*self.facts, ("refused by", self.by), ("error", f"{self.code}: {shortened(self.message)}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

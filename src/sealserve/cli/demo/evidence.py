@@ -1,8 +1,10 @@
 """Evidence for steps 3 to 8, 10 and 11: the logs of replicas and NGINX, and the broker's audit log."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from sealserve.broker.audit import AuditRow
 from sealserve.cli.demo.screen import Screen
@@ -11,6 +13,7 @@ from sealserve.cluster.logs.launch_log import LaunchStep, read_steps
 from sealserve.enclave.launch.simulator import load_simulator
 
 SHORT = 16
+_DIGEST: Final = re.compile(r"[0-9a-f]{64,}")
 
 
 class Launches:
@@ -167,6 +170,11 @@ def tell_front(screen: Screen, log: Path, service_name: str, *, connections: int
 def short(text: str | None) -> str:
     """Return the first 16 characters of a digest, or a text of at most 32 characters unchanged."""
     return f"{text[:SHORT]}..." if text and len(text) > 2 * SHORT else text or ""
+
+
+def shortened(text: str) -> str:
+    """Return a text with the beginnings of its digests and keys."""
+    return _DIGEST.sub(lambda found: short(found.group()), text)
 
 
 def _value(logged: str) -> str:

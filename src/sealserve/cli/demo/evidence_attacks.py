@@ -13,6 +13,7 @@ from sealserve.attested.evidence_conversation import EvidenceService
 from sealserve.broker import admin
 from sealserve.cli.demo.attempts import Attacker, Attempt, Refusal, refused_by_user
 from sealserve.cli.demo.between import Between, beginning, ending
+from sealserve.cli.demo.evidence import short
 from sealserve.cli.demo.launch_attacks import change_argument, changed_copy, own_key
 from sealserve.cli.demo.stage import NAME, REPLICAS, SECONDS, AttestedEnclave, Stage, own_certificate
 from sealserve.client.attested import verify_endpoint
@@ -173,7 +174,7 @@ class EvidenceAttacks:
         stage = self._stage
         built, enclave = self._second_release()
         pinned = replace(stage.policy, releases=frozenset({stage.built.id}))
-        facts = (("pinned", stage.built.id), ("served", built.id))
+        facts = (("pinned", short(stage.built.id)), ("served", short(built.id)))
         return stage.present(self._evidence_of(enclave).answer, *facts, tls_key=enclave.keys.tls, policy=pinned)
 
     def _revoked(self) -> Refusal:

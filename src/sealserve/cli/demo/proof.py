@@ -13,6 +13,7 @@ from sealserve.broker.keystore import KeyId
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import found_keys, public_texts
 from sealserve.cli.demo.exposure import WINDOW, Exposure, Finding, files_under
+from sealserve.cli.demo.screen import Screen
 from sealserve.deployment import Deployment
 from sealserve.owner import models
 from sealserve.owner.owner import Owner
@@ -94,6 +95,31 @@ def search(
         secrets=len(secrets),
         secret_size=sum(len(content) for _, content in secrets),
         view=tuple(_view(workspace.host.root)),
+    )
+
+
+def show(screen: Screen, found: Proof) -> None:
+    """Show the result of the search."""
+    screen.step(
+        0,
+        "The proof: the host saw ciphertext only",
+        "The demo searches every file of the host, and every log, for the plaintext of the model and for the "
+        "release key. The demo fails if it finds 16 consecutive bytes of one of them. It also compares every "
+        "private key in the files of the host and of the owner with the TLS keys of the service.",
+        (
+            "searched",
+            f"{found.files} files ({found.size / 1e6:.0f} MB): everything under .sealserve/host/ and all logs",
+        ),
+        ("not found", "16 bytes of the model's files, the release key"),
+        (
+            "TLS keys",
+            (
+                f"none of the {found.keys} private keys in {found.key_files} files of the host and the owner, and "
+                f"in {found.opened} sealed files, belongs to a connection of the service"
+            ),
+        ),
+        ("host's files", "size in bytes, and path"),
+        *(f"  {line}" for line in found.view),
     )
 
 

@@ -1,43 +1,41 @@
-"""The demo's user: her policy, the verification of the service, and a request with a receipt.
+"""The demo's user: her policy, the verification of the service, and her requests.
 
 She has the service's CA, her client certificate, and two facts over a trusted channel: the owner's public key, and the
 root certificate of the simulated vendor. She trusts no certificate of the service.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import numpy.typing as npt
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import write_file
-from sealserve.attested.codes import AttestedCode
 from sealserve.attested.receipt import ReceiptClaims
 from sealserve.cli.access import Access
-from sealserve.cli.demo.evidence import short
+from sealserve.cli.demo.comparison import Reference
+from sealserve.cli.demo.evidence import short, shortened
+from sealserve.cli.demo.screen import Screen
 from sealserve.client.attested import AttestedPolicy, EndpointTls, VerifiedEndpoint, read_policy, verify_endpoint
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.policy_file import trusting
-from sealserve.client.receipts import verify_receipt
+from sealserve.client.predict import Predictor, ReceivedReceipt
+from sealserve.client.receipts import verify_received
 from sealserve.client.tensors import to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
-from sealserve.errors import SealserveError
 from sealserve.owner import simulation
 from sealserve.owner.owner import Owner
-from sealserve.serving_interface import DEFAULT_SIGNATURE, RECEIPT_HEADER
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.workspace import Workspace
 
 POLICY_FILE: Final = "policy.toml"
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
 _ATTEMPTS_PER_REPLICA: Final = 8
 _SECONDS: Final = 20.0
-_DIGEST: Final = re.compile(r"[0-9a-f]{64,}")
 
 
 def write_policy(workspace: Workspace) -> AttestedPolicy:
@@ -89,11 +87,6 @@ def verify_replicas(reach: Access, policy: AttestedPolicy, *, replicas: int) -> 
     return list(found.values())
 
 
-def shortened(text: str) -> str:
-    """Return a text whose digests and keys are shortened."""
-    return _DIGEST.sub(lambda found: short(found.group()), text)
-
-
 def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str = DEFAULT_SIGNATURE) -> bytes:
     """Return the bytes of a Predict request."""
     return PredictRequest(
@@ -102,47 +95,54 @@ def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signa
     ).SerializeToString()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipted:
-    """An answer with its receipt. The receipt is not verified.
+def show_verification(screen: Screen, verified: Sequence[VerifiedEndpoint]) -> None:
+    """Show the six steps of the verification."""
+    screen.step(
+        0,
+        "A user verifies the service before she sends an input",
+        "She pinned two facts in her own policy: the owner's public key, and the vendor's root certificate. Each "
+        "enclave answers her random nonce with its evidence. She checks six steps, and trusts neither the owner nor "
+        "the host for them. Only an enclave with the stated code has the key of the connection.",
+        *(
+            (f"{report.step.number} {report.step.title}", shortened(report.text))
+            for report in verified[0].service.reports
+        ),
+        ("replicas", f"{len(verified)} verified, each with a TLS key of its own"),
+    )
+
+
+def ask_for_receipt(
+    opened: Sequence[ServiceChannel], model: str, reference: Reference
+) -> tuple[ReceivedReceipt, ReceiptClaims] | None:
+    """Send one more request, which asks for a receipt, and verify the receipt.
 
     Args:
-        request: The bytes of the request.
-        response: The bytes of the response.
-        receipt: The receipt.
+        opened: Connections to verified replicas. Without evidence, there are no receipts.
+        model: Name of the model.
+        reference: The inputs.
     """
-
-    request: bytes = field(repr=False)
-    response: bytes = field(repr=False)
-    receipt: str = field(repr=False)
-
-    def verify(self, replicas: tuple[VerifiedEndpoint, ...] | list[VerifiedEndpoint]) -> ReceiptClaims:
-        """Verify the receipt with the keyset of the replica that signed it.
-
-        Raises:
-            VerificationError: `receipt.*`: It is not the receipt of one of the replicas for this answer.
-        """
-        last: SealserveError = AttestedCode.RECEIPT_HEADER.error("No replica was verified.")
-        for replica in replicas:
-            try:
-                return verify_receipt(
-                    self.receipt,
-                    request=self.request,
-                    response=self.response,
-                    keyset=replica.service.keyset,
-                    statement=replica.service.statement,
-                )
-            except SealserveError as error:
-                last = error
-                if error.code != AttestedCode.RECEIPT_HEADER:  # another replica's identity key
-                    break
-        raise last
+    verified = [item.attested for item in opened if item.attested is not None]
+    if not verified:
+        return None
+    answer = Predictor(opened).predict(
+        model, reference.inputs[0], signature=reference.signature, receipt=True, channel=0
+    )
+    assert answer.receipt is not None  # noqa: S101  # `predict` raises if the service sent none
+    claims, _ = verify_received(answer.receipt, verified[0].replicas.current(now=datetime.now(UTC)))
+    return answer.receipt, claims
 
 
-def ask_for_receipt(channel: ServiceChannel, request: bytes) -> Receipted:
-    """Send a Predict request that asks for a receipt, over a connection to verified replicas."""
-    # Without serializers, a call takes and returns bytes.
-    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.current(timeout=_SECONDS).unary_unary(PREDICT)
-    response, answered = call.with_call(request, timeout=_SECONDS, metadata=((RECEIPT_HEADER, "1"),))
-    receipt = dict(answered.trailing_metadata() or ())[RECEIPT_HEADER]
-    return Receipted(request=request, response=response, receipt=str(receipt))
+def show_receipt(screen: Screen, received: ReceivedReceipt, claims: ReceiptClaims) -> None:
+    """Show a verified receipt."""
+    screen.step(
+        0,
+        "The user asks for a receipt, and verifies it",
+        "The enclave signs the digests of request and response, and the model that computed the response. Later, the "
+        "user can prove which model of which release answered her.",
+        ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
+        ("model", f"{claims.model} version {claims.model_version}"),
+        ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
+        ("request", f"SHA-256 {short(claims.request_sha256)}, {len(received.request)} bytes"),
+        ("response", f"SHA-256 {short(claims.response_sha256)}, {len(received.response)} bytes"),
+        seconds=0.0,
+    )

@@ -9,18 +9,16 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from sealserve.attested.receipt import ReceiptClaims
 from sealserve.broker import admin
 from sealserve.bundle import Bundle
 from sealserve.cli import access, connection, console
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import comparison, conversion_cache, preparation, proof, user
 from sealserve.cli.demo.comparison import Reference
-from sealserve.cli.demo.evidence import SHORT, Launches, short, tell_front
+from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
 from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.cli.demo.screen import Screen
 from sealserve.client.attested import AttestedPolicy, VerifiedEndpoint
-from sealserve.client.channel import ServiceChannel
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local.processes import Process, ProcessEndedError
@@ -272,19 +270,7 @@ class Walk:
         policy = user.write_policy(self._workspace)
         reach = access.access(self._workspace, self.deployment)
         self._verified = user.verify_replicas(reach, policy, replicas=len(self.target.replicas()))
-        first = self._verified[0]
-        self._screen.step(
-            0,
-            "A user verifies the service before she sends an input",
-            "She pinned two facts in her own policy: the owner's public key, and the vendor's root certificate. Each "
-            "enclave answers her random nonce with its evidence. She checks six steps, and trusts neither the owner "
-            "nor the host for them. Only an enclave with the stated code has the key of the connection.",
-            *(
-                (f"{report.step.number} {report.step.title}", user.shortened(report.text))
-                for report in first.service.reports
-            ),
-            ("replicas", f"{len(self._verified)} verified, each with a TLS key of its own"),
-        )
+        user.show_verification(self._screen, self._verified)
         return policy
 
     def use(self, reference: Reference, policy: AttestedPolicy) -> LoadReport:
@@ -319,7 +305,7 @@ class Walk:
             if first.first_error is not None:
                 raise first.first_error
             report = run_load(opened, make_request, requests=REQUESTS, concurrency=CONNECTIONS, on_answer=check)
-            signed = self._ask_for_receipt(opened, reference)
+            signed = user.ask_for_receipt(opened, self.deployment.model.name, reference)
         if report.first_error is not None:
             raise report.first_error
         mode = self.deployment.service.tls
@@ -366,33 +352,8 @@ class Walk:
             seconds=report.seconds,
         )
         if signed is not None:
-            self._show_receipt(*signed)
+            user.show_receipt(self._screen, *signed)
         return report
-
-    def _ask_for_receipt(
-        self, opened: Sequence[ServiceChannel], reference: Reference
-    ) -> tuple[user.Receipted, ReceiptClaims] | None:
-        """Send one more request, which asks for a receipt, and verify the receipt."""
-        verified = [item.attested for item in opened if item.attested is not None]
-        if not verified:
-            return None
-        request = user.request_message(self.deployment.model.name, reference.inputs[0], signature=reference.signature)
-        receipted = user.ask_for_receipt(opened[0], request)
-        return receipted, receipted.verify(verified[0].replicas.current(now=datetime.now(UTC)))
-
-    def _show_receipt(self, receipted: user.Receipted, claims: ReceiptClaims) -> None:
-        self._screen.step(
-            0,
-            "The user asks for a receipt, and verifies it",
-            "The enclave signs the digests of request and response, and the model that computed the response. Later, "
-            "the user can prove which model of which release answered her.",
-            ("receipt", f"number {claims.sequence} of keyset {short(claims.keyset_sha256)}"),
-            ("model", f"{claims.model} version {claims.model_version}"),
-            ("model digest", f"{short(claims.model_sha256)}, as in the owner's statement"),
-            ("request", f"SHA-256 {short(claims.request_sha256)}, {len(receipted.request)} bytes"),
-            ("response", f"SHA-256 {short(claims.response_sha256)}, {len(receipted.response)} bytes"),
-            seconds=0.0,
-        )
 
     def prove(self, built: Release) -> None:
         """Search the host's files and all logs for secrets, and show the result.
@@ -408,27 +369,7 @@ class Walk:
         self._tell(searching)
         served = [item.certificate for item in self._verified]
         found = proof.search(self._workspace, self.deployment, built.folder, served=served, progress=show)
-        self._screen.step(
-            0,
-            "The proof: the host saw ciphertext only",
-            "The demo searches every file of the host, and every log, for the plaintext of the model and for the "
-            "release key. The demo fails if it finds 16 consecutive bytes of one of them. It also compares every "
-            "private key in the files of the host and of the owner with the TLS keys of the service.",
-            (
-                "searched",
-                f"{found.files} files ({found.size / 1e6:.0f} MB): everything under .sealserve/host/ and all logs",
-            ),
-            ("not found", "16 bytes of the model's files, the release key"),
-            (
-                "TLS keys",
-                (
-                    f"none of the {found.keys} private keys in {found.key_files} files of the host and the owner, and "
-                    f"in {found.opened} sealed files, belongs to a connection of the service"
-                ),
-            ),
-            ("host's files", "size in bytes, and path"),
-            *(f"  {line}" for line in found.view),
-        )
+        proof.show(self._screen, found)
 
     def keep(self, bundle: Bundle, replicas: int) -> None:
         """Leave the service as `sealserve up` would: supervised, and recorded as the release that serves."""

@@ -1,144 +1,68 @@
-import subprocess
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 from tests.harness.errors import raises
-from tests.harness.keys import signing_key
-from tests.harness.workspaces import Site
 
+from sealserve.attested.codes import AttestedCode
+from sealserve.attested.verification import Step, StepFailedError
 from sealserve.cli.codes import CliCode
-from sealserve.cli.demo import attack
-from sealserve.cli.demo.attack import Attempt, Host, Refusal
+from sealserve.cli.demo.attack import carry_out
+from sealserve.cli.demo.attempts import Attacker, Attempt, Findings, Refusal, refused_by_user
 from sealserve.cli.demo.screen import Screen
-from sealserve.sealing.release import VerifiedRelease
 
 
-@pytest.fixture
-def host(site: Site, released: VerifiedRelease) -> Host:
-    """A hostile host that attacks the largest file of the release's model."""
-    walk = SimpleNamespace(
-        start_vendor=lambda: None,
-        seal=lambda: released,
-        prepare_release=lambda folder, _replicas: SimpleNamespace(folder=folder),
-        deployment=site.deployment,
-    )
-    return Host(site.workspace, walk)  # type: ignore[arg-type]  # the part of `Walk` that `Host` uses
+def refuse() -> Refusal:
+    return Refusal(code="broker.down", message=f"No broker {'ab' * 32}.", by="the enclave", facts=(("tried", "it"),))
 
 
-def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, status, "", stderr)
-
-    monkeypatch.setattr("subprocess.run", run)
+def find_nothing() -> Findings:
+    return Findings(facts=(("tried", "13 private keys"),))
 
 
-def not_refused(host: Host) -> str:
-    with raises(CliCode.DEMO_NOT_REFUSED) as caught:
-        host._launch(Path("/nowhere"))
-    assert caught.value.code == "demo.not-refused"
-    return caught.value.message
+RIGHT = Attempt(title="do that", expected="broker.down", act=refuse)
 
 
-def test_the_enclaves_own_refusal_is_its_last_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends(monkeypatch, 3, "error[a.b]: first\nINFO\nerror[sealed-file.tampered-node]: Node 3.\n  Hint.\n")
-    refusal = host._launch(Path("/nowhere"))
-    assert refusal == Refusal(code="sealed-file.tampered-node", message="Node 3.", by="the enclave")
+def shown(capsys: pytest.CaptureFixture[str], *attempts: Attempt) -> str:
+    carry_out(attempts, Screen(as_json=False), tell=lambda _: None)
+    return capsys.readouterr().out
 
 
-def test_the_brokers_reason_is_in_its_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends(monkeypatch, 3, "error[provisioning.refused]: The broker refused.\n")
-    row = SimpleNamespace(decision="refused", code="quote.debug", detail="a debug enclave")
-    rows = [SimpleNamespace(entry=row)]
-    monkeypatch.setattr("sealserve.broker.admin.log", lambda *_args, **_options: rows)
-    assert host._launch(Path("/nowhere")) == Refusal(code="quote.debug", message="a debug enclave", by="the broker")
-    row.decision = "released"
-    assert not_refused(host) == "The broker's last decision is wrong: expected 'refused', got 'released'."
-
-
-def test_an_enclave_that_serves_was_not_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends(monkeypatch, 0, "")
-    not_with_a_code = "The attack was not refused with an error code: the enclave ended with status"
-    assert not_refused(host) == f"{not_with_a_code} 0."
-    ends(monkeypatch, 1, "Traceback (most recent call last):\n")
-    assert not_refused(host) == f"{not_with_a_code} 1."
-
-    def go_on(command: list[str], **_: Any) -> None:
-        raise subprocess.TimeoutExpired(command, 1)
-
-    monkeypatch.setattr("subprocess.run", go_on)
-    assert not_refused(host) == "The attack was not refused: the enclave still runs after 300 seconds."
-
-
-def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
-    host: Host, released: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def files(folder: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-    before, model = files(released.folder), "models/half-plus-two/1/saved_model.pb"
-    seen: list[dict[str, bytes]] = []
-    answers = iter(["enclave.measurement", "policy.mr-enclave-unknown"])
-
-    def launch(folder: Path, _socket: Path | None = None) -> Refusal:
-        seen.append(files(folder))
-        return Refusal(code=next(answers, "x.y"), message="", by="the enclave")
-
-    monkeypatch.setattr(host, "_launch", launch)
-    monkeypatch.setattr(attack, "_own_key", lambda: signing_key(1))
-    host._change_argument()
-    host._flip()
-    host._swap()
-    host._delete()
-    host._debug()
-    assert files(released.folder) == before
-    assert not (released.folder.parent / "tampered").exists()
-    changed = [{name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} for after in seen]
-    manifest, signature = "enclave/replica-0.manifest.sgx", "enclave/replica-0.sig"
-    assert changed == [{manifest}, {manifest, signature}, {model}, {model}, {model}, {signature}]
-    flips = [one ^ other for one, other in zip(before[model], seen[2][model], strict=True) if one != other]
-    assert flips == [1]
-    assert seen[3][model] == before["tls/ssl.cfg"]
-    assert model not in seen[4]
-
-
-def test_the_key_check_detects_a_flipped_bit_in_a_file_of_one_node(host: Host) -> None:
-    """A small model's content is in the node that is authenticated with the key alone."""
-    assert host.attempts()[0].expected == "sealed-file.wrong-key"
-    host._size = 3 * 4096
-    assert host.attempts()[0].expected == "sealed-file.tampered-node"
-    assert len(host.attempts()) == 7
-
-
-def test_an_old_signature_must_not_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_launch", lambda _folder: Refusal(code="x.y", message="", by="the enclave"))
-    with raises(CliCode.DEMO_NOT_REFUSED, match=r"wrong reason: expected enclave\.measurement, got x\.y\."):
-        host._change_argument()
-
-
-def test_a_refusal_for_the_wrong_reason_fails_the_demo(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def act() -> Refusal:
-        return Refusal(code="broker.down", message="No broker.", by="the enclave")
-
-    class Tries:
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def attempts(self) -> list[Attempt]:
-            right = Attempt(title="do that", expected="broker.down", act=act)
-            return [right, Attempt(title="do this", expected="quote.debug", act=act)]
-
-    monkeypatch.setattr(attack, "Host", Tries)
+def test_a_refusal_for_the_wrong_reason_fails_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
+    wrong = Attempt(title="do this", expected="quote.debug", act=refuse)
     with raises(CliCode.DEMO_NOT_REFUSED) as caught:
-        attack.run(site.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
+        carry_out([RIGHT, wrong], Screen(as_json=False), tell=told.append)
     assert caught.value.message == (
         "The attack to do this was refused for the wrong reason: expected quote.debug, got broker.down."
     )
     out = capsys.readouterr().out
     assert "1  The host tries to do that: refused  " in out
-    assert "     error       broker.down: No broker.\n" in out
+    assert "     tried       it\n     refused by  the enclave\n" in out
+    assert "     error       broker.down: No broker abababababababab....\n" in out
     assert told[-1] == "The host tries to do this"
+
+
+def test_an_attack_that_must_find_nothing_must_not_be_refused() -> None:
+    searching = Attempt(title="search", expected=None, act=refuse)
+    with raises(CliCode.DEMO_NOT_REFUSED, match="expected None, got broker.down"):
+        searching.carry_out()
+
+
+def test_each_attacker_is_introduced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    search = Attempt(title="search", expected=None, act=find_nothing, attacker=Attacker.OWNER, verdict="no key")
+    old = Attempt(
+        title="search again", expected=None, act=find_nothing, attacker=Attacker.OWNER, verdict="she reads it",
+        in_the_old_way=True,
+    )  # fmt: skip
+    out = shown(capsys, RIGHT, RIGHT, search, old)
+    assert out.count("Attacks of the host. ") == out.count("Attacks of the owner. ") == 1
+    assert "3  The owner tries to search: no key  " in out
+    assert "4  The owner tries to search again: she reads it  " in out
+    assert "All 3 attacks on the attested service failed.\n" in out
+
+
+def test_a_users_refusal_names_the_step() -> None:
+    def verify() -> None:
+        raise StepFailedError(Step.CONNECTION, AttestedCode.EVIDENCE_TLS_KEY.error("Another key."))
+
+    assert refused_by_user(verify) == Refusal(
+        code="evidence.tls-key", message="Another key.", by="the user, in step 6 of her verification (connection)"
+    )

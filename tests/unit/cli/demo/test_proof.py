@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.harness.errors import raises
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
@@ -14,9 +15,8 @@ from sealserve.broker.keystore import KeyId
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import proof
 from sealserve.cli.demo.proof import Proof
+from sealserve.cli.demo.stage import own_certificate
 from sealserve.owner.owner import Owner
-from sealserve.pki import ssl_config
-from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.secret import SecretBytes
 
@@ -46,11 +46,6 @@ def key_of(site: Site, release: VerifiedRelease) -> SecretBytes:
         return vault.keystore.load(connection, KeyId(release.index.key_id))
 
 
-def server_key(site: Site, release: VerifiedRelease) -> SecretBytes:
-    sealed = release.folder / "tls/ssl.cfg"
-    return ssl_config.parse(unseal_bytes(sealed, key=key_of(site, release), embedded_path="tls/ssl.cfg")).server_key
-
-
 def expose(site: Site, release: VerifiedRelease, content: bytes, *, log: bool = False) -> str:
     path = (site.workspace.owner.logs / "broker.log") if log else site.workspace.host.logs / "replica-0.log"
     path.write_bytes(b"2026 INFO a line\n" + content + b"\n")
@@ -68,7 +63,7 @@ def test_a_host_with_ciphertext_only(site: Site, shipped: VerifiedRelease) -> No
     found = search(site, shipped)
     assert found.files > 10
     assert found.secret_size > len(WEIGHTS)
-    assert any(line.endswith(f"releases/{shipped.folder.name}/tls/ssl.cfg") for line in found.view)
+    assert any(line.endswith(f"releases/{shipped.folder.name}/tls/clients.cfg") for line in found.view)
     assert not any("owner/" in line for line in found.view)
 
 
@@ -111,26 +106,25 @@ def test_the_release_key_is_found_however_it_is_written(site: Site, shipped: Ver
             assert name in expose(site, shipped, spelling, log=log)
 
 
-def test_the_servers_private_key_is_found_raw_and_in_its_own_file(site: Site, shipped: VerifiedRelease) -> None:
-    pem = server_key(site, shipped).reveal()
-    assert "the server's private key" in expose(site, shipped, pem)
-    number = proof._private_value(SecretBytes(pem))
-    assert "the server's private key in " in expose(site, shipped, number)
-    assert "hexadecimal" in expose(site, shipped, number.hex().encode())
+def certificate_for(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return x509.load_pem_x509_certificate(own_certificate("a.example", key).chain_pem).public_bytes(
+        serialization.Encoding.DER
+    )
 
 
-def test_another_private_key_is_not_the_servers(site: Site, shipped: VerifiedRelease) -> None:
-    """The simulated platform's key is the host's own: it may be there."""
-    key = site.workspace.user.key.read_bytes()
-    (site.workspace.host.logs / "other.key").write_bytes(key)
-    search(site, shipped)
-
-
-def test_only_keys_on_curves_are_known() -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with pytest.raises(TypeError, match="on an elliptic curve"):
-        proof._private_value(SecretBytes(pem))
+def test_a_tls_key_of_the_service_is_found_on_this_machine(site: Site, shipped: VerifiedRelease) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    served = [certificate_for(key)]
+    found = proof.search(site.workspace, site.deployment, shipped.folder, served=served)
+    assert found.keys > 5
+    assert found.opened == len(shipped.index.files)
+    path = site.workspace.owner.root / "kept.der"
+    path.write_bytes(
+        b"x" + key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8,
+                                 serialization.NoEncryption())
+    )  # fmt: skip
+    with raises(CliCode.DEMO_EXPOSED, match=r"outside of the enclaves: owner/kept\.der"):
+        proof.search(site.workspace, site.deployment, shipped.folder, served=served)
 
 
 def test_the_view_has_files_and_sockets(tmp_path: Path) -> None:

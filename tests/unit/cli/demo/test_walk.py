@@ -27,6 +27,8 @@ REFERENCE = Reference(
     smallest_difference=1.0, rate=100.0, threads=2,
 )  # fmt: skip
 
+POLICY: Any = None  # the channels of these tests verify nothing
+
 
 def report(instances: dict[str, int], error: UnavailableError | None = None) -> LoadReport:
     return LoadReport(requests=50, answered=50, errors={}, first_error=error, seconds=1.0, latency=None,
@@ -67,7 +69,7 @@ def answered(monkeypatch: pytest.MonkeyPatch, found: LoadReport) -> None:
 
 def test_all_replicas_answered(walk: Walk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     answered(monkeypatch, report({"a": 30, "b": 20}))
-    walk.use(REFERENCE)
+    walk.use(REFERENCE, POLICY)
     out = capsys.readouterr().out
     assert "⑨" in out
     assert "50 of 50 equal TensorFlow's own (largest difference 0, allowed 0.01)" in out
@@ -78,14 +80,14 @@ def test_a_silent_replica_is_told(walk: Walk, monkeypatch: pytest.MonkeyPatch) -
     answered(monkeypatch, report({"a": 50}))
     silent = "1 of 2 replicas did not answer any of the 50 requests"
     with raises(CliCode.DEMO_REPLICA_SILENT, match=silent) as caught:
-        walk.use(REFERENCE)
+        walk.use(REFERENCE, POLICY)
     assert caught.value.code == "demo.replica-silent"
 
 
 def test_a_request_that_failed_ends_the_demo(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     answered(monkeypatch, report({"a": 49}, UnavailableError("down")))
     with pytest.raises(UnavailableError, match="down"):
-        walk.use(REFERENCE)
+        walk.use(REFERENCE, POLICY)
 
 
 def test_nothing_is_stopped_before_anything_was_prepared(site: Site) -> None:
