@@ -1,22 +1,21 @@
-"""What the verification of a service costs its users.
+"""The cost of attested serving, side by side with the old way and with plain TLS, in one run.
 
-    .venv/bin/python bench/attested.py [--quick] [--json FILE]
+    .venv/bin/python bench/attested.py [--quick] [--json FILE] [--only bundle|start|requests|receipts]
 
-- *bundle*: the six steps with a bundle in memory, and their parts, and the size of the bundle. The goals: 20 ms and
-  64 KiB. ``first`` is the first verification of a process, which also loads the root and compiles patterns.
-- *connect*: a new channel until the first answer, with and without ``attested``.
-- *requests*: requests per second and the median latency on open channels, with and without ``attested``, in turns.
-  No difference is expected, because only the roots of the channel differ.
+- *bundle*: the six steps with a bundle in memory, and the size of the bundle. ``first`` is the first verification of a
+  process, which also loads the root and compiles patterns. ``known replica`` is the check of a verified certificate.
+- *start*: a replica of a deployment on this machine, from its process to its open port. In the old way, the owner's TLS
+  key is sealed into the release (``dangerous_owner_tls_key = true``).
+- *requests*: half_plus_two in a deployment on this machine, through NGINX, in the ways of ``attested_requests``.
+- *receipts*: the same model server without NGINX, with and without receipts (``receipts.py``).
 
-The service is a small gRPC server in another process of this machine, with evidence from a simulated vendor. Its quote
-and its collateral have the formats of genuine ones.
-Times are the best of the rounds, unless they are named medians: other work on the machine only makes a round slower.
+The ways take turns in short rounds, because the speed of the processor and other work on the machine change. Compare
+the ratios and differences only. A limit is beside each figure that has one.
 """
 
 import argparse
 import gc
 import json
-import multiprocessing
 import os
 import platform
 import statistics
@@ -24,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,46 +34,37 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from scripts.attested_example import Example  # noqa: E402  # the scripts are beside this folder
-from tests.harness.attested_service import NAME, AttestedService  # noqa: E402
+import receipts  # noqa: E402  # it imports the tests' parts, which are beside this folder
+from attested_deployments import BenchDeployment  # noqa: E402
+from attested_requests import WAYS, Requests, Row, measure_requests  # noqa: E402
+from scripts.attested_example import Example  # noqa: E402
+from serving import predict_request  # noqa: E402
 
 from sealserve.attested.evidence import EvidenceBundle  # noqa: E402
 from sealserve.attested.evidence_conversation import PresentedService  # noqa: E402
-from sealserve.attested.user_policy import parse_user_policy  # noqa: E402
-from sealserve.client.attested import AttestedPolicy  # noqa: E402
-from sealserve.client.channel import ServiceChannel, open_channel  # noqa: E402
-from sealserve.client.predict import Predictor  # noqa: E402
 
-GOAL_SECONDS: Final = 0.020
-GOAL_BYTES: Final = 64 * 1024
-INPUT: Final = {"x": np.array([1.0, 2.0], np.float32)}
+PARTS: Final = ("bundle", "start", "requests", "receipts")
+MOST_BUNDLE_MS: Final = 20.0
+MOST_BUNDLE_BYTES: Final = 64 * 1024
+MOST_RECEIPT_US: Final = 100.0
+LEAST_RECEIPT_RATE: Final = 0.9
 
 
-def timed(action: Callable[[], object], rounds: int) -> list[float]:
-    """Return the seconds of each round."""
-    found = []
+def timed(action: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Return the best and the median of the rounds, in milliseconds."""
+    seconds = []
     gc.disable()
     try:
         for _ in range(rounds):
             began = time.perf_counter()
             action()
-            found.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
     finally:
         gc.enable()
-    return found
+    return {"best_ms": min(seconds) * 1e3, "median_ms": statistics.median(seconds) * 1e3}
 
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Return the best, the median and the 99th percentile in milliseconds."""
-    ordered = sorted(seconds)
-    return {
-        "best_ms": ordered[0] * 1e3,
-        "median_ms": statistics.median(ordered) * 1e3,
-        "p99_ms": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1e3,
-    }
-
-
-def measure_bundle(folder: Path, rounds: int) -> dict[str, Any]:
+def measure_bundle(folder: Path, rounds: int) -> Row:
     """Measure the verification of a bundle in memory."""
     example = Example(folder / "vendor")
     content, policy, now = example.bundle().to_bytes(), example.policy, example.now + timedelta(minutes=1)
@@ -82,112 +72,130 @@ def measure_bundle(folder: Path, rounds: int) -> dict[str, Any]:
     def verify() -> None:
         PresentedService.of_bundle(EvidenceBundle.parse(content)).verify(policy, now=now)
 
-    first = timed(verify, 1)[0]
+    first = timed(verify, 1)["best_ms"]
     presented = PresentedService.of_bundle(EvidenceBundle.parse(content))
     verified = presented.verify(policy, now=now)
     return {
         "bytes": len(content),
-        "first_ms": first * 1e3,
-        "verify": summary(timed(verify, rounds)),
-        "parse": summary(timed(lambda: EvidenceBundle.parse(content), rounds)),
-        "six_steps": summary(timed(lambda: presented.verify(policy, now=now), rounds)),
-        "known_replica": summary(timed(lambda: verified.check_connection(presented.certificate, now=now), rounds)),
+        "first_ms": first,
+        "verify": timed(verify, rounds),
+        "parse": timed(lambda: EvidenceBundle.parse(content), rounds),
+        "six_steps": timed(lambda: presented.verify(policy, now=now), rounds),
+        "known_replica": timed(lambda: verified.check_connection(presented.certificate, now=now), rounds),
     }
 
 
-def serve(folder: str, connection: Connection) -> None:
-    """Run the service until the other process closes the connection."""
-    from tests.unit.client.conftest import Behaviour, Service  # noqa: PLC0415  # imports pytest
-
-    with AttestedService(Path(folder), handlers=[Service(Behaviour(instance="0" * 32))]) as service:
-        connection.send((service.address, service.ca, service.policy_file))
-        try:
-            connection.recv()
-        except EOFError:
-            return
-
-
-def measure_service(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
-    """Measure connections and requests to a service in another process."""
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(str(folder), there), daemon=True)
-    process.start()
-    there.close()
-    address, ca, policy_file = here.recv()
-    policy = parse_user_policy(policy_file.encode())
-    try:
-        return {
-            "connect": measure_connect(address, ca, policy, rounds),
-            "requests": measure_requests(address, ca, policy, seconds),
-        }
-    finally:
-        here.close()
-        process.join(10)
-        process.terminate()
-
-
-def measure_connect(address: str, ca: bytes, policy: AttestedPolicy, rounds: int) -> dict[str, Any]:
-    """Measure a new channel until the first answer, in turns. Closing the channel is not measured."""
-    seen: dict[str, list[float]] = {"plain": [], "attested": []}
-    for _ in range(rounds):
-        for name, found in seen.items():
-            began = time.perf_counter()
-            attested = policy if name == "attested" else None
-            with open_channel(address, server_name=NAME, ca=ca, attested=attested) as channel:
-                Predictor([channel]).predict("toy", INPUT)
-                found.append(time.perf_counter() - began)
-    return {name: summary(found) for name, found in seen.items()}
-
-
-def measure_requests(address: str, ca: bytes, policy: AttestedPolicy, seconds: float) -> dict[str, Any]:
-    """Measure requests on two open channels, with and without evidence, in turns of short slices."""
-    with (
-        open_channel(address, server_name=NAME, ca=ca) as plain,
-        open_channel(address, server_name=NAME, ca=ca, attested=policy) as attested,
-    ):
-        channels: dict[str, ServiceChannel] = {"plain": plain, "attested": attested}
-        latencies: dict[str, list[float]] = {name: [] for name in channels}
-        end = time.monotonic() + 2 * seconds
-        while time.monotonic() < end:
-            for name, channel in channels.items():
-                predictor = Predictor([channel])
-                latencies[name] += timed(lambda predictor=predictor: predictor.predict("toy", INPUT), 100)  # type: ignore[misc]
+def measure_start(attested: BenchDeployment, rounds: int) -> Row:
+    """Measure the start of a replica in both ways, in turns."""
+    with BenchDeployment.running(owner_tls_key=True) as old:
+        ways = {"old": old, "attested": attested}
+        for deployment in ways.values():
+            deployment.start_seconds()  # builds the enclave, and fills the page cache
+        found = [{way: deployment.start_seconds() for way, deployment in ways.items()} for _ in range(rounds)]
     return {
-        name: {"requests_per_second": len(found) / sum(found), "p50_ms": statistics.median(found) * 1e3}
-        for name, found in latencies.items()
+        "median_s": {way: statistics.median(row[way] for row in found) for way in ways},
+        "best_s": {way: min(row[way] for row in found) for way in ways},
+        "difference_s": statistics.median(row["attested"] - row["old"] for row in found),
+        "ratio": statistics.median(row["attested"] / row["old"] for row in found),
     }
+
+
+def measure(parts: tuple[str, ...], *, quick: bool) -> Row:
+    """Measure the chosen parts, and print each."""
+    result: Row = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sealserve-bench-")))
+        if "bundle" in parts:
+            result["bundle"] = measure_bundle(folder, 50 if quick else 500)
+            print_bundle(result["bundle"])
+        if {"start", "requests"} & set(parts):
+            deployment = stack.enter_context(BenchDeployment.running(owner_tls_key=False))
+            if "start" in parts:
+                result["start"] = measure_start(deployment, 3 if quick else 9)
+                print_start(result["start"])
+            if "requests" in parts:
+                policy, file = deployment.policy()
+                with deployment.proxy(file) as proxy:
+                    message = predict_request("x", np.array([1.0, 2.0, 5.0]))
+                    requests = Requests(deployment=deployment, policy=policy, proxy=proxy, message=message)
+                    result["requests"] = measure_requests(requests, quick=quick)
+                print_requests(result["requests"])
+    if "receipts" in parts:
+        with tempfile.TemporaryDirectory(prefix="sealserve-bench-") as name:
+            result["receipts"] = receipts.measure(Path(name), quick=quick)
+    return result
+
+
+def print_bundle(row: Row) -> None:
+    """Print the cost of a bundle."""
+    print(f"bundle: {row['bytes']} bytes (limit {MOST_BUNDLE_BYTES})")
+    for part, limit in (("verify", f" (limit {MOST_BUNDLE_MS:.0f} ms)"), ("parse", ""), ("six_steps", ""),
+                        ("known_replica", "")):  # fmt: skip
+        print(f"bundle, {part.replace('_', ' ')}: median {row[part]['median_ms']:.2f} ms, "
+              f"best {row[part]['best_ms']:.2f} ms{limit}")  # fmt: skip
+    print(f"bundle, first verification of the process: {row['first_ms']:.1f} ms")
+
+
+def print_start(row: Row) -> None:
+    """Print the time of a start."""
+    for way, title in (("old", "old way"), ("attested", "attested")):
+        print(f"start, {title}: median {row['median_s'][way]:.2f} s, best {row['best_s'][way]:.2f} s")
+    print(f"start, attested / old way: {row['ratio']:.2f}, {row['difference_s']:+.2f} s")
+
+
+def print_requests(row: Row) -> None:
+    """Print connections, latencies and rates."""
+    for way, found in row["connect_ms"].items():
+        print(f"new connection and first answer, {way}: median {found['median']:.1f} ms, best {found['best']:.1f} ms")
+    limits = {"attested": "no difference expected", "receipt": f"limit {MOST_RECEIPT_US:+.0f} us"}
+    for way in WAYS:
+        found = row["one_connection"][way]
+        print(f"one connection, {way}: {found['requests_per_second']:.0f} requests/s, p50 {found['p50_us']:.0f} us, "
+              f"{found['difference_us']:+.0f} us{_beside(limits.get(way))}")  # fmt: skip
+    limits["receipt"] = f"limit {LEAST_RECEIPT_RATE}"
+    for way in WAYS:
+        found = row["rates"][way]
+        print(f"eight connections, {way}: {found['requests_per_second']:.0f} requests/s, best {found['best']:.0f}, "
+              f"ratio {found['ratio']:.2f}{_beside(limits.get(way))}")  # fmt: skip
+
+
+def _beside(limit: str | None) -> str:
+    return f" ({limit})" if limit else ""
+
+
+def goals(result: Row) -> dict[str, bool]:
+    """Return the goals of the measured parts, and whether each is met."""
+    found: dict[str, bool] = {}
+    if bundle := result.get("bundle"):
+        found["bundle: bytes"] = bundle["bytes"] <= MOST_BUNDLE_BYTES
+        found["bundle: verification"] = bundle["verify"]["median_ms"] <= MOST_BUNDLE_MS
+    if row := result.get("requests"):
+        found["receipts through NGINX: p50"] = row["one_connection"]["receipt"]["difference_us"] <= MOST_RECEIPT_US
+        found["receipts through NGINX: rate"] = row["rates"]["receipt"]["ratio"] >= LEAST_RECEIPT_RATE
+    if row := result.get("receipts"):
+        found["receipts: p50"] = row["p50_difference_us"] <= MOST_RECEIPT_US
+        found["receipts: rate"] = row["rate_ratio"] >= LEAST_RECEIPT_RATE
+    return found
 
 
 def main() -> None:
     """Measure, and print or write the result."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="measure for a few seconds only")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="measure for about two minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; repeatable")
     arguments = parser.parse_args()
     result: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "processors": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
     }
-    with tempfile.TemporaryDirectory(prefix="sealserve-bench-") as name:
-        folder = Path(name)
-        (folder / "bundle").mkdir()
-        result["bundle"] = measure_bundle(folder / "bundle", 50 if arguments.quick else 500)
-        (folder / "service").mkdir()
-        result |= measure_service(folder / "service", 5 if arguments.quick else 50, 2.0 if arguments.quick else 20.0)
-    bundle = result["bundle"]
-    print(f"bundle: {bundle['bytes']} bytes (goal: at most {GOAL_BYTES})")
-    for part in ("verify", "parse", "six_steps", "known_replica"):
-        print("{}: best {best_ms:.2f} ms, median {median_ms:.2f} ms, p99 {p99_ms:.2f} ms".format(part, **bundle[part]))
-    print(f"first verification of the process: {bundle['first_ms']:.1f} ms")
-    for part, found in result["connect"].items():
-        print(
-            "new channel and first answer, {}: best {best_ms:.1f} ms, median {median_ms:.1f} ms".format(part, **found)
-        )
-    for part, found in result["requests"].items():
-        print("open channel, {}: {requests_per_second:.0f} requests/s, p50 {p50_ms:.2f} ms".format(part, **found))
-    met = bundle["bytes"] <= GOAL_BYTES and bundle["verify"]["best_ms"] <= GOAL_SECONDS * 1e3
-    print(f"goals: {'met' if met else 'MISSED'}")
+    result |= measure(tuple(arguments.only or PARTS), quick=arguments.quick)
+    result["goals"] = goals(result)
+    for goal, met in result["goals"].items():
+        print(f"goal {goal}: {'met' if met else 'MISSED'}")
+    print(f"load of the machine: {result['load_before']:.1f} before, {os.getloadavg()[0]:.1f} after")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -161,11 +161,11 @@ def measure(scratch: Path, *, quick: bool) -> Row:
         "server_cpu_us": {name: values["cpu"] * 1e6 for name, values in median.items()},
         "server_cpu_difference_us": (median["with"]["cpu"] - median["without"]["cpu"]) * 1e6,
     }
-    print(f"p50 without {row['p50_us']['without']:.0f} us, with {row['p50_us']['with']:.0f} us: "
-          f"{row['p50_difference_us']:+.0f} us")  # fmt: skip
-    print(f"rate without {median['without']['rate']:.0f}/s, with {median['with']['rate']:.0f}/s: "
-          f"ratio {row['rate_ratio']:.3f}")  # fmt: skip
-    print(f"server's processor time without {median['without']['cpu'] * 1e6:.0f} us, with "
+    print(f"receipts, p50 without {row['p50_us']['without']:.0f} us, with {row['p50_us']['with']:.0f} us: "
+          f"{row['p50_difference_us']:+.0f} us (limit +100 us)")  # fmt: skip
+    print(f"receipts, rate without {median['without']['rate']:.0f}/s, with {median['with']['rate']:.0f}/s: "
+          f"ratio {row['rate_ratio']:.3f} (limit 0.9)")  # fmt: skip
+    print(f"receipts, server's processor time without {median['without']['cpu'] * 1e6:.0f} us, with "
           f"{median['with']['cpu'] * 1e6:.0f} us: {row['server_cpu_difference_us']:+.0f} us")  # fmt: skip
     return row
 
