@@ -18,8 +18,9 @@ Example:
 import hashlib
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
@@ -35,6 +36,8 @@ AttestedPolicy = UserPolicy
 """The user's policy: which enclaves may receive an input."""
 
 DEFAULT_TIMEOUT = 10.0
+WITHOUT_RESULT: Final = timedelta(hours=1)
+"""How long evidence without an attestation result counts: then a revocation is not noticed, but new collateral is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +49,8 @@ class VerifiedEndpoint:
         presented: The evidence, the user's nonce, and the certificate of the connection.
         service: The verified enclave.
         verified_at: The user's time of the verification.
-        expires: The time after which the evidence must be requested again: the expiry of the attestation result, or of
-            the certificate if that is earlier.
+        expires: The time after which the evidence must be requested again: the expiry of the attestation result (without
+            one, `WITHOUT_RESULT` after the verification), or of the certificate if that is earlier.
     """
 
     address: str
@@ -165,9 +168,11 @@ def verify_presented(
     """
     now = now or datetime.now(UTC)
     service = presented.verify(policy, now=now)
-    ends = [x509.load_der_x509_certificate(presented.certificate).not_valid_after_utc]
-    if service.result is not None:
-        ends.append(service.result.expires)
+    # Only the certificate's end is not sufficient: its issuer, whom the user does not trust, chooses it.
+    ends = [
+        x509.load_der_x509_certificate(presented.certificate).not_valid_after_utc,
+        now + WITHOUT_RESULT if service.result is None else service.result.expires,
+    ]
     return VerifiedEndpoint(address=address, presented=presented, service=service, verified_at=now, expires=min(ends))
 
 
@@ -207,6 +212,7 @@ class VerifiedReplicas:
 
 __all__ = [
     "MAXIMUM_BUNDLE",
+    "WITHOUT_RESULT",
     "AttestedPolicy",
     "EndpointTls",
     "NotedConnection",

@@ -5,6 +5,7 @@ signs the statement, because then the measurements, the policy and the broker's 
 stores the newest statement.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from sealserve.attested.release_statement import (
     StatedPolicy,
     model_digest,
     sign_statement,
+    verify_statement,
 )
 from sealserve.broker import releases, statements
 from sealserve.broker.admin import OWNER, Actor, KnownRelease
@@ -42,6 +44,7 @@ from sealserve.sealing.release_index import MODELS_FOLDER
 from sealserve.sgx.reference_values import ReferenceValues, parse_reference
 from sealserve.workspace import Workspace
 
+LOGGER: Final = logging.getLogger(__name__)
 MOST_ENCLAVES: Final = 16
 """The maximum number of enclaves in a statement. The limit is part of the format."""
 _MOST_KEYS: Final = 8
@@ -179,11 +182,9 @@ def publish(
     Returns:
         Whether a statement was signed.
     """
-    stored = statements.find(connection, known.release.release_id)
-    if (former := _parsed(stored)) is not None:
-        if former.model_copy(update={"issued": statement.issued}) == statement and _is_signed(
-            stored, former, owner_key
-        ):
+    former = _signed_by_the_owner(statements.find(connection, known.release.release_id), owner_key)
+    if former is not None:
+        if former.model_copy(update={"issued": statement.issued}) == statement:
             return False
         statement = statement.model_copy(update={"issued": max(statement.issued, former.issued + 1)})
     signed = sign_statement(statement, owner_key)
@@ -201,13 +202,21 @@ def restate(
 ) -> int:
     """Sign the statements of all releases again, with other keys of the broker. Return the number of statements.
 
-    Revoked releases are left out: the broker issues no attestation results for them.
+    Revoked releases are left out: the broker issues no attestation results for them. Statements that this owner did not
+    sign are left out too: whoever breaks into a broker can write to its database, and must not get a signature.
     """
     count = 0
     for release_id in statements.releases_with_one(connection):
         release = releases.get(connection, release_id)
-        former = _parsed(statements.find(connection, release_id))
-        if release.state is ReleaseState.REVOKED or former is None:
+        if release.state is ReleaseState.REVOKED:
+            continue
+        former = _signed_by_the_owner(statements.find(connection, release_id), owner_key)
+        if former is None:
+            LOGGER.warning(
+                "the statement of the release %s was not signed again, because the owner's key did not sign it: "
+                "register the release again with `sealserve broker allow`",
+                release_id,
+            )
             continue
         brokers = tuple(_stated(broker.name, keys) for broker in former.brokers)
         new = former.model_copy(update={"brokers": brokers, "issued": max(int(now.timestamp()), former.issued + 1)})
@@ -225,17 +234,15 @@ def _stated(name: str, keys: JsonWebKeySet) -> StatedBroker:
     return StatedBroker.of_keys(name, JsonWebKeySet(keys.keys[:_MOST_KEYS]))
 
 
-def _parsed(stored: SignedContent | None) -> ReleaseStatement | None:
-    """Return the content of a stored statement, or None if a later version of sealserve wrote it."""
+def _signed_by_the_owner(stored: SignedContent | None, owner_key: Ed25519PrivateKey) -> ReleaseStatement | None:
+    """Return the content of a stored statement, or None if this key did not sign it or it cannot be used.
+
+    The database proves only that a broker wrote the row.
+    """
     try:
-        return None if stored is None else ReleaseStatement.parse(stored.content)
+        return None if stored is None else verify_statement(stored, [owner_key.public_key().public_bytes_raw()])
     except SealserveError:
         return None
-
-
-def _is_signed(stored: SignedContent | None, former: ReleaseStatement, owner_key: Ed25519PrivateKey) -> bool:
-    """Return whether this key signed the stored statement. Ed25519 signatures are deterministic."""
-    return stored == sign_statement(former, owner_key)
 
 
 def _digest(built: Release, model: ModelSection) -> str | None:

@@ -4,7 +4,7 @@ import re
 from enum import Enum
 from typing import Final
 
-from sealserve.addresses import is_ip_address
+from sealserve.addresses import is_ip_address, is_loopback
 from sealserve.errors import SealserveError
 from sealserve.proxy.codes import ProxyCode
 
@@ -72,7 +72,10 @@ def check_host(received: bytes, *, server_name: str) -> None:
         if (field := name.strip().lower()) not in {b"host", b"origin"}:
             continue
         host = _host(value.decode("latin-1").strip(), origin=field == b"origin")
-        if host not in {"localhost", server_name.lower()} and not is_ip_address(host):
+        # No page can give its name to an IP address, so each address as the host is this machine's. But a page can
+        # come from any address, so the address of an origin must be a loopback address.
+        is_here = is_loopback(host) if field == b"origin" else is_ip_address(host)
+        if host not in {"localhost", server_name.lower()} and not is_here:
             raise _another(field.decode(), value.decode("latin-1").strip())
 
 

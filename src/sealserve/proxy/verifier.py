@@ -20,13 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sealserve.attested.evidence_conversation import PresentedService
 from sealserve.attested.user_policy import UserPolicy
 from sealserve.attested.verification import VerifiedService
+from sealserve.client.attested import WITHOUT_RESULT
 from sealserve.errors import VerificationError
 from sealserve.log_line import fields
 from sealserve.proxy.threads import in_thread
 
 _LOG: Final = logging.getLogger(__name__)
-_WITHOUT_RESULT: Final = timedelta(hours=1)
-"""How long evidence without an attestation result counts: then a revocation is not noticed, but new collateral is."""
 _REFRESH_BEFORE: Final = timedelta(minutes=10)
 _REFUSED_SECONDS: Final = 5.0
 """How long a refusal is repeated without new evidence. A client that reconnects in a loop costs nothing."""
@@ -134,7 +133,7 @@ class ReplicaVerifier:
 
     def _note(self, key: bytes, service: VerifiedService) -> Verification:
         now = self._clock()
-        until = now + _WITHOUT_RESULT if service.result is None else service.result.expires
+        until = now + WITHOUT_RESULT if service.result is None else service.result.expires
         for old in [old for old, known in self._verified.items() if now >= known.until]:
             del self._verified[old]
         if len(self._verified) >= _MOST_VERIFIED:

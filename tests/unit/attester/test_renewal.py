@@ -66,6 +66,18 @@ def test_the_certificate_is_renewed_after_two_thirds_of_its_validity(
     assert used == [START + 16 * HOURS, START + 32 * HOURS]
 
 
+def test_a_clock_ahead_of_the_broker_does_not_flood_the_broker(
+    example: Example, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The host sets the clock 20 hours ahead. Each new certificate then seems to be almost at its end.
+    clock = Clock(44 * HOURS)
+    clock.now += 20 * HOURS
+
+    used = run(example, clock, lambda: granted(example, clock.now - 20 * HOURS), caplog)
+
+    assert used == [START + 20 * HOURS, START + 28 * HOURS, START + 36 * HOURS]
+
+
 def test_a_failure_is_logged_and_repeated(example: Example, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock(20 * HOURS)
     outcomes = [AttestationCode.ATTEST_UNAVAILABLE.error("The broker is down.")] * 3

@@ -1,10 +1,13 @@
 """A service is verified on exactly the connection that is used, over gRPC and over HTTPS."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from scripts.attested_case import CaseBuilder
 from tests.harness.attested_service import NAME, AttestedService, Hostile
 
+from sealserve.attested.user_policy import parse_user_policy
 from sealserve.client.attested import EndpointTls, StepFailedError, parse_bundle, verify_endpoint
 from sealserve.errors import SealserveError
 
@@ -43,6 +46,15 @@ def test_an_honest_service_is_verified(tmp_path: Path, port: str) -> None:
             assert parse_bundle(verified.bundle()).certificate == verified.certificate
         assert service.observed.evidence == 2
         assert not service.observed.inputs
+
+
+def test_the_certificate_does_not_choose_how_long_evidence_counts(tmp_path: Path) -> None:
+    """An owner can issue a certificate for decades. Without an attestation result, nothing else would limit the time."""
+    with AttestedService(tmp_path / "service", certificate_days=10_000) as service:
+        policy = parse_user_policy(CaseBuilder(tmp_path / "cases", service.example).pinning().encode())
+        verified = verify_endpoint(service.address, policy, tls=service.tls)
+    assert verified.service.result is None
+    assert verified.expires == verified.verified_at + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("hostile", REFUSALS)

@@ -6,13 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.attestation.strict_document import SignedContent
-from sealserve.attested.release_statement import ReleaseStatement, model_digest, verify_statement
-from sealserve.broker import admin, statements
+from sealserve.attestation.strict_document import LARGEST_INTEGER, SignedContent
+from sealserve.attested.codes import AttestedCode
+from sealserve.attested.release_statement import ReleaseStatement, model_digest, sign_statement, verify_statement
+from sealserve.broker import admin, releases, statements
 from sealserve.broker.audit_entry import Decision
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.releases import ReleaseId
@@ -177,6 +179,40 @@ def test_a_revoked_release_is_not_stated_again(attested: Site) -> None:
         admin.revoke(database, release.id, now=attested.now)
         rotate_recorded(attested.workspace, database, compromised=False, now=attested.now)
     assert stored(attested, release) == before
+
+
+def forge(site: Site, release: VerifiedRelease, *, issued: int | None = None) -> None:
+    """Replace the statement, as a broker that was broken into can: it has the row key, and no key of the owner."""
+    former = verified(site, release)
+    pinned = former.models[0].model_copy(update={"sha256": "e" * 64})
+    forged = former.model_copy(update={"models": (pinned,), "issued": former.issued if issued is None else issued})
+    signed = sign_statement(forged, Ed25519PrivateKey.generate())
+    with Owner.open(site.workspace).database() as database, database.write() as connection:
+        statements.put(connection, releases.get(connection, ReleaseId(release.id)), signed, now=site.now)
+
+
+def test_a_forged_statement_is_never_signed_by_a_rotation(attested: Site, caplog: pytest.LogCaptureFixture) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    forge(attested, release)
+    with Owner.open(attested.workspace).database() as database:
+        rotate_recorded(attested.workspace, database, compromised=True, now=attested.now)
+    signed, owner = stored(attested, release), Owner.open(attested.workspace).public_key().public_bytes_raw()
+    assert signed is not None
+    with raises(AttestedCode.STATEMENT_SIGNATURE):
+        verify_statement(signed, [owner])
+    assert f"the statement of the release {release.id} was not signed again" in caplog.text
+    # The registration replaces it by a statement that the owner's own files support.
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    assert verified(attested, release).models[0].sha256 != "e" * 64
+
+
+def test_a_forged_statement_does_not_choose_the_time_of_the_next_one(attested: Site) -> None:
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    forge(attested, release, issued=LARGEST_INTEGER)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    assert verified(attested, release).issued == int(attested.now.timestamp())
 
 
 def test_too_many_enclaves_are_refused_before_the_registration(attested: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ def test_requests_for_this_machine_are_accepted(fields: bytes) -> None:
         b"Host: localhost\r\nHost: evil.example",
         b"Host: 127.0.0.1:8500\r\nOrigin: https://evil.example",
         b"Host: 127.0.0.1:8500\r\norigin: null",
+        b"Host: 127.0.0.1:8500\r\nOrigin: http://203.0.113.5",
+        b"Host: 127.0.0.1:8500\r\nOrigin: http://[2001:db8::5]:8080",
         b"Host: 127.0.0.1.evil.example",
         b"Host: \xff\x00\x1b[2J",
         b"Host:",
