@@ -363,8 +363,8 @@ def _decrypts(file: Path, passphrase: Passphrase, stored: Iterable[StoredKey]) -
 
 
 def keys_are(number: int) -> str:
-    """Return the subject and the verb of a sentence about release keys."""
-    return "1 release key is" if number == 1 else f"{number} release keys are"
+    """Return the subject and the verb of a sentence about stored keys: of releases, and of the issuing CA."""
+    return "1 stored key is" if number == 1 else f"{number} stored keys are"
 
 
 def _beside(master_key: Path) -> Path:

@@ -38,7 +38,7 @@ def refusal(code: str, *, ago: timedelta = timedelta(), **changes: Any) -> Entry
 
 @pytest.fixture
 def logged(ready: Site, released: VerifiedRelease) -> Site:
-    """A log with two rows of `allow`, and refusals of several codes, times, releases and platforms."""
+    """A log with the rows of the issuing authority, of `allow` and of an enrolment, and refusals of several codes, times, releases and platforms."""
     provisioning.allow(ready.workspace, ready.deployment, released.folder, now=NOW - timedelta(days=9))
     with Owner.open(ready.workspace).database() as database:
         (known,) = admin.every_release(database)
@@ -57,21 +57,21 @@ def numbers(cli: CommandLine, *arguments: str) -> list[int]:
 
 
 def test_rows_are_selected(cli: CommandLine, logged: Site, released: VerifiedRelease) -> None:
-    assert numbers(cli) == [1, 2, 3, 4, 5, 6]
-    assert numbers(cli, "--last", "2") == [5, 6]
-    assert numbers(cli, "--code", "policy.isv-svn") == [4, 5]
-    assert numbers(cli, "--code", "policy.isv-svn", "--last", "1") == [5]
-    assert numbers(cli, "--code", "policy.isv-svn", "--code", "broker.handshake") == [4, 5, 6]
+    assert numbers(cli) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert numbers(cli, "--last", "2") == [7, 8]
+    assert numbers(cli, "--code", "policy.isv-svn") == [6, 7]
+    assert numbers(cli, "--code", "policy.isv-svn", "--last", "1") == [7]
+    assert numbers(cli, "--code", "policy.isv-svn", "--code", "broker.handshake") == [6, 7, 8]
     assert numbers(cli, "--code", "unheard-of") == []
-    assert numbers(cli, "--since", "2h") == [6]
-    assert numbers(cli, "--since", "7d") == [4, 5, 6]
-    assert numbers(cli, "--since", (NOW - timedelta(hours=4)).isoformat()) == [5, 6]
-    assert numbers(cli, "--release", released.folder.name) == [1, 2, 4]
-    assert numbers(cli, "--release", "cdcdcd") == [5]
+    assert numbers(cli, "--since", "2h") == [8]
+    assert numbers(cli, "--since", "7d") == [6, 7, 8]
+    assert numbers(cli, "--since", (NOW - timedelta(hours=4)).isoformat()) == [7, 8]
+    assert numbers(cli, "--release", released.folder.name) == [2, 3, 4, 6]
+    assert numbers(cli, "--release", "cdcdcd") == [7]
     assert numbers(cli, "--release", "cd" * 32, "--code", "ok") == []
-    assert numbers(cli, "--platform", PLATFORM) == [3, 5]
-    assert numbers(cli, "--platform", PLATFORM[:6], "--since", "1d") == [5]
-    assert numbers(cli, "--platform", "rack 1") == [3, 5]
+    assert numbers(cli, "--platform", PLATFORM) == [5, 7]
+    assert numbers(cli, "--platform", PLATFORM[:6], "--since", "1d") == [7]
+    assert numbers(cli, "--platform", "rack 1") == [5, 7]
     assert cli.ok("broker", "log", "--code", "unheard-of") == "No rows match.\n"
     del logged
 
@@ -90,8 +90,8 @@ def test_a_wrong_condition_is_an_error(cli: CommandLine, logged: Site, arguments
 
 def test_the_content_decides_and_not_the_column_for_queries(cli: CommandLine, logged: Site) -> None:
     with closing(sqlite3.connect(logged.workspace.owner.database)) as connection, connection:
-        connection.execute("UPDATE audit SET code = 'ok' WHERE seq = 6")
-    assert 6 not in numbers(cli, "--code", "ok")
+        connection.execute("UPDATE audit SET code = 'ok' WHERE seq = 8")
+    assert 8 not in numbers(cli, "--code", "ok")
     assert cli.error("broker", "log", "--verify")["code"] == "audit.chain"
 
 
@@ -129,7 +129,7 @@ def test_new_rows_are_printed_once_until_an_interruption(logged: Site) -> None:
         rest, errors = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
     assert errors.startswith("warning: The code 'second' does not exist in this version of sealserve.")
-    assert [json.loads(line)["seq"] for line in lines] == [4, 5, 8, 9, 10, 11]
+    assert [json.loads(line)["seq"] for line in lines] == [6, 7, 10, 11, 12, 13]
     assert all(line.rstrip("\n").isprintable() for line in lines)
 
 
@@ -156,9 +156,9 @@ def test_rows_are_followed_from_the_beginning_of_the_database(site: Site) -> Non
 
 def test_a_log_that_is_truncated_while_it_is_followed(logged: Site) -> None:
     with following(logged, "--json") as process:
-        read(process, 6)
+        read(process, 8)
         with closing(sqlite3.connect(logged.workspace.owner.database)) as connection, connection:
-            connection.execute("DELETE FROM audit WHERE seq = 6")
+            connection.execute("DELETE FROM audit WHERE seq = 8")
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "audit.truncated" in rest + errors

@@ -255,12 +255,12 @@ def test_a_release_is_ended_where_the_keystore_is_away(
     assert cli.json("broker", "drain", release.name)["state"] == "draining"
     assert cli.json("broker", "revoke", release.name, "--yes")["state"] == "revoked"
     assert [row["state"] for row in cli.json("broker", "releases")] == ["revoked"]
-    assert len(cli.json("broker", "log", "--verify")) == 3
+    assert len(cli.json("broker", "log", "--verify")) == 5  # with the issuing authority and the statement
 
 
 def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:
     assert cli.ok("broker", "releases") == "No releases are registered. Register one: `sealserve broker allow`.\n"
-    assert cli.ok("broker", "log") == "The audit log is empty.\n"
+    assert [row["decision"] for row in cli.json("broker", "log")] == ["issuing-rotated"]
     assert cli.error("broker", "allow")["code"] == "enclave-index.missing"
     cli.ok("enclave", "build")
     allowed = cli.json("broker", "allow")
@@ -281,11 +281,11 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert status["keys"] == 1
     assert "1 revoked" in cli.ok("broker", "status")
     rows = cli.json("broker", "log")
-    assert [row["decision"] for row in rows] == ["allowed", "draining", "revoked"]
-    assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [2, 3]
+    assert [row["decision"] for row in rows] == ["issuing-rotated", "allowed", "stated", "draining", "revoked"]
+    assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [4, 5]
     heading, *lines = cli.ok("broker", "log").splitlines()
     assert heading.split()[:5] == ["#", "TIME", "(UTC)", "DECISION", "CODE"]
-    assert len(lines) == 3
+    assert len(lines) == 5
 
 
 @pytest.mark.usefixtures("release")
@@ -296,7 +296,7 @@ def test_a_draining_release_is_active_again_only_when_that_is_said(cli: CommandL
     assert cli.json("broker", "allow")["state"] == "draining"
     assert cli.json("broker", "allow", "--reactivate")["state"] == "active"
     decisions = [row["decision"] for row in cli.json("broker", "log")]
-    assert decisions == ["allowed", "draining", "reactivated"]
+    assert decisions == ["issuing-rotated", "allowed", "stated", "draining", "reactivated"]
 
 
 @pytest.mark.usefixtures("release")
@@ -306,8 +306,8 @@ def test_the_whole_log_is_verified(cli: CommandLine, ready: Site) -> None:
     with Owner.open(ready.workspace).vault() as vault:
         admin.sign_log(vault.database, Owner.open(ready.workspace).index_signer(), now=ready.now)
     verified = cli("broker", "log", "--verify", "--json")
-    assert verified.err.startswith("The chain of 1 rows verifies; head ")
-    assert len(verified.json) == 1
+    assert verified.err.startswith("The chain of 3 rows verifies; head ")
+    assert len(verified.json) == 3
     with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit")
     error = cli.error("broker", "log", "--verify")
@@ -321,10 +321,10 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     cli.ok("broker", "allow")
     cli.ok("broker", "drain", release.name)
     signed = cli("broker", "log", "--sign")
-    assert signed.json["seq"] == 2
-    assert signed.err == f"The chain of 2 rows verifies; head {signed.json['hash']}.\n"
+    assert signed.json["seq"] == 4
+    assert signed.err == f"The chain of 4 rows verifies; head {signed.json['hash']}.\n"
     (tmp_path / "head.json").write_text(signed.out)
-    assert len(cli.json("broker", "log", "--check", tmp_path / "head.json")) == 2
+    assert len(cli.json("broker", "log", "--check", tmp_path / "head.json")) == 4
     kept = ready.workspace.owner.audit_head
     newest = kept.read_bytes()
     kept.unlink()
@@ -333,7 +333,7 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     assert "Warning: deleted rows at the end of the log cannot be detected" in verified.err
     kept.write_bytes(newest)
     with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
+        connection.exec_driver_sql("DELETE FROM audit WHERE seq = 4")
         connection.exec_driver_sql("DELETE FROM audit_heads")
     assert cli.error("broker", "log", "--verify")["code"] == "audit.truncated"  # a head is kept beside the database
     assert json.loads(kept.read_text()) == signed.json
@@ -418,7 +418,7 @@ def test_platforms_are_enrolled_and_listed(cli: CommandLine) -> None:
     assert first.endswith("  rack 1")
     assert second.startswith("cd" * 16 + "  sgx ")
     assert cli.json("broker", "platform", "list")[1] == other
-    assert [row["decision"] for row in cli.json("broker", "log")] == ["enrolled", "enrolled"]
+    assert [row["decision"] for row in cli.json("broker", "log")] == ["issuing-rotated", "enrolled", "enrolled"]
     error = cli.error("broker", "platform", "enrol", "rack1")
     assert (error["code"], error["status"]) == ("broker.platform-id", 2)
 
@@ -487,7 +487,7 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
         pass
     error = cli.error("broker", "log", "--verify")
     assert error["code"] == "audit.truncated"
-    assert "ends at row 0, but a head was signed at row 1" in error["message"]
+    assert "ends at row 0, but a head was signed at row 3" in error["message"]
     # No command builds on the other database, and the evidence is not overwritten.
     assert cli.error("broker", "platform", "enrol", "0" * 32)["code"] == "audit.truncated"
     with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log is missing"):

@@ -33,7 +33,7 @@ def test_the_master_key_is_put_under_a_passphrase_and_freed_of_it(
     path = ready.workspace.owner.master_key
     before = path.read_bytes()
     said = cli("broker", "rotate-master", "--passphrase-file", passphrase_file)
-    assert said.out == f"1 release key is now encrypted under {path}, which needs a passphrase.\n"
+    assert said.out == f"2 stored keys are now encrypted under {path}, which needs a passphrase.\n"
     assert "replace your copies of the old master key" in said.err
     assert path.read_bytes().startswith(b"{")
     assert path.stat().st_mode & 0o777 == 0o600
@@ -42,7 +42,7 @@ def test_the_master_key_is_put_under_a_passphrase_and_freed_of_it(
     assert "keystore.passphrase_file" in (error["hint"] or "")
     described(ready, passphrase_file=passphrase_file)
     cli.ok("release", "build")
-    rotated = {"place": str(path), "under_passphrase": True, "keys": 2, "copy_to_others": False}
+    rotated = {"place": str(path), "under_passphrase": True, "keys": 3, "copy_to_others": False}
     assert cli.json("broker", "rotate-master") == rotated
     assert cli.json("broker", "rotate-master", "--no-passphrase")["under_passphrase"] is False
     assert len(path.read_bytes()) == 32

@@ -119,13 +119,13 @@ def test_anybody_with_the_owners_key_can_verify(ready: Site, cli: CommandLine, t
 @pytest.mark.usefixtures("ready")
 def test_tampering_has_status_3(cli: CommandLine) -> None:
     folder = Path(cli.json("release", "build")["folder"])
-    sealed = folder / "tls/ssl.cfg"
+    sealed = folder / "tls/clients.cfg"
     content = bytearray(sealed.read_bytes())
     content[2000] ^= 1
     sealed.write_bytes(content)
     error = cli.error("release", "verify")
     assert (error["code"], error["status"]) == ("release.file-changed", 3)
-    assert "tls/ssl.cfg" in error["message"]
+    assert "tls/clients.cfg" in error["message"]
     index = json.loads((folder / "release.json").read_bytes())
     (folder / "release.json").write_text(json.dumps({**index, "simulated": False}))
     assert cli.error("release", "show")["code"] == "index.bad-signature"

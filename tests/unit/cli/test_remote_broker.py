@@ -157,7 +157,7 @@ def test_changes_print_the_same_and_name_the_administrator(cli: CommandLine, rem
     assert withdrawn.out == f"Withdrew the platform {PLATFORM} (simulated): it does not receive further keys.\n"
     assert over_network(cli, remote, "revoke", "resnet50", "--yes", "--json").json["state"] == "revoked"
     rows = cli.json("broker", "log", "--verify")
-    assert [row["actor"] for row in rows] == [None, *["a-operator"] * 4]
+    assert [row["actor"] for row in rows] == [None, None, *["a-operator"] * 4]
     assert "a-operator at 127.0.0.1:" in cli.ok("broker", "log")
 
 
@@ -218,8 +218,10 @@ def test_allow_registers_a_release_that_the_owner_built(
         over_network(cli, remote, "drain", released.folder.name)
         again = over_network(cli, remote, "allow", released.id[:12], "--reactivate", "--json").json
         assert again["state"] == "active"
-        rows = [(row.entry.actor, row.entry.decision) for row in remote.rows()][1:]
-        assert rows == [("a-operator", decision) for decision in ("allowed", "allowed", "draining", "reactivated")]
+        rows = [(row.entry.actor, row.entry.decision) for row in remote.rows()][2:]
+        assert rows == [
+            ("a-operator", decision) for decision in ("allowed", "allowed", "stated", "draining", "reactivated")
+        ]
         # The owner's signatures decide: a changed file of the release is refused.
         index = released.folder / "enclave" / "index.json"
         index.write_bytes(index.read_bytes() + b" ")

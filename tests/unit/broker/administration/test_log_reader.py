@@ -25,7 +25,7 @@ LABEL = "rack 3 & ü=%2f"
 
 @pytest.fixture
 def logged(remote: RemoteSite) -> RemoteSite:
-    """Rows of two platforms with several codes. Row 1 registers the release."""
+    """Rows of two platforms with several codes. Row 1 is the issuing authority's, and row 2 registers the release."""
     admin.enrol_platform(remote.database, PlatformKind.SIMULATED, PLATFORM, label=LABEL, now=remote.site.now)
     for number in range(8):
         append(remote, code="policy.isv-svn" if number % 2 else "policy.limit", platform_id=f"{number % 4:032x}")
@@ -69,13 +69,13 @@ def test_filters_select_the_same_rows_as_on_the_owners_machine(
     expected, _ = admin.select_log(logged.database, selection)
     with logged.client(VIEWER) as client:
         rows, end = selected_rows(client, selection)
-    assert (list(rows), end) == (expected, 10)
+    assert (list(rows), end) == (expected, 11)
 
 
 def test_a_filter_that_no_row_can_match_has_the_same_result(logged: RemoteSite) -> None:
     with logged.client(VIEWER) as client:
-        assert selected_rows(client, Selection(codes=("No Code",))) == ([], 10)
-        assert selected_rows(client, Selection(codes=("nope",))) == ([], 10)
+        assert selected_rows(client, Selection(codes=("No Code",))) == ([], 11)
+        assert selected_rows(client, Selection(codes=("nope",))) == ([], 11)
         for release in ("nowhere", "../x", "a" * 5):
             with pytest.raises(InputError) as found:
                 selected_rows(client, Selection(release=release))
@@ -91,7 +91,7 @@ def test_new_rows_are_followed_once(logged: RemoteSite) -> None:
 
     with logged.client(VIEWER) as client:
         follower = rows_forever(client, Selection(codes=("policy.limit",), last=1), grow)
-        assert [row.seq for row in islice(follower, 4)] == [9, 11, 13, 15]
+        assert [row.seq for row in islice(follower, 4)] == [10, 12, 14, 16]
         # A code that no row can have is followed without a request.
         waits = iter(range(3))
         silent = rows_forever(client, Selection(codes=("No Code",)), lambda: next(waits))
@@ -102,20 +102,20 @@ def test_new_rows_are_followed_once(logged: RemoteSite) -> None:
 def test_a_shorter_log_is_reported(logged: RemoteSite) -> None:
     with logged.client(VIEWER) as client:
         follower = rows_forever(client, Selection(), lambda: None)
-        list(islice(follower, 10))
+        list(islice(follower, 11))
         with logged.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM audit WHERE seq > 5")
-        with raises(BrokerCode.AUDIT_TRUNCATED, match="it had 10 rows, but now has 5"):
+        with raises(BrokerCode.AUDIT_TRUNCATED, match="it had 11 rows, but now has 5"):
             next(follower)
 
 
 def test_rows_of_a_page_that_is_cut_by_a_changed_column_are_not_lost(logged: RemoteSite) -> None:
     """The query finds a row by its column, but its content has another code. The page is empty, and not the last."""
     with logged.database.write() as connection:
-        connection.exec_driver_sql("UPDATE audit SET code = 'ok' WHERE seq IN (3, 4)")
+        connection.exec_driver_sql("UPDATE audit SET code = 'ok' WHERE seq IN (4, 5)")
     with logged.database.read() as connection:
-        cut = page(connection, Selection(codes=("ok",)), after=2, limit=2)
-    assert (cut.rows, cut.next, cut.end) == ([], 4, 10)
+        cut = page(connection, Selection(codes=("ok",)), after=3, limit=2)
+    assert (cut.rows, cut.next, cut.end) == ([], 5, 11)
 
 
 def test_rows_out_of_order_are_an_odd_answer(logged: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> None:
