@@ -29,6 +29,7 @@ from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.workspace import Workspace
 
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.{1,20000}?-----END \1-----", re.DOTALL)
+_MARK: Final = b"PRIVATE KEY-----"
 # The beginning of an ECPrivateKey with 32 bytes (RFC 5915 section 3), also inside of PKCS #8: version 1, OCTET STRING.
 _P256: Final = b"\x02\x01\x01\x04\x20"
 _P256_SIZE: Final = 32
@@ -104,7 +105,8 @@ def search(workspace: Workspace, releases: Sequence[Path]) -> KeySearch:
 
 def keys_in(content: bytes, place: str) -> Iterator[FoundKey]:
     """Yield the private keys in a file: all kinds as PEM, and P-256 keys as DER at any offset."""
-    for block in _PEM.finditer(content):
+    # The plain search is much faster than the expression.
+    for block in _PEM.finditer(content) if _MARK in content else ():
         pem = block.group().replace(b"\\n", b"\n")  # text formats, such as ssl.cfg, escape the ends of lines
         try:
             yield FoundKey.of(serialization.load_pem_private_key(pem, password=None), place)
