@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
+from sealserve.cli import completion, console
 from sealserve.cli.attested_options import PolicyFile, policy_path
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
@@ -48,7 +48,11 @@ def trust(
     ] = None,
     tcb: Annotated[
         str | None,
-        typer.Option(help="Accepted TCB statuses: strict or cloud-smt", show_default="cloud-smt"),
+        typer.Option(
+            help="Accepted TCB statuses: strict or cloud-smt",
+            show_default="cloud-smt",
+            autocompletion=completion.presets,
+        ),
     ] = None,
     dangerous_simulated_root: Annotated[
         Path | None,
