@@ -33,6 +33,7 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow saves half_plus_two in this process
 
 import receipts  # noqa: E402  # it imports the tests' parts, which are beside this folder
 from attested_deployments import BenchDeployment  # noqa: E402

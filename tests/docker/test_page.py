@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tests.docker.conftest import everything
 from tests.harness.container_images import ROOT
+from tests.harness.page_reader import Reader
 from tests.harness.running import run
-from tests.integration.test_docs import Reader, executed
+from tests.integration.test_docs import executed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 

@@ -1,38 +1,29 @@
-"""Every page's commands are executed as their reader would type them, and print what the page shows.
+"""Every page's commands are executed as their reader would type them, and print what the page shows."""
 
-What differs: the folder is a temporary one, and the ports are free ones.
-"""
-
-import os
-import re
 import shutil
-import sys
-import tomllib
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Self
+from typing import Final
 
 import pytest
-from tests.harness.pages import Block, Command, WrittenFile, console_blocks, shows_all, shows_some, steps
-from tests.harness.terminal import Terminal
-
-from sealserve.cluster import ports
-from sealserve.ingress.nginx_program import find_nginx
+from tests.harness.page_reader import ROOT, Reader
+from tests.harness.pages import Block, console_blocks
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow, pytest.mark.timeout(900)]
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 ELSEWHERE: Final = {
     ROOT / "docs/how-to/docker.md",  # tests/docker/test_page.py
     ROOT / "docs/tutorial/laptop-to-cluster.md",  # tests/kubernetes/test_page.py
+    *(  # tests/integration/test_attested_pages.py
+        ROOT / f"docs/how-to/{name}.md"
+        for name in (
+            *("verify-a-service", "pin-a-release", "keep-receipts", "verifying-proxy"),
+            *("attested-serving", "attestation-results"),
+        )
+    ),
 }
 PAGES: Final = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - ELSEWHERE)]
-PORTS: Final = (8500, 8501, 4433, 4434, 8081, 8510, 8511)
-DEPLOYMENT_FILE: Final = "sealserve.toml"
 TOOLS: Final = ("curl", "openssl")  # that a page may use, and a machine may lack
-SECONDS: Final = 600  # for one command, on a busy machine
 
 
 def executed(page: Path) -> list[Block]:
@@ -48,114 +39,4 @@ def test_the_page_does_what_it_says(page: Path) -> None:
     if lacking:
         pytest.skip(f"the page's commands need {' and '.join(lacking)}: apt-get install {' '.join(lacking)}")
     with TemporaryDirectory() as folder, Reader(page, Path(folder)) as reader:  # a Unix socket's path must be short
-        for step in steps(page):
-            if isinstance(step, WrittenFile):
-                (Path(folder) / step.path).write_text(step.text, encoding="utf-8")
-            elif step.skipped is None:
-                reader.follow(step)
-        assert reader.running() == [], "the page's last commands leave processes behind"
-
-
-class Reader:
-    """Executes the commands of a page in an empty folder.
-
-    Args:
-        page: The page.
-        folder: The folder.
-    """
-
-    def __init__(self, page: Path, folder: Path) -> None:
-        self._page = page
-        self._folder = folder
-        self._ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-        self._terminals: dict[int, Terminal] = {}
-        self._open = ExitStack()
-        self._described = False
-
-    def follow(self, block: Block) -> None:
-        """Run a block's commands, and compare their output with the page."""
-        if block.terminal not in self._terminals:
-            opened = self._open.enter_context(Terminal(self._folder, _environment()))
-            self._terminals[block.terminal] = opened
-        terminal = self._terminals[block.terminal]
-        following = [command.text for command in block.commands[1:]] + [""]
-        for command, then in zip(block.commands, following, strict=True):
-            ready_port = block.ready_port if then == "" else None
-            if command.runs_on:
-                self._start(terminal, command, ready_port)
-            else:
-                self._run(terminal, command, may_fail=then == "echo $?")
-            self._take_free_ports()
-
-    def running(self) -> list[int]:
-        """Return the processes that run in the reader's terminals."""
-        return [process for terminal in self._terminals.values() for process in terminal.processes()]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def _start(self, terminal: Terminal, command: Command, ready_port: int | None) -> None:
-        expected = [self._with_free_ports(line) for line in command.output]
-        port = self._ports[ready_port] if ready_port is not None else None
-        assert expected or port, f"{self._where(command)}: nothing says when it is ready"
-
-        def ready(lines: list[str]) -> bool:
-            return shows_some(expected, lines) and (port is None or not ports.is_free(port))
-
-        terminal.start(self._with_free_ports(command.text), ready, timeout=SECONDS)
-
-    def _run(self, terminal: Terminal, command: Command, *, may_fail: bool) -> None:
-        alone = not terminal.processes()
-        result = terminal.run(self._with_free_ports(command.text), timeout=SECONDS)
-        seen = "\n".join(result.lines)
-        assert may_fail or result.status == 0, f"{self._where(command)}: exit status {result.status}:\n{seen}"
-        expected = [self._with_free_ports(line) for line in command.output]
-        shown = shows_all(expected, result.lines) if alone else shows_some(expected, result.lines)
-        assert shown, f"{self._where(command)}: it printed\n{seen}\nand the page says\n" + "\n".join(expected)
-
-    def _with_free_ports(self, text: str) -> str:
-        return re.sub(rf"\b(?:{'|'.join(map(str, PORTS))})\b", lambda found: str(self._ports[int(found[0])]), text)
-
-    def _take_free_ports(self) -> None:
-        """Let the deployment file name free ports, as soon as there is one."""
-        path = self._folder / DEPLOYMENT_FILE
-        if not self._described and path.exists():
-            text = path.read_text(encoding="utf-8")
-            lines = with_broker_settings(text).splitlines()
-            settings = (self._with_free_ports(line) if "=" in line else line for line in lines)
-            path.write_text("\n".join(settings) + "\n", encoding="utf-8")
-            self._described = True
-
-    def _where(self, command: Command) -> str:
-        return f"{self._page.relative_to(ROOT)}:{command.line}: {command.text}"
-
-
-def with_broker_settings(text: str) -> str:
-    """Return a deployment file that sets the ports which the short one leaves at their defaults."""
-    wanted = {"port": "4433", "collateral_url": '"http://127.0.0.1:8081"'}
-    set_already = tomllib.loads(text).get("broker", {})
-    lines = [f"{key} = {value}" for key, value in wanted.items() if key not in set_already]
-    if re.search(r"^\[broker\]", text, flags=re.MULTILINE) is None:
-        return "\n".join([text, "[broker]", *lines, ""])
-    return re.sub(r"^(\[broker\].*)$", lambda found: "\n".join([found[1], *lines]), text, flags=re.MULTILINE)
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(ports.find_free())
-    return iter(found)
-
-
-def _environment() -> dict[str, str]:
-    """Return what a reader's shell has: sealserve and nginx on its path, and nothing that changes Python or output."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "SEALSERVE", "PYTEST", "COV_", "COVERAGE", "FORCE_COLOR", "TF_"))
-    }
-    folders = [str(Path(sys.executable).parent), str(find_nginx().path.parent), inherited.get("PATH", os.defpath)]
-    return {**inherited, "PATH": os.pathsep.join(folders)}
+        reader.read()

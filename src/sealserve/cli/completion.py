@@ -38,9 +38,14 @@ def releases(ctx: Any, incomplete: str) -> list[str]:
     return _beginning(incomplete, sorted(found, key=lambda name: -found[name]))
 
 
+def presets(incomplete: str) -> list[str]:
+    """Return the names of the preset policies."""
+    return _beginning(incomplete, ("strict", "cloud-smt"))
+
+
 def policies(ctx: Any, incomplete: str) -> list[str]:
     """Return the names of the preset policies, and of the releases."""
-    return [*_beginning(incomplete, ("strict", "cloud-smt")), *releases(ctx, incomplete)]
+    return [*presets(incomplete), *releases(ctx, incomplete)]
 
 
 def parts(ctx: Any, incomplete: str) -> list[str]:

@@ -1,18 +1,22 @@
 """``sealserve user trust``: the key of an owner whose services a user accepts."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
+from sealserve.cli import completion, console
 from sealserve.cli.attested_options import PolicyFile, policy_path
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
 
 with deferred:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     from sealserve.atomic_file import PRIVATE, write_file
     from sealserve.attested.user_policy import LARGEST_FILE
     from sealserve.client.policy_file import parse_owner_key, trusting
@@ -44,12 +48,16 @@ def trust(
     ] = None,
     tcb: Annotated[
         str | None,
-        typer.Option(help="Accepted TCB statuses: strict or cloud-smt", show_default="cloud-smt"),
+        typer.Option(
+            help="Accepted TCB statuses: strict or cloud-smt",
+            show_default="cloud-smt",
+            autocompletion=completion.presets,
+        ),
     ] = None,
     dangerous_simulated_root: Annotated[
         Path | None,
         typer.Option(
-            help="Root certificate (PEM) of a simulated vendor; the policy then accepts only simulated services",
+            help="Root certificate (PEM or DER) of a simulated vendor; the policy then accepts only simulated services",
             show_default="none",
         ),
     ] = None,
@@ -63,8 +71,7 @@ def trust(
     root = None
     if dangerous_simulated_root is not None:
         console.warn(f"--dangerous-simulated-root: {place} accepts only simulated services, which protect nothing.")
-        root = read_regular(dangerous_simulated_root, limit=LARGEST_FILE).decode(errors="replace")
-        parse_chain(root.encode(), source=str(dangerous_simulated_root))
+        root = _root_pem(dangerous_simulated_root)
     try:
         present = read_regular(place, limit=LARGEST_FILE)
     except InputFileMissingError:
@@ -84,3 +91,12 @@ def trust(
         f"{place} accepts services of the owner {key.hex()}.",
         "Next: `sealserve verify ADDRESS`, or `sealserve predict --require-attested`.",
     )
+
+
+def _root_pem(path: Path) -> str:
+    """Return a root certificate as PEM. In the owner's workspace, ``simulated-root.der`` is DER."""
+    content = read_regular(path, limit=LARGEST_FILE)
+    with contextlib.suppress(ValueError, x509.InvalidVersion):  # not DER
+        content = x509.load_der_x509_certificate(content).public_bytes(Encoding.PEM)
+    parse_chain(content, source=str(path))
+    return content.decode(errors="replace")

@@ -27,6 +27,11 @@ from sealserve.cli.application import VERBS, run
         ("sealserve doctor ", {"owner", "host", "user"}),
         ("sealserve doctor host --platform ", {"sgx", "simulated"}),
         ("sealserve doctor host --rep", {"--report"}),
+        ("sealserve ver", {"verify"}),
+        ("sealserve receipt ", {"verify"}),
+        ("sealserve user trust --tcb ", {"strict", "cloud-smt"}),
+        ("sealserve predict --require", {"--require-attested"}),
+        ("sealserve proxy --rest", {"--rest-address"}),
     ],
 )
 def test_the_shell_completes(

@@ -45,6 +45,30 @@ def error(cli: CommandLine, *arguments: str | Path) -> dict[str, object]:
     return cli.bare(*arguments, "--json").error
 
 
+def test_the_simulated_root_may_be_pem_or_der(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    trust(cli, service, tmp_path)
+    der, damaged = tmp_path / "root.der", tmp_path / "damaged.der"
+    der.write_bytes(service.example.vendor.root.certificate.public_bytes(Encoding.DER))
+    damaged.write_bytes(der.read_bytes()[:-1])
+
+    def policy(root: Path, name: str) -> list[str | Path]:
+        return [
+            "user",
+            "trust",
+            tmp_path / "owner.pub",
+            "--dangerous-simulated-root",
+            root,
+            "--policy",
+            tmp_path / name,
+        ]
+
+    for root in (tmp_path / "root.pem", der):
+        assert cli.bare(*policy(root, root.name + ".toml")).status == 0
+    assert (tmp_path / "root.der.toml").read_bytes() == (tmp_path / "root.pem.toml").read_bytes()
+    assert error(cli, *policy(damaged, "damaged.toml"))["code"] == "certificate.unreadable"
+    assert not (tmp_path / "damaged.toml").exists()
+
+
 def test_a_service_is_verified_and_its_bundle_again_later(
     cli: CommandLine, service: AttestedService, tmp_path: Path
 ) -> None:
