@@ -180,6 +180,12 @@ class ServerFlags:
         ours=True,
         reads=True,
     )
+    dangerous_operations: str = _flag(
+        "",
+        "comma-separated operations that a model may contain although `sealserve model lint` rejects them; only an"
+        " attested server checks operations",
+        ours=True,
+    )
     empty_files_after_load: bool = _flag(
         False,
         "empty the files of a version after loading, to free memory on tmpfs; the version cannot be loaded again",

@@ -23,13 +23,14 @@ import signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from tests.harness.attested_identity import AttestedService
+from sealserve.attester.model_check import check_model
 from sealserve.serving import log, program
 from sealserve.serving.command_line import options
 log.configure()
 folder, *flags = sys.argv[1:]
 service = AttestedService(Path(folder))
 signal.signal(signal.SIGUSR1, lambda *_: service.renew())
-sys.exit(program.serve(options.parse(flags, attested=True), service.identity))
+sys.exit(program.serve(options.parse(flags, attested=True), service.identity, check_model))
 """
 """An attested server. Its first argument is an empty folder, which gets the file ``ca.pem``. SIGUSR1 renews it."""
 

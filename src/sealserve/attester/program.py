@@ -6,7 +6,8 @@
 4. Give the key to the attestation device, which opens the encrypted mounts, and wipe it. Nothing touches the mounts
    before: Gramine caches a failed look-up of a path.
 5. Get a quote for users, which covers the keyset.
-6. Start the server in this process. It verifies the sealed file list, and serves with the enclave's TLS key.
+6. Start the server in this process. It verifies the sealed file list, checks the operations of each model, and serves
+   with the enclave's TLS key.
 7. Renew the certificate in the background, with the same keys.
 """
 
@@ -25,6 +26,7 @@ from sealserve.attester.broker_link import BrokerLink
 from sealserve.attester.device import AttestationDevice
 from sealserve.attester.enclave_keys import EnclaveKeys
 from sealserve.attester.measured import MeasuredSettings, measured_settings
+from sealserve.attester.model_check import check_model
 from sealserve.attester.renewal import Renewal
 from sealserve.attester.session import Attested, attest
 from sealserve.attester.turns import START_LIMIT, Backoff, in_turn
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The server's command line without the program's name; this process's by default.
     """
-    return serve(arguments, attest=partial(attested_identity, os.environ))
+    return serve(arguments, attest=partial(attested_identity, os.environ), check_model=check_model)
 
 
 def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:

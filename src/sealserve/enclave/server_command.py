@@ -127,6 +127,7 @@ def command(
         *(["--empty_files_after_load"] if files_in_memory else []),
         *_rest(deployment, threads),
         *_metrics(deployment),
+        *_dangerous_operations(deployment),
         # On the local target, only NGINX on the same machine connects to the server.
         *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
     )
@@ -179,6 +180,17 @@ def _metrics(deployment: Deployment) -> tuple[str, ...]:
     """
     port = deployment.server.metrics_port
     return () if port is None or deployment.target.kind == "local" else (argument("monitoring_port", port),)
+
+
+def _dangerous_operations(deployment: Deployment) -> tuple[str, ...]:
+    """Return the flag of the operations that models may contain although the check in an attested server rejects them.
+
+    The flag is measured, so the owner cannot allow an operation without another measurement.
+    """
+    allowed = {name for model in deployment.models for name in model.dangerous_operations}
+    if not deployment.server.attested or not allowed:
+        return ()
+    return (argument("dangerous_operations", ",".join(sorted(allowed))),)
 
 
 def isolation(*, bytecode: bool) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ binary can still take the server's place.
 `sealserve.attested.service_identity.ServiceIdentity` implements the protocol.
 """
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Protocol
 
 from sealserve.secret import SecretBytes
@@ -44,4 +46,20 @@ class AttestedIdentity(Protocol):
             model_sha256: The digest of the version's files, 64 hexadecimal digits.
             request_sha256: SHA-256 of the request's message or body, 64 hexadecimal digits.
             response_sha256: SHA-256 of the response's message or body, 64 hexadecimal digits.
+        """
+
+
+class ModelCheck(Protocol):
+    """Checks a model before it is loaded. `sealserve.attester.model_check.check_model` implements it."""
+
+    def __call__(self, folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str]) -> None:
+        """Check a model.
+
+        Args:
+            folder: The SavedModel, whose files match the file list.
+            tags: The tags of the graph that is served.
+            dangerous_operations: Names of operations that the command line allows.
+
+        Raises:
+            InputError: The model must not be loaded.
         """

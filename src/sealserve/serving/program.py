@@ -10,20 +10,26 @@ from collections.abc import Callable, Sequence
 from sealserve import __version__
 from sealserve.errors import SealserveError
 from sealserve.serving import log
-from sealserve.serving.attested import AttestedIdentity
+from sealserve.serving.attested import AttestedIdentity, ModelCheck
 from sealserve.serving.command_line import flags, options
 from sealserve.serving_flags import FLAGS
 
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None, *, attest: Callable[[], AttestedIdentity] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    attest: Callable[[], AttestedIdentity] | None = None,
+    check_model: ModelCheck | None = None,
+) -> int:
     """Run the server until it is stopped, and return the exit status.
 
     Args:
         arguments: The command line without the program's name; this process's by default.
         attest: Returns the identity of an attested server, before any file of the release is opened. None for a server
             whose TLS key is in the file of ``--ssl_config_file``.
+        check_model: Checks each model before it is loaded, or None.
     """
     try:
         # Parse the command line before anything else is loaded, so that a wrong flag is reported within milliseconds.
@@ -33,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, attest: Callable[[], Atteste
             return 0
         # Set up the log before gRPC is imported, because gRPC reads the settings of its own log during the import.
         log.configure()
-        return serve(chosen, None if attest is None else attest())
+        return serve(chosen, None if attest is None else attest(), check_model)
     except SealserveError as error:
         return _report(error)
     except Exception:
@@ -41,12 +47,15 @@ def main(arguments: Sequence[str] | None = None, *, attest: Callable[[], Atteste
         return _report(SealserveError("The server ended with an unexpected error. See the log for details."))
 
 
-def serve(chosen: options.ServerOptions, identity: AttestedIdentity | None = None) -> int:
+def serve(
+    chosen: options.ServerOptions, identity: AttestedIdentity | None = None, check_model: ModelCheck | None = None
+) -> int:
     """Serve until the process is stopped, and return the exit status.
 
     Args:
         chosen: The options.
         identity: The identity of an attested server, or None.
+        check_model: Checks each model before it is loaded, or None.
 
     Raises:
         SealserveError: The server cannot start.
@@ -54,7 +63,7 @@ def serve(chosen: options.ServerOptions, identity: AttestedIdentity | None = Non
     from sealserve.serving.server import Server  # noqa: PLC0415  # --help and a wrong flag need no gRPC
 
     async def run() -> bool:
-        return await Server(chosen, identity).run()
+        return await Server(chosen, identity, check_model).run()
 
     # Discard what native code writes to standard output: models can print inputs, and the host can read the output.
     log.detach()

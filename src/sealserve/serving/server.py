@@ -31,7 +31,7 @@ from sealserve.serving.api.examples import (
 from sealserve.serving.api.model_metadata import get_model_metadata
 from sealserve.serving.api.model_status import get_model_status, refuse_reload
 from sealserve.serving.api.predict import predict
-from sealserve.serving.attested import AttestedIdentity
+from sealserve.serving.attested import AttestedIdentity, ModelCheck
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.evidence import Evidence
 from sealserve.serving.file_list import FileList
@@ -85,11 +85,18 @@ class Server:
         options: The options from the command line.
         identity: The identity of an attested server: its TLS key and certificate, its evidence, and its receipts. With
             ``None``, the TLS key is in the file of ``--ssl_config_file``.
+        check_model: Checks each model before it is loaded, or None.
     """
 
-    def __init__(self, options: ServerOptions, identity: AttestedIdentity | None = None) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        identity: AttestedIdentity | None = None,
+        check_model: ModelCheck | None = None,
+    ) -> None:
         self._options = options
         self._identity = identity
+        self._check_model = check_model
         self._stopping = asyncio.Event()
         self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
@@ -120,7 +127,7 @@ class Server:
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
         http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
-        models = Models(options, files, servables)
+        models = Models(options, files, servables, self._check_model)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
         if not await self._load(models):

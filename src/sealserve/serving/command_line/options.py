@@ -102,6 +102,11 @@ class ServerOptions:
     admin: AdminOptions | None
 
     @property
+    def dangerous_operations(self) -> tuple[str, ...]:
+        """The operations that a model may contain although the check of an attested server rejects them."""
+        return tuple(filter(None, self.flags.dangerous_operations.split(",")))
+
+    @property
     def concurrent_requests(self) -> int:
         """Maximum number of requests that are handled at the same time, over gRPC and REST."""
         flags = self.flags
@@ -148,6 +153,11 @@ def parse(arguments: Sequence[str], *, attested: bool = False) -> ServerOptions 
         _check_attested(values)
     else:
         _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
+        if values.dangerous_operations:
+            raise ServingCode.FLAGS_CONFLICT.error(
+                "--dangerous_operations is given, but only an attested server checks the operations of models.",
+                hint="Omit the flag.",
+            )
     intra, inter = _parallelism(values)
     return ServerOptions(
         flags=values,

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sealserve.errors import SealserveError
+from sealserve.serving.attested import ModelCheck
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import PARAMETERS_FILE, BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -51,6 +53,26 @@ class LoadFailedError(DescribesModelError):
         self.text = error.text
 
 
+class RefusedModelError(DescribesModelError):
+    """The model has operations that the attested server rejects. They could reveal the inputs of users to the owner.
+
+    Args:
+        folder: The version's folder.
+        cause: The error of the check.
+    """
+
+    code = "servable.refused-model"
+
+    def __init__(self, folder: Path, cause: SealserveError) -> None:
+        refused = f"{folder} is not loaded, because the check of its operations failed"
+        super().__init__(
+            f"{refused}: {cause.message}",
+            hint="Build a release of a model that passes `sealserve model lint`.",
+            log_message=f"{refused}. The reason is omitted, because it can name parts of the model and the host can "
+            "read this log. Run `sealserve model lint` on the owner's machine to see it.",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
     """Loads versions of models.
@@ -58,6 +80,7 @@ class Loader:
     Args:
         options: The server's options.
         files: The list of the files that may be loaded, or None to load any file.
+        check_model: Checks each model before it is loaded, or None.
         session_config: TensorFlow's settings, in addition to those in the options.
         batching: The batching parameters, or None if each request runs separately.
         scheduler: The threads that run batches.
@@ -66,6 +89,7 @@ class Loader:
 
     options: ServerOptions
     files: FileList | None
+    check_model: ModelCheck | None = None
     session_config: ConfigProto = field(default_factory=ConfigProto)
     batching: BatchingParameters | None = None
     scheduler: BatchScheduler | None = None
@@ -75,7 +99,7 @@ class Loader:
         """Load the version of a model in ``folder``.
 
         Raises:
-            InputError: TensorFlow cannot load it, or a warm-up request fails.
+            InputError: The check rejects it, TensorFlow cannot load it, or a warm-up request fails.
             VerificationError: Its files do not match the list.
             UnavailableError: TensorFlow is not installed or not usable.
         """
@@ -84,6 +108,8 @@ class Loader:
             started = time.monotonic()
             self.files.check_folder(folder)
             logger.info("checked the files of %s against the file list in %.2f s", folder, time.monotonic() - started)
+        # An attested server also checks what the model can do, because users do not trust the owner.
+        self._check(folder)
         # 2. Load the model.
         tensorflow = library()
         started = time.monotonic()
@@ -142,6 +168,21 @@ class Loader:
         if self.options.flags.empty_files_after_load:
             logger.info("emptied the files of %s, which freed %.1f MB of memory", folder, empty_files(folder) / 1e6)
         return servable
+
+    def _check(self, folder: Path) -> None:
+        if self.check_model is None:
+            return
+        started = time.monotonic()
+        try:
+            self.check_model(
+                folder,
+                tags=self.options.saved_model_tags,
+                dangerous_operations=self.options.dangerous_operations,
+            )
+        except SealserveError as error:
+            self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
+            raise RefusedModelError(folder, error) from error
+        logger.info("checked the operations of %s in %.2f s", folder, time.monotonic() - started)
 
     def _concurrent_runs(self) -> int:
         """Return the maximum number of concurrent runs: of requests, of batches, and of warm-up requests."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sealserve.errors import SealserveError, VerificationError
+from sealserve.serving.attested import ModelCheck
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -45,12 +46,19 @@ class Models:
         options: The server's options.
         files: The list of the files that may be loaded, or None to load any file.
         servables: The published states and servables.
+        check_model: Checks each model before it is loaded, or None.
 
     Raises:
         SealserveError: ``--tensorflow_session_config_file`` or the batching parameters cannot be used.
     """
 
-    def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        files: FileList | None,
+        servables: Servables,
+        check_model: ModelCheck | None = None,
+    ) -> None:
         self._options = options
         self._files = files
         self._servables = servables
@@ -61,6 +69,7 @@ class Models:
             Loader(
                 options=options,
                 files=files,
+                check_model=check_model,
                 session_config=_session_config(options, files),
                 batching=batching,
                 scheduler=scheduler,

@@ -3,16 +3,18 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from tests.harness.errors import raises
 
+from sealserve.errors import InputError
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle import versions
-from sealserve.serving.lifecycle.loading import Loader, LoadFailedError
+from sealserve.serving.lifecycle.loading import Loader, LoadFailedError, RefusedModelError
 from sealserve.serving.lifecycle.warmup import REQUESTS, WarmupError
 from sealserve.serving.log import text_for_log
 from sealserve.serving.metrics import Metrics
@@ -77,6 +79,27 @@ def test_loads_are_counted(copy: Path) -> None:
         assert f":tensorflow:cc:saved_model:load_attempt_count{labels} 1\n" in page
     latency = f':tensorflow:cc:saved_model:load_latency{{model_path="{copy}/3"}} '
     assert int(page.split(latency)[1].split()[0]) > 0
+
+
+def test_a_check_refuses_a_model_before_tensorflow_loads_it(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    asked: list[tuple[Path, object, object]] = []
+
+    def check(folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str]) -> None:
+        asked.append((folder, tags, dangerous_operations))
+        raise InputError("WriteFile of the node secret_name")
+
+    chosen = parse(
+        [f"--model_base_path={copy}", "--model_name=m", "--dangerous_operations=Print,PyFunc"], attested=True
+    )
+    assert isinstance(chosen, ServerOptions)
+    metrics = Metrics()
+    with pytest.raises(RefusedModelError, match="secret_name") as caught:
+        Loader(options=chosen, files=None, check_model=check, metrics=metrics).load("m", 3, copy / "3")
+    assert caught.value.code == "servable.refused-model"
+    assert "secret_name" not in text_for_log(caught.value), "the host of an enclave reads the log"
+    assert asked == [(copy / "3", ("serve",), ("Print", "PyFunc"))]
+    assert f'load_attempt_count{{model_path="{copy}/3",status="fail"}} 1' in metrics.page()
 
 
 def test_signatures_that_cannot_be_called_are_kept_as_metadata(servable: Servable) -> None:

@@ -1,0 +1,25 @@
+"""The check of a model inside the enclave, before TensorFlow loads it.
+
+`release build` performs the same check, but on the machine of the owner. Users do not trust the owner: a model with
+operations that write files could store each input in an encrypted file, which the owner can decrypt. This check is
+measured, and so are the names of the operations that the owner allows.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from sealserve.model.lint import lint
+
+
+def check_model(folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str]) -> None:
+    """Check that a model has no operation that the lint rejects, except the allowed ones.
+
+    Args:
+        folder: The SavedModel.
+        tags: The tags of the graph that is served.
+        dangerous_operations: Names of operations that are allowed in spite of the lint.
+
+    Raises:
+        InputError: The model has rejected operations, or cannot be read. See `sealserve.model.lint.lint`.
+    """
+    lint(folder, tags=tags, dangerous_operations=dangerous_operations)
