@@ -147,7 +147,7 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
 def _setting(deployment: Deployment, key: str) -> str:
     value: object = deployment
     for name in key.split("."):
-        value = getattr(value, name)
+        value = getattr(value, "runtime" if value is deployment and name == "platform" else name)
     return _file_digest(value) if isinstance(value, Path) else _text(value)
 
 
