@@ -1,9 +1,9 @@
 """The address of the quote relay, with which a launcher gives quotes to an enclave in gramine-direct.
 
-Without SGX, Gramine has no files for quotes below ``/dev/attestation``, and programs in it cannot reach a Unix socket or
-a named pipe of the host. So the launcher relays simulated quotes over TCP, on the loopback interface only. Other users
-of the machine can reach this port too. Therefore each request begins with a token that the launcher created for this
-start.
+Without SGX, Gramine has no files for quotes below ``/dev/attestation``, and programs in it cannot reach a Unix socket
+or a named pipe of the host. So the launcher relays simulated quotes over TCP, on the loopback interface only. Other
+users of the machine can reach this port too. Therefore each request begins with a token that the launcher created for
+this start.
 
 The launcher adds `RELAY_VARIABLE` to the manifest in memory. No signed manifest may have this variable.
 
