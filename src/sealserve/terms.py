@@ -32,7 +32,7 @@ class PlatformKind(StrEnum):
 
 
 class RuntimeKind(StrEnum):
-    """What runs the enclaves: the values of ``platform`` in ``sealserve.toml``."""
+    """The runtimes of enclaves: the values of ``platform`` in ``sealserve.toml``."""
 
     SGX = "sgx"
     """Gramine on SGX."""
