@@ -31,6 +31,22 @@ class PlatformKind(StrEnum):
     SIMULATED = "simulated"
 
 
+class RuntimeKind(StrEnum):
+    """The runtimes of enclaves: the values of ``platform`` in ``sealserve.toml``."""
+
+    SGX = "sgx"
+    """Gramine on SGX."""
+    GRAMINE_DIRECT = "gramine-direct"
+    """Gramine's library OS without SGX. A launcher creates simulated quotes."""
+    SIMULATED = "simulated"
+    """sealserve's own loader of simulated enclaves."""
+
+    @property
+    def platform(self) -> PlatformKind:
+        """The kind of platform in the evidence of the enclaves. gramine-direct has simulated evidence."""
+        return PlatformKind.SGX if self is RuntimeKind.SGX else PlatformKind.SIMULATED
+
+
 class CollateralUpdate(StrEnum):
     """The update channel of collateral. The two channels differ only after a TCB recovery.
 

@@ -3,6 +3,7 @@
 The program inside is the real one up to the server. In place of the server, it shows what it sees.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.harness.attest_broker import AttestBroker, Behaviour, grant, refuse
 
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.inventory import measure
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.signing import build_enclave
 from sealserve.enclave.spec import EnclaveSpec, release_mounts
 from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
@@ -107,7 +108,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         QuotingServer(platform, Path(folder) / "quoting.sock"),
     ):
 
-        def make(*behaviours: Behaviour) -> World:
+        def make(*behaviours: Behaviour, gramine: GramineFiles | None = None) -> World:
             broker.behaviours = behaviours or (grant,)
             spec = EnclaveSpec(
                 name="replica-0",
@@ -116,6 +117,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
                 broker=broker.place,
                 mounts=release_mounts(release.folder),
                 trusted_files=measure([sys.executable]),
+                gramine=gramine,
                 simulated=True,
                 attests=True,
             )
@@ -183,8 +185,97 @@ def test_a_sealed_file_that_the_host_changed_ends_the_start(world: Callable[...,
     assert_nothing_remains(result.stderr)
 
 
-def test_gramine_direct_cannot_run_it_yet(world: Callable[..., World]) -> None:
+# What gramine-direct does with a manifest, as far as it matters here. It has no files for quotes, and opens the sealed
+# files with the key that the program wrote.
+DIRECT = """
+import os, sys, tempfile, tomllib
+host = sorted(os.environ.keys() - {"LC_CTYPE"})  # before the imports below set variables
+from pathlib import Path
+from sealserve.attester.program import attested_identity
+from sealserve.errors import SealserveError
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.secret import SecretBytes
+from sealserve.serving import log
+log.configure()
+manifest = tomllib.loads(Path(sys.argv[1] + ".manifest").read_text())
+environment = manifest["loader"]["env"]
+print("device", environment["SEALSERVE_ATTESTATION_DEVICE"])
+print("key", "insecure__keys" in manifest["fs"])
+print("environment", host)
+with tempfile.TemporaryDirectory() as folder:
+    keys = Path(folder, "keys")
+    keys.mkdir()
+    broker_ca = str(Path("enclave/broker-ca.pem").absolute())
+    inside = {"SEALSERVE_ATTESTATION_DEVICE": folder, "SECRET_PROVISION_CA_CHAIN_PATH": broker_ca}
+    try:
+        identity = attested_identity(environment | inside)
+    except SealserveError as error:
+        print(f"error[{error.code}]: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    path = "models/tiny/1/saved_model.pb"
+    with unseal_bytes(Path(path), key=SecretBytes((keys / "release").read_bytes()), embedded_path=path) as model:
+        print("model", model.reveal()[:19].decode())
+    print("files", [found.name for found in Path(folder).iterdir()])
+print("evidence", len(identity.evidence(bytes(32))) > 1000)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def gramine_direct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GramineFiles:
+    """Puts a stand-in for gramine-direct on the search path, and returns the files of a Gramine."""
+    program = tmp_path / "bin/gramine-direct"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\n{DIRECT}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    folder = "/usr/lib/x86_64-linux-gnu/gramine"
+    libos, libpal = (
+        MeasuredFile(path=f"{folder}/{name}", size=1, sha256="a" * 64) for name in ("libsysdb.so", "sgx/libpal.so")
+    )
+    return GramineFiles(folder=folder, libos=libos, libpal=libpal)
+
+
+def test_gramine_direct_gets_relayed_quotes_and_opens_the_files(
+    world: Callable[..., World], gramine_direct: GramineFiles
+) -> None:
+    result = world(gramine=gramine_direct).run("--direct")
+
+    assert result.returncode == 3, result.stderr
+    lines = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    assert lines == {
+        "device": "/dev/attestation",
+        "key": "False",
+        "environment": "['PATH']",
+        "model": "the model's weights",
+        "files": "['keys']",
+        "evidence": "True",
+    }
+    steps = re.findall(r"step=(\S+)", result.stderr)
+    assert sorted(steps) == ["broker", "ended", "key", "measured", "quote", "quote", "server"]
+    assert KEY.hex() not in result.stderr + result.stdout
+
+
+def test_a_refusal_in_gramine_direct_states_the_reason(
+    world: Callable[..., World], gramine_direct: GramineFiles
+) -> None:
+    result = world(refuse(final=True), gramine=gramine_direct).run("--direct")
+
+    assert result.returncode == 3, result.stderr
+    assert "error[attest.refused]: The broker rejects this enclave. The broker's reference is row-17." in result.stderr
+    assert "model" not in result.stdout
+
+
+def test_gramine_direct_needs_gramines_files_and_program(
+    world: Callable[..., World], gramine_direct: GramineFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = world().run("--direct")
 
     assert result.returncode == 2, result.stderr
-    assert f"error[{EnclaveCode.ATTESTS_ITSELF}]: The enclave 'replica-0' cannot run in gramine-direct" in result.stderr
+    assert f"error[{EnclaveCode.WITHOUT_GRAMINE}]: " in result.stderr
+
+    monkeypatch.setenv("PATH", "/none")
+    result = world(gramine=gramine_direct).run("--direct")
+
+    assert result.returncode == 4, result.stderr
+    assert f"error[{EnclaveCode.GRAMINE_LOADER_MISSING}]: gramine-direct is not installed" in result.stderr

@@ -5,6 +5,7 @@ elsewhere, so this program does not depend on the platform.
 
 - ``user_report_data``: write the 64 bytes of report data.
 - ``quote``: read a quote with the report data that was written last.
+  In gramine-direct these two files do not exist, and the launcher relays quotes (see `quote_relay`).
 - ``keys/NAME``: write the key of the encrypted mounts with this key name, or read the key that is in use.
 
 Source: Gramine 1.9, ``Documentation/attestation.rst``, "Low-level /dev/attestation interface", and
@@ -19,6 +20,8 @@ from typing import Final
 from sealserve.attestation.attest_messages import MAXIMUM_QUOTE
 from sealserve.attestation.claims import REPORT_DATA_SIZE
 from sealserve.attester.codes import AttesterCode
+from sealserve.attester.quote_relay import relayed_quote
+from sealserve.enclave.relay_address import RelayAddress
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 
@@ -32,10 +35,12 @@ class AttestationDevice:
 
     Args:
         root: The folder of the files, from the measured environment.
+        relay: The source of quotes if the device has none, as in gramine-direct.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, relay: RelayAddress | None = None) -> None:
         self._root = root
+        self._relay = relay
         self._lock = threading.Lock()
 
     def quote(self, report_data: bytes) -> bytes:
@@ -47,9 +52,12 @@ class AttestationDevice:
         """
         if len(report_data) != REPORT_DATA_SIZE:
             raise ValueError(f"expected {REPORT_DATA_SIZE} bytes, got {len(report_data)}")
-        with self._lock:  # the two files belong together
-            self._write(self._root / REPORT_DATA_FILE, report_data)
-            found = self._read(self._root / QUOTE_FILE, MAXIMUM_QUOTE + 1)
+        if self._relay is not None:
+            found = relayed_quote(self._relay, report_data, limit=MAXIMUM_QUOTE + 1)
+        else:
+            with self._lock:  # the two files belong together
+                self._write(self._root / REPORT_DATA_FILE, report_data)
+                found = self._read(self._root / QUOTE_FILE, MAXIMUM_QUOTE + 1)
         if not 0 < len(found) <= MAXIMUM_QUOTE:
             raise AttesterCode.QUOTE.error(
                 f"The attestation device returned no usable quote: expected 1 to {MAXIMUM_QUOTE} bytes, got "

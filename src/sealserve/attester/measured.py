@@ -9,8 +9,11 @@ from typing import Final
 from sealserve.attester.codes import AttesterCode
 from sealserve.enclave.environment import CA_VARIABLE, DEVICE_VARIABLE
 from sealserve.enclave.launch.broker_addresses import broker_addresses
+from sealserve.enclave.relay_address import RELAY_VARIABLE, RelayAddress
+from sealserve.terms import PlatformKind
 
 RELEASE_VARIABLE: Final = "SEALSERVE_RELEASE_ID"
+PLATFORM_VARIABLE: Final = "SEALSERVE_PLATFORM"
 _SERVERS: Final = "SECRET_PROVISION_SERVERS"
 _KEY_NAME: Final = "SECRET_PROVISION_SET_KEY"
 
@@ -25,6 +28,7 @@ class MeasuredSettings:
         device: The folder of the attestation device.
         key_name: The name of the release's key in the manifest.
         release_id: The id of the release.
+        relay: The launcher's quote relay, or None. Only gramine-direct has one, and this variable is not measured.
     """
 
     brokers: tuple[tuple[str, int], ...]
@@ -32,6 +36,7 @@ class MeasuredSettings:
     device: Path
     key_name: str
     release_id: str
+    relay: RelayAddress | None = None
 
 
 def measured_settings(environment: Mapping[str, str]) -> MeasuredSettings:
@@ -56,7 +61,27 @@ def measured_settings(environment: Mapping[str, str]) -> MeasuredSettings:
         device=Path(_value(environment, DEVICE_VARIABLE, r"/.+")),
         key_name=_value(environment, _KEY_NAME, r"[A-Za-z0-9_-]+"),
         release_id=release_id,
+        relay=_relay(environment),
     )
+
+
+def _relay(environment: Mapping[str, str]) -> RelayAddress | None:
+    """Return the address of the quote relay, which only a simulated enclave accepts. Its token is never shown."""
+    value = environment.get(RELAY_VARIABLE)
+    if value is None:
+        return None
+    if environment.get(PLATFORM_VARIABLE) != PlatformKind.SIMULATED:
+        raise AttesterCode.ENVIRONMENT.error(
+            f"The variable {RELAY_VARIABLE} is only for simulated enclaves: expected {PLATFORM_VARIABLE} = "
+            f"{PlatformKind.SIMULATED.value!r}, got {environment.get(PLATFORM_VARIABLE)!r}.",
+            hint="Build the enclave again with `sealserve enclave build`.",
+        )
+    if (relay := RelayAddress.parse(value)) is None:
+        raise AttesterCode.ENVIRONMENT.error(
+            f"The variable {RELAY_VARIABLE} is invalid: expected PORT/TOKEN.",
+            hint="Start the enclave with `sealserve enclave run --platform gramine-direct`.",
+        )
+    return relay
 
 
 def _value(environment: Mapping[str, str], name: str, pattern: str) -> str:

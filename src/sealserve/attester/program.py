@@ -102,7 +102,7 @@ class Enclave:
 
     def __init__(self, settings: MeasuredSettings, keys: EnclaveKeys, *, backoff: Backoff | None = None) -> None:
         self._settings = settings
-        self._device = AttestationDevice(settings.device)
+        self._device = AttestationDevice(settings.device, relay=settings.relay)
         self._backoff = backoff or Backoff()
         self._statement: SignedContent | None = None
         self.keys = keys

@@ -15,7 +15,7 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
 from sealserve.doctor.finding import Machine, Verdict
 from sealserve.errors import SealserveError
-from sealserve.terms import PlatformKind
+from sealserve.terms import RuntimeKind
 
 with deferred:
     from sealserve.attestation.presets import PRESETS
@@ -52,7 +52,7 @@ def doctor(
         Machine | None, typer.Argument(help="Role of this machine to check", show_default="all roles")
     ] = None,
     platform: Annotated[
-        PlatformKind | None,
+        RuntimeKind | None,
         typer.Option(help="Platform that will run the enclaves", show_default="platform in sealserve.toml"),
     ] = None,
     production: Annotated[
@@ -87,19 +87,17 @@ def doctor(
     if report:
         _report(context, described)
         return
-    runs = platform or (described.platform if described else PlatformKind.SIMULATED)
+    runs = platform or (described.runtime if described else RuntimeKind.SIMULATED)
     machines = (machine,) if machine else tuple(Machine)
-    host = (
-        probe.gather(ask=probe.ask if runs is PlatformKind.SGX else None) if Machine.HOST in machines else HostFacts()
-    )
-    findings = examine(machines, here, described, platform=runs, host=host, production=production)
+    host = probe.gather(ask=probe.ask if runs is RuntimeKind.SGX else None) if Machine.HOST in machines else HostFacts()
+    findings = examine(machines, here, described, runtime=runs, host=host, production=production)
     _conclude(context, findings, presets=True)
 
 
-def _examine_cluster(context: Context, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
+def _examine_cluster(context: Context, platform: RuntimeKind | None, *, production: bool) -> list[Finding]:
     here, described = context.workspace, context.deployment
     if platform is not None:
-        described = described.model_copy(update={"platform": platform})
+        described = described.model_copy(update={"runtime": platform})
     with console.spinner("Checking the cluster") as tell:
         try:
             client = ClusterClient()
@@ -111,7 +109,7 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
             tell(f"Checking the cluster: {finding.name} done")
     return [
         *findings,
-        *examine((), here, described, platform=described.platform, host=HostFacts(), production=production),
+        *examine((), here, described, runtime=described.runtime, host=HostFacts(), production=production),
     ]
 
 
@@ -144,7 +142,7 @@ def _conclude(context: Context, findings: list[Finding], *, presets: bool = Fals
 
 def _report(context: Context, described: Deployment | None) -> None:
     facts = probe.gather(ask=probe.ask)
-    findings = examine((Machine.HOST,), None, described, platform=PlatformKind.SGX, host=facts, production=False)
+    findings = examine((Machine.HOST,), None, described, runtime=RuntimeKind.SGX, host=facts, production=False)
     if context.as_json:
         context.show(host_report.as_data(facts, findings))
     else:

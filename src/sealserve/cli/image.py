@@ -12,7 +12,7 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
 from sealserve.containers.recipes import DEBIAN, GRAMINE, TENSORFLOW_SERVING, ImageName
-from sealserve.terms import PlatformKind
+from sealserve.terms import RuntimeKind
 
 with deferred:
     from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
@@ -26,7 +26,7 @@ Names = Annotated[
     typer.Argument(help="Names of the images", show_default="all images that the deployment needs"),
 ]
 OfPlatform = Annotated[
-    PlatformKind | None,
+    RuntimeKind | None,
     typer.Option("--platform", help="Platform that runs the enclaves", show_default="platform in sealserve.toml"),
 ]
 
@@ -64,7 +64,7 @@ def build(
     built = []
     with console.spinner("Building") as tell:
         engine.require()
-        for name in names or images_for(platform or described.platform):
+        for name in names or images_for(platform or described.runtime):
             made = build_image(
                 engine,
                 recipe(name, bases=bases, server=described.server.kind),
@@ -91,7 +91,7 @@ def push(context: Context, names: Names = None, platform: OfPlatform = None) -> 
     pushed = []
     with console.spinner("Pushing") as tell:
         engine.require()
-        for name in names or images_for(platform or described.platform):
+        for name in names or images_for(platform or described.runtime):
             image = push_image(engine, reference(described.images.prefix, name, described.images.tag), tell=tell)
             pushed.append(
                 record_image(engine, name, image.reference, bases=None, records=workspace.owner.images, tell=tell)

@@ -78,7 +78,7 @@ def init(
         typer.Option(help="IP address on which the service listens; :: means all addresses", show_default="127.0.0.1"),
     ] = None,
     platform: Annotated[
-        terms.PlatformKind | None,
+        terms.RuntimeKind | None,
         typer.Option(help="Platform that runs the enclaves", show_default="simulated, or sgx with --preset"),
     ] = None,
     preset: Annotated[
@@ -247,9 +247,10 @@ def _next_steps(described: Deployment, *, example_missing: bool) -> list[str]:
     steps = []
     if example_missing:
         steps.append(f"sealserve model make-example {described.model.path}")
-    if described.platform is terms.PlatformKind.SGX:
+    local = described.target.kind is terms.TargetKind.LOCAL
+    if described.runtime is terms.RuntimeKind.SGX or (local and described.runtime is terms.RuntimeKind.GRAMINE_DIRECT):
         steps.append("sealserve doctor")
-    elif described.target.kind is terms.TargetKind.LOCAL:
+    elif local:
         steps.append("sealserve up")
     else:
         steps += ["sealserve image build", "sealserve up"]
@@ -261,7 +262,7 @@ def _as_json(workspace: Workspace, described: Deployment, following: list[str]) 
     return {
         "file": str(workspace.deployment_file),
         "model": {"name": model.name, "version": model.version, "path": str(model.path)},
-        "platform": described.platform,
+        "platform": described.runtime,
         "target": described.target.kind,
         "replicas": described.target.replicas,
         "tls": described.service.tls,

@@ -17,7 +17,7 @@ from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
-from sealserve.terms import PlatformKind
+from sealserve.terms import PlatformKind, RuntimeKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
 RELEASES: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases"
@@ -107,27 +107,28 @@ def describe_replica(
         attempts: On SGX, maximum number of enclave starts before the container ends. None uses the
             default of `enclave run`.
     """
-    simulated = deployment.platform is PlatformKind.SIMULATED
+    simulated, direct = deployment.platform is PlatformKind.SIMULATED, deployment.runtime is RuntimeKind.GRAMINE_DIRECT
     place = f"{RELEASES}/{release}"
     command = ["enclave", "run", "--directory", WORKSPACE_FOLDER, "--name", enclave, "--release", place]
     mounts = [
         Mount(content=Content.SETTINGS, target=f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}", read_only=True),
-        Mount(content=Content.RELEASE, target=place, read_only=simulated),
+        Mount(content=Content.RELEASE, target=place, read_only=simulated and not direct),
         Mount(content=Content.SCRATCH, target=_TEMPORARY, size=SCRATCH_SIZE),
     ]
     if simulated:
         command += ["--quoting-socket", f"{SIMULATED_QUOTING_FOLDER}/quoting.sock"]
-        mounts += [
-            Mount(content=Content.QUOTING, target=SIMULATED_QUOTING_FOLDER, read_only=True),
-            Mount(content=Content.MEMORY, target=PRIVATE_ROOT, size=size + RELEASE_SLACK),
-        ]
+        mounts.append(Mount(content=Content.QUOTING, target=SIMULATED_QUOTING_FOLDER, read_only=True))
+        if direct:  # Gramine decrypts in its own memory
+            command += ["--platform", RuntimeKind.GRAMINE_DIRECT]
+        else:
+            mounts.append(Mount(content=Content.MEMORY, target=PRIVATE_ROOT, size=size + RELEASE_SLACK))
     else:
         command += [] if attempts is None else ["--attempts", str(attempts)]
         mounts.append(Mount(content=Content.QUOTING, target=AESM_FOLDER, read_only=True))
     metrics = deployment.server.metrics_port
     named = {GRPC_PORT_NAME: port, REST_PORT_NAME: rest_port, METRICS_PORT: metrics}
     return Replica(
-        image=reference(deployment.images.prefix, images_for(deployment.platform)[-1], deployment.images.tag),
+        image=reference(deployment.images.prefix, images_for(deployment.runtime)[-1], deployment.images.tag),
         command=tuple(command),
         mounts=tuple(mounts),
         devices=() if simulated else (ENCLAVE_DEVICE,),

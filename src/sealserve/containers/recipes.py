@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sealserve.terms import PlatformKind, ServerKind
+from sealserve.terms import RuntimeKind, ServerKind
 
 DEBIAN: Final = "debian:12.12-slim"
 # hub.docker.com/r/gramineproject/gramine; Gramine 1.9, packaging/docker/Dockerfile (Ubuntu 24.04)
@@ -105,9 +105,9 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
             return Recipe(name=name, dockerfile=name.value, packages=Packages.BASE, bases=debian, title=title)
 
 
-def images_for(platform: PlatformKind) -> tuple[ImageName, ...]:
-    """Return the images that a deployment on ``platform`` needs."""
-    server = ImageName.SERVER_GRAMINE if platform is PlatformKind.SGX else ImageName.SERVER_SIMULATED
+def images_for(runtime: RuntimeKind) -> tuple[ImageName, ...]:
+    """Return the images that a deployment with enclaves in ``runtime`` needs."""
+    server = ImageName.SERVER_SIMULATED if runtime is RuntimeKind.SIMULATED else ImageName.SERVER_GRAMINE
     return (ImageName.BROKER, ImageName.CLIENT, ImageName.FRONT, server)
 
 

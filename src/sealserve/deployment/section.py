@@ -31,6 +31,12 @@ def fields_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
+def value_of(section: Section, name: str) -> object:
+    """Return a value of a section by the name that TOML uses."""
+    attributes = {field.alias: attribute for attribute, field in type(section).model_fields.items()}
+    return getattr(section, attributes.get(name, name))
+
+
 def section_of(field: FieldInfo) -> type[Section] | None:
     """Return the section class of a field, or of the items of a field with several sections. None for a plain value."""
     types = (field.annotation, *get_args(field.annotation))

@@ -20,15 +20,17 @@ from sealserve.deployment.sections import (
     TargetSection,
     TcbSection,
 )
-from sealserve.terms import PlatformKind, TlsMode
+from sealserve.terms import PlatformKind, RuntimeKind, TlsMode
 
 
 class Deployment(Section):
     """A complete ``sealserve.toml``."""
 
-    platform: PlatformKind = Field(
-        default=PlatformKind.SIMULATED,
-        description='"sgx", or "simulated": runs on any machine, and does not protect the model from the host\'s root',
+    runtime: RuntimeKind = Field(
+        default=RuntimeKind.SIMULATED,
+        alias="platform",
+        description='"sgx", or "simulated": runs on any machine, and does not protect the model from the host\'s root; '
+        '"gramine-direct": the same in Gramine\'s library OS, on the targets local and docker',
     )
     models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
@@ -42,6 +44,11 @@ class Deployment(Section):
     images: ImagesSection = ImagesSection()
     docker: DockerSection = DockerSection()
     kubernetes: KubernetesSection = KubernetesSection()
+
+    @property
+    def platform(self) -> PlatformKind:
+        """The kind of platform in the evidence of the enclaves."""
+        return self.runtime.platform
 
     @property
     def model(self) -> ModelSection:

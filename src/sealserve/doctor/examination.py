@@ -1,7 +1,9 @@
 """Checks whether a machine meets the requirements for its role, and how to meet them."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment
@@ -10,11 +12,12 @@ from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
 from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
+from sealserve.enclave.server_files import GRAMINE_FOLDER, LIBRARY_OS
 from sealserve.errors import SealserveError
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import releases
-from sealserve.terms import PlatformKind, TlsMode
+from sealserve.terms import RuntimeKind, TlsMode
 from sealserve.workspace import Workspace
 
 
@@ -23,7 +26,7 @@ def examine(
     workspace: Workspace | None,
     deployment: Deployment | None,
     *,
-    platform: PlatformKind,
+    runtime: RuntimeKind,
     host: HostFacts,
     production: bool,
 ) -> list[Finding]:
@@ -33,23 +36,23 @@ def examine(
         machines: The roles of this machine.
         workspace: The workspace in this folder, or None.
         deployment: The deployment that the workspace describes, or None.
-        platform: The platform that is to run the enclaves.
+        runtime: What is to run the enclaves.
         host: Facts about this machine that matter for enclaves.
         production: Whether settings that weaken protection count as missing requirements.
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
-        Machine.OWNER: lambda: owner_checks.owner(platform, workspace, deployment),
-        Machine.HOST: lambda: _host(platform, host, workspace, deployment),
+        Machine.OWNER: lambda: owner_checks.owner(runtime.platform, workspace, deployment),
+        Machine.HOST: lambda: _host(runtime, host, workspace, deployment),
         Machine.USER: lambda: _user(workspace, deployment),
     }
     findings = [finding for machine in machines for finding in checks[machine]()]
     if production:
-        findings += owner_checks.production(platform, deployment)
+        findings += owner_checks.production(runtime, deployment)
     return findings
 
 
 def _host(
-    platform: PlatformKind, host: HostFacts, workspace: Workspace | None, deployment: Deployment | None
+    runtime: RuntimeKind, host: HostFacts, workspace: Workspace | None, deployment: Deployment | None
 ) -> Iterator[Finding]:
     yield machine_checks.python(Machine.HOST)
     try:
@@ -63,13 +66,15 @@ def _host(
     except SealserveError as error:
         yield Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.MISSING, found=error.message,
                       remedy=error.hint or "")  # fmt: skip
-    if platform is PlatformKind.SGX:
+    if runtime is RuntimeKind.SGX:
         yield from host_checks.checks(host)
         if workspace is not None and (found := host_checks.room(host, _enclave_sizes(workspace))) is not None:
             yield found
         if deployment is not None and (cloud := deployment.target.cloud) is not None:
             yield host_checks.cloud(host, preset_of(cloud))
     else:
+        if runtime is RuntimeKind.GRAMINE_DIRECT:
+            yield host_checks.gramine_direct(shutil.which(runtime), libos=Path(GRAMINE_FOLDER, LIBRARY_OS))
         yield from _simulated_host(host)
 
 

@@ -7,6 +7,7 @@ Sources: Gramine 1.9, Documentation/sgx-setup.rst and devel/building.rst (requir
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from sealserve.clock import CLOCK_SKEW
@@ -251,6 +252,21 @@ def gramine(facts: HostFacts) -> Finding:
             "see docs/reference/compatibility.md",
         )
     return _ok(name, f"{found.version} at {found.path}")
+
+
+def gramine_direct(program: str | None, *, libos: Path) -> Finding:
+    """Check whether Gramine can run simulated enclaves without SGX.
+
+    Args:
+        program: The path of ``gramine-direct``, or None if it is not on the search path.
+        libos: The path of Gramine's library OS, which is measured into the enclaves.
+    """
+    name, remedy = "gramine-direct", f"install Gramine 1.9 or later: {INSTALLATION}"
+    if program is None:
+        return _missing(name, "gramine-direct is not installed, or is not on the search path (PATH)", remedy)
+    if not libos.is_file():
+        return _missing(name, f"{program}, but {libos} is missing", remedy)
+    return _ok(name, f"{program}; it does not protect the model from root")
 
 
 def confinement(facts: HostFacts) -> Finding:

@@ -14,7 +14,7 @@ from sealserve.owner import policies, releases
 from sealserve.owner.expiry import certificate_ends
 from sealserve.pki import expiry
 from sealserve.sgx.policy_rules import rules_of
-from sealserve.terms import PlatformKind, TlsMode
+from sealserve.terms import PlatformKind, RuntimeKind, TlsMode
 from sealserve.workspace import Workspace
 
 
@@ -74,14 +74,14 @@ def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
         )
 
 
-def production(platform: PlatformKind, deployment: Deployment | None) -> Iterator[Finding]:
+def production(runtime: RuntimeKind, deployment: Deployment | None) -> Iterator[Finding]:
     """Yield findings about settings that are not acceptable in production."""
-    simulated = platform is PlatformKind.SIMULATED
+    simulated = runtime.platform is PlatformKind.SIMULATED
     yield Finding(
         machine=Machine.OWNER,
         name="platform",
         verdict=Verdict.MISSING if simulated else Verdict.OK,
-        found="simulated: the host can read the model and all data" if simulated else "sgx",
+        found=f"{runtime}: the host can read the model and all data" if simulated else "sgx",
         remedy='set platform = "sgx" in sealserve.toml' if simulated else "",
     )
     if deployment is not None and (allowed := {name for m in deployment.models for name in m.dangerous_operations}):

@@ -16,8 +16,6 @@ class EnclaveCode(ErrorCode):
     ENCLAVE_INDEX_RELEASE = "enclave-index.release", VerificationError
     """The enclaves were built for a different release."""
 
-    ATTESTS_ITSELF = "enclave.attests-itself", InputError
-    """The enclave attests itself, and this runtime does not create quotes for the program inside."""
     BROKER_CA = "enclave.broker-ca", InputError
     """The broker's CA certificate is not valid PEM, or the other enclaves of the release trust a different CA."""
     DEVICE = "enclave.device", VerificationError

@@ -15,6 +15,7 @@ from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import DEVICE_VARIABLE, PRELOADED, VARIABLES, why_unknown
 from sealserve.enclave.findings import Danger, LintFinding, dotted
 from sealserve.enclave.mount_places import MountPlaces
+from sealserve.enclave.relay_address import RELAY_VARIABLE
 from sealserve.enclave.server_flags import judge_flags
 from sealserve.enclave.server_program import ATTESTER_MODULE, find_program
 from sealserve.enclave.toml_lines import Path, find_lines
@@ -90,6 +91,10 @@ class _Linter:
 
     def _variable(self, name: str, value: object) -> Iterator[LintFinding]:
         path = ("loader", "env", name)
+        if name == RELAY_VARIABLE:  # no option allows it
+            reason = "only the launcher of gramine-direct sets it, in a manifest in memory"
+            yield self._finding(path, reason, None, code=EnclaveCode.MANIFEST_INVALID_SETTING)
+            return
         if isinstance(value, Mapping):
             if "passthrough" in value:
                 yield self._finding(path, "the host chooses its value", Danger.HOST_INPUT)

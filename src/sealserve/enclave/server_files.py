@@ -33,6 +33,7 @@ from sealserve.terms import ServerKind
 
 LIBRARY_FOLDER: Final = "/usr/lib/x86_64-linux-gnu"
 GRAMINE_FOLDER: Final = f"{LIBRARY_FOLDER}/gramine"
+LIBRARY_OS: Final = "libsysdb.so"
 # Inside the enclave, Gramine's C library comes first (Gramine 1.9, CI-Examples/python/python.manifest.template).
 RUNTIME_FOLDER: Final = "runtime/glibc"
 PROGRAMS: Final = {
@@ -74,7 +75,7 @@ def list_gramine(root: ImageRoot, folder: str = GRAMINE_FOLDER) -> Gramine | Non
     """Return Gramine's files in an image, or None if Gramine for SGX is not installed in it."""
     found = Gramine(
         folder=folder,
-        libos=f"{folder}/libsysdb.so",
+        libos=f"{folder}/{LIBRARY_OS}",
         libpal=f"{folder}/sgx/libpal.so",
         runtime=tuple(_shared_libraries(root, f"{folder}/{RUNTIME_FOLDER}")),
     )

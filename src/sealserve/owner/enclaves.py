@@ -15,7 +15,7 @@ from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.gramine_tools import find_tools
+from sealserve.enclave.gramine_tools import INSTALLATION, find_tools
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
@@ -42,7 +42,7 @@ from sealserve.serving_flags import argument
 from sealserve.sgx.signing_key import load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.tcp_ports import LARGEST_PORT
-from sealserve.terms import PlatformKind, ServerKind
+from sealserve.terms import PlatformKind, RuntimeKind, ServerKind
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
@@ -78,10 +78,12 @@ def specify_all(
         verified: The verified release.
         ports: Name of each enclave, and the port of its server. The port is measured like every argument.
         inventory: The files that the enclaves will trust on their host. None means that they run on this machine. On
-            the simulated platform, they then trust sealserve's own modules; on SGX, all files that the server may open.
+            the simulated platform, they then trust sealserve's own modules; in Gramine, all files that the server may
+            open.
 
     Raises:
         InputError: `inventory.other-server`: The inventory describes another server.
+        InputError: `enclave.without-gramine`: The platform is gramine-direct, and Gramine is not in the inventory.
         InputError: `enclave.release-platform`: Only one of the release and the deployment is simulated.
         SealserveError: The server is not installed on this machine.
     """
@@ -89,12 +91,18 @@ def specify_all(
     if verified.index.simulated is not simulated:
         built_for = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
         raise OwnerCode.ENCLAVE_RELEASE_PLATFORM.error(
-            f"The release {verified.folder} is for another platform: expected {deployment.platform.value!r} as in "
+            f"The release {verified.folder} is for another platform: expected {deployment.runtime.value!r} as in "
             f"sealserve.toml, got {built_for.value!r}.",
             hint="Build a release for this platform: `sealserve release build`.",
         )
-    if inventory is None and (not simulated or deployment.server.kind is ServerKind.TENSORFLOW_SERVING):
+    in_gramine = deployment.runtime is not RuntimeKind.SIMULATED
+    if inventory is None and (in_gramine or deployment.server.kind is ServerKind.TENSORFLOW_SERVING):
         inventory = inventory_here(deployment.server.kind)
+    if deployment.runtime is RuntimeKind.GRAMINE_DIRECT and (inventory is None or inventory.gramine is None):
+        raise EnclaveCode.WITHOUT_GRAMINE.error(
+            f"The enclaves cannot run in gramine-direct: the inventory does not contain Gramine ({GRAMINE_FOLDER}).",
+            hint=f"Install Gramine 1.9 where the enclaves run ({INSTALLATION}), or set platform = 'simulated'.",
+        )
     trusted = _own_modules() if inventory is None else inventory.files
     if inventory is not None and inventory.server is not deployment.server.kind:
         raise OwnerCode.INVENTORY_OTHER_SERVER.error(

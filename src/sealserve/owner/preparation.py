@@ -192,7 +192,7 @@ def _inventory(workspace: Workspace, destination: Destination, tell: Tell) -> In
     if destination.inventory is not None or not destination.in_image:
         return _known_inventory(workspace, destination)
     deployment = destination.deployment
-    name = images_for(deployment.platform)[-1]
+    name = images_for(deployment.runtime)[-1]
     return inventory_of(Engine(), name, _image(deployment), records=workspace.owner.images, tell=tell)
 
 
@@ -203,14 +203,14 @@ def _known_inventory(workspace: Workspace, destination: Destination) -> Inventor
     if destination.inventory is not None:
         return read_inventory(destination.inventory)
     deployment = destination.deployment
-    name = images_for(deployment.platform)[-1]
+    name = images_for(deployment.runtime)[-1]
     return known_inventory(Engine(), name, _image(deployment), records=workspace.owner.images)
 
 
 def _image(deployment: Deployment) -> str:
     """Return the name of the server's image."""
     images = deployment.images
-    return reference(images.prefix, images_for(deployment.platform)[-1], images.tag)
+    return reference(images.prefix, images_for(deployment.runtime)[-1], images.tag)
 
 
 def _building(spec: EnclaveSpec) -> str:

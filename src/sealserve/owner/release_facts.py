@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from sealserve.deployment import Deployment, ModelSection
-from sealserve.deployment.section import fields_of, section_of
+from sealserve.deployment.section import Section, fields_of, section_of, value_of
 from sealserve.errors import SealserveError
 from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
@@ -164,7 +164,7 @@ def _setting(deployment: Deployment, key: str) -> str:
         return _text(not deployment.server.attested)  # always so with TensorFlow Serving's own binary
     value: object = deployment
     for name in key.split("."):
-        value = getattr(value, name)
+        value = value_of(value, name) if isinstance(value, Section) else getattr(value, name)
     return _file_digest(value) if isinstance(value, Path) else _text(value)
 
 

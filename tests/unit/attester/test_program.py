@@ -163,6 +163,24 @@ def test_a_wrong_variable_is_named(inside: Inside, name: str, value: str | None,
         measured_settings(changed if value is None else changed | {name: value})
 
 
+@pytest.mark.parametrize(
+    ("platform", "relay", "problem"),
+    [
+        ("sgx", f"4000/{'ab' * 32}", "only for simulated enclaves: .* got 'sgx'"),
+        (None, f"4000/{'ab' * 32}", "only for simulated enclaves"),
+        ("simulated", f"127.0.0.1:4000/{'ab' * 32}", "expected PORT/TOKEN"),
+    ],
+)
+def test_a_quote_relay_is_only_for_simulated_enclaves(
+    inside: Inside, platform: str | None, relay: str, problem: str
+) -> None:
+    changed = {"SEALSERVE_QUOTE_RELAY": relay} | ({} if platform is None else {"SEALSERVE_PLATFORM": platform})
+    with raises(AttesterCode.ENVIRONMENT, match=problem) as caught:
+        measured_settings({**inside.environment, **changed})
+
+    assert "abab" not in f"{caught.value} {caught.value.hint}"
+
+
 def test_a_list_without_brokers_is_refused(inside: Inside) -> None:
     with raises(EnclaveCode.PROVISIONING_SERVERS):
         measured_settings({**inside.environment, "SECRET_PROVISION_SERVERS": ""})

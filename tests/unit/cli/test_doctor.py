@@ -8,7 +8,7 @@ from sealserve.cli import doctor as verb
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
-from sealserve.terms import PlatformKind
+from sealserve.terms import RuntimeKind
 
 OK = Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.OK, found="/usr/sbin/[nginx]")
 NOTE = Finding(machine=Machine.OWNER, name="disk", verdict=Verdict.NOTE, found="1 GB", remedy="make room")
@@ -20,8 +20,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What `examine` was asked; it finds what stands first in the list, a list of findings."""
     calls: list[tuple[object, ...]] = [(OK, NOTE)]
 
-    def examine(*arguments: object, platform: PlatformKind, host: HostFacts, production: bool) -> list[object]:
-        calls.append((*arguments, production, platform, host))
+    def examine(*arguments: object, runtime: RuntimeKind, host: HostFacts, production: bool) -> list[object]:
+        calls.append((*arguments, production, runtime, host))
         return list(calls[0])
 
     monkeypatch.setattr(verb, "examine", examine)
@@ -37,7 +37,7 @@ def test_findings_and_presets(cli: CommandLine, asked: list[tuple[object, ...]],
     assert "  strict: UpToDate; advisories: none" in lines
     assert any(line.startswith("  cloud-smt: ") and "INTEL-SA-" in line for line in lines)
     assert asked[1][:4] == (tuple(Machine), site.workspace, site.deployment, False)
-    assert asked[1][4:] == (PlatformKind.SIMULATED, HostFacts(kernel="not asked"))
+    assert asked[1][4:] == (RuntimeKind.SIMULATED, HostFacts(kernel="not asked"))
 
 
 def test_one_machine_for_production(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
@@ -52,8 +52,8 @@ def test_the_platform_can_be_said(cli: CommandLine, asked: list[tuple[object, ..
     cli.ok("doctor", "host", "--platform", "sgx")
     cli.ok("doctor", "owner", "--platform", "sgx")
     assert [call[4:] for call in asked[1:]] == [
-        (PlatformKind.SGX, HostFacts(kernel="asked")),
-        (PlatformKind.SGX, HostFacts()),
+        (RuntimeKind.SGX, HostFacts(kernel="asked")),
+        (RuntimeKind.SGX, HostFacts()),
     ]
 
 
@@ -63,7 +63,7 @@ def test_a_report_ends_well_whatever_is_missing(cli: CommandLine, asked: list[tu
     assert "| missing | TensorFlow | no (pip install) |" in text
     assert "| kernel | asked |" in text
     assert asked[1][0] == (Machine.HOST,)
-    assert asked[1][4] is PlatformKind.SGX
+    assert asked[1][4] is RuntimeKind.SGX
     assert cli.json("doctor", "host", "--report")["facts"]["kernel"] == "asked"
 
 

@@ -37,9 +37,9 @@ def test_a_commented_file_and_the_next_steps(bare: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("target", terms.TargetKind)
-@pytest.mark.parametrize("platform", terms.PlatformKind)
+@pytest.mark.parametrize("platform", terms.RuntimeKind)
 def test_the_short_file_describes_the_same_as_the_full_one(
-    bare: CommandLine, target: terms.TargetKind, platform: terms.PlatformKind
+    bare: CommandLine, target: terms.TargetKind, platform: terms.RuntimeKind
 ) -> None:
     saved_model(bare.directory / "flowers")
     file = bare.directory / "sealserve.toml"

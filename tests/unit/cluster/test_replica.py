@@ -21,7 +21,7 @@ def described(deployment: Deployment, *, attempts: int | None = None) -> Replica
     return describe_replica(deployment, release=RELEASE, size=SIZE, enclave="server", port=8500, attempts=attempts)
 
 
-@pytest.mark.parametrize("platform", ["simulated", "sgx"])
+@pytest.mark.parametrize("platform", ["simulated", "gramine-direct", "sgx"])
 def test_docker_translates_the_whole_description(tmp_path: Path, platform: str) -> None:
     site = make_site(tmp_path / "site", platform=platform)
     deployment = for_containers(site.deployment)
@@ -75,6 +75,18 @@ def test_only_an_enclave_on_sgx_opens_a_device(tmp_path: Path) -> None:
     assert Content.MEMORY not in {mount.content for mount in sgx.mounts}
     (memory,) = [mount for mount in simulated.mounts if mount.content is Content.MEMORY]
     assert memory.size > SIZE
+
+
+def test_gramine_direct_runs_in_the_image_with_gramine(tmp_path: Path) -> None:
+    direct = described(make_site(tmp_path / "site", platform="gramine-direct").deployment)
+
+    assert "-server-gramine:" in direct.image
+    quoting = ("--quoting-socket", "/run/sealserve-simulated/quoting.sock")
+    assert direct.command[-4:] == (*quoting, "--platform", "gramine-direct")
+    assert direct.devices == ()
+    assert Content.MEMORY not in {mount.content for mount in direct.mounts}
+    (release,) = [mount for mount in direct.mounts if mount.content is Content.RELEASE]
+    assert not release.read_only, "Gramine opens encrypted files for writing"
 
 
 def test_rest_is_a_port_of_the_replica_where_the_enclave_has_it(tmp_path: Path) -> None:

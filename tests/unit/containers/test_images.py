@@ -23,7 +23,7 @@ from sealserve.containers.engine import Engine, EngineRefusedError, Image
 from sealserve.containers.recipes import Bases, ImageName, Packages, images_for, recipe, reference
 from sealserve.containers.requirements import fetch_wheels, locked_versions, requirements
 from sealserve.containers.sbom import bill_of_materials
-from sealserve.terms import PlatformKind, ServerKind
+from sealserve.terms import RuntimeKind, ServerKind
 
 EMPTY_TAR = "\0" * 10_240
 BASES = Bases(debian="base:1", gramine="gramine:2", tensorflow_serving="serving@sha256:33")
@@ -59,8 +59,9 @@ def test_each_image_has_a_dockerfile_that_takes_its_bases(tmp_path: Path) -> Non
 
 
 def test_a_deployment_needs_four_images() -> None:
-    assert images_for(PlatformKind.SGX)[-1] is ImageName.SERVER_GRAMINE
-    assert images_for(PlatformKind.SIMULATED)[-1] is ImageName.SERVER_SIMULATED
+    assert images_for(RuntimeKind.SGX)[-1] is ImageName.SERVER_GRAMINE
+    assert images_for(RuntimeKind.GRAMINE_DIRECT)[-1] is ImageName.SERVER_GRAMINE
+    assert images_for(RuntimeKind.SIMULATED)[-1] is ImageName.SERVER_SIMULATED
     assert reference("r.example:5000/a/b", ImageName.FRONT, "1") == "r.example:5000/a/b-front:1"
 
 

@@ -18,7 +18,7 @@ from sealserve.host.facts import HostFacts
 from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_program import NginxProgram
 from sealserve.owner.owner import Owner
-from sealserve.terms import PlatformKind
+from sealserve.terms import RuntimeKind
 from sealserve.workspace import Workspace
 
 EVERY = tuple(Machine)
@@ -41,12 +41,33 @@ def examine(
     production: bool = False,
 ) -> list[Finding]:
     """Examine as the command line does. The host lacks all requirements of genuine enclaves."""
-    platform = described.platform if described else PlatformKind.SIMULATED
-    return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
+    runtime = described.runtime if described else RuntimeKind.SIMULATED
+    return doctor.examine(machines, workspace, described, runtime=runtime, host=HostFacts(), production=production)
 
 
 def by_name(findings: list[Finding]) -> dict[tuple[str, str], Finding]:
     return {(finding.machine, finding.name): finding for finding in findings}
+
+
+def test_gramine_direct_is_checked_where_it_runs_enclaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site(tmp_path / "site", platform="gramine-direct")
+    monkeypatch.setattr(doctor, "GRAMINE_FOLDER", str(tmp_path))
+    monkeypatch.setenv("PATH", "/none")
+    missing = by_name(examine((Machine.HOST,), site.workspace, site.deployment))["host", "gramine-direct"]
+    assert (missing.verdict, missing.code) == (Verdict.MISSING, "host.gramine-direct")
+    assert "gramine.readthedocs.io" in missing.remedy
+
+    program = tmp_path / "gramine-direct"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    incomplete = by_name(examine((Machine.HOST,), site.workspace, site.deployment))["host", "gramine-direct"]
+    assert incomplete.found == f"{program}, but {tmp_path}/libsysdb.so is missing"
+
+    (tmp_path / "libsysdb.so").touch()
+    found = by_name(examine(EVERY, site.workspace, site.deployment, production=True))
+    assert found["host", "gramine-direct"].verdict is Verdict.OK
+    assert found["owner", "platform"].found == "gramine-direct: the host can read the model and all data"
+    assert ("host", "gramine-direct") not in by_name(examine((Machine.HOST,), None, None))
 
 
 def test_a_fresh_machine_lacks_nothing_that_simulation_needs() -> None:
@@ -110,7 +131,7 @@ def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> 
     def room() -> Finding | None:
         host = HostFacts(epc_bytes=1)
         findings = doctor.examine(
-            (Machine.HOST,), site.workspace, site.deployment, platform=PlatformKind.SGX, host=host, production=False
+            (Machine.HOST,), site.workspace, site.deployment, runtime=RuntimeKind.SGX, host=host, production=False
         )
         return by_name(findings).get(("host", "room"))
 
@@ -141,15 +162,15 @@ def test_other_users_must_not_read_the_owners_secrets(site: Site) -> None:
     assert found["owner", "workspace"].remedy == f"run `chmod -R go-rwx {site.workspace.owner.root}`"
 
 
-@pytest.mark.parametrize("platform", PlatformKind)
+@pytest.mark.parametrize("platform", RuntimeKind)
 def test_only_a_broker_for_genuine_enclaves_is_checked(
-    tmp_path: Path, platform: PlatformKind, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, platform: RuntimeKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finding = Finding(machine=Machine.OWNER, name="collateral service", verdict=Verdict.OK, found="reachable")
     monkeypatch.setattr(broker_checks, "broker", lambda *_, **__: iter([finding]))
     site = make_site(tmp_path, platform=platform)
     findings = examine((Machine.OWNER,), site.workspace, site.deployment)
-    assert (finding in findings) == (platform is PlatformKind.SGX)
+    assert (finding in findings) == (platform is RuntimeKind.SGX)
 
 
 def test_a_full_disk_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

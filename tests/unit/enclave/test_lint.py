@@ -94,6 +94,14 @@ def test_a_server_that_attests_itself_needs_no_tls_settings(make_spec: Callable[
         ("attester", True, {"SEALSERVE_RELEASE_ID": None}, "missing", "SEALSERVE_RELEASE_ID"),
         ("serving", False, {"SEALSERVE_ATTESTATION_DEVICE": "/dev/attestation"}, "invalid", "only for"),
         ("serving", True, {}, "invalid", "only for sealserve.attester"),
+        (
+            "attester",
+            True,
+            {"SEALSERVE_QUOTE_RELAY": f"1/{'a' * 64}"},
+            "invalid",
+            "only the launcher of gramine-direct",
+        ),
+        ("attester", True, {"SEALSERVE_QUOTE_RELAY": {"passthrough": True}}, "invalid", "only the launcher"),
     ],
 )
 def test_a_mixture_of_both_ways_to_get_the_key_is_refused(
@@ -101,7 +109,7 @@ def test_a_mixture_of_both_ways_to_get_the_key_is_refused(
     *,
     module: str,
     attests: bool,
-    changed: dict[str, str | None],
+    changed: dict[str, object],
     code: str,
     message: str,
 ) -> None:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tests.harness.workspaces import Site, make_site
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, verify_enclave_index
-from sealserve.enclave.inventory import Inventory, measure
+from sealserve.enclave.inventory import GramineFiles, Inventory, MeasuredFile, measure
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import enclave_names, load_enclave, port_of, rest_port_of
 from sealserve.enclave.signing import resign
@@ -17,7 +18,7 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
-from sealserve.terms import PlatformKind, ServerKind, TlsMode
+from sealserve.terms import RuntimeKind, ServerKind, TlsMode
 
 
 def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> None:
@@ -87,12 +88,39 @@ def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
 
 def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
     release = ready.build_release()
-    sgx = ready.deployment.model_copy(update={"platform": PlatformKind.SGX})
+    sgx = ready.deployment.model_copy(update={"runtime": RuntimeKind.SGX})
     with raises(
         OwnerCode.ENCLAVE_RELEASE_PLATFORM, match=r"for another platform: expected 'sgx' .* got 'simulated'"
     ) as caught:
         enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
     assert caught.value.code == "enclave.release-platform"
+
+
+def test_gramine_direct_needs_gramine_in_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site(tmp_path / "site", platform="gramine-direct")
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    program = measure([sys.executable])
+    without = Inventory(server=ServerKind.EMBEDDED, program=sys.executable, files=program)
+    monkeypatch.setattr(enclaves, "inventory_here", lambda _: without)
+    with raises(EnclaveCode.WITHOUT_GRAMINE, match="cannot run in gramine-direct: the inventory") as caught:
+        enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
+    assert "gramine.readthedocs.io" in (caught.value.hint or "")
+
+    folder = "/usr/lib/x86_64-linux-gnu/gramine"
+    libos, libpal = (
+        MeasuredFile(path=f"{folder}/{name}", size=1, sha256="a" * 64) for name in ("libsysdb.so", "sgx/libpal.so")
+    )
+    found = without.model_copy(update={"gramine": GramineFiles(folder=folder, libos=libos, libpal=libpal)})
+    monkeypatch.setattr(enclaves, "inventory_here", lambda _: found)
+    spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
+
+    assert (spec.simulated, spec.attests) == (True, True)
+    manifest = enclaves.specified_manifest(site.workspace, spec)
+    assert manifest.loader.env["SEALSERVE_PLATFORM"] == "simulated"
+    assert manifest.loader.entrypoint is not None
+    assert not [name for name in manifest.loader.env if "RELAY" in name]
 
 
 def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ from sealserve.deployment.endpoints import endpoints_of
 from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.tcp_ports import SERVICE_PORT
-from sealserve.terms import PlatformKind
+from sealserve.terms import PlatformKind, RuntimeKind
 from sealserve.workspace import Workspace
 
 FOLDER: Final = "docker"
@@ -66,7 +66,7 @@ class DockerTarget:
         workspace: The workspace, with the folders of the roles that this machine has.
         deployment: The deployment that the workspace describes.
         tell: Called with a short progress text before each step.
-        gramine_direct: Whether replicas may use the system calls that gramine-direct needs.
+        gramine_direct: Whether replicas may use the system calls that gramine-direct needs, also on another platform.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class DockerTarget:
         self._workspace = workspace
         self._deployment = for_containers(deployment)
         self._tell = tell
-        self._gramine_direct = gramine_direct
+        self._gramine_direct = gramine_direct or deployment.runtime is RuntimeKind.GRAMINE_DIRECT
         self._engine = Engine()
         self._fleet = Fleet(self._engine, project_name(workspace))
         self._record = ReleaseRecord(workspace)
@@ -253,7 +253,13 @@ class DockerTarget:
             broker=self._broker_elsewhere(served) if bundle.broker is None else None,
             needs_passphrase=bundle.broker is not None and bundle.broker.needs_passphrase,
         )
-        give(self._workspace, layout.user, configuration=folder, release=None if layout.simulated else bundle.folder)
+        opened_for_writing = self._deployment.runtime is not RuntimeKind.SIMULATED  # by Gramine
+        give(
+            self._workspace,
+            layout.user,
+            configuration=folder,
+            release=bundle.folder if opened_for_writing else None,
+        )
         return served, layout
 
     def _rollout(self, layout: ContainerLayout, served: Served) -> Rollout:

@@ -129,7 +129,7 @@ class RenderContext:
     @property
     def server_image(self) -> str:
         """The image of the replicas."""
-        return self.image(images_for(self.deployment.platform)[-1])
+        return self.image(images_for(self.deployment.runtime)[-1])
 
 
 def container_security() -> Manifest:

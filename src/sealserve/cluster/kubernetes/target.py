@@ -50,7 +50,7 @@ from sealserve.cluster.target import (
 )
 from sealserve.deployment import Deployment
 from sealserve.tcp_ports import SERVICE_PORT
-from sealserve.terms import BrokerNaming, PlatformKind
+from sealserve.terms import BrokerNaming, PlatformKind, RuntimeKind
 from sealserve.workspace import Workspace
 
 
@@ -64,6 +64,12 @@ class KubernetesTarget:
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
+        if deployment.runtime is RuntimeKind.GRAMINE_DIRECT:
+            raise ClusterCode.TARGET_UNSUPPORTED.error(
+                "The Kubernetes target does not support gramine-direct, but sealserve.toml has platform = "
+                "'gramine-direct'.",
+                hint="Set platform = 'simulated' or 'sgx', or use the target local or docker.",
+            )
         self._workspace = workspace
         self._deployment = deployment
         self._tell = tell

@@ -11,6 +11,7 @@ from typing import Final
 
 from sealserve.cluster.target import BROKER, NGINX, PCS, PLATFORM, SUPERVISOR
 from sealserve.ingress.nginx_config import CONFIG_FILE, ERROR_LOG
+from sealserve.terms import RuntimeKind
 from sealserve.workspace import Workspace
 
 _PYTHON_OPTION: Final = "-P"
@@ -20,6 +21,7 @@ _PROGRAM: Final = "sealserve"
 _SUPERVISOR_PROGRAM: Final = "sealserve.cluster.local.supervision.supervisor"
 _SERVICES: Final = {PCS: ["simulated", "pcs"], PLATFORM: ["simulated", "platform"], BROKER: ["broker", "run"]}
 _REPLICA: Final = ["enclave", "run", "--name"]
+_REPLICA_OPTIONS: Final = (["--release", "--attempts"], ["--release", "--attempts", "--platform"])
 _REPLICA_NAME: Final = re.compile(r"replica-[0-9]{1,5}")
 _NGINX_TITLE: Final = "nginx: master process "
 
@@ -39,7 +41,14 @@ def ready_file(workspace: Workspace, role: str) -> Path:
     return workspace.host.run / f"{role}.ready"
 
 
-def replica_command(workspace: Workspace, name: str, release: Path, *, attempts: int) -> list[str]:
+def replica_command(
+    workspace: Workspace,
+    name: str,
+    release: Path,
+    *,
+    attempts: int,
+    runtime: RuntimeKind = RuntimeKind.SIMULATED,
+) -> list[str]:
     """Return the command line of a replica.
 
     Args:
@@ -47,8 +56,10 @@ def replica_command(workspace: Workspace, name: str, release: Path, *, attempts:
         name: The enclave's name, such as ``replica-0``.
         release: Folder of the release.
         attempts: Maximum number of starts if a signal ends the enclave's server.
+        runtime: The runtime of the enclave. By default, it follows from the manifest.
     """
-    return own_command(workspace, [*_REPLICA, name, "--release", str(release), "--attempts", str(attempts)])
+    chosen = [] if runtime is RuntimeKind.SIMULATED else ["--platform", runtime.value]
+    return own_command(workspace, [*_REPLICA, name, "--release", str(release), "--attempts", str(attempts), *chosen])
 
 
 def nginx_folder(workspace: Workspace) -> Path:
@@ -96,7 +107,7 @@ def _role_of_arguments(arguments: list[str], named: Workspace) -> str | None:
     for role in _SERVICES:
         if arguments == service_command(named, role)[4:-2]:
             return role
-    if arguments[:3] == _REPLICA and arguments[4::2] == ["--release", "--attempts"]:
+    if arguments[:3] == _REPLICA and arguments[4::2] in _REPLICA_OPTIONS:
         return arguments[3] if _REPLICA_NAME.fullmatch(arguments[3]) else None
     return None
 

@@ -16,6 +16,7 @@ from sealserve.cluster.local.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
 from sealserve.enclave.measurement import connection_age_of, enclave_names, load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
+from sealserve.terms import RuntimeKind
 from sealserve.workspace import Workspace
 
 ATTEMPTS: Final = 1
@@ -28,10 +29,12 @@ class LocalReplicas:
     Args:
         workspace: The workspace of the deployment.
         tell: Called with a short progress text before each step.
+        runtime: The runtime of the replicas' enclaves: ``simulated`` or ``gramine-direct``.
     """
 
-    def __init__(self, workspace: Workspace, *, tell: Tell) -> None:
+    def __init__(self, workspace: Workspace, *, tell: Tell, runtime: RuntimeKind = RuntimeKind.SIMULATED) -> None:
         self._workspace = workspace
+        self._runtime = runtime
         self._registry = registry(workspace)
         self._tell = tell
 
@@ -50,7 +53,7 @@ class LocalReplicas:
     def start(self, bundle: Bundle, index: int, *, phase: Phase = Phase.CURRENT) -> Process:
         """Start a replica's enclave unless it runs. This does not wait until it serves."""
         role = f"{REPLICA}{index}"
-        command = replica_command(self._workspace, role, bundle.folder, attempts=ATTEMPTS)
+        command = replica_command(self._workspace, role, bundle.folder, attempts=ATTEMPTS, runtime=self._runtime)
         if (process := self.running(role, bundle.name, phase)) is not None:
             self._registry.adopt(process, command)
             return process

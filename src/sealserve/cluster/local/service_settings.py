@@ -5,6 +5,7 @@ of its settings. The digest covers no secret: a setting may name a file with a s
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -39,7 +40,8 @@ _READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
 def digest(deployment: Deployment, role: str) -> str:
     """Return a digest of the settings that a service reads."""
     wanted = {name: set(keys) for name, keys in _READ_BY[role].items()}
-    return hashlib.sha256(deployment.model_dump_json(include=wanted or {"platform"}).encode()).hexdigest()
+    text = deployment.model_dump_json(include=wanted) if wanted else json.dumps({"platform": deployment.platform})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def has_changed(workspace: Workspace, deployment: Deployment, role: str) -> bool:

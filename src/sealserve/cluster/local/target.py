@@ -45,13 +45,14 @@ from sealserve.cluster.target import (
 )
 from sealserve.deployment import Deployment
 from sealserve.deployment.endpoints import endpoints_of
+from sealserve.enclave.launch.gramine_sgx import find_loader
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx
 from sealserve.ingress.nginx_config import render
 from sealserve.interruptions import uninterrupted
 from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import rest_port_beside
-from sealserve.terms import PlatformKind
+from sealserve.terms import RuntimeKind
 from sealserve.workspace import Workspace
 
 
@@ -65,7 +66,7 @@ class LocalTarget:
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
-        if deployment.platform is not PlatformKind.SIMULATED:
+        if deployment.runtime is RuntimeKind.SGX:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
                 "The local target runs only simulated enclaves, but sealserve.toml has platform = 'sgx'.",
                 hint="Set platform = 'simulated' to try the deployment here, or choose a different target.kind.",
@@ -75,7 +76,7 @@ class LocalTarget:
         self._tell = tell
         self._registry = registry(workspace)
         self._services = OwnerServices(workspace, deployment, tell=tell)
-        self._replicas = LocalReplicas(workspace, tell=tell)
+        self._replicas = LocalReplicas(workspace, tell=tell, runtime=deployment.runtime)
         self._front = LocalFront(workspace, deployment, tell=tell)
         self._record = ReleaseRecord(workspace)
 
@@ -88,11 +89,14 @@ class LocalTarget:
         """Check that this machine could start a release; see `Target.check`.
 
         Raises:
+            UnavailableError: `gramine.loader-missing` if the platform is gramine-direct, and it is not installed.
             InputError: `target.host-incomplete` if this machine is only the host and a file was not copied to it.
             InputError: `target.foreign-release` if the workspace's owner did not build the release.
             PortTakenError: A different program uses a port.
             UnavailableError: `process.orphans` if processes of an earlier run still run.
         """
+        if self._deployment.runtime is RuntimeKind.GRAMINE_DIRECT:
+            find_loader(RuntimeKind.GRAMINE_DIRECT)
         if not broker_here:
             host_only.require_platform(self._workspace)
         # Only the broker of the workspace that built a release has the key of this release.

@@ -1,8 +1,18 @@
-"""Simulated enclaves in Gramine's library OS without SGX. The launcher attests, because gramine-direct cannot."""
+"""Simulated enclaves in Gramine's library OS without SGX, which creates no quotes.
+
+An attested server (`sealserve.attester`) attests itself: the launcher relays simulated quotes to it, and Gramine opens
+the sealed files with the key that the server writes to ``/dev/attestation/keys``. For all other servers, the launcher
+attests, and passes the key to Gramine.
+
+The launcher changes the signed manifest, and passes the result in memory. The measurement in the quotes is the signed
+manifest's.
+
+Source: Gramine 1.9, ``libos/src/fs/dev/attestation.c`` (``keys`` exists without SGX, ``quote`` does not).
+"""
 
 import os
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,13 +20,16 @@ from pathlib import Path
 import tomli_w
 
 from sealserve.enclave.codes import EnclaveCode
-from sealserve.enclave.environment import DEVICE_VARIABLE
+from sealserve.enclave.environment import DEVICE_VARIABLE, GRAMINE_DEVICE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
-from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
+from sealserve.enclave.launch.server_process import Child, SignalRelay, start_server, until_stopped
+from sealserve.enclave.measurement import SignedEnclave
+from sealserve.enclave.relay_address import RELAY_VARIABLE, RelayAddress
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
-from sealserve.enclave.simulated.launcher import CONSUMED, load_simulated, log_step, provision
+from sealserve.enclave.simulated.launcher import CONSUMED, load_simulated, log_step, provision, quote_for
 from sealserve.enclave.simulated.manifest_in_memory import manifest_in_memory
+from sealserve.enclave.simulated.quote_relay import QuoteRelay
 from sealserve.secret import SecretBytes
 
 
@@ -46,12 +59,10 @@ def run_gramine_direct(
 ) -> int:
     """Start a simulated enclave whose server runs in Gramine's library OS without SGX; otherwise as `run_enclave`.
 
-    Gramine checks the trusted files when they are opened, and opens the sealed files itself. Without SGX, Gramine
-    cannot attest. So the launcher attests, and passes the key in a separate manifest that exists in memory only (see
-    `manifest_in_memory`). Like every simulation, it protects nothing from this machine's root.
+    Gramine checks the trusted files when they are opened, and opens the sealed files itself. Like every simulation,
+    this protects nothing from this machine's root.
 
     Raises:
-        InputError: `enclave.attests-itself`: The enclave attests itself.
         InputError: `enclave.without-gramine`: The enclave was built without Gramine's files in the inventory.
         SealserveError: The errors of `run_enclave`.
     """
@@ -61,12 +72,6 @@ def run_gramine_direct(
         # Verify the enclave. Gramine itself compares the trusted files when the server opens them.
         forbid_core_dumps()
         enclave = load_simulated(here, name, dangerous, check_files=False)
-        if DEVICE_VARIABLE in enclave.manifest.loader.env:
-            raise EnclaveCode.ATTESTS_ITSELF.error(
-                f"The enclave {name!r} cannot run in gramine-direct: it attests itself, and gramine-direct creates no "
-                "quotes.",
-                hint="Run it with the simulated enclave, or build one with server.dangerous_owner_tls_key = true.",
-            )
         if enclave.manifest.loader.entrypoint is None:
             raise EnclaveCode.WITHOUT_GRAMINE.error(
                 f"The enclave {name!r} cannot run in Gramine: it was built without Gramine's files.",
@@ -74,26 +79,65 @@ def run_gramine_direct(
                 "the enclave again with `--inventory FILE`.",
             )
         loader = find_loader("gramine-direct")
-        # Attest it to the broker, and put the key into a manifest that exists in memory only.
         forbid_inspection()
+        # An attested server gets quotes from the relay, and its key from the broker.
+        if DEVICE_VARIABLE in enclave.manifest.loader.env:
+            with QuoteRelay(partial(quote_for, enclave, socket)) as quotes:
+                manifest = _attested_manifest(enclave.manifest_bytes, quotes.address)
+                return _serve(enclave, here, loader, manifest, relay, started=quotes.start)
+        # Otherwise attest to the broker here, and put the key into a manifest that exists in memory only.
         with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
-            direct = _direct_manifest(enclave.manifest_bytes, key)
-        # Run the server in Gramine until it ends. Then wipe the manifest that contains the key.
-        with manifest_in_memory(name, direct) as manifest:
-            log_step("server", program=loader, library_os=enclave.manifest.loader.entrypoint.uri)
-            start = partial(
-                start_server,
+            manifest = _direct_manifest(enclave.manifest_bytes, key)
+        return _serve(enclave, here, loader, manifest, relay)
+
+    return until_stopped(launch)
+
+
+def _serve(
+    enclave: SignedEnclave,
+    bundle: Path,
+    loader: str,
+    content: bytes,
+    relay: SignalRelay,
+    *,
+    started: Callable[[], object] | None = None,
+) -> int:
+    """Run the server in Gramine until it ends. Then wipe the manifest, which may contain the key.
+
+    Args:
+        enclave: The loaded enclave.
+        bundle: The release's folder.
+        loader: The path of gramine-direct.
+        content: The manifest for gramine-direct.
+        relay: Passes signals on to the server.
+        started: Called after the start.
+    """
+    entrypoint = enclave.manifest.loader.entrypoint
+    with manifest_in_memory(enclave.name, content) as manifest:
+        log_step("server", program=loader, library_os=entrypoint.uri if entrypoint else None)
+
+        def start() -> Child:
+            server = start_server(
                 loader,
                 [loader, str(manifest.application)],
                 LOADER_ENVIRONMENT,
-                folder=here,
+                folder=bundle,
                 inherited=(manifest.descriptor,),
             )
-            status = relay.run(start)
-            log_step("ended", status=status)
-            return status
+            if started is not None:
+                started()
+            return server
 
-    return until_stopped(launch)
+        status = relay.run(start)
+        log_step("ended", status=status)
+        return status
+
+
+def _attested_manifest(manifest: bytes, quotes: RelayAddress) -> bytes:
+    """Return the manifest for an attested server: with Gramine's device, and the relay in place of its quotes."""
+    data = tomllib.loads(manifest.decode())
+    data["loader"]["env"] |= {DEVICE_VARIABLE: GRAMINE_DEVICE, RELAY_VARIABLE: quotes.variable}
+    return tomli_w.dumps(data).encode()
 
 
 def _direct_manifest(manifest: bytes, key: SecretBytes) -> bytes:

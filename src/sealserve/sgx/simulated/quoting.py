@@ -10,7 +10,6 @@ import socket
 import socketserver
 import stat
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from sealserve.atomic_file import PRIVATE
 from sealserve.errors import VerificationError
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
-from sealserve.sgx.simulated.background import BackgroundServer
+from sealserve.sgx.simulated.background import BackgroundServer, LimitedThreads
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 
@@ -31,7 +30,6 @@ _LENGTH: Final = struct.Struct(">I")
 _OK: Final = b"\0"
 _REFUSED: Final = b"\1"
 _MAX_ANSWER: Final = 1 + 8192  # the maximum size of Gramine's /dev/attestation/quote
-_MAX_PEERS: Final = 64
 _PEER_TIMEOUT: Final = 5.0
 
 _log = logging.getLogger(__name__)
@@ -113,38 +111,14 @@ class _BadPeerError(Exception):
     """The other side violated the protocol."""
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LimitedThreads, socketserver.UnixStreamServer):
     request_queue_size = 64
+    what = "simulated quoting enclave"
 
     def __init__(self, platform: SimulatedPlatform, name: str, peer_timeout: float) -> None:
         self.platform = platform
         self.peer_timeout = peer_timeout
-        self._places = threading.BoundedSemaphore(_MAX_PEERS)
         super().__init__(name, _Peer)
-
-    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        if not self._places.acquire(blocking=False):
-            _log.warning("simulated quoting enclave: rejected a connection, because %d are already open", _MAX_PEERS)
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._places.release()  # the thread that would release it was not started
-            raise
-
-    def process_request_thread(
-        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
-    ) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  # socketserver's signature
-        _log.exception("simulated quoting enclave: a request failed")
 
 
 class _Peer(socketserver.BaseRequestHandler):

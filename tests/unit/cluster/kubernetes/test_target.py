@@ -40,6 +40,13 @@ def check_room(context: Any, tmp_path: Path, *epc: str) -> None:
     target._check_room(epc_of_replica(context), max(context.replicas, context.settings.autoscaler.max_replicas or 0))
 
 
+def test_gramine_direct_is_not_supported(tmp_path: Path) -> None:
+    site = make_site(tmp_path, platform="gramine-direct")
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="Kubernetes target does not support gramine-direct") as caught:
+        KubernetesTarget(site.workspace, site.deployment)
+    assert "target local or docker" in (caught.value.hint or "")
+
+
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
     context = make_context(platform="sgx", replicas=3)
     check_room(context, tmp_path / "a", "8Gi", "4Gi", "")

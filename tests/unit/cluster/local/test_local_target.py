@@ -17,18 +17,20 @@ from sealserve.cluster import ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import owner_services
 from sealserve.cluster.local.owner_services import registry
-from sealserve.cluster.local.part_commands import own_command
+from sealserve.cluster.local.part_commands import own_command, role_of
 from sealserve.cluster.local.processes import Phase, Process, Registry
 from sealserve.cluster.local.replicas import LocalReplicas
 from sealserve.cluster.local.target import LocalTarget
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import DRAIN_SECONDS, quietly
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.measurement import connection_age_of, load_enclave
 from sealserve.enclave.server_command import CHANNEL_FLAG
 from sealserve.errors import PortTakenError
 from sealserve.ingress.nginx import Nginx
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.process_signal import start_time
+from sealserve.terms import RuntimeKind
 
 
 @pytest.fixture
@@ -67,6 +69,34 @@ def test_the_start_of_a_serving_replica_is_not_reported(site: Site, monkeypatch:
     monkeypatch.setattr("sealserve.cluster.local.replicas.serves", lambda _: next(answers))
     target.wait_replica(process)
     assert told == ["replica-0 attests itself, opens the release and loads the model"]
+
+
+def test_gramine_direct_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site(tmp_path / "site", platform="gramine-direct")
+    target = LocalTarget(site.workspace, site.deployment)
+    monkeypatch.setenv("PATH", "/none")
+    with raises(EnclaveCode.GRAMINE_LOADER_MISSING, match="gramine-direct is not installed") as caught:
+        target.check(site.workspace.owner.releases / "any", broker_here=True)
+    assert "gramine.readthedocs.io" in (caught.value.hint or "")
+
+
+def test_gramine_direct_starts_replicas_in_gramine(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry starts the command that `enclave run` needs, and a later `up` recognizes the process."""
+    release = ready.build_release().folder
+    ready.build_enclave(release, name="replica-0", port=ports.find_free())
+    started: list[list[str]] = []
+
+    def start(_registry: object, role: str, command: list[str], **_: object) -> Process:
+        started.append(command)
+        return Process(role=role, pid=os.getpid(), started=0, port=None, log=os.devnull)
+
+    monkeypatch.setattr(Registry, "start", start)
+    replicas = LocalReplicas(ready.workspace, tell=quietly, runtime=RuntimeKind.GRAMINE_DIRECT)
+    replicas.start(Bundle(folder=release, size=0, enclaves=()), 0)
+
+    (command,) = started
+    assert command[command.index("--platform") + 1] == "gramine-direct"
+    assert role_of(command, ready.workspace) == "replica-0"
 
 
 def test_an_enclave_keeps_its_port_while_that_is_free(site: Site) -> None:

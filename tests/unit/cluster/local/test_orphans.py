@@ -26,6 +26,7 @@ from sealserve.cluster.local.part_commands import (
 from sealserve.cluster.local.processes import Process
 from sealserve.cluster.local.target import LocalTarget
 from sealserve.process_signal import start_time
+from sealserve.terms import RuntimeKind
 from sealserve.workspace import Workspace
 
 _SLEEP = ["-c", "import time; print('up', flush=True); time.sleep(60)"]
@@ -101,6 +102,13 @@ def commands(workspace: Workspace) -> dict[str, list[str]]:
         "platform": service_command(workspace, "platform"),
         "broker": service_command(workspace, "broker"),
         "replica-3": replica_command(workspace, "replica-3", workspace.host.releases / "x", attempts=10),
+        "replica-4": replica_command(
+            workspace,
+            "replica-4",
+            workspace.host.releases / "x",
+            attempts=1,
+            runtime=RuntimeKind.GRAMINE_DIRECT,
+        ),
         "supervisor": supervisor_command(workspace),
     }
 

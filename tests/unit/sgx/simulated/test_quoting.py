@@ -98,7 +98,7 @@ def test_a_peer_that_leaves_early_harms_nobody(path: Path, report: EnclaveReport
 def test_peers_beyond_what_can_be_served_are_turned_away(
     monkeypatch: pytest.MonkeyPatch, platform: SimulatedPlatform, tmp_path: Path, report: EnclaveReport
 ) -> None:
-    monkeypatch.setattr("sealserve.sgx.simulated.quoting._MAX_PEERS", 1)
+    monkeypatch.setattr("sealserve.sgx.simulated.background._MAX_PEERS", 1)
     path = tmp_path / "narrow.sock"
     with QuotingServer(platform, path, peer_timeout=60) as narrow, _connect(path) as first:
         first.sendall(b"\0")
