@@ -1,9 +1,9 @@
 """Requests to an attested service, in four ways that take turns: the measurements of ``attested.py``.
 
-- *tls*: a TLS connection whose server the owner's CA certifies;
-- *attested*: the same, after the six steps (``--require-attested``);
-- *proxy*: a connection without TLS to ``sealserve proxy``, which has a verified connection;
-- *receipt*: as *attested*, with a receipt for each answer.
+- `tls`: a TLS connection whose server the owner's CA certifies;
+- `attested`: the same, after the six steps (``--require-attested``);
+- `proxy`: a connection without TLS to ``sealserve proxy``, which has a verified connection;
+- `receipt`: as `attested`, with a receipt for each answer.
 
 The messages are the same bytes, and the client is gRPC's for Python. Its own cost is part of each latency, and limits
 the rate.

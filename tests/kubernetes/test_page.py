@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import ROOT, Images
+from tests.harness.page_reader import Reader
 from tests.harness.pages import WrittenFile, steps
 from tests.harness.running import run
-from tests.integration.test_docs import Reader
 from tests.kubernetes.conftest import Kubectl
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]

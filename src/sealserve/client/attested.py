@@ -49,8 +49,8 @@ class VerifiedEndpoint:
         presented: The evidence, the user's nonce, and the certificate of the connection.
         service: The verified enclave.
         verified_at: The user's time of the verification.
-        expires: The time after which the evidence must be requested again: the expiry of the attestation result (without
-            one, `WITHOUT_RESULT` after the verification), or of the certificate if that is earlier.
+        expires: The time after which the evidence must be requested again: the expiry of the attestation result
+            (without one, `WITHOUT_RESULT` after the verification), or of the certificate if that is earlier.
     """
 
     address: str

@@ -36,7 +36,7 @@ def examine(
         machines: The roles of this machine.
         workspace: The workspace in this folder, or None.
         deployment: The deployment that the workspace describes, or None.
-        runtime: What is to run the enclaves.
+        runtime: The program that will run the enclaves.
         host: Facts about this machine that matter for enclaves.
         production: Whether settings that weaken protection count as missing requirements.
     """

@@ -151,9 +151,7 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: 
     models = []
     for key in facts:
         if found := _MODEL.fullmatch(key):
-            lists = {
-                name: json.loads(facts.get(f"{key}.{name}", "[]")) for name in ("labels", "dangerous_operations")
-            }
+            lists = {name: json.loads(facts.get(f"{key}.{name}", "[]")) for name in ("labels", "dangerous_operations")}
             described = {"name": found["name"], "version": int(found["version"]), **lists}
             models.append(ModelSection.model_validate_json(json.dumps(described)))
     return deployment.model_copy(update={**changed, "models": tuple(models) or deployment.models})

@@ -203,7 +203,7 @@ def restate(
     """Sign the statements of all releases again, with other keys of the broker. Return the number of statements.
 
     Revoked releases are left out: the broker issues no attestation results for them. Statements that this owner did not
-    sign are left out too: whoever breaks into a broker can write to its database, and must not get a signature.
+    sign are left out too: an attacker who breaks into a broker can write to its database, and must not get a signature.
     """
     count = 0
     for release_id in statements.releases_with_one(connection):

@@ -1,4 +1,4 @@
-"""The check of models inside the enclave. The owner may be the attacker, so the check on her machine is not sufficient."""
+"""The check of models inside the enclave. The owner may be the attacker: her own check is not sufficient."""
 
 from collections.abc import Sequence
 from pathlib import Path

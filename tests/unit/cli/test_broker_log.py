@@ -38,7 +38,10 @@ def refusal(code: str, *, ago: timedelta = timedelta(), **changes: Any) -> Entry
 
 @pytest.fixture
 def logged(ready: Site, released: VerifiedRelease) -> Site:
-    """A log with the rows of the issuing authority, of `allow` and of an enrolment, and refusals of several codes, times, releases and platforms."""
+    """A log with several decisions: the issuing authority, `allow`, an enrolment, and refusals.
+
+    The refusals differ in code, time, release and platform.
+    """
     provisioning.allow(ready.workspace, ready.deployment, released.folder, now=NOW - timedelta(days=9))
     with Owner.open(ready.workspace).database() as database:
         (known,) = admin.every_release(database)

@@ -49,7 +49,7 @@ def test_an_honest_service_is_verified(tmp_path: Path, port: str) -> None:
 
 
 def test_the_certificate_does_not_choose_how_long_evidence_counts(tmp_path: Path) -> None:
-    """An owner can issue a certificate for decades. Without an attestation result, nothing else would limit the time."""
+    """An owner can issue a certificate for decades. Without a result, nothing else would limit the time."""
     with AttestedService(tmp_path / "service", certificate_days=10_000) as service:
         policy = parse_user_policy(CaseBuilder(tmp_path / "cases", service.example).pinning().encode())
         verified = verify_endpoint(service.address, policy, tls=service.tls)

@@ -27,7 +27,7 @@ class Attacker(Enum):
     OWNER = (
         "owner",
         (
-            "The owner has all files of her own and of the host, and her machine is in the path between the user and "
+            "The owner has her files and the host's files, and her machine is in the path between the user and "
             "the service. She wants to read the user's input."
         ),
     )
@@ -45,7 +45,7 @@ class Refusal:
         code: Code of the error.
         message: Message of the error.
         by: The part that refused.
-        facts: What was tried, as labels and values.
+        facts: The details of the attempt, as labels and values.
     """
 
     code: str

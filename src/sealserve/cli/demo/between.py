@@ -1,4 +1,4 @@
-"""A machine between two peers: it records what it forwards, and can end TLS on both sides with keys of its own.
+"""A machine between two peers: it records what it forwards, and can end TLS on both sides with its own keys.
 
 Without TLS, it is the packet capture of a host. With TLS, it is an active attacker: it sees the plaintext if both peers
 accept it.

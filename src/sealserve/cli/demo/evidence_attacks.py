@@ -1,7 +1,7 @@
 """Attacks with evidence: on the user's verification, and on the broker's.
 
 A hostile host ends the user's connection itself, and presents evidence that is genuine but not for this connection. Or
-it shows genuine evidence to the broker in a session of its own.
+it shows genuine evidence to the broker in a separate session.
 """
 
 from dataclasses import replace

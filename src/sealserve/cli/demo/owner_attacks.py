@@ -55,7 +55,7 @@ class OwnerAttacks:
         """Return the attacks, in order."""
         return [
             Attempt(
-                title="issue a second, valid certificate for a key of her own, and sit in the path",
+                title="issue a second, valid certificate for her own key, and sit in the path",
                 explanation="The owner's service authority signs the certificate, for the service's name. A client "
                 "that checks only the certificate accepts it, and the owner reads the input. The verification compares "
                 "the key of the connection with the enclave's key.",

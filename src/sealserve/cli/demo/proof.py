@@ -1,4 +1,4 @@
-"""The proof that the host saw only ciphertext, and that nobody but the enclaves has the service's TLS keys.
+"""The proof that the host saw only ciphertext, and that only the enclaves have the service's TLS keys.
 
 The demo searches the host's files and all logs for the secrets, and the files of host and owner for TLS keys.
 """

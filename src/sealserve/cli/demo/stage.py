@@ -239,7 +239,7 @@ class Stage:
 
         Args:
             answer: Returns the evidence for a nonce.
-            facts: What was tried.
+            facts: The details of the attempt.
             tls_key: The key of the connection. None means a new key of the attacker.
             policy: The user's policy, instead of the usual one.
         """

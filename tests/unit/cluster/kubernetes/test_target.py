@@ -129,11 +129,12 @@ def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> Non
     target = KubernetesTarget(make_site(tmp_path).workspace, make_context().deployment)
     target._open = Cluster()  # type: ignore[assignment]
     labels = {"app.kubernetes.io/component": "replicas"}
+    metadata = {"name": "p", "namespace": "n", "labels": labels}
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-    pod = {"metadata": {"name": "p", "namespace": "n", "labels": labels}, "spec": {}, "status": ready}
+    pod = {"metadata": metadata, "spec": {}, "status": ready}
     assert target._pod_status("replica-0", pod).certificate_end == datetime(2026, 11, 30, 10, tzinfo=UTC)
     assert target._pod_status("replica-0", {**pod, "status": {}}).certificate_end is None
-    front = {**pod, "metadata": {**pod["metadata"], "labels": {"app.kubernetes.io/component": "front"}}}
+    front = {**pod, "metadata": {**metadata, "labels": {"app.kubernetes.io/component": "front"}}}
     assert target._pod_status("nginx", front).certificate_end is None
 
 
