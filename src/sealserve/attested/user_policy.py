@@ -139,7 +139,7 @@ def parse_user_policy(content: bytes) -> UserPolicy:
             dangerous_simulated_root=_root(file.dangerous_simulated_root),
         )
     except SealserveError as error:
-        if error.code == AttestedCode.USER_POLICY_EMPTY:
+        if error.code in {AttestedCode.USER_POLICY_EMPTY, AttestedCode.USER_POLICY_INVALID}:
             raise
         raise _fault(error.message.removesuffix("."), hint=error.hint) from error
 

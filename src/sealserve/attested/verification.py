@@ -4,7 +4,7 @@ A failure names the step and what it means for the user. `docs/reference/attesta
 """
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,7 +67,7 @@ class StepFailedError(VerificationError):
     def __init__(self, step: Step, cause: SealserveError) -> None:
         super().__init__(
             f"Step {step.number} of {len(Step)} ({step.title}) failed: {cause.message} {step.meaning}",
-            hint=cause.hint or "Do not send an input to this service.",
+            hint=_hint(cause),
             code=cause.code,
         )
         self.step = step
@@ -76,6 +76,25 @@ class StepFailedError(VerificationError):
 
     def __reduce__(self) -> tuple[type["StepFailedError"], tuple[Step, SealserveError]]:
         return type(self), (self.step, self.cause)
+
+
+_CLOCK: Final = "Check the clock of this machine."
+_HINTS: Final[Mapping[str, str]] = {
+    SgxCode.COLLATERAL_EXPIRED: f"{_CLOCK} If it is right, ask the owner of the service for current collateral, or "
+    "fetch it yourself: `sealserve verify --collateral-from URL`.",
+    SgxCode.COLLATERAL_NOT_YET_VALID: _CLOCK,
+    SgxCode.CERTIFICATE_CHAIN_VALIDITY: _CLOCK,
+    SgxCode.COLLATERAL_ROLLED_BACK: "Ask the owner of the service for newer collateral, or fetch it yourself: "
+    "`sealserve verify --collateral-from URL`.",
+    AttestationCode.POLICY_TCB_STATUS: "Use a service with updated machines, or accept this status in your policy.",
+    AttestationCode.POLICY_ADVISORY: "Read the advisories. Then use another service, or accept them in your policy.",
+}
+
+
+def _hint(cause: SealserveError) -> str:
+    """Return the next step for a user. The other hints about quotes are for the owner and the host of the service."""
+    hint = None if cause.code in set(SgxCode) else cause.hint
+    return _HINTS.get(cause.code) or hint or "Do not send an input to this service."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

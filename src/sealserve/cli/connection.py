@@ -111,7 +111,7 @@ def find_access(
         raise WorkspaceMissingError(
             error.message,
             hint="Give the client bundle that the owner of the service sent you: --bundle FILE. Without a bundle, give "
-            "--address, --server-name and --ca, and for two-way TLS also --cert and --key.",
+            "the address, --server-name and --ca, and for two-way TLS also --cert and --key.",
         ) from error
     reach = access(found, place.deployment, ca=authority, pair=pair)
     return replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)

@@ -18,7 +18,7 @@ with deferred:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from sealserve.atomic_file import PRIVATE, write_file
-    from sealserve.attested.user_policy import LARGEST_FILE
+    from sealserve.attested.user_policy import LARGEST_FILE, parse_user_policy
     from sealserve.client.policy_file import parse_owner_key, trusting
     from sealserve.pki.certificate import parse_chain
     from sealserve.regular_file import InputFileMissingError, read_regular
@@ -70,7 +70,6 @@ def trust(
     place = policy_path(policy)
     root = None
     if dangerous_simulated_root is not None:
-        console.warn(f"--dangerous-simulated-root: {place} accepts only simulated services, which protect nothing.")
         root = _root_pem(dangerous_simulated_root)
     try:
         present = read_regular(place, limit=LARGEST_FILE)
@@ -85,6 +84,8 @@ def trust(
         dangerous_simulated_root=root,
     )
     write_file(place, made, mode=PRIVATE, overwrite=True)
+    if parse_user_policy(made).dangerous_simulated_root is not None:  # also if an earlier command named the root
+        console.warn(f"{place} accepts only simulated services, which protect nothing.")
     fingerprint = hashlib.sha256(key).hexdigest()
     result.show(
         {"policy": str(place), "owner_key": key.hex(), "owner_key_sha256": fingerprint, "releases": release or []},

@@ -30,7 +30,7 @@ with deferred:
     )
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import InputError, SealserveError
-    from sealserve.regular_file import read_regular
+    from sealserve.regular_file import InputFileMissingError, read_regular
     from sealserve.sgx.pck import PckChain
     from sealserve.sgx.quote import Quote
 
@@ -118,12 +118,19 @@ def _as_file(source: str | None) -> Path | None:
     """Return the file that the argument names. An address is never read as a file, even if the file exists."""
     if source is None:
         return None
+    path = Path(source)
     try:
         parse_endpoint(source)
-    except InputError:
-        if "/" not in source and ":" in source and not Path(source).exists():
+    except InputError as error:
+        if path.exists():
+            return path
+        if "://" in source or ("/" not in source and ":" in source):
             raise
-        return Path(source)
+        raise InputFileMissingError(
+            f"{source!r} is neither an address nor a file that exists.",
+            reason="it does not exist",
+            hint="Give HOST:PORT, such as service.example.com:8500, or a file that `sealserve verify --save` wrote.",
+        ) from error
     return None
 
 
@@ -134,9 +141,16 @@ def _with_collateral(presented: PresentedService, url: str) -> PresentedService:
     """
     from sealserve.sgx.pcs import PcsClient  # noqa: PLC0415  # the base installation has no HTTP client
 
-    chain = PckChain.parse(Quote.parse(presented.evidence.quote).pck_chain_pem)
-    with PcsClient(url) as client:
-        members = json.loads(client.collateral_for(chain).to_json())
+    try:
+        chain = PckChain.parse(Quote.parse(presented.evidence.quote).pck_chain_pem)
+    except SealserveError:
+        return presented  # the six steps report the fault of the quote
+    try:
+        with PcsClient(url) as client:
+            members = json.loads(client.collateral_for(chain).to_json())
+    except InputError as error:
+        error.hint = "Correct --collateral-from."
+        raise
     return replace(presented, evidence=presented.evidence.model_copy(update={"collateral": members}))
 
 

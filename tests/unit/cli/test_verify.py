@@ -151,15 +151,83 @@ def test_bad_input_has_an_error_with_a_hint(cli: CommandLine, service: AttestedS
     assert not (tmp_path / "config/sealserve/policy.toml").exists()
     trust(cli, service, tmp_path)
     assert error(cli, "verify", service.address, "--at", "2026-12-01T00:00:00")["code"] == "client.options"
-    assert error(cli, "verify", "no-such-file.json")["code"] == "input-file.missing"
-    assert error(cli, "verify", "host:port")["code"] == "client.target"
+    for missing in ("no-such-file.json", "127.0.0.1"):
+        failed = error(cli, "verify", missing)
+        assert failed["code"] == "input-file.missing"
+        assert "neither an address nor a file" in str(failed["message"])
+        assert "HOST:PORT" in str(failed["hint"])
+    for address in ("host:port", f"https://{service.address}"):
+        assert error(cli, "verify", address)["code"] == "client.target"
+    (tmp_path / "root.toml").write_text(f'version = 1\nowner_keys = ["{key}"]\ndangerous_simulated_root = "x"\n')
+    failed = error(cli, "verify", service.address, "--policy", tmp_path / "root.toml")
+    assert failed["message"] == (
+        "The user's policy is invalid: dangerous_simulated_root: expected a certificate in PEM."
+    )
     (tmp_path / "garbage.json").write_bytes(b"\x00" * 100)
     assert error(cli, "verify", tmp_path / "garbage.json")["code"] == "document.json"
     (tmp_path / "large.json").write_bytes(b"{" * 70_000)
     assert error(cli, "verify", tmp_path / "large.json")["code"] == "input-file.too-large"
     (tmp_path / "empty.toml").write_text("version = 1\n")
     assert error(cli, "verify", service.address, "--policy", tmp_path / "empty.toml")["code"] == "user-policy.empty"
-    assert error(cli, "verify")["code"] == "workspace.missing"
+    failed = error(cli, "verify")
+    assert failed["code"] == "workspace.missing"
+    assert "--address" not in str(failed["hint"])  # the address is an argument
+
+
+def save_bundle(cli: CommandLine, service: AttestedService, folder: Path) -> Path:
+    """Pin the owner's key, and save a bundle."""
+    trust(cli, service, folder)
+    bundle = folder / "evidence.json"
+    assert cli.bare("verify", service.address, "--server-name", NAME, "--save", bundle).status == 0
+    return bundle
+
+
+def test_only_a_written_policy_is_announced_as_simulated(
+    cli: CommandLine, service: AttestedService, tmp_path: Path
+) -> None:
+    trust(cli, service, tmp_path)
+    announced = "accepts only simulated services"
+    again = cli.bare("user", "trust", "ab" * 32)
+    assert again.status == 0
+    assert announced in again.err  # the root of the earlier command is still in the file
+    failed = cli.bare("user", "trust", tmp_path / "owner.pub", "--dangerous-simulated-root", tmp_path / "owner.pub")
+    assert failed.status == 2
+    assert announced not in failed.err
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "hint"),
+    [
+        ("2020-01-01T00:00:00", "collateral.not-yet-valid", "Check the clock of this machine."),
+        ("2060-01-01T00:00:00", "collateral.expired", "sealserve verify --collateral-from URL"),
+    ],
+)
+def test_hints_about_collateral_are_for_users(cli: CommandLine, tmp_path: Path, at: str, code: str, hint: str) -> None:
+    with AttestedService(tmp_path) as service:
+        save_bundle(cli, service, tmp_path)
+    failed = error(cli, "verify", tmp_path / "evidence.json", "--at", at)
+    assert failed["code"] == code
+    assert hint in str(failed["hint"])
+    assert "broker." not in str(failed["hint"])  # a user has no broker to configure
+
+
+def test_a_wrong_source_of_collateral_names_the_option(
+    cli: CommandLine, service: AttestedService, tmp_path: Path
+) -> None:
+    trust(cli, service, tmp_path)
+    options = ("--server-name", NAME, "--collateral-from", "nonsense")
+    failed = error(cli, "verify", service.address, *options)
+    assert (failed["code"], failed["hint"]) == ("pcs.url", "Correct --collateral-from.")
+
+
+def test_a_malformed_quote_fails_in_step_1_also_with_other_collateral(cli: CommandLine, tmp_path: Path) -> None:
+    with AttestedService(tmp_path) as service:
+        bundle = save_bundle(cli, service, tmp_path)
+    document = json.loads(bundle.read_text())
+    document["evidence"]["quote"] = document["evidence"]["quote"][:8]
+    bundle.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    failed = error(cli, "verify", bundle, "--collateral-from", "http://127.0.0.1:1")
+    assert (failed["step"], failed["code"]) == (1, "quote.truncated")
 
 
 def test_an_address_is_never_read_as_a_file(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
