@@ -30,9 +30,12 @@ log.configure()
 folder, *flags = sys.argv[1:]
 service = AttestedService(Path(folder))
 signal.signal(signal.SIGUSR1, lambda *_: service.renew())
+signal.signal(signal.SIGUSR2, lambda *_: service.identity.renewal_failed())
 sys.exit(program.serve(options.parse(flags, attested=True), service.identity, check_model))
 """
-"""An attested server. Its first argument is an empty folder, which gets the file ``ca.pem``. SIGUSR1 renews it."""
+"""An attested server. Its first argument is an empty folder, which gets the file ``ca.pem``.
+SIGUSR1 renews its certificate, and SIGUSR2 reports a failed renewal.
+"""
 
 
 class AttestedService:

@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -38,15 +39,22 @@ from sealserve.serving_interface import EVIDENCE_METHOD, EVIDENCE_PATH, RECEIPT_
 
 BODY = json.dumps({"instances": [1.0, 2.0, 5.0]}).encode()
 PREDICT = "/v1/models/m:predict"
+METRICS = "/monitoring/prometheus/metrics"
 
 
 class AttestedProcess:
     """A running attested server, and its users."""
 
     def __init__(self, folder: Path, model: Path, *flags: str) -> None:
-        self.rest = free_port()
+        self.rest, self.metrics = free_port(), free_port()
         self.process = Process(
-            [f"--model_base_path={model}", "--port=0", f"--rest_api_port={self.rest}", *flags],
+            [
+                f"--model_base_path={model}",
+                "--port=0",
+                f"--rest_api_port={self.rest}",
+                f"--monitoring_port={self.metrics}",
+                *flags,
+            ],
             ("-c", PROGRAM, str(folder)),
         )
         self.grpc = self.process.port()
@@ -57,11 +65,13 @@ class AttestedProcess:
         options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1)]
         return grpc.secure_channel(f"127.0.0.1:{self.grpc}", grpc.ssl_channel_credentials(self.ca), options)
 
-    def ask(self, path: str, body: bytes | None = None, method: str = "", **headers: str) -> tuple[int, bytes, Any]:
+    def ask(
+        self, path: str, body: bytes | None = None, method: str = "", *, port: int = 0, **headers: str
+    ) -> tuple[int, bytes, Any]:
         connection = http.client.HTTPSConnection(
-            NAME, self.rest, timeout=LONG, context=ssl.create_default_context(cadata=self.ca.decode())
+            NAME, port or self.rest, timeout=LONG, context=ssl.create_default_context(cadata=self.ca.decode())
         )
-        plain = socket.create_connection(("127.0.0.1", self.rest), LONG)
+        plain = socket.create_connection(("127.0.0.1", port or self.rest), LONG)
         connection.sock = connection._context.wrap_socket(plain, server_hostname=NAME)  # type: ignore[attr-defined]
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method or ("GET" if body is None else "POST"), path, body, named)
@@ -219,6 +229,18 @@ def test_a_renewed_certificate_is_used_and_open_connections_stay(server: Atteste
     request = EvidenceRequest()
     with server.channel() as channel:
         verified(server.example, request, evidence(channel, request.nonce), after.pop())
+
+
+def test_failed_renewals_are_counted_while_the_server_answers(server: AttestedProcess) -> None:
+    server.process.signal(signal.SIGUSR2)
+    failed = b"\nsealserve_server_failed_renewals_total{} 1\n"
+    end = time.monotonic() + LONG
+    while failed not in (page := server.ask(METRICS, port=server.metrics)[1]):  # it is read once a second
+        assert time.monotonic() < end, page
+        time.sleep(0.1)
+    assert b"\nsealserve_server_certificate_expiry_timestamp_seconds " in page
+    with server.channel() as channel:
+        assert half_plus_two(channel, 2.0) == [3.0]
 
 
 def _unnamed(ca: bytes) -> ssl.SSLContext:
