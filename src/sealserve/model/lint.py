@@ -54,6 +54,13 @@ _LOGGED: Final = {"RegexFullMatch": (1,), "RegexReplace": (1, 2)}
 
 TensorFlow's log level does not affect the library that prints, RE2 (``re2/re2.cc``).
 """
+_REMEMBERED: Final = {"MutableDenseHashTable": (0,), "MutableDenseHashTableV2": (0, 1)}
+"""Operations that store inputs when their first run creates the resource, and the indexes of these inputs.
+
+A table remembers its reserved keys, and rejects each look-up of such a key. So the next client could test guesses of an
+input of the first client. Source: ``core/kernels/lookup_table_op.cc`` (``MutableDenseHashTable``) of TensorFlow 2.21.
+"""
+_REMEMBERS: Final = "stores its reserved keys at its first run, and a request can set the keys"
 _PRINTS: Final = "prints its pattern to standard error if the pattern is invalid, and a request can set the pattern"
 _SEEDS: Final = ("seed", "seed2")
 _SEEDED: Final = (
@@ -204,13 +211,15 @@ def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, 
     loads = loading_runs(graph)
     # clients reach only the served graph; in a graph for training, signatures may change variables
     requested = program.runs(request_tensors(graph)) if is_served else frozenset()
+    fed = {node_name(name) for name in request_tensors(graph)}
     foreign = (found for run in loads for found in foreign_files(program, run))
     runs = _Runs(
         loading=program.runs(target for run in loads for target in run.targets),
         requested=requested,
         misused={
             **{found.place: f"reads {found.file}, which is not sealed with the model" for found in foreign},
-            **dict.fromkeys(_printing(program, {node_name(name) for name in request_tensors(graph)}), _PRINTS),
+            **dict.fromkeys(_with_variable_input(program, _LOGGED, fed), _PRINTS),
+            **dict.fromkeys(_with_variable_input(program, _REMEMBERED, fed) if is_served else (), _REMEMBERS),
             **dict.fromkeys(filter(lambda place: _is_seeded(program.node(place)), requested), _SEEDED),
         },
     )
@@ -241,12 +250,20 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
     return _HOLDS_A_HANDLE if _holds_a_handle(node, found.name) else None
 
 
-def _printing(program: Program, requested: Collection[str]) -> Iterator[Place]:
-    """Yield the nodes that may print an input which is not a constant. A client can feed a tensor in a signature."""
+def _with_variable_input(
+    program: Program, inputs: Mapping[str, Collection[int]], requested: Collection[str]
+) -> Iterator[Place]:
+    """Yield the nodes with an input that is not a constant of the model. A client can feed a tensor in a signature.
+
+    Args:
+        program: The program.
+        inputs: The indexes of the inputs that must be constants, by the operation's name.
+        requested: The names of the nodes in signatures.
+    """
     for (function, name), node in program.all_nodes():
         nodes = program.functions[function] if function else program.nodes
         fed = () if function else requested
-        for index in _LOGGED.get(node.op, ()):
+        for index in inputs.get(node.op, ()):
             source = nodes.get(node_name(node.input[index])) if index < len(node.input) else None
             if source is None or source.op != "Const" or source.name in fed:
                 yield (function, name)
