@@ -21,12 +21,14 @@ from typing import Final
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.expected_failures import expected_failures
 from sealserve.model.file_names import foreign_files
 from sealserve.model.loading_runs import loading_runs, request_tensors
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, library_of
 from sealserve.model.program import Place, Program, node_name
 from sealserve.model.saved_model import SERVE_TAGS, plain_files, read_saved_model, serving_meta_graph
+from sealserve.model.unread_fields import unread_field
 
 _HANDLES: Final = (pb.DT_RESOURCE, pb.DT_VARIANT)
 _STATE: Final = {"reads-state", "keeps"}
@@ -158,13 +160,7 @@ def lint(
         InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
     findings = find(folder, tags=tags)
-    refused = [
-        finding
-        for finding in findings
-        if finding.operation not in dangerous_operations or (finding.custom and not custom_operations)
-    ]
-    if refused:
-        raise RefusedOperationError(folder, refused)
+    _refuse(folder, findings, dangerous_operations, custom_operations=custom_operations)
     plain_files(folder)
     found = {finding.operation for finding in findings}
     served = serving_meta_graph(folder, read_saved_model(folder), tags)
@@ -176,9 +172,58 @@ def lint(
     )
 
 
+def lint_loaded(
+    folder: Path,
+    meta_graph: bytes,
+    *,
+    dangerous_operations: Collection[str] = (),
+    tags: Collection[str] = SERVE_TAGS,
+) -> None:
+    """Check the graph that TensorFlow loaded, as `lint` checks a file.
+
+    A file can change between two reads of it. The graph in memory is the graph that requests run.
+
+    Args:
+        folder: The SavedModel, for messages.
+        meta_graph: The ``MetaGraphDef`` that TensorFlow returned.
+        dangerous_operations: Names of operations that are allowed in spite of the lint.
+        tags: The tags of the graph that is served.
+
+    Raises:
+        RefusedOperationError: The graph has rejected operations.
+        InputError: As `lint`.
+    """
+    message = pb.SavedModel(meta_graphs=[pb.MetaGraphDef.FromString(meta_graph)])
+    if unread_field(message):
+        raise ModelCode.AMBIGUOUS.error(
+            f"{folder} was loaded with a field that only some protobuf libraries read.",
+            hint="Export the model again with TensorFlow, which never writes this form.",
+        )
+    _refuse(folder, _findings(folder, message, tags), dangerous_operations, custom_operations=False)
+
+
 def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
     """Return the rejected operations of the SavedModel in ``folder``, sorted by name. Errors: see `lint`."""
-    message = read_saved_model(folder)
+    return _findings(folder, read_saved_model(folder), tags)
+
+
+def _refuse(
+    folder: Path,
+    findings: Collection[RefusedOperation],
+    dangerous_operations: Collection[str],
+    *,
+    custom_operations: bool,
+) -> None:
+    refused = [
+        finding
+        for finding in findings
+        if finding.operation not in dangerous_operations or (finding.custom and not custom_operations)
+    ]
+    if refused:
+        raise RefusedOperationError(folder, refused)
+
+
+def _findings(folder: Path, message: pb.SavedModel, tags: Collection[str]) -> list[RefusedOperation]:
     served = serving_meta_graph(folder, message, tags)
     findings: dict[tuple[str, str], list[str]] = {}
     for graph in message.meta_graphs:

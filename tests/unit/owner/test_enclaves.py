@@ -58,6 +58,7 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         server={
             "batching_parameters_file": tmp_path / "batching.config",
             "monitoring_config_file": tmp_path / "monitoring.config",
+            "dangerous_shared_batches": True,
         },
     )
     site.import_model()
@@ -68,6 +69,7 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         "--allow_version_labels_for_unavailable_models=true",
         "--enable_batching=true",
         "--batching_parameters_file=/release/config/batching.config",
+        "--dangerous_shared_batches=true",
         "--monitoring_config_file=/release/config/monitoring.config",
         "--monitoring_port=9510",
         "--tensorflow_session_config_file=/release/config/session.config",
