@@ -59,7 +59,7 @@ TensorFlow's log level does not affect the library that prints, RE2 (``re2/re2.c
 _REMEMBERED: Final = {"MutableDenseHashTable": (0,), "MutableDenseHashTableV2": (0, 1)}
 """Operations that store inputs when their first run creates the resource, and the indexes of these inputs.
 
-A table remembers its reserved keys, and rejects each look-up of such a key. So the next client could test guesses of an
+A table stores its reserved keys, and rejects each look-up of such a key. So the next client could test guesses of an
 input of the first client. Source: ``core/kernels/lookup_table_op.cc`` (``MutableDenseHashTable``) of TensorFlow 2.21.
 """
 _REMEMBERS: Final = "stores its reserved keys at its first run, and a request can set the keys"
