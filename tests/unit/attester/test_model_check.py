@@ -1,4 +1,4 @@
-"""The check of models inside the enclave. The owner may be the attacker, so the check on her machine is not sufficient."""
+"""The check of models inside the enclave. The owner may be the attacker, so a check on her machine is not enough."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,8 +65,8 @@ def in_another_signature(graph: pb.MetaGraphDef) -> None:
 
 STATE = (
     "Assign", "AssignVariableOp", "AssignAddVariableOp", "ScatterNdUpdate", "ResourceScatterUpdate", "QueueEnqueueV2",
-    "Stage", "MapStage", "BarrierInsertMany", "LookupTableInsertV2", "LookupTableImportV2", "IteratorV2", "BatchFunction",
-    "GetSessionHandleV2", "CountUpTo", "ResourceApplyAdam", "MutexLock", "MutableDenseHashTableV2",
+    "Stage", "MapStage", "BarrierInsertMany", "LookupTableInsertV2", "LookupTableImportV2", "IteratorV2",
+    "BatchFunction", "GetSessionHandleV2", "CountUpTo", "ResourceApplyAdam", "MutexLock", "MutableDenseHashTableV2",
 )  # fmt: skip
 
 
