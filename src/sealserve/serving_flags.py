@@ -186,6 +186,12 @@ class ServerFlags:
         " attested server checks operations",
         ours=True,
     )
+    dangerous_shared_batches: bool = _flag(
+        False,
+        "allow --enable_batching for an attested server; the model then gets the inputs of several users together, and"
+        " can answer one user with another's input",
+        ours=True,
+    )
     empty_files_after_load: bool = _flag(
         False,
         "empty the files of a version after loading, to free memory on tmpfs; the version cannot be loaded again",

@@ -39,6 +39,7 @@ def test_batches_are_run_and_counted_inside_the_enclave(capsys: pytest.CaptureFi
     settings = {
         "batching_parameters_file": tmp_path / "batching.config",
         "monitoring_config_file": tmp_path / "monitoring.config",
+        "dangerous_shared_batches": True,
     }
     with deployment(capsys, server=settings) as here:
         here.up("--replicas", "1")

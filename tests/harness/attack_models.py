@@ -557,6 +557,26 @@ def kept_in_an_iterator_whose_type_the_caller_gives(tf: Any, _around: Surroundin
     return Parts(y=y, init=init, change=change)
 
 
+def reserved_key_of_a_table(tf: Any, _around: Surroundings) -> Parts:
+    """The first request's input becomes the reserved key of a table, which rejects this key in later requests."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    number = tf.strings.to_hash_bucket_fast(x, 2**62)
+    table = tf.raw_ops.MutableDenseHashTableV2(
+        empty_key=number[0], deleted_key=tf.constant(-1, tf.int64), value_dtype=tf.int64, shared_name="kept"
+    )
+    guess = tf.raw_ops.LookupTableFindV2(table_handle=table, keys=number[1:], default_value=tf.constant(0, tf.int64))
+    return Parts(y=tf.strings.as_string(guess).name)
+
+
+def reserved_key_that_a_client_feeds(tf: Any, _around: Surroundings) -> Parts:
+    """The same with a constant that is an input of the signature."""
+    key = tf.constant(7, tf.int64, name="key")
+    table = tf.raw_ops.MutableDenseHashTableV2(
+        empty_key=key, deleted_key=tf.constant(-1, tf.int64), value_dtype=tf.int64, shared_name="kept"
+    )
+    return Parts(x=key.name, y=tf.raw_ops.LookupTableSizeV2(table_handle=table).name)
+
+
 def position_of_a_generator(tf: Any, _around: Surroundings) -> Parts:
     """A request draws as many random numbers as a byte of its input says, and the next one reads the position."""
     x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
@@ -783,6 +803,10 @@ ATTACKS = {
     ),
     "kept_in_an_iterator_whose_type_the_caller_gives": Attack(
         build=kept_in_an_iterator_whose_type_the_caller_gives, refused="model.ambiguous"
+    ),
+    "reserved_key_of_a_table": Attack(build=reserved_key_of_a_table, refused=("MutableDenseHashTableV2",)),
+    "reserved_key_that_a_client_feeds": Attack(
+        build=reserved_key_that_a_client_feeds, refused=("MutableDenseHashTableV2",)
     ),
     "position_of_a_generator": Attack(build=position_of_a_generator, refused=("StatefulUniformFullInt",)),
     "position_of_a_seeded_operation": Attack(build=position_of_a_seeded_operation, refused=("RandomUniform",)),

@@ -49,10 +49,9 @@ class AttestedProcess:
         self.rest, self.metrics = free_port(), free_port()
         self.process = Process(
             [
-                f"--model_base_path={model}",
-                "--port=0",
-                f"--rest_api_port={self.rest}",
+                *(f"--model_base_path={model}", "--port=0", f"--rest_api_port={self.rest}"),
                 f"--monitoring_port={self.metrics}",
+                "--dangerous_operations=WriteFile",  # the model of the tests has a signature that writes
                 *flags,
             ],
             ("-c", PROGRAM, str(folder)),
@@ -247,3 +246,12 @@ def _unnamed(ca: bytes) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=ca.decode())
     context.check_hostname = False  # the address is the test's own server
     return context
+
+
+def test_a_model_that_writes_files_is_not_served(model: Path, tmp_path: Path) -> None:
+    flags = [f"--model_base_path={model}", "--port=0", f"--file_list={listed(model)[0]}"]
+    process = Process(flags, ("-c", PROGRAM, str(tmp_path)))
+    process.wait_for("is not loaded, because the check of its operations failed")
+    assert process.ended() != 0
+    assert "serving m version" not in process.output
+    process.close()

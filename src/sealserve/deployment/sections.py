@@ -165,6 +165,11 @@ class ServerSection(Section):
     batching_parameters_file: FilePath | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
     )
+    dangerous_shared_batches: bool = Field(
+        default=False,
+        description="whether an attested server may compute the requests of several users in one batch; the model can "
+        "then answer one user with the input of another user (measured)",
+    )
     monitoring_config_file: FilePath | None = Field(
         default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
     )

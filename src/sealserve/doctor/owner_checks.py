@@ -88,6 +88,10 @@ def production(runtime: RuntimeKind, deployment: Deployment | None) -> Iterator[
         yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
                       found=f"allowed: {', '.join(sorted(allowed))}; what they print leaves the enclave",
                       remedy="export the models without these operations")  # fmt: skip
+    if deployment is not None and deployment.server.dangerous_shared_batches:
+        yield Finding(machine=Machine.OWNER, name="batches", verdict=Verdict.MISSING,
+                      found="shared: a model can answer one user with the input of another user",
+                      remedy="remove server.dangerous_shared_batches from sealserve.toml")  # fmt: skip
     if deployment is not None and deployment.tcb.policy_file is not None:
         yield from _policy_file(deployment)
     if deployment is not None and deployment.target.kind == "kubernetes":

@@ -139,11 +139,16 @@ class EnclaveSpec:
 
 
 def model_server_files(*, interpreter: Path | None = None) -> tuple[Path, ...]:
-    """Return the files of the embedded server that are measured: interpreter, ``pyvenv.cfg``, sealserve's modules."""
+    """Return the files of the embedded server that are measured: interpreter, ``pyvenv.cfg``, sealserve's own files.
+
+    These are its modules and its tables. The table of TensorFlow's operations decides which models an attested server
+    accepts.
+    """
     program = Path(interpreter or sys.executable)
     settings = program.parent.parent / "pyvenv.cfg"
-    modules = sorted(path for folder in sealserve.__path__ for path in Path(folder).rglob("*.py"))
-    return (program, *([settings] if settings.is_file() else []), *modules)
+    folders = [Path(folder) for folder in sealserve.__path__]
+    own = sorted(path for folder in folders for kind in ("*.py", "*.toml") for path in folder.rglob(kind))
+    return (program, *([settings] if settings.is_file() else []), *own)
 
 
 def release_mounts(release: Path) -> tuple[EncryptedMount, ...]:

@@ -75,8 +75,9 @@ def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, FedFile]:
             continue
         assigned = set()
         for node in uses.get(name, ()):
-            inputs = _data_inputs(node)
-            if node.op == "AssignVariableOp" and len(inputs) == _ASSIGN_INPUTS and node_name(inputs[0]) == name:
+            # The inputs of other nodes are not listed: a call can have all variables as inputs.
+            inputs = _data_inputs(node) if node.op == "AssignVariableOp" else []
+            if len(inputs) == _ASSIGN_INPUTS and node_name(inputs[0]) == name:
                 assigned.add(fed.origin(inputs[1]))
             elif node.op not in _READS:
                 assigned.add(_COMPUTED)

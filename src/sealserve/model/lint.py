@@ -21,12 +21,14 @@ from typing import Final
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.expected_failures import expected_failures
 from sealserve.model.file_names import foreign_files
 from sealserve.model.loading_runs import loading_runs, request_tensors
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, library_of
 from sealserve.model.program import Place, Program, node_name
 from sealserve.model.saved_model import SERVE_TAGS, plain_files, read_saved_model, serving_meta_graph
+from sealserve.model.unread_fields import unread_field
 
 _HANDLES: Final = (pb.DT_RESOURCE, pb.DT_VARIANT)
 _STATE: Final = {"reads-state", "keeps"}
@@ -54,6 +56,13 @@ _LOGGED: Final = {"RegexFullMatch": (1,), "RegexReplace": (1, 2)}
 
 TensorFlow's log level does not affect the library that prints, RE2 (``re2/re2.cc``).
 """
+_REMEMBERED: Final = {"MutableDenseHashTable": (0,), "MutableDenseHashTableV2": (0, 1)}
+"""Operations that store inputs when their first run creates the resource, and the indexes of these inputs.
+
+A table stores its reserved keys, and rejects each look-up of such a key. So the next client could test guesses of an
+input of the first client. Source: ``core/kernels/lookup_table_op.cc`` (``MutableDenseHashTable``) of TensorFlow 2.21.
+"""
+_REMEMBERS: Final = "stores its reserved keys at its first run, and a request can set the keys"
 _PRINTS: Final = "prints its pattern to standard error if the pattern is invalid, and a request can set the pattern"
 _SEEDS: Final = ("seed", "seed2")
 _SEEDED: Final = (
@@ -151,13 +160,7 @@ def lint(
         InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
     findings = find(folder, tags=tags)
-    refused = [
-        finding
-        for finding in findings
-        if finding.operation not in dangerous_operations or (finding.custom and not custom_operations)
-    ]
-    if refused:
-        raise RefusedOperationError(folder, refused)
+    _refuse(folder, findings, dangerous_operations, custom_operations=custom_operations)
     plain_files(folder)
     found = {finding.operation for finding in findings}
     served = serving_meta_graph(folder, read_saved_model(folder), tags)
@@ -169,9 +172,58 @@ def lint(
     )
 
 
+def lint_loaded(
+    folder: Path,
+    meta_graph: bytes,
+    *,
+    dangerous_operations: Collection[str] = (),
+    tags: Collection[str] = SERVE_TAGS,
+) -> None:
+    """Check the graph that TensorFlow loaded, as `lint` checks a file.
+
+    A file can change between two reads of it. The graph in memory is the graph that requests run.
+
+    Args:
+        folder: The SavedModel, for messages.
+        meta_graph: The ``MetaGraphDef`` that TensorFlow returned.
+        dangerous_operations: Names of operations that are allowed in spite of the lint.
+        tags: The tags of the graph that is served.
+
+    Raises:
+        RefusedOperationError: The graph has rejected operations.
+        InputError: As `lint`.
+    """
+    message = pb.SavedModel(meta_graphs=[pb.MetaGraphDef.FromString(meta_graph)])
+    if unread_field(message):
+        raise ModelCode.AMBIGUOUS.error(
+            f"{folder} was loaded with a field that only some protobuf libraries read.",
+            hint="Export the model again with TensorFlow, which never writes this form.",
+        )
+    _refuse(folder, _findings(folder, message, tags), dangerous_operations, custom_operations=False)
+
+
 def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
     """Return the rejected operations of the SavedModel in ``folder``, sorted by name. Errors: see `lint`."""
-    message = read_saved_model(folder)
+    return _findings(folder, read_saved_model(folder), tags)
+
+
+def _refuse(
+    folder: Path,
+    findings: Collection[RefusedOperation],
+    dangerous_operations: Collection[str],
+    *,
+    custom_operations: bool,
+) -> None:
+    refused = [
+        finding
+        for finding in findings
+        if finding.operation not in dangerous_operations or (finding.custom and not custom_operations)
+    ]
+    if refused:
+        raise RefusedOperationError(folder, refused)
+
+
+def _findings(folder: Path, message: pb.SavedModel, tags: Collection[str]) -> list[RefusedOperation]:
     served = serving_meta_graph(folder, message, tags)
     findings: dict[tuple[str, str], list[str]] = {}
     for graph in message.meta_graphs:
@@ -204,13 +256,15 @@ def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, 
     loads = loading_runs(graph)
     # clients reach only the served graph; in a graph for training, signatures may change variables
     requested = program.runs(request_tensors(graph)) if is_served else frozenset()
+    fed = {node_name(name) for name in request_tensors(graph)}
     foreign = (found for run in loads for found in foreign_files(program, run))
     runs = _Runs(
         loading=program.runs(target for run in loads for target in run.targets),
         requested=requested,
         misused={
             **{found.place: f"reads {found.file}, which is not sealed with the model" for found in foreign},
-            **dict.fromkeys(_printing(program, {node_name(name) for name in request_tensors(graph)}), _PRINTS),
+            **dict.fromkeys(_with_variable_input(program, _LOGGED, fed), _PRINTS),
+            **dict.fromkeys(_with_variable_input(program, _REMEMBERED, fed) if is_served else (), _REMEMBERS),
             **dict.fromkeys(filter(lambda place: _is_seeded(program.node(place)), requested), _SEEDED),
         },
     )
@@ -241,12 +295,20 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
     return _HOLDS_A_HANDLE if _holds_a_handle(node, found.name) else None
 
 
-def _printing(program: Program, requested: Collection[str]) -> Iterator[Place]:
-    """Yield the nodes that may print an input which is not a constant. A client can feed a tensor in a signature."""
+def _with_variable_input(
+    program: Program, inputs: Mapping[str, Collection[int]], requested: Collection[str]
+) -> Iterator[Place]:
+    """Yield the nodes with an input that is not a constant of the model. A client can feed a tensor in a signature.
+
+    Args:
+        program: The program.
+        inputs: The indexes of the inputs that must be constants, by the operation's name.
+        requested: The names of the nodes in signatures.
+    """
     for (function, name), node in program.all_nodes():
         nodes = program.functions[function] if function else program.nodes
         fed = () if function else requested
-        for index in _LOGGED.get(node.op, ()):
+        for index in inputs.get(node.op, ()):
             source = nodes.get(node_name(node.input[index])) if index < len(node.input) else None
             if source is None or source.op != "Const" or source.name in fed:
                 yield (function, name)

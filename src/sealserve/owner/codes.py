@@ -88,6 +88,9 @@ class OwnerCode(ErrorCode):
     ROW_KEY_MISSING = "owner.row-key-missing", UnavailableError
     """The key that authenticates the rows of a database on a server is missing, and is not created on this machine."""
 
+    SERVER_CONFIG_SHARED_BATCHES = "server-config.shared-batches", InputError
+    """An attested server must not compute the requests of several users together, but batching is configured."""
+
     USER_CERTIFICATE_OUTDATED = "user.certificate-outdated", InputError
     """The certificate of a user has expired, or the authority that signed it was replaced."""
     USER_EXISTS = "user.exists", InputError

@@ -175,6 +175,8 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
     if BATCHING_PARAMETERS in files:
         yield argument("enable_batching", True)
         yield argument("batching_parameters_file", f"{PRIVATE_ROOT}/{BATCHING_PARAMETERS}")
+        if deployment.server.attested and deployment.server.dangerous_shared_batches:
+            yield argument("dangerous_shared_batches", True)
     if SESSION_CONFIG in files:
         yield argument("tensorflow_session_config_file", f"{PRIVATE_ROOT}/{SESSION_CONFIG}")
     if MONITORING_CONFIG in files:

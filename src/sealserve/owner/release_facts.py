@@ -33,7 +33,7 @@ RELEASE_SETTINGS: Final = frozenset({
     # The server's configuration files and its command line.
     "server.kind", "server.threads", "server.max_connection_age_seconds", "server.min_ping_seconds",
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
-    "server.rest", "server.dangerous_owner_tls_key",
+    "server.rest", "server.dangerous_owner_tls_key", "server.dangerous_shared_batches",
     # The enclave's manifest and SIGSTRUCT.
     "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
     # The policy that the broker stores with a release.

@@ -10,6 +10,7 @@ from sealserve.model.server_config import (
     read_batching_parameters,
     read_monitoring_config,
 )
+from sealserve.owner.codes import OwnerCode
 from sealserve.sealing.release_index import MODELS_FOLDER
 
 MODEL_CONFIG: Final = "config/models.config"
@@ -24,6 +25,7 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
     """Return the model server's configuration files by their paths in the release.
 
     Raises:
+        InputError: `server-config.shared-batches`: The server is attested, and batching is not allowed explicitly.
         SealserveError: As the functions of `sealserve.model.server_config`.
     """
     grouped: dict[str, list[ModelSection]] = {}
@@ -40,6 +42,12 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
     ]
     files = {MODEL_CONFIG: model_server_config(served)}
     if (path := deployment.server.batching_parameters_file) is not None:
+        if deployment.server.attested and not deployment.server.dangerous_shared_batches:
+            raise OwnerCode.SERVER_CONFIG_SHARED_BATCHES.error(
+                "server.batching_parameters_file is set, but the server is attested: a model could answer one user "
+                "with the input of another user in the same batch.",
+                hint="Remove the setting. If all users trust the model, set server.dangerous_shared_batches = true.",
+            )
         files[BATCHING_PARAMETERS] = read_batching_parameters(path)
     if (path := deployment.server.monitoring_config_file) is not None:
         files[MONITORING_CONFIG] = read_monitoring_config(path)

@@ -50,16 +50,19 @@ class AttestedIdentity(Protocol):
 
 
 class ModelCheck(Protocol):
-    """Checks a model before it is loaded. `sealserve.attester.model_check.check_model` implements it."""
+    """Checks a model before and after it is loaded. `sealserve.attester.model_check.check_model` implements it."""
 
-    def __call__(self, folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str]) -> None:
+    def __call__(
+        self, folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str], loaded: bytes | None = None
+    ) -> None:
         """Check a model.
 
         Args:
             folder: The SavedModel, whose files match the file list.
             tags: The tags of the graph that is served.
             dangerous_operations: Names of operations that the command line allows.
+            loaded: The graph that TensorFlow loaded (``MetaGraphDef``), or None before the model is loaded.
 
         Raises:
-            InputError: The model must not be loaded.
+            InputError: The model must not be served.
         """

@@ -204,6 +204,10 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
             {"platform": Verdict.OK, "operations": Verdict.MISSING},
         ),
         (
+            {"platform": "sgx", "server": {"dangerous_shared_batches": True}},
+            {"platform": Verdict.OK, "batches": Verdict.MISSING},
+        ),
+        (
             {"platform": "sgx", "target": {"kind": "kubernetes"}, "broker": {"address": "broker.example.com"}},
             {"platform": Verdict.OK, "network policy": Verdict.MISSING},
         ),

@@ -59,6 +59,21 @@ def test_an_attested_server_gets_its_tls_key_from_no_file(tls: str, settings: st
     assert not any("ssl.cfg" in flag for flag in flags)
 
 
+def test_allowed_operations_are_flags_of_an_attested_server_only() -> None:
+    def flags(kind: str = "embedded", *, owners_key: bool = False, **model: Any) -> list[str]:
+        models = [{"name": "a", "path": "m.pb", **model}, {"name": "b", "path": "m.pb", **model}]
+        server = {"kind": kind, "dangerous_owner_tls_key": owners_key}
+        made = described(model=models, server=server)
+        line = command(made, program="/p/python", port=1, bytecode=True, configuration=CONFIGURATION)
+        return [flag for flag in line if "dangerous" in flag]
+
+    allowed = ("PyFunc", "Assign")
+    assert flags(dangerous_operations=allowed) == ["--dangerous_operations=Assign,PyFunc"]
+    assert flags() == []
+    assert flags(owners_key=True, dangerous_operations=allowed) == []
+    assert flags("tensorflow-serving", dangerous_operations=allowed) == []  # it does not have the flag
+
+
 def test_only_files_in_memory_are_emptied_once_they_are_loaded() -> None:
     make = partial(command, described(), program="/p/python", port=1, bytecode=False, configuration=())
     assert "--empty_files_after_load" in make(files_in_memory=True)

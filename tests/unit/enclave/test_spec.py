@@ -162,7 +162,9 @@ def test_the_model_server_is_measured() -> None:
     files = model_server_files()
     assert files[0] == Path(sys.executable)
     assert Path(sealserve.__file__) in files
-    assert {path.suffix for path in files[2:]} == {".py"}
+    assert {path.suffix for path in files[2:]} == {".py", ".toml"}
+    # It decides which models an attested server accepts.
+    assert Path(sealserve.__file__).parent / "model" / "operations.toml" in files
     assert list(files[2:]) == sorted(files[2:])
 
 

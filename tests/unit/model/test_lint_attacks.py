@@ -62,6 +62,26 @@ def test_what_one_client_sends_would_reach_the_next(name: str, around: Surroundi
     assert b"mine" in second
 
 
+def test_guesses_of_the_first_clients_input_would_be_confirmed(around: Surroundings) -> None:
+    (first,) = batches(ATTACKS["reserved_key_of_a_table"], around, [[b"mine", b"?"]])
+    assert first == b"0"
+    with pytest.raises(TensorFlowError) as caught:
+        batches(ATTACKS["reserved_key_of_a_table"], around, [[b"mine", b"?"], [b"?", b"mine"]])
+    assert "Using the empty_key as a table key is not allowed" in caught.value.text
+
+
+def test_a_table_with_reserved_keys_of_the_model_passes(around: Surroundings) -> None:
+    def build(tf: Any, _around: Surroundings) -> Parts:
+        x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+        key = tf.constant(0, tf.int64)
+        table = tf.raw_ops.MutableDenseHashTableV2(
+            empty_key=key, deleted_key=tf.constant(-1, tf.int64), value_dtype=tf.int64
+        )
+        return Parts(y=tf.fill(tf.shape(x), tf.raw_ops.LookupTableSizeV2(table_handle=table)).name)
+
+    lint(write(Attack(build=build, refused=()), around.assets.parent, around))
+
+
 @pytest.mark.parametrize("name", ["position_of_a_generator", "position_of_a_seeded_operation"])
 def test_how_many_numbers_one_client_draws_would_reach_the_next(name: str, around: Surroundings) -> None:
     seen = {tuple(answers(ATTACKS[name], around, [first, b"x"]))[1] for first in (b"a", b"b", b"a")}
@@ -91,13 +111,18 @@ def test_a_pattern_of_the_model_and_numbers_without_a_seed_pass(around: Surround
 
 def answers(attack: Attack, around: Surroundings, inputs: list[bytes]) -> Iterator[bytes]:
     """Serve the hostile model as the embedded server would, and return its answer to each input."""
+    return batches(attack, around, [[text] for text in inputs])
+
+
+def batches(attack: Attack, around: Surroundings, inputs: list[list[bytes]]) -> Iterator[bytes]:
+    """Serve the hostile model, and return its answer to each request of one or more texts."""
     folder = write(attack, around.assets.parent, around)
     session = Session.load(library(), folder, tags=["serve"], intra_op_threads=1, inter_op_threads=1)
     signature = session.signatures["serving_default"]
     x, y = session.endpoint(signature.inputs["x"].name), session.endpoint(signature.outputs["y"].name)
     collected = []
-    for text in inputs:
-        (answer,) = session.run([(x, Tensor.from_strings(library(), [1], [text]))], [y])
+    for texts in inputs:
+        (answer,) = session.run([(x, Tensor.from_strings(library(), [len(texts)], texts))], [y])
         collected.append(b"\n".join(answer.strings()))
     session.close()
     return iter(collected)

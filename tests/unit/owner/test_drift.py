@@ -107,7 +107,9 @@ def test_another_model_name_is_one_model_less_and_one_more(ready: Site) -> None:
 def test_a_changed_batching_file(tmp_path: Path) -> None:
     batching = tmp_path / "batching.config"
     batching.write_text("max_batch_size { value: 8 }")
-    site = make_site(tmp_path / "site", server={"batching_parameters_file": str(batching)})
+    site = make_site(
+        tmp_path / "site", server={"batching_parameters_file": str(batching), "dangerous_shared_batches": True}
+    )
     site.import_model()
     site.certify()
     release = site.build_release().folder

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from sealserve.enclave.measurement import enclave_names, load_enclave, port_of, 
 from sealserve.enclave.signing import resign
 from sealserve.owner import enclaves
 from sealserve.owner.codes import OwnerCode
+from sealserve.owner.drift import facts_now
 from sealserve.owner.owner import Owner
+from sealserve.owner.release_facts import as_released
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
 from sealserve.terms import RuntimeKind, ServerKind, TlsMode
@@ -58,6 +61,7 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         server={
             "batching_parameters_file": tmp_path / "batching.config",
             "monitoring_config_file": tmp_path / "monitoring.config",
+            "dangerous_shared_batches": True,
         },
     )
     site.import_model()
@@ -68,6 +72,7 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         "--allow_version_labels_for_unavailable_models=true",
         "--enable_batching=true",
         "--batching_parameters_file=/release/config/batching.config",
+        "--dangerous_shared_batches=true",
         "--monitoring_config_file=/release/config/monitoring.config",
         "--monitoring_port=9510",
         "--tensorflow_session_config_file=/release/config/session.config",
@@ -167,6 +172,28 @@ def test_the_release_decides_who_creates_the_tls_key(tmp_path: Path, owner_tls_k
     assert ("sealserve.attester" in spec.argv) is not owner_tls_key
     configured = next(argument for argument in spec.argv if argument.startswith("--ssl_config_file="))
     assert configured.endswith("/ssl.cfg" if owner_tls_key else "/clients.cfg")
+
+
+def test_an_older_releases_enclave_allows_the_operations_of_that_release(tmp_path: Path) -> None:
+    site = make_site(tmp_path, model={"dangerous_operations": ("Print",)})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    facts = facts_now(site.workspace, site.deployment)
+    (model,) = site.deployment.models
+    later = site.deployment.model_copy(
+        update={"models": (model.model_copy(update={"dangerous_operations": ("PyFunc",)}),)}
+    )
+
+    def flags(known: Mapping[str, str] | None) -> list[str]:
+        deployment = as_released(later, known, release.index)
+        spec = enclaves.specify(site.workspace, deployment, release.folder, name="server", port=8500)
+        return [argument for argument in spec.argv if argument.startswith("--dangerous")]
+
+    assert flags(facts) == ["--dangerous_operations=Print"]
+    without = {key: value for key, value in facts.items() if not key.endswith(".dangerous_operations")}
+    assert flags(without) == []  # a release of a version that did not record the setting
+    assert flags(None) == ["--dangerous_operations=PyFunc"]
 
 
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:

@@ -107,7 +107,7 @@ def test_what_is_sealed_measured_or_appraised_needs_a_new_release(tmp_path: Path
     monitoring = tmp_path / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
     files = {"batching_parameters_file": str(batching), "monitoring_config_file": str(monitoring)}
-    site = make_site(tmp_path / "site", server=files, target={"kind": "docker"})
+    site = make_site(tmp_path / "site", server={**files, "dangerous_shared_batches": True}, target={"kind": "docker"})
     site.import_model()
     site.certify()
     read = reads(site.deployment)

@@ -25,6 +25,7 @@ from sealserve.owner.expiry import service_certificate_end
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease
+from sealserve.owner.server_config import server_config_files
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.client_settings import parse_client_settings
 from sealserve.sealing import archive
@@ -319,6 +320,7 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
         server={
             "batching_parameters_file": tmp_path / "batching.config",
             "monitoring_config_file": tmp_path / "monitoring.config",
+            "dangerous_shared_batches": True,
         },
     )
     site.import_model()
@@ -354,10 +356,26 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
         assert (row["size"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
 
+def test_an_attested_server_does_not_batch_the_requests_of_several_users(ready: Site) -> None:
+    path = ready.directory / "batching.config"
+    path.write_text("max_batch_size { value: 8 }")
+
+    def build(**settings: bool) -> Any:
+        server = ready.deployment.server.model_copy(update={"batching_parameters_file": path, **settings})
+        return server_config_files(ready.deployment.model_copy(update={"server": server}))
+
+    with raises(OwnerCode.SERVER_CONFIG_SHARED_BATCHES, match="could answer one user with the input of another"):
+        build()
+    assert "config/batching.config" in build(dangerous_shared_batches=True)
+    assert "config/batching.config" in build(dangerous_owner_tls_key=True)  # users cannot verify this server anyway
+
+
 def test_a_configuration_that_the_server_would_refuse_is_refused_before_a_key_is_made(ready: Site) -> None:
     bad = ready.directory / "batching.config"
     bad.write_text("allowed_batch_sizes: [8]")
-    server = ready.deployment.server.model_copy(update={"batching_parameters_file": bad})
+    server = ready.deployment.server.model_copy(
+        update={"batching_parameters_file": bad, "dangerous_shared_batches": True}
+    )
     with raises(ModelCode.SERVER_CONFIG_VALUE):
         releases.build(ready.workspace, ready.deployment.model_copy(update={"server": server}), now=ready.now)
     with Owner.open(ready.workspace).database() as database, database.read() as connection:

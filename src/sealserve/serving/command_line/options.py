@@ -153,11 +153,12 @@ def parse(arguments: Sequence[str], *, attested: bool = False) -> ServerOptions 
         _check_attested(values)
     else:
         _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
-        if values.dangerous_operations:
-            raise ServingCode.FLAGS_CONFLICT.error(
-                "--dangerous_operations is given, but only an attested server checks the operations of models.",
-                hint="Omit the flag.",
-            )
+        for name in ("dangerous_operations", "dangerous_shared_batches"):
+            if getattr(values, name):
+                raise ServingCode.FLAGS_CONFLICT.error(
+                    f"--{name} is given, but only an attested server checks what models can do with inputs.",
+                    hint="Omit the flag.",
+                )
     intra, inter = _parallelism(values)
     return ServerOptions(
         flags=values,
@@ -238,6 +239,13 @@ def _check_attested(values: ServerFlags) -> None:
                 f"--{name} is given, but the server is attested: all ports use the TLS key of the enclave.",
                 hint="Omit the flag.",
             )
+    # A model that gets the inputs of several users in one tensor can exchange their rows. No lint can exclude that.
+    if values.enable_batching and not values.dangerous_shared_batches:
+        raise ServingCode.FLAGS_CONFLICT.error(
+            "--enable_batching is given, but the server is attested: a model could answer one user with the input of "
+            "another user in the same batch.",
+            hint="Omit the flag. If all users trust the model, give --dangerous_shared_batches too.",
+        )
 
 
 def _admin(values: ServerFlags) -> AdminOptions | None:

@@ -123,6 +123,8 @@ class Loader:
                 inter_op_threads=self.options.inter_op_threads,
                 concurrent_runs=self._concurrent_runs(),
                 time_limit=self.options.flags.run_timeout_seconds,
+                # The host could have replaced the file since the check: check the graph that TensorFlow read, too.
+                inspect=None if self.check_model is None else lambda graph: self._check(folder, graph),
             )
         except TensorFlowError as error:
             self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
@@ -169,7 +171,7 @@ class Loader:
             logger.info("emptied the files of %s, which freed %.1f MB of memory", folder, empty_files(folder) / 1e6)
         return servable
 
-    def _check(self, folder: Path) -> None:
+    def _check(self, folder: Path, loaded: bytes | None = None) -> None:
         if self.check_model is None:
             return
         started = time.monotonic()
@@ -178,11 +180,13 @@ class Loader:
                 folder,
                 tags=self.options.saved_model_tags,
                 dangerous_operations=self.options.dangerous_operations,
+                loaded=loaded,
             )
         except SealserveError as error:
             self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
             raise RefusedModelError(folder, error) from error
-        logger.info("checked the operations of %s in %.2f s", folder, time.monotonic() - started)
+        what = "the operations of" if loaded is None else "the loaded operations of"
+        logger.info("checked %s %s in %.2f s", what, folder, time.monotonic() - started)
 
     def _concurrent_runs(self) -> int:
         """Return the maximum number of concurrent runs: of requests, of batches, and of warm-up requests."""

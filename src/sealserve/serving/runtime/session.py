@@ -6,7 +6,7 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/c/c_api.h`` (``TF_LoadSessionFr
 import ctypes
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ctypes import c_char_p, c_void_p
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -137,6 +137,7 @@ class Session:
         concurrent_runs: int = 1,
         time_limit: float = TIME_LIMIT,
         config: ConfigProto | None = None,
+        inspect: Callable[[bytes], None] | None = None,
     ) -> "Session":
         """Load the meta graph with ``tags`` from ``folder``, restore its variables, and run its initializer.
 
@@ -151,6 +152,7 @@ class Session:
                 thread.
             time_limit: Maximum seconds for one run, regardless of the caller's timeout.
             config: TensorFlow's other settings. Its numbers of threads are ignored.
+            inspect: Called with the serialized ``MetaGraphDef`` that TensorFlow loaded. An error frees the model.
 
         Raises:
             TensorFlowError: The folder is not a SavedModel, has no such meta graph, or cannot be restored.
@@ -179,13 +181,21 @@ class Session:
                     *(options, None, bytes(folder), (c_char_p * len(encoded))(*encoded), len(encoded)),
                     *(graph, meta_graph, status),
                 )
-            parsed = MetaGraphDef.FromString(ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length))
+            loaded = ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length)
         except BaseException:
             library.TF_DeleteGraph(graph)
             raise
         finally:
             library.TF_DeleteBuffer(meta_graph)
             library.TF_DeleteSessionOptions(options)
+        try:
+            if inspect is not None:
+                inspect(loaded)
+            parsed = MetaGraphDef.FromString(loaded)
+        except BaseException:
+            _free(library, c_void_p(handle), graph)
+            raise
+        del loaded  # otherwise the constants would stay in memory
         signatures = {}
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
@@ -322,11 +332,15 @@ class Session:
 
     def close(self) -> None:
         """Free the model."""
-        with self.library.status() as status:
-            self.library.TF_CloseSession(self._handle, status)
-        with self.library.status() as status:
-            self.library.TF_DeleteSession(self._handle, status)
-        self.library.TF_DeleteGraph(self._graph)
+        _free(self.library, self._handle, self._graph)
+
+
+def _free(library: Library, handle: c_void_p, graph: c_void_p) -> None:
+    with library.status() as status:
+        library.TF_CloseSession(handle, status)
+    with library.status() as status:
+        library.TF_DeleteSession(handle, status)
+    library.TF_DeleteGraph(graph)
 
 
 def declared_shape(info: TensorInfo) -> DeclaredShape:

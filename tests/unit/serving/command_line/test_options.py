@@ -46,6 +46,18 @@ def test_plaintext_must_be_asked_for_by_its_name() -> None:
     assert chosen.ssl_config_file is None
 
 
+def test_an_attested_server_batches_only_if_that_is_allowed_by_name() -> None:
+    flags = ["--model_base_path=/m", "--enable_batching"]
+    with raises(ServingCode.FLAGS_CONFLICT, match="could answer one user with the input of another"):
+        parse(flags, attested=True)
+    chosen = parse([*flags, "--dangerous_shared_batches"], attested=True)
+    assert isinstance(chosen, ServerOptions)
+    assert chosen.batching is not None
+    for flag in ("--dangerous_shared_batches", "--dangerous_operations=Print"):
+        with raises(ServingCode.FLAGS_CONFLICT, match="only an attested server"):
+            parse([*BASE, flag])
+
+
 def test_an_attested_server_has_tls_on_each_port_and_no_key_in_a_file() -> None:
     chosen = parse(["--model_base_path=/m", "--rest_api_port=8501"], attested=True)
     assert isinstance(chosen, ServerOptions)

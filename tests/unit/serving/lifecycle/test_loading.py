@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tests.harness.errors import raises
 
+from sealserve.attester.model_check import check_model
 from sealserve.errors import InputError
+from sealserve.model import saved_model_pb2 as pb
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
@@ -85,7 +87,10 @@ def test_a_check_refuses_a_model_before_tensorflow_loads_it(copy: Path, monkeypa
     monkeypatch.setattr(Session, "load", lambda *_, **__: pytest.fail("it was loaded"))
     asked: list[tuple[Path, object, object]] = []
 
-    def check(folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str]) -> None:
+    def check(
+        folder: Path, *, tags: Collection[str], dangerous_operations: Collection[str], loaded: bytes | None = None
+    ) -> None:
+        assert loaded is None
         asked.append((folder, tags, dangerous_operations))
         raise InputError("WriteFile of the node secret_name")
 
@@ -100,6 +105,28 @@ def test_a_check_refuses_a_model_before_tensorflow_loads_it(copy: Path, monkeypa
     assert "secret_name" not in text_for_log(caught.value), "the host of an enclave reads the log"
     assert asked == [(copy / "3", ("serve",), ("Print", "PyFunc"))]
     assert f'load_attempt_count{{model_path="{copy}/3",status="fail"}} 1' in metrics.page()
+
+
+def test_a_file_that_the_host_replaces_after_the_check_is_not_served(copy: Path, models: Path) -> None:
+    """The owner can encrypt two files for one path. The host presents the harmless file only to the check."""
+    harmful = pb.SavedModel.FromString((copy / "3" / "saved_model.pb").read_bytes())
+    for graph in harmful.meta_graphs:
+        text = graph.graph_def.node.add(name="text", op="Const")
+        text.attr["dtype"].type = pb.DT_STRING
+        text.attr["value"].tensor.ParseFromString(b"\x08\x07\x12\x00\x42\x02/x")  # a scalar of the type string
+        graph.graph_def.node.add(name="keep", op="WriteFile", input=["text", "text"])
+
+    def replacing(folder: Path, *, loaded: bytes | None = None, **settings: Collection[str]) -> None:
+        check_model(folder, loaded=loaded, **settings)
+        (folder / "saved_model.pb").write_bytes(harmful.SerializeToString())
+
+    chosen = parse([f"--model_base_path={copy}", "--model_name=m"], attested=True)
+    assert isinstance(chosen, ServerOptions)
+    loader = Loader(options=chosen, files=None, check_model=replacing)
+    with pytest.raises(RefusedModelError, match="WriteFile"):
+        loader.load("m", 3, copy / "3")
+    shutil.copytree(models / "several" / "3", copy / "3", dirs_exist_ok=True)
+    Loader(options=chosen, files=None, check_model=check_model).load("m", 3, copy / "3").session.close()
 
 
 def test_signatures_that_cannot_be_called_are_kept_as_metadata(servable: Servable) -> None:
