@@ -92,6 +92,10 @@ def production(runtime: RuntimeKind, deployment: Deployment | None) -> Iterator[
         yield Finding(machine=Machine.OWNER, name="batches", verdict=Verdict.MISSING,
                       found="shared: a model can answer one user with the input of another user",
                       remedy="remove server.dangerous_shared_batches from sealserve.toml")  # fmt: skip
+    if deployment is not None and not deployment.server.attested:
+        yield Finding(machine=Machine.OWNER, name="TLS key", verdict=Verdict.NOTE,
+                      found="the owner creates it: the owner can read all requests, and users have no proof",
+                      remedy='use server.kind = "embedded" without server.dangerous_owner_tls_key')  # fmt: skip
     if deployment is not None and deployment.tcb.policy_file is not None:
         yield from _policy_file(deployment)
     if deployment is not None and deployment.target.kind == "kubernetes":

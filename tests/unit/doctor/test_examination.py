@@ -233,6 +233,10 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
             {"platform": Verdict.OK, "network policy": Verdict.OK},
         ),
         ({"platform": "sgx", "service": {"tls": "one-way"}}, {"platform": Verdict.OK, "TLS": Verdict.NOTE}),
+        (
+            {"platform": "sgx", "server": {"dangerous_owner_tls_key": True}},
+            {"platform": Verdict.OK, "TLS key": Verdict.NOTE},
+        ),
     ],
 )
 def test_production_wants_more(tmp_path: Path, settings: dict[str, Any], verdicts: dict[str, Verdict]) -> None:
@@ -249,8 +253,10 @@ def test_production_checks_work_without_a_deployment() -> None:
 
 
 def test_a_certificate_that_ends_soon_is_noted_and_one_that_ended_is_missing(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    site = make_site(tmp_path, server={"dangerous_owner_tls_key": True})
+
     def found(now: datetime) -> Mapping[str, Finding]:
         class Clock(datetime):
             @classmethod
