@@ -22,6 +22,8 @@ SECONDS: Final = 240
 
 # Importing TensorFlow takes seconds. If a test does not need TensorFlow's answers, numpy computes them.
 WITHOUT_TENSORFLOW: Final = """
+import os
+os.environ["GRPC_VERBOSITY"] = "NONE"  # as `main` does, but the imports below already import gRPC
 import numpy as np
 from sealserve.cli import main
 from sealserve.cli.demo import comparison
