@@ -12,23 +12,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scripts.attested_example import KEY, Example
 from tests.harness import keys
 from tests.harness.attest_broker import AttestBroker, Behaviour, grant, refuse
+from tests.harness.gramine import needs_gramine_direct
 
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.signing import build_enclave
 from sealserve.enclave.spec import EnclaveSpec, release_mounts
+from sealserve.owner.enclaves import inventory_here
 from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
 from sealserve.secret import SecretBytes
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import QuotingServer
 from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.terms import ServerKind
 
 pytestmark = pytest.mark.integration
 
@@ -108,15 +112,20 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         QuotingServer(platform, Path(folder) / "quoting.sock"),
     ):
 
-        def make(*behaviours: Behaviour, gramine: GramineFiles | None = None) -> World:
+        def make(
+            *behaviours: Behaviour,
+            gramine: GramineFiles | None = None,
+            program: str = PROGRAM,
+            trusted: tuple[MeasuredFile, ...] | None = None,
+        ) -> World:
             broker.behaviours = behaviours or (grant,)
             spec = EnclaveSpec(
                 name="replica-0",
                 release_id=release.id,
-                argv=(sys.executable, "-I", "-c", PROGRAM, "/release"),
+                argv=(sys.executable, "-I", "-c", program, "/release"),
                 broker=broker.place,
                 mounts=release_mounts(release.folder),
-                trusted_files=measure([sys.executable]),
+                trusted_files=measure([sys.executable]) if trusted is None else trusted,
                 gramine=gramine,
                 simulated=True,
                 attests=True,
@@ -279,3 +288,89 @@ def test_gramine_direct_needs_gramines_files_and_program(
 
     assert result.returncode == 4, result.stderr
     assert f"error[{EnclaveCode.GRAMINE_LOADER_MISSING}]: gramine-direct is not installed" in result.stderr
+
+
+# A program for the real library OS. It looks up no path of a mount before the key is there.
+INSIDE = """
+import os, sys
+from pathlib import Path
+from sealserve.attester.enclave_keys import EnclaveKeys
+from sealserve.attester.measured import measured_settings
+from sealserve.attester.program import Enclave
+from sealserve.errors import SealserveError
+from sealserve.serving import log
+log.configure()
+print("device", sorted(os.listdir("/dev/attestation")), os.listdir("/dev/attestation/keys"))
+settings = measured_settings(os.environ)
+enclave = Enclave(settings, EnclaveKeys.create(settings.release_id))
+try:
+    granted = enclave.attest("start", limit=0)
+    enclave.open_mounts(granted)
+except SealserveError as error:
+    print(f"error[{error.code}]: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+print("evidence", len(enclave.evidence(granted.grant).quote) > 1000)
+try:
+    print("model", Path("/release/models/tiny/1/saved_model.pb").read_bytes()[:19].decode())
+except OSError as error:
+    print("model", error.strerror)
+print("renewal", enclave.attest("renewal", limit=0).key is None)
+print("host", Path("/etc/passwd").exists())
+sys.exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, Any]:
+    """The installed Gramine and this Python environment without TensorFlow, as arguments of ``world``."""
+    inventory = inventory_here(ServerKind.EMBEDDED)
+    trusted = tuple(file for file in inventory.files if "/site-packages/tensorflow" not in file.path)
+    return {"gramine": inventory.gramine, "trusted": trusted, "program": INSIDE}
+
+
+@needs_gramine_direct
+def test_the_real_library_os_opens_its_mounts_with_the_key_from_the_broker(
+    world: Callable[..., World], real: dict[str, Any]
+) -> None:
+    result = world(**real).run("--direct")
+
+    assert result.returncode == 3, result.stderr
+    # Gramine writes standard error to standard output.
+    lines = dict(line.split(" ", 1) for line in result.stdout.splitlines() if " step=" not in line)
+    assert lines == {
+        "device": "['keys'] ['release']",
+        "evidence": "True",
+        "model": "the model's weights",
+        "renewal": "True",
+        "host": "False",
+    }
+    assert KEY.hex() not in result.stderr + result.stdout
+
+
+@needs_gramine_direct
+def test_the_real_library_os_gets_no_key_from_a_broker_that_rejects_it(
+    world: Callable[..., World], real: dict[str, Any]
+) -> None:
+    made = world(refuse(final=True), **real)
+
+    result = made.run("--direct")
+
+    assert result.returncode == 3, result.stderr
+    assert "error[attest.refused]: The broker rejects this enclave. The broker's reference is row-17." in result.stdout
+    assert "model" not in result.stdout
+
+
+@needs_gramine_direct
+def test_the_real_library_os_does_not_open_a_file_that_the_host_changed(
+    world: Callable[..., World], real: dict[str, Any]
+) -> None:
+    made = world(**real)
+    path = made.release.folder / "models/tiny/1/saved_model.pb"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+
+    result = made.run("--direct")
+
+    assert result.returncode == 3, result.stderr
+    assert "model Permission denied" in result.stdout
