@@ -11,8 +11,12 @@ from sealserve.attestation.codes import AttestationCode
 from sealserve.errors import SealserveError
 
 LOGGER: Final = logging.getLogger(__name__)
-START_LIMIT: Final = 180.0
-"""Seconds after which a start without success ends. The launcher or the container platform starts the enclave again."""
+START_LIMIT: Final = 30.0
+"""Seconds after which a start without success ends. This is enough for the restart of a broker.
+
+A longer time would hide the reason from the person who waits for the start, such as an approval that is missing. The
+supervisor or the container platform starts the enclave again.
+"""
 _Broker = tuple[str, int]
 _T = TypeVar("_T")
 
