@@ -143,7 +143,7 @@ def test_a_user_verifies_an_enclave_of_a_real_release(tmp_path: Path) -> None:
 
 def test_the_broker_of_another_deployment_does_not_offer_it(tmp_path: Path) -> None:
     with (
-        owned(tmp_path / "site") as owner,
+        owned(tmp_path / "site", server={"dangerous_owner_tls_key": True}) as owner,
         owner.broker(),
         pytest.raises(SSL.Error, match="no application protocol"),
         connected(("127.0.0.1", owner.port), broker_ca(owner)),

@@ -197,7 +197,7 @@ def test_each_process_loads_a_new_certificate_and_a_new_master_key(owner: Owned)
         for _ in range(2):
             broker.until("reloaded the token signing key")
         at_once(owner, 16)
-        assert metric(owner, "sealserve_broker_last_reload_successful") == 3
+        assert metric(owner, "sealserve_broker_last_reload_successful") == 4
 
 
 def presented(owner: Owned) -> set[str]:

@@ -103,10 +103,11 @@ def test_an_owner_moves_the_keys_to_the_service_and_back(
     first = site.build_release()
     site = make_site(site.directory, source=site.directory / "half-plus-two", keystore=server.settings)
     second = site.build_release()
-    assert [row.startswith(b"vault:v") for row in stored(site)] == [False, True]
+    # The file encrypted the issuing key and the first release key.
+    assert [row.startswith(b"vault:v") for row in stored(site)] == [False, False, True]
     moved = cli.json("broker", "rotate-master")
-    assert (moved["keys"], moved["place"]) == (2, f"key 'sealserve' of {server.url}")
-    assert [row.startswith(b"vault:v") for row in stored(site)] == [True, True]
+    assert (moved["keys"], moved["place"]) == (3, f"key 'sealserve' of {server.url}")
+    assert [row.startswith(b"vault:v") for row in stored(site)] == [True, True, True]
     assert cli("backup", tmp_path / "backup").status == 0
     there = make_site(tmp_path / "restored", keystore=server.settings)
     shutil.rmtree(there.workspace.root)
@@ -117,7 +118,7 @@ def test_an_owner_moves_the_keys_to_the_service_and_back(
         opens(site, release, cli)
     settings = {**server.settings, "kind": "file"}
     site = make_site(site.directory, source=site.directory / "half-plus-two", keystore=settings)
-    assert cli.json("broker", "rotate-master")["keys"] == 2
+    assert cli.json("broker", "rotate-master")["keys"] == 3
     site = make_site(site.directory, source=site.directory / "half-plus-two")
     for release in (first, second):
         opens(site, release, cli)

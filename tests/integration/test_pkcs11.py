@@ -17,15 +17,19 @@ from tests.harness.running import deployment
 from tests.harness.softhsm import PIN, SoftHsm
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.broker import stored_key
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.pkcs11_key import Pkcs11Key
+from sealserve.broker.stored_key import FORMAT, ISSUING_FORMAT
 from sealserve.broker.tables import KEYS
 from sealserve.doctor.finding import Verdict
 from sealserve.doctor.owner_checks import owner as examine_owner
+from sealserve.owner import issuing
 from sealserve.owner.owner import Owner
+from sealserve.pki.issuing import load_key
 from sealserve.private_file import PrivateFileExposedError
 from sealserve.secret import SecretBytes
 
@@ -230,6 +234,21 @@ def stored(site: Site) -> set[tuple[str, int]]:
         return {(row[0], row[1]) for row in connection.execute(select(KEYS.c.wrapper, KEYS.c.format))}
 
 
+def both(wrapper: str) -> set[tuple[str, int]]:
+    """Return what `stored` returns if ``wrapper`` encrypted both the release key and the issuing key."""
+    return {(wrapper, FORMAT), (wrapper, ISSUING_FORMAT)}
+
+
+def issues(site: Site) -> bool:
+    """Return whether the keystore decrypts the private key of the present issuing certificate."""
+    certificate = issuing.read_certificate(site.workspace)
+    with Owner.open(site.workspace).vault() as vault:
+        with vault.database.read() as connection:
+            found = stored_key.find_issuing(connection, KeyId(certificate.key_id))
+        with vault.keystore.decrypt(found) as key:
+            return load_key(key).public_key() == certificate.certificate.public_key()
+
+
 def loads(site: Site, key_id: str) -> bytes:
     with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         return vault.keystore.load(connection, KeyId(key_id)).reveal()
@@ -250,16 +269,18 @@ def test_keys_move_from_the_file_to_the_token_to_the_service_and_back(
     site = make_site(site.directory, source=source, keystore=hsm.settings)
     assert loads(site, key_id) == secret  # the file still decrypts the earlier key
     moved = cli.json("broker", "rotate-master")
-    assert (moved["keys"], moved["place"]) == (1, "key 'sealserve' of the token 'owner'")
+    assert (moved["keys"], moved["place"]) == (2, "key 'sealserve' of the token 'owner'")
     site.workspace.owner.master_key.unlink()
-    assert stored(site) == {("pkcs11:owner/sealserve", 2)}
+    assert stored(site) == both("pkcs11:owner/sealserve")
     assert loads(site, key_id) == secret
+    assert issues(site)
     # A backup contains a key that the token encrypted.
     assert cli("backup", tmp_path / "backup").status == 0
     there = make_site(tmp_path / "restored", keystore=hsm.settings)
     there.workspace.root.rename(tmp_path / "unused")
     assert cli.bare("restore", tmp_path / "backup", "--directory", there.directory).status == 0
     assert loads(there, key_id) == secret
+    assert issues(there)
     # Without the settings, the error names the wrapper and the settings.
     make_site(site.directory, source=source)
     with raises(
@@ -270,14 +291,16 @@ def test_keys_move_from_the_file_to_the_token_to_the_service_and_back(
     # To the service, and back to a file.
     with openbao.running(tmp_path) as server:
         make_site(site.directory, source=source, keystore={**hsm.settings, **server.settings})
-        assert cli.json("broker", "rotate-master")["keys"] == 1
-        assert stored(site) == {("transit:transit/sealserve", 2)}
+        assert cli.json("broker", "rotate-master")["keys"] == 2
+        assert stored(site) == both("transit:transit/sealserve")
         assert loads(site, key_id) == secret
+        assert issues(site)
         make_site(site.directory, source=source, keystore={**server.settings, "kind": "file"})
-        assert cli.json("broker", "rotate-master")["keys"] == 1
+        assert cli.json("broker", "rotate-master")["keys"] == 2
     make_site(site.directory, source=source)
-    assert stored(site) == {("file", 2)}
+    assert stored(site) == both("file")
     assert loads(site, key_id) == secret
+    assert issues(site)
 
 
 def test_a_ciphertext_cannot_be_moved_to_another_wrapper(hsm: SoftHsm, tmp_path: Path) -> None:
@@ -326,5 +349,5 @@ def test_an_enclave_gets_a_key_from_the_token(hsm: SoftHsm, capsys: pytest.Captu
         here.up()
         assert here.states()["replica-0"] == "serving"
         assert not here.site.workspace.owner.master_key.exists()
-        assert stored(here.site) == {("pkcs11:owner/sealserve", 2)}
+        assert stored(here.site) == both("pkcs11:owner/sealserve")
         assert [row["decision"] for row in here.json("broker", "log")][-1:] == ["released"]

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, update
@@ -16,7 +17,7 @@ from sealserve.broker.database import Database
 from sealserve.broker.row_authentication import TABLES
 from sealserve.broker.tables import AUDIT, PLATFORMS, REFERENCE_VALUES
 from sealserve.errors import SealserveError
-from sealserve.owner import provisioning, row_key
+from sealserve.owner import certificates, provisioning, row_key
 from sealserve.owner.broker_database import import_database, open_database
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import IdentityLostError
@@ -39,23 +40,27 @@ def site(tmp_path: Path, url: str) -> Site:
     return make_owner(tmp_path / "owner", url)
 
 
-def make_owner(folder: Path, url: str) -> Site:
-    made = make_site(folder, target={"replicas": 1})
+def make_owner(folder: Path, url: str, **sections: Any) -> Site:
+    made = make_site(folder, target={"replicas": 1}, **sections)
     Owner.create(made.workspace)
     made.import_model()
-    made.certify()
     return on_server(made, url)
+
+
+FIRST_ROWS = [Decision.AUTHENTICATED, Decision.ISSUING_KEY_ROTATED]
+"""The rows of a new database: the key that authenticates rows, and the issuing key of attested serving."""
 
 
 @pytest.fixture
 def second(site: Site, tmp_path: Path) -> Workspace:
     """Another machine with the files of a broker, except the key that authenticates rows."""
+    site.certify()
     site.build_release()
     made = Workspace(tmp_path / "second")
     made.create()
     shutil.copy(site.workspace.deployment_file, made.deployment_file)
     first = site.workspace.owner
-    for path in (first.broker_tls, first.trust, site.workspace.vendor.root):
+    for path in (first.broker_tls, first.issuing, first.trust, site.workspace.vendor.root):
         shutil.copytree(path, made.directory / path.relative_to(site.workspace.directory), dirs_exist_ok=True)
     for path in (first.audit_signing_key, first.master_key, first.token_signing_key):
         shutil.copy2(path, made.owner.root / path.name)
@@ -88,7 +93,17 @@ def test_the_creation_of_the_key_is_the_first_row(site: Site) -> None:
     with Owner.open(site.workspace).database(create=True):
         pass
     assert decisions(site.workspace) == [Decision.AUTHENTICATED]
+    site.certify()
     site.build_release()
+    assert decisions(site.workspace) == FIRST_ROWS
+    provisioning.verify_log(site.workspace)
+
+
+def test_the_certificates_are_the_first_use(site: Site) -> None:
+    """The issuing key needs the database before the first release does."""
+    site.certify()
+    assert site.workspace.owner.row_key.exists()
+    assert decisions(site.workspace) == FIRST_ROWS
     provisioning.verify_log(site.workspace)
 
 
@@ -117,33 +132,61 @@ def test_no_command_on_another_machine_creates_the_key(site: Site, second: Works
 
 
 @pytest.mark.parametrize("attack", [None, remove_tags, empty])
-def test_an_owner_who_lost_the_key_does_not_accept_foreign_rows(site: Site, attack: object) -> None:
-    site.build_release()
+@pytest.mark.parametrize("released", [True, False])  # without a release, the issuing key is the only key
+def test_an_owner_who_lost_the_key_does_not_accept_foreign_rows(site: Site, attack: object, released: bool) -> None:
+    site.certify()
+    if released:
+        site.build_release()
     if callable(attack):
         attack(site.workspace)
     site.workspace.owner.row_key.unlink()
-    with pytest.raises(IdentityLostError, match="The key that authenticates the rows of the broker's database"):
+    lost = "The key that authenticates the rows of the broker's database"
+    with pytest.raises(IdentityLostError, match=lost):
         site.build_release()
+    with pytest.raises(IdentityLostError, match=lost):
+        certificates.rotate_issuing(site.workspace, site.deployment, now=site.now)
     assert not site.workspace.owner.row_key.exists()
 
 
-def test_a_planted_row_stops_the_first_use(site: Site) -> None:
+def first_use(site: Site) -> None:
+    """Do what uses the database first: attested serving needs the issuing key, before the first release."""
+    if site.deployment.server.attested:
+        site.certify()
+    else:
+        site.build_release()
+
+
+@pytest.fixture(params=[True, False], ids=["attested", "owner-tls-key"])
+def before_first_use(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> Site:
+    """An owner whose database is empty, until `first_use`."""
+    if request.param:
+        return make_owner(tmp_path / "owner", url)
+    made = make_owner(tmp_path / "owner", url, server={"dangerous_owner_tls_key": True})
+    made.certify()
+    return made
+
+
+def test_a_planted_row_stops_the_first_use(before_first_use: Site) -> None:
     """The administrator can stop the owner, but cannot make the owner accept a row."""
+    site = before_first_use
     with open_database(site.workspace, create=True) as database, database.write() as connection:
         connection.execute(insert(PLATFORMS).values(_PLATFORM))
     with raises(OwnerCode.ROW_KEY_MISSING, match="the database is not empty"):
-        site.build_release()
+        first_use(site)
     assert not site.workspace.owner.row_key.exists()
     with open_database(site.workspace, create=False) as database, database.write() as connection:
         connection.execute(delete(PLATFORMS))
+    first_use(site)
     site.build_release()
+    provisioning.verify_log(site.workspace)
 
 
-def test_a_planted_trace_of_a_key_stops_the_first_use(site: Site) -> None:
+def test_a_planted_trace_of_a_key_stops_the_first_use(before_first_use: Site) -> None:
+    site = before_first_use
     with open_database(site.workspace, create=True) as database, database.write() as connection:
         connection.execute(insert(PLATFORMS).values({**_PLATFORM, "changed": 1, "tag": "ab" * 32}))
     with raises(OwnerCode.ROW_KEY_MISSING, match="is not empty"):
-        site.build_release()
+        first_use(site)
     assert not site.workspace.owner.row_key.exists()
 
 

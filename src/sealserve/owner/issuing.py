@@ -44,7 +44,8 @@ def read_certificate(workspace: Workspace) -> IssuingCertificate:
     except InputFileMissingError as error:
         raise CertificateMissingError(
             f"The certificate of the issuing CA, {path}, does not exist.",
-            hint="Run `sealserve certs rotate-issuing` to create the issuing CA.",
+            hint="On the owner's machine, run `sealserve certs rotate-issuing` to create the issuing CA. To another "
+            "machine with a broker, copy owner/issuing/ from the owner's machine: see docs/how-to/two-brokers.md.",
         ) from error
 
 

@@ -136,7 +136,7 @@ def test_a_lost_master_key_is_not_replaced(database: Database, master_key: Path,
     master_key.unlink()
     with raises(
         BrokerCode.KEYSTORE_MASTER_KEY_MISSING,
-        match=r"The master key file .*master\.key does not exist, but 1 release key is encrypted with "
+        match=r"The master key file .*master\.key does not exist, but 1 stored key is encrypted with "
         r"it",
     ) as caught:
         open_keystore(database, master_key)
