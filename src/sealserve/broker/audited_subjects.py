@@ -25,6 +25,9 @@ CHANGES: Final = frozenset(
 )
 """The decisions that change a row of an authenticated table."""
 
+KEPT: Final = CHANGES | {Decision.ISSUING_KEY_ROTATED, Decision.TOKEN_KEY_ROTATED}
+"""The decisions after which the end of the log is stored outside of the database: all except those about a peer."""
+
 _SUBJECTS: Final[Mapping[Table, tuple[str, ...]]] = {
     RELEASES: ("release", "release_id"),
     REFERENCE_VALUES: ("enclave", "measurement"),

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Table, and_, insert, select, update
 from sealserve.broker import audit_end, prepared
 from sealserve.broker.audit_end import Known
 from sealserve.broker.audit_entry import GENESIS, Entry
-from sealserve.broker.audited_subjects import CHANGES, subject_of, subjects_of
+from sealserve.broker.audited_subjects import CHANGES, KEPT, subject_of, subjects_of
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.row_key import RowKey
 from sealserve.broker.tables import (
@@ -64,7 +64,7 @@ class History:
         self.key = key
         self.known = known or Known()
         self.changed = False
-        """Whether this process has recorded a change."""
+        """Whether this process has recorded a change, or the rotation of a key."""
         self._lock = threading.Lock()
 
     def session(self) -> "Session":
@@ -108,6 +108,7 @@ class Session:
         if entry.decision in CHANGES:
             self._changes, self._last_change = self._changes + 1, seq
             self._own.update(dict.fromkeys(subjects_of(entry), seq))
+        if entry.decision in KEPT:
             self._history.changed = True
         self._place = (seq, hash_)
         return {"changes": self._changes, "tag": self._key.tag(AUDIT.name, audit_end.place(seq, hash_, self._changes))}

@@ -379,6 +379,7 @@ def tls_files(workspace: Workspace, deployment: Deployment, *, now: datetime) ->
     """
     if not deployment.server.attested:
         return {SSL_CONFIG_PATH: fresh_ssl_config(workspace, deployment, now=now).render()}
+    _authority(workspace, AuthorityKind.SERVICE)  # it must exist, because a release seems to depend on all authorities
     check_service_authority(workspace, deployment)
     if deployment.service.tls is TlsMode.ONE_WAY:
         return {}

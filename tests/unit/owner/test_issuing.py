@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker import admin, stored_key
 from sealserve.broker.audit_entry import Decision
 from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database import Database
+from sealserve.broker.head_file import kept_head
 from sealserve.broker.keystore import rotate_master_key
 from sealserve.broker.stored_key import KeyId
-from sealserve.broker.tables import KEYS
-from sealserve.owner import broker_files, certificates, expiry, issuing
+from sealserve.broker.tables import AUDIT, KEYS
+from sealserve.owner import broker_files, certificates, expiry, issuing, provisioning
 from sealserve.owner.codes import OwnerCode
+from sealserve.owner.identity import IdentityLostError
 from sealserve.owner.owner import Owner
 from sealserve.pki import expiry as endings
 from sealserve.pki.authority import Authority, AuthorityKind
@@ -93,6 +96,30 @@ def test_it_is_created_with_the_other_certificates(attested: Site) -> None:
         assert (line.decision, line.detail) == (Decision.ISSUING_KEY_ROTATED, f"to the key {certificate.key_id}")
         assert admin.status(database).keys == 0
         admin.verify_log(database)
+
+
+def test_a_database_that_was_lost_before_a_release_is_noticed(attested: Site) -> None:
+    """A new database would not contain the key of the certificate."""
+    attested.import_model()
+    head = kept_head(attested.workspace.owner.audit_head)
+    assert head is not None
+    assert head.seq == 1  # the row of the creation
+    database = attested.workspace.owner.database
+    for file in database.parent.glob(f"{database.name}*"):
+        file.unlink()
+    with pytest.raises(IdentityLostError, match="The broker's database is missing"):
+        attested.build_release()
+    with pytest.raises(IdentityLostError, match="The broker's database is missing"):
+        certificates.rotate_issuing(attested.workspace, attested.deployment, now=attested.now)
+    assert not database.exists()
+
+
+def test_the_row_of_a_rotation_cannot_be_cut_off(attested: Site) -> None:
+    certificates.rotate_issuing(attested.workspace, attested.deployment, now=attested.now, compromised=True)
+    with Database.open(attested.workspace.owner.database) as database, database.write() as connection:
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq == 2))
+    with raises(BrokerCode.AUDIT_TRUNCATED):
+        provisioning.verify_log(attested.workspace)
 
 
 def test_without_attested_serving_there_is_none(owners_key: Site) -> None:

@@ -149,7 +149,10 @@ def test_nothing_is_sealed_without_a_model(site: Site) -> None:
     assert not releases.any_in(site.workspace.owner.releases)
 
 
-def test_nothing_is_sealed_without_authorities(site: Site) -> None:
+@pytest.mark.parametrize("owner_key", [False, True])
+@pytest.mark.parametrize("tls", ["two-way", "one-way"])
+def test_nothing_is_sealed_without_authorities(tmp_path: Path, tls: str, owner_key: bool) -> None:
+    site = make_site(tmp_path, service={"tls": tls}, server={"dangerous_owner_tls_key": owner_key})
     site.import_model()
     with pytest.raises(AuthorityMissingError):
         site.build_release()
