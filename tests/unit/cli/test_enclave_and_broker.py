@@ -490,7 +490,7 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
     assert "ends at row 0, but a head was signed at row 3" in error["message"]
     # No command builds on the other database, and the evidence is not overwritten.
     assert cli.error("broker", "platform", "enrol", "0" * 32)["code"] == "audit.truncated"
-    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log is missing"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 3 of the audit log is missing"):
         provisioning.sign_log(ready.workspace, now=ready.now)
     assert ready.workspace.owner.audit_head.read_bytes() == kept
 
