@@ -120,7 +120,7 @@ def test_a_revoked_administrator_is_refused_on_the_next_request_of_an_open_conne
         status, problem, _ = answered(tls)
     assert (status, problem["code"]) == (403, "administrator.revoked")
     assert "refused the certificate of 127.0.0.1:" in caplog.text
-    assert [row.entry.decision for row in remote.rows()] == ["allowed"]
+    assert [row.entry.decision for row in remote.rows()] == ["issuing-rotated", "allowed"]
 
 
 def test_the_api_is_closed_while_the_revocation_list_is_missing(remote: RemoteSite) -> None:
@@ -138,7 +138,8 @@ def test_each_change_is_an_audit_row_with_the_administrators_name(remote: Remote
         client.enrol_platform("0" * 32, None, label="rack 4")
         client.withdraw_platform("0" * 32, None)
         client.revoke("aaaaaa")
-    first, *changes = [row.entry for row in remote.rows()]
+    issuing, first, *changes = [row.entry for row in remote.rows()]
+    assert (issuing.actor, issuing.peer, issuing.decision) == (None, "owner", "issuing-rotated")
     assert (first.actor, first.peer, first.detail) == (None, "owner", "replica-0")
     assert {(entry.actor, entry.peer.rpartition(":")[0]) for entry in changes} == {("a-operator", "127.0.0.1")}
     assert [entry.decision for entry in changes] == ["draining", "enrolled", "enrolled", "withdrawn", "revoked"]
@@ -274,7 +275,7 @@ def test_a_second_request_on_a_connection_is_never_answered(remote: RemoteSite) 
     status, document, rest = said(remote, request + change)
     assert (status, rest) == (200, b"")
     assert document["releases"] == {"active": 1}
-    assert len(remote.rows()) == 1
+    assert [row.entry.decision for row in remote.rows()] == ["issuing-rotated", "allowed"]
 
 
 def test_other_methods_are_refused(shared: RemoteSite) -> None:
@@ -372,10 +373,10 @@ def test_pages_of_the_log(remote: RemoteSite) -> None:
     with remote.client(VIEWER) as client:
         everything = Selection()
         assert list(selected_rows(client, everything)[0]) == remote.rows()
-        assert [row.seq for row in selected_rows(client, Selection(last=2))[0]] == [5, 6]
+        assert [row.seq for row in selected_rows(client, Selection(last=2))[0]] == [6, 7]
         page = client.log_page(everything, after=2, limit=2)
-        assert ([row.seq for row in page.rows], page.next, page.end) == ([3, 4], 4, 6)
-        assert client.log_page(everything, after=6, limit=2) == LogPage(rows=[], next=6, end=6)
+        assert ([row.seq for row in page.rows], page.next, page.end) == ([3, 4], 4, 7)
+        assert client.log_page(everything, after=7, limit=2) == LogPage(rows=[], next=7, end=7)
 
 
 def test_limits_have_sensible_defaults() -> None:
