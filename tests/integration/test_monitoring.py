@@ -119,12 +119,12 @@ def attested() -> bool:
 
 
 @pytest.fixture
-def cases(attested: bool) -> tuple[Case, ...]:  # noqa: FBT001  # a fixture
+def cases(attested: bool) -> tuple[Case, ...]:  # a fixture
     return CASES + (ATTESTED_CASES if attested else OWNER_KEY_CASES)
 
 
 @pytest.fixture
-def described(request: pytest.FixtureRequest, attested: bool) -> Deployment:  # noqa: FBT001  # a fixture
+def described(request: pytest.FixtureRequest, attested: bool) -> Deployment:  # a fixture
     cloud = getattr(request, "param", None)
     old = "" if attested else "dangerous_owner_tls_key = true\n"
     text = f"{TOML}\n[server]\nmetrics_port = 9464\n{old}[broker]\nmetrics_port = 9465\n"

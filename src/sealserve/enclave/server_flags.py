@@ -102,9 +102,7 @@ def _default(name: str, *, own: bool) -> str:
     return str(flag.default if own or flag.theirs is None else flag.theirs)
 
 
-def _needed(
-    flags: Mapping[str, _Given], places: MountPlaces, *, own: bool, attests: bool
-) -> Iterator[FlagFinding]:
+def _needed(flags: Mapping[str, _Given], places: MountPlaces, *, own: bool, attests: bool) -> Iterator[FlagFinding]:
     needed = []
     if not attests:
         needed.append(("ssl_config_file", "without it the server accepts plaintext connections"))
