@@ -279,7 +279,9 @@ def test_no_output_of_any_command_holds_a_key(
     for name, arguments in lines:
         run(name, arguments)
     described = site.workspace.deployment_file
-    described.write_text(with_key(described.read_text(), "server.dangerous_owner_tls_key", "true"))
+    text = with_key(described.read_text(), "keystore.passphrase_file", f'"{passphrase_file}"')
+    described.write_text(with_key(text, "server.dangerous_owner_tls_key", "true"))
+    cli.ok("broker", "rotate-master", "--no-passphrase")  # above, no file named the passphrase
     for name, arguments in commands_with_an_owners_tls_key(tmp_path):
         run(name, arguments)
 
