@@ -291,6 +291,9 @@ SETTING_CASES: Final[list[Case]] = [
 
 CASES: Final = [*ENVIRONMENT_CASES, *PROGRAM_CASES, *FLAG_CASES, *SETTING_CASES]
 
+PRELOADED_CASES: Final = frozenset({"no preload", "no constructor"})
+"""Cases that remove a setting which only a server with a preloaded library has. A server that attests itself has none."""
+
 HARMLESS: Final[list[tuple[str, Change]]] = [
     ("nothing", lambda _: None),
     ("a text in a table", env("TMPDIR", {"value": "/release/scratch"})),

@@ -48,6 +48,8 @@ EXPIRY = "sealserve_broker_certificate_expiry_timestamp_seconds"
 NEXT, FETCHED = (f"sealserve_broker_collateral_{what}_timestamp_seconds" for what in ("next_update", "fetched"))
 TCB = {"vendor": "sgx", "document": "tcb?fmspc=00906ED50000"}
 RESTARTS = f'kube_pod_container_status_restarts_total{{{POD},container="server"}}'
+RENEWALS = f"sealserve_server_failed_renewals_total{{{POD}}}"
+SERVER_EXPIRY = "sealserve_server_certificate_expiry_timestamp_seconds"
 INIT_RESTARTS = f'kube_pod_init_container_status_restarts_total{{{POD},container="fetch"}}'
 
 CASES = (
@@ -70,9 +72,6 @@ CASES = (
           f'{SERVED}{{{POD},model_name="m",status="UNAVAILABLE"}}': "0+2x60",
           f'{SERVED}{{{POD},model_name="m",status="INVALID_ARGUMENT"}}': "0+900x60"}),  # clients' own
     Case("SealserveReplicaNotScraped", {f"up{{{POD}}}": "0+0x60"}, {f"up{{{POD}}}": "1+0x60"}, OF_POD),
-    Case("SealserveServiceCertificateExpires",
-         end("sealserve_server_certificate_expiry_timestamp_seconds", 13, **OF_POD),
-         end("sealserve_server_certificate_expiry_timestamp_seconds", 15, **OF_POD), OF_POD),
     Case("SealserveBrokerAway", {'up{job="sealserve-broker",instance="a"}': "1+0x5 0+0x60"},
          {'up{job="sealserve-broker",instance="a"}': "1+0x60"}),
     Case("SealserveBrokerRefuses",
@@ -96,12 +95,39 @@ CASES = (
          {f'{DECISIONS}{{outcome="refused",code="collateral.expired"}}': "2+0x10 3+0x60"},
          {f'{DECISIONS}{{outcome="refused",code="policy.mr-enclave"}}': "0+1x60"}, {"code": "collateral.expired"}),
 )  # fmt: skip
+# Enclaves create their TLS keys, and renew their certificates.
+ATTESTED_CASES = (
+    Case("SealserveRenewalsFail",
+         {RENEWALS: "0+0x2 1+0x9 2+0x9 3+0x40"},  # with the longest pause between attempts
+         {RENEWALS: "0+0x4 1+0x60"},  # the next attempt succeeded
+         OF_POD),
+    Case("SealserveEnclaveCertificateExpires", end(SERVER_EXPIRY, 5.5 / 24, **OF_POD),
+         end(SERVER_EXPIRY, 7 / 24, **OF_POD), OF_POD),  # a quarter of 24 hours
+)  # fmt: skip
+# The TLS key is in the release (server.dangerous_owner_tls_key).
+OWNER_KEY_CASES = (
+    Case("SealserveServiceCertificateExpires", end(SERVER_EXPIRY, 13, **OF_POD), end(SERVER_EXPIRY, 15, **OF_POD),
+         OF_POD),
+)  # fmt: skip
+BOTH_KINDS = pytest.mark.parametrize("attested", [True, False], ids=["attested", "owner-key"])
 
 
 @pytest.fixture
-def described(request: pytest.FixtureRequest) -> Deployment:
+def attested() -> bool:
+    """Whether the deployment's enclaves create their TLS keys, as by default."""
+    return True
+
+
+@pytest.fixture
+def cases(attested: bool) -> tuple[Case, ...]:  # a fixture
+    return CASES + (ATTESTED_CASES if attested else OWNER_KEY_CASES)
+
+
+@pytest.fixture
+def described(request: pytest.FixtureRequest, attested: bool) -> Deployment:  # a fixture
     cloud = getattr(request, "param", None)
-    text = f"{TOML}\n[server]\nmetrics_port = 9464\n[broker]\nmetrics_port = 9465\n"
+    old = "" if attested else "dangerous_owner_tls_key = true\n"
+    text = f"{TOML}\n[server]\nmetrics_port = 9464\n{old}[broker]\nmetrics_port = 9465\n"
     if cloud is not None:
         text += f'[target]\ncloud = "{cloud}"\n'
         text = text.replace("[kubernetes]", '[kubernetes]\nresources.epc_resource = "alibabacloud.com/sgx_epc_MiB"')
@@ -120,10 +146,12 @@ def rules_of(described: Deployment) -> dict[str, Any]:
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
-def test_every_alert_has_a_case(described: Deployment) -> None:
-    assert {case.alert for case in CASES} == set(rules_of(described))
+@BOTH_KINDS
+def test_every_alert_has_a_case(described: Deployment, cases: tuple[Case, ...]) -> None:
+    assert {case.alert for case in cases} == set(rules_of(described))
 
 
+@BOTH_KINDS
 def test_rules_and_configuration_are_prometheus_own(files: Path) -> None:
     promtool("check", "rules", files / "replicas.rules.yaml", files / "broker.rules.yaml")
     configuration = yaml.safe_load((files / "prometheus.yaml").read_text())
@@ -133,10 +161,13 @@ def test_rules_and_configuration_are_prometheus_own(files: Path) -> None:
     promtool("check", "config", "--syntax-only", files / "prometheus.yaml")
 
 
-def test_each_alert_fires_when_it_should_and_else_does_not(described: Deployment, files: Path) -> None:
+@BOTH_KINDS
+def test_each_alert_fires_when_it_should_and_else_does_not(
+    described: Deployment, files: Path, cases: tuple[Case, ...]
+) -> None:
     rules = rules_of(described)
     tests = []
-    for case in CASES:
+    for case in cases:
         summary = rules[case.alert]["annotations"]["summary"]
         for name, value in case.labels.items():
             summary = summary.replace(f"{{{{ $labels.{name} }}}}", value)
@@ -151,8 +182,8 @@ def test_each_alert_fires_when_it_should_and_else_does_not(described: Deployment
                 "input_series": [{"series": name, "values": values} for name, values in series.items()],
                 "alert_rule_test": [{"eval_time": case.eval_time, "alertname": case.alert, "exp_alerts": alerts}],
             })  # fmt: skip
-    cases = {"rule_files": ["replicas.rules.yaml", "broker.rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    (files / "cases.yaml").write_text(yaml.safe_dump(cases))
+    given = {"rule_files": ["replicas.rules.yaml", "broker.rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (files / "cases.yaml").write_text(yaml.safe_dump(given))
     assert "SUCCESS" in promtool("test", "rules", files / "cases.yaml")
 
 
@@ -180,6 +211,7 @@ def test_the_pages_are_prometheus_own() -> None:
     metrics.serve(["m"])
     metrics.request("m", Status.OK)
     metrics.certificate_ends(datetime(2027, 1, 1, tzinfo=UTC))
+    metrics.failed_renewals(2)
     now = datetime(2026, 11, 25, tzinfo=UTC)
     decisions = Decisions()
     decisions.count(Outcome.REFUSED, 'a"b\\c\n')
@@ -191,4 +223,4 @@ def test_the_pages_are_prometheus_own() -> None:
     )
     assert promtool("check", "metrics", given=observed.page()) == ""
     names = {line.split()[2] for line in metrics.page().splitlines() if line.startswith("# TYPE")}
-    assert "sealserve_server_certificate_expiry_timestamp_seconds" in names
+    assert {SERVER_EXPIRY, "sealserve_server_failed_renewals_total"} <= names

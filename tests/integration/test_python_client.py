@@ -17,7 +17,7 @@ def example(port: int) -> str:
     """Return the code of the docstring, with the server's port."""
     assert client.__doc__
     text = client.__doc__.partition("leave out ``certificate`` and ``key``::\n\n")[2]
-    code = textwrap.dedent(text.partition("\n\nErrors")[0])
+    code = textwrap.dedent(text.partition("\n\nExample")[0])
     assert '"127.0.0.1:8500"' in code
     return code.replace("127.0.0.1:8500", f"127.0.0.1:{port}")
 

@@ -72,11 +72,11 @@ def ready(site: Site, ready_template: Site) -> Site:
 
 
 @pytest.fixture
-def released(site: Site, released_template: Site) -> VerifiedRelease:
+def released(ready: Site, released_template: Site) -> VerifiedRelease:
     """A release with two enclaves, in ``site``, which is then ``ready``."""
-    _copy(released_template, site)
-    (folder,) = site.workspace.owner.releases.iterdir()
-    return releases.verify(folder, Owner.open(site.workspace).public_key())
+    _copy(released_template, ready)  # after what ``ready`` copies, which would replace the database with the keys
+    (folder,) = ready.workspace.owner.releases.iterdir()
+    return releases.verify(folder, Owner.open(ready.workspace).public_key())
 
 
 def _copy(template: Site, site: Site) -> None:

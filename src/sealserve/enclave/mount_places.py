@@ -64,6 +64,13 @@ class MountPlaces:
         """Return whether a file at ``path`` is sealed."""
         return self.type_of(path) == "encrypted"
 
+    def shows_sealed(self, folder: str) -> bool:
+        """Return whether an encrypted mount shows a folder of the release, at any path."""
+        return any(
+            kind == "encrypted" and PurePosixPath(self.sources.get(path, "")).parts[:1] == (folder,)
+            for path, kind in self.types.items()
+        )
+
     def is_trusted(self, path: str) -> bool:
         """Return whether a file at ``path`` is a file of the host, which Gramine opens only if it is measured."""
         return self.type_of(path) == "chroot"

@@ -8,18 +8,22 @@ Source: tensorflow/serving 9d981c5c, ``model_servers/main.cc``, ``server.h``, ``
 defaults); tensorflow/tensorflow ``core/util/command_line_flags.cc``. The flags: `sealserve.serving_flags`.
 """
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_program import Program, Server
+from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH
 from sealserve.serving_flags import BY_NAME, FLAGS, HONOURED
 
 _FALSE: Final = frozenset({"false", "0", "no"})
 _OLDER: Final = "the server would later load an older version of the model, or drop a version that the host removed"
 SEALED: Final = tuple(sorted(flag.name for flag in FLAGS if flag.reads))
 """Flags of either server that name a file which the server reads."""
+TLS_FOLDER: Final = posixpath.dirname(CLIENT_SETTINGS_PATH)
+"""The folder of the TLS settings in a release. A release for an attested server with one-way TLS has none."""
 _OWN_BOOLEANS: Final = frozenset(flag.name for flag in HONOURED if isinstance(flag.default, bool))  # take no argument
 _SERVING_BOOLEANS: Final = frozenset(flag.name for flag in FLAGS if isinstance(flag.default, bool) and not flag.ours)
 
@@ -58,7 +62,7 @@ def judge_flags(
     """
     own = program.server is Server.OWN
     flags = _own_flags(arguments) if own else _serving_flags(arguments)
-    yield from _needed(flags, own=own, attests=program.attests)
+    yield from _needed(flags, places, own=own, attests=program.attests)
     for name in SEALED:
         if name in flags and flags[name].value and not places.is_sealed(flags[name].value):
             reason = f"{flags[name].value!r} is not below an encrypted mount: the host could read or replace the file"
@@ -98,10 +102,12 @@ def _default(name: str, *, own: bool) -> str:
     return str(flag.default if own or flag.theirs is None else flag.theirs)
 
 
-def _needed(flags: Mapping[str, _Given], *, own: bool, attests: bool) -> Iterator[FlagFinding]:
+def _needed(flags: Mapping[str, _Given], places: MountPlaces, *, own: bool, attests: bool) -> Iterator[FlagFinding]:
     needed = []
-    if not attests:  # else the enclave creates the TLS key, and the file contains only settings for client certificates
+    if not attests:
         needed.append(("ssl_config_file", "without it the server accepts plaintext connections"))
+    elif places.shows_sealed(TLS_FOLDER):  # the enclave creates the TLS key: the file is only about client certificates
+        needed.append(("ssl_config_file", "without it the server accepts clients without a certificate"))
     if own:
         needed.append(("file_list", "without it the server does not detect that the host hides files of the release"))
     for name, reason in needed:

@@ -32,6 +32,7 @@ from sealserve.enclave.measurement import (
     measure_simulated,
     sigstruct_path,
 )
+from sealserve.enclave.server_flags import TLS_FOLDER
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import AttributeFlags, Attributes
@@ -126,6 +127,13 @@ def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> Non
                 f"The manifest is for a different deployment: loader.env.{variable} should be {there!r}, got {here!r}.",
                 hint="Start from the manifest that `sealserve enclave manifest` prints for this release.",
             )
+    tls = {mount.uri for mount in specified.fs.mounts if mount.type == "encrypted" and mount.source == TLS_FOLDER}
+    if lacking := tls - {mount.uri for mount in own.fs.mounts if mount.type == "encrypted"}:
+        # Without these settings, an attested server would accept clients without a certificate.
+        raise EnclaveCode.OTHER_MANIFEST.error(
+            f"The manifest lacks the release's TLS settings: fs.mounts has no encrypted mount of {lacking.pop()!r}.",
+            hint="Start from the manifest that `sealserve enclave manifest` prints for this release.",
+        )
     if specified.sgx.trusted_files[0] not in own.sgx.trusted_files:
         raise EnclaveCode.OTHER_MANIFEST.error(
             "The manifest does not trust this workspace's broker CA: sgx.trusted_files lists no CA, or a different CA.",

@@ -38,7 +38,7 @@ def refusal(code: str, *, ago: timedelta = timedelta(), **changes: Any) -> Entry
 
 @pytest.fixture
 def logged(ready: Site, released: VerifiedRelease) -> Site:
-    """A log with several decisions: the issuing authority, `allow`, an enrolment, and refusals.
+    """A log with several decisions: the issuing authority (just now), `allow`, an enrolment, and refusals.
 
     The refusals differ in code, time, release and platform.
     """
@@ -66,9 +66,9 @@ def test_rows_are_selected(cli: CommandLine, logged: Site, released: VerifiedRel
     assert numbers(cli, "--code", "policy.isv-svn", "--last", "1") == [7]
     assert numbers(cli, "--code", "policy.isv-svn", "--code", "broker.handshake") == [6, 7, 8]
     assert numbers(cli, "--code", "unheard-of") == []
-    assert numbers(cli, "--since", "2h") == [8]
-    assert numbers(cli, "--since", "7d") == [6, 7, 8]
-    assert numbers(cli, "--since", (NOW - timedelta(hours=4)).isoformat()) == [7, 8]
+    assert numbers(cli, "--since", "2h") == [1, 8]
+    assert numbers(cli, "--since", "7d") == [1, 6, 7, 8]
+    assert numbers(cli, "--since", (NOW - timedelta(hours=4)).isoformat()) == [1, 7, 8]
     assert numbers(cli, "--release", released.folder.name) == [2, 3, 4, 6]
     assert numbers(cli, "--release", "cdcdcd") == [7]
     assert numbers(cli, "--release", "cd" * 32, "--code", "ok") == []

@@ -25,7 +25,7 @@ from sealserve.cli.application import VERBS, run
         ("sealserve release verify --directory {} ", {"flowers-1", "flowers-2", "trees-1"}),
         ("sealserve release verify --directory /nowhere ", set()),
         ("sealserve doctor ", {"owner", "host", "user"}),
-        ("sealserve doctor host --platform ", {"sgx", "simulated"}),
+        ("sealserve doctor host --platform ", {"sgx", "simulated", "gramine-direct"}),
         ("sealserve doctor host --rep", {"--report"}),
         ("sealserve ver", {"verify"}),
         ("sealserve receipt ", {"verify"}),

@@ -223,13 +223,13 @@ def test_the_name_comes_from_the_models_file(bare: CommandLine) -> None:
 def test_a_file_that_is_there_stays(bare: CommandLine) -> None:
     bare.ok("init")
     file = bare.directory / "sealserve.toml"
-    file.write_text("[model]\nname = 'mine'\n")
+    file.write_text("[model]\nname = 'my-own-model'\n")
     result = bare("init")
     assert result.status == 2
     assert result.err.startswith(f"error[file.exists]: {file} already exists.\n")
-    assert "mine" in file.read_text()
+    assert "my-own-model" in file.read_text()
     bare.ok("init", "--force")
-    assert "mine" not in file.read_text()
+    assert "my-own-model" not in file.read_text()
 
 
 def test_a_name_that_no_servable_can_have_writes_nothing(bare: CommandLine) -> None:

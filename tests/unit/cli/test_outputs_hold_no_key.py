@@ -13,15 +13,19 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.harness.command_line import CommandLine
+from tests.harness.deployment_text import with_key
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
 from typer.main import get_command
 
+from sealserve.broker import stored_key
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.application import app
 from sealserve.cli.demo.exposure import Exposure
 from sealserve.cli.demo.proof import _spellings
+from sealserve.owner import issuing
 from sealserve.owner.owner import Owner
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease
 
@@ -164,6 +168,26 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
     ]
 
 
+def commands_with_an_owners_tls_key(tmp_path: Path) -> list[tuple[str, list[str | Path]]]:
+    """Return the commands for a release that contains the service's TLS key (server.dangerous_owner_tls_key)."""
+    return [
+        ("release build", []),
+        ("release verify", []),
+        ("release show", []),
+        ("release list", []),
+        ("release pack", [tmp_path / "release.tar", "--force"]),
+        ("enclave manifest", ["--name", "replica-0", "--port", "8510"]),
+        ("enclave build", ["--name", "replica-0", "--port", "8510"]),
+        ("broker allow", []),
+        ("broker releases", []),
+        ("certs renew", []),
+        ("certs show", []),
+        ("certs rotate-issuing", []),
+        ("doctor", []),
+        ("status", []),
+    ]
+
+
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
     """Yield each command and its options."""
     if hasattr(command, "commands"):
@@ -190,11 +214,17 @@ def secrets_of(site: Site, more: dict[str, bytes]) -> list[tuple[str, bytes]]:
                 size = (private_key.key_size + 7) // 8
                 values[path.name] = private_key.private_numbers().private_value.to_bytes(size, "big")
     with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
+        issuing_key = KeyId(issuing.read_certificate(site.workspace).key_id)
+        values[f"the issuing key {issuing_key}"] = vault.keystore.decrypt(
+            stored_key.find_issuing(connection, issuing_key)
+        ).reveal()
         for folder in site.workspace.owner.releases.iterdir():
             key_id = KeyId(json.loads((folder / "release.json").read_bytes())["key_id"])
             key = vault.keystore.load(connection, key_id)
             values[f"the key of {folder.name}"] = key.reveal()
-            config = unseal_bytes(folder / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg").reveal()
+            if not (folder / SSL_CONFIG_PATH).exists():  # each enclave creates its TLS key
+                continue
+            config = unseal_bytes(folder / SSL_CONFIG_PATH, key=key, embedded_path=SSL_CONFIG_PATH).reveal()
             body = config.partition(b"PRIVATE KEY-----")[2].partition(b"-----END")[0].replace(b"\\n", b"")
             found.append((f"the server key of {folder.name}", body[32:]))
     for name, value in values.items():
@@ -229,7 +259,8 @@ def test_no_output_of_any_command_holds_a_key(
     outputs: list[tuple[str, bytes]] = []
     more = {"the wrap key": key_file.read_bytes(), "the passphrase": PASSPHRASE}
     secrets = secrets_of(site, more)
-    for name, arguments in lines:
+
+    def run(name: str, arguments: list[str | Path]) -> None:
         for form in ([], ["--json"]) if "--json" in options[name] else ([],):
             given = [*name.split(), *arguments, *form]
             here = "--directory" in options[name] and "--directory" not in given
@@ -240,9 +271,19 @@ def test_no_output_of_any_command_holds_a_key(
             "broker rotate-master",
             "broker accept-database",
             "certs renew",
+            "certs rotate-issuing",
             "release build",
         ) and "passphrase" not in str(arguments):
-            secrets += secrets_of(site, {})
+            secrets.extend(secrets_of(site, {}))
+
+    for name, arguments in lines:
+        run(name, arguments)
+    described = site.workspace.deployment_file
+    text = with_key(described.read_text(), "keystore.passphrase_file", f'"{passphrase_file}"')
+    described.write_text(with_key(text, "server.dangerous_owner_tls_key", "true"))
+    cli.ok("broker", "rotate-master", "--no-passphrase")  # above, no file named the passphrase
+    for name, arguments in commands_with_an_owners_tls_key(tmp_path):
+        run(name, arguments)
 
     search = Exposure(secrets)
     for name, secret in secrets:  # had one been printed, it would have been found
@@ -252,3 +293,5 @@ def test_no_output_of_any_command_holds_a_key(
         assert b"PRIVATE KEY" not in content, name
     assert len(outputs) > 80
     assert len(secrets) > 60
+    for kind in ("the server key of ", "the issuing key ", "the key of "):
+        assert any(name.startswith(kind) for name, _ in secrets), kind

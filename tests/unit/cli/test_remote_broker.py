@@ -226,7 +226,7 @@ def test_allow_registers_a_release_that_the_owner_built(
         index = released.folder / "enclave" / "index.json"
         index.write_bytes(index.read_bytes() + b" ")
         assert over_network(cli, remote, "allow", "--json").status == 3
-        assert len(remote.rows()) == 5
+        assert len(remote.rows()) == 7
 
 
 def test_the_options_are_checked(cli: CommandLine, remote: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> None:

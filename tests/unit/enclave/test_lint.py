@@ -77,11 +77,34 @@ ATTESTING = (
 )
 
 
-def test_a_server_that_attests_itself_needs_no_tls_settings(make_spec: Callable[..., EnclaveSpec]) -> None:
-    raw = make_manifest(make_spec(attests=True, argv=ATTESTING), broker_ca_sha256="0" * 64).to_bytes()
+ONE_WAY_MOUNTS = (
+    EncryptedMount(path="/release/files.json", uri="file:files.json"),
+    EncryptedMount(path="/release/models", uri="file:models/"),
+)
+
+
+def test_a_server_that_attests_itself_needs_no_tls_settings_for_one_way_tls(
+    make_spec: Callable[..., EnclaveSpec],
+) -> None:
+    spec = make_spec(attests=True, argv=ATTESTING, mounts=ONE_WAY_MOUNTS)
+    raw = make_manifest(spec, broker_ca_sha256="0" * 64).to_bytes()
 
     assert lint(raw.decode()) == ()
     assert examine(raw, name="it").findings == ()
+
+
+@pytest.mark.parametrize("place", ["/release/tls", "/release/other"])
+@pytest.mark.parametrize("flag", [(), ("--ssl_config_file=",), ("-ssl_config_file=/release/tls/clients.cfg",)])
+def test_a_server_that_attests_itself_needs_the_release_s_settings_for_client_certificates(
+    make_spec: Callable[..., EnclaveSpec], place: str, flag: tuple[str, ...]
+) -> None:
+    mounts = (*ONE_WAY_MOUNTS, EncryptedMount(path=place, uri="file:tls/"))
+    accepted = (*ATTESTING, f"--ssl_config_file={place}/clients.cfg")
+    for argv, expected in ((accepted, []), ((*ATTESTING, *flag), [Danger.SERVER_FLAGS])):
+        spec = make_spec(attests=True, argv=argv, mounts=mounts)
+        findings = lint(make_manifest(spec, broker_ca_sha256="0" * 64).to_bytes().decode())
+        assert [finding.danger for finding in findings] == expected
+        assert all("clients without a certificate" in finding.reason for finding in findings)
 
 
 @pytest.mark.parametrize(

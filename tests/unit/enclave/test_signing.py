@@ -168,6 +168,20 @@ def test_a_manifest_of_the_owners_is_for_this_broker_and_platform(
         build(make_spec(), manifest=own + b"# {% endraw %}\n")
 
 
+def test_a_manifest_of_the_owners_contains_the_tls_settings_of_the_release(
+    build: Build, make_spec: Make, broker_ca: bytes
+) -> None:
+    """A server that attests itself would start without the settings, and accept clients without a certificate."""
+    argv = tuple(part.replace(".serving", ".attester").replace("ssl.cfg", "clients.cfg") for part in COMMAND)
+    spec = make_spec(attests=True, argv=argv)
+    one_way = make_spec(attests=True, argv=(*argv[:4], *argv[5:]), mounts=(spec.mounts[0], spec.mounts[2]))
+    own = make_manifest(one_way, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
+    build(spec)
+    build(one_way, manifest=own)
+    with raises(EnclaveCode.OTHER_MANIFEST, match="lacks the release's TLS settings: .* 'file:tls/'"):
+        build(spec, manifest=own)
+
+
 def test_a_tampered_neighbour_is_not_signed_again(build: Build, make_spec: Make) -> None:
     neighbour = build(make_spec(name="replica-1"))
     neighbour.sigstruct.write_bytes(bytes(1808))

@@ -100,9 +100,9 @@ def test_counting_from_many_threads_loses_nothing() -> None:
 
 def test_the_end_of_the_certificate_is_told_once_it_is_known() -> None:
     metrics = Metrics()
-    assert "sealserve_server" not in metrics.page()
+    assert "certificate_expiry" not in metrics.page()
     metrics.certificate_ends(datetime(2027, 1, 1, tzinfo=UTC))
-    assert metrics.page().endswith("sealserve_server_certificate_expiry_timestamp_seconds 1798761600\n")
+    assert "\nsealserve_server_certificate_expiry_timestamp_seconds 1798761600\n" in metrics.page()
 
 
 def test_each_server_counts_for_itself() -> None:

@@ -36,10 +36,10 @@ def test_the_command_line_is_this_processs_by_default(
 def test_what_is_unknown_is_internal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_options: object) -> int:
+    def fail(*_: object) -> int:
         raise ValueError("canary")
 
-    monkeypatch.setattr(program, "_serve", fail)
+    monkeypatch.setattr(program, "serve", fail)
     monkeypatch.setattr("sealserve.serving.log.configure", lambda: None)
     with caplog.at_level(logging.ERROR):
         assert main(["--model_base_path=/m", "--dangerous_plaintext"]) == 1
