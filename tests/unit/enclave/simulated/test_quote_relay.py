@@ -1,5 +1,6 @@
 """The quote relay and its client, with hostile peers on both sides. Both sides have their own implementation."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -28,16 +29,20 @@ def relay(quote_for: Callable[[bytes], bytes] = lambda data: b"quote of " + data
 
 
 def ask(address: RelayAddress, request: bytes) -> bytes:
-    """Send a request and the end of the connection, and return the complete response."""
+    """Send a request and the end of the connection, and return the complete response.
+
+    The relay may close the connection before it has read all bytes. The system then resets the connection.
+    """
     found = bytearray()
-    with socket.create_connection((LOOPBACK, address.port), timeout=10) as connection:
+    with (
+        socket.create_connection((LOOPBACK, address.port), timeout=10) as connection,
+        contextlib.suppress(ConnectionResetError, BrokenPipeError),
+    ):
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
-        try:
-            while part := connection.recv(1024):
-                found += part
-        except ConnectionResetError:  # the relay closed before it read everything
-            pass
+        with contextlib.suppress(OSError):  # the connection has ended already
+            connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(4096):
+            found += part
     return bytes(found)
 
 
