@@ -61,7 +61,7 @@ class EvidenceAttacks:
                 act=self._replay,
             ),
             Attempt(
-                title="present the genuine quote together with keys of its own",
+                title="present the genuine quote together with its own keys",
                 explanation="The host created TLS key and identity key itself, so it can sign the nonce, and the "
                 "connection ends at its key. The broker's attestation result and the quote are for other keys.",
                 expected="evidence.result-binding",
