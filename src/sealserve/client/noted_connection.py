@@ -35,10 +35,10 @@ from sealserve.client.connection_fault import (
 )
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, check_client, printable
 from sealserve.client.single_call import CallRefusedError, ClosedAtOnceError, unary_call
+from sealserve.client.tls_context import tls_context
 from sealserve.errors import SealserveError
-from sealserve.memory_file import memory_file
 from sealserve.pki.certificate import parse_chain
-from sealserve.pki.tls_material import ordered_authorities, ordered_chain
+from sealserve.pki.tls_material import ordered_chain
 from sealserve.secret import SecretBytes
 from sealserve.serving_interface import EVIDENCE_METHOD
 
@@ -95,21 +95,8 @@ class EndpointTls:
 
     def context(self, now: datetime) -> ssl.SSLContext:
         """Return the settings for Python's ``ssl``, without ALPN."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-        if self.ca is None:
-            # The certificate's issuer proves nothing here. The caller compares the key with the verified keyset.
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        else:
-            context.load_verify_locations(cadata=ordered_authorities(self.ca, now).decode("ascii"))
-        if self.certificate is not None and self.key is not None:
-            with ExitStack() as files:
-                chain = files.enter_context(memory_file(ordered_chain(self.certificate, now)))
-                key = files.enter_context(memory_file(self.key.reveal()))
-                context.load_cert_chain(chain, key, password=lambda: b"")
-        return context
+        # Without a CA, the certificate's issuer proves nothing. The caller compares the key with the verified keyset.
+        return tls_context(self.ca, self.certificate, self.key, now)
 
     def pinned_to(self, certificates: list[bytes], now: datetime) -> grpc.ChannelCredentials:
         """Return gRPC's credentials that accept exactly these service certificates (DER) and no others."""

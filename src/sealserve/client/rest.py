@@ -24,10 +24,9 @@ from sealserve.client.credentials import Credentials, Endpoint, parse_endpoint, 
 from sealserve.client.examples import bytes_from_json
 from sealserve.client.predict import ModelMetadata, Prediction, Signature, TensorSpec, signatures_of
 from sealserve.client.tensors import MAX_BYTES, Array, TensorTypeError
+from sealserve.client.tls_context import tls_context
 from sealserve.client.wire.get_model_metadata_pb2 import SignatureDefMap
 from sealserve.errors import SealserveError
-from sealserve.memory_file import memory_file
-from sealserve.pki.tls_material import ordered_authorities, ordered_chain
 from sealserve.secret import SecretBytes
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
@@ -249,17 +248,8 @@ def _trust(_: ssl.SSLSocket, __: float) -> None:
 
 
 def _context(credentials: Credentials, now: datetime) -> ssl.SSLContext:
-    """Return the TLS settings. Like gRPC, they trust only the given authority, which may be an intermediate one."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context = tls_context(credentials.ca, credentials.certificate, credentials.key, now)
     context.set_alpn_protocols([HTTP1.decode()])
-    context.load_verify_locations(cadata=ordered_authorities(credentials.ca, now).decode("ascii"))
-    if credentials.certificate is not None and credentials.key is not None:
-        with ExitStack() as files:
-            chain = files.enter_context(memory_file(ordered_chain(credentials.certificate, now)))
-            key = files.enter_context(memory_file(credentials.key.reveal()))
-            context.load_cert_chain(chain, key, password=lambda: b"")
     return context
 
 
