@@ -199,15 +199,7 @@ class Broker:
                 claims = self._appraise(evidence, state, trace, downloading)
                 appraised()
                 time, newest = self._grant(trace, claims, state, Decision.ATTESTED, detail=purpose)
-                assert trace.quote_digest is not None  # noqa: S101  # step 3 has set it
-                result = Appraised(
-                    time=time,
-                    release=newest.match.release,
-                    claims=claims,
-                    quote_digest=trace.quote_digest,
-                    public_key_digest=trace.public_key_digest,
-                )
-                return result, newest
+                return trace.result(time, newest.match.release, claims), newest
 
             return self._states.perform(evidence, steps, reset=trace.reset)
 
@@ -305,14 +297,7 @@ class Broker:
             if key is not None:
                 key.wipe()
             raise
-        assert trace.quote_digest is not None  # noqa: S101  # step 4 has set it
-        result = Appraised(
-            time=time,
-            release=newest.match.release,
-            claims=claims,
-            quote_digest=trace.quote_digest,
-            public_key_digest=trace.public_key_digest,
-        )
+        result = trace.result(time, newest.match.release, claims)
         provisioned = Provisioned(appraised=result, evidence=bound, collateral=collateral, statement=found[-1], key=key)
         return provisioned, newest
 

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sealserve.attestation.claims import Claims
 from sealserve.attestation.evidence import EndorsedEvidence, Evidence
+from sealserve.broker.appraised import Appraised
 from sealserve.broker.audit_entry import Decision, Entry
 from sealserve.broker.releases import Release
 from sealserve.broker.stage_times import RequestTimes
@@ -31,6 +32,23 @@ class Trace:
         """Remove the facts from an appraisal, because another appraisal follows."""
         self.release = self.platform = self.endorsed = self.claims = None
         self.series = ""
+
+    def result(self, time: datetime, release: Release, claims: Claims) -> Appraised:
+        """Return the result of an appraisal that succeeded.
+
+        Args:
+            time: The time of the decision.
+            release: The release, with the policy that the claims satisfy.
+            claims: The claims from the evidence.
+        """
+        assert self.quote_digest is not None  # noqa: S101  # the decision sets it before it appraises
+        return Appraised(
+            time=time,
+            release=release,
+            claims=claims,
+            quote_digest=self.quote_digest,
+            public_key_digest=self.public_key_digest,
+        )
 
     def entry(self, time: datetime, decision: Decision, code: str, detail: str = "") -> Entry:
         """Return the audit row of a decision about this request."""
