@@ -103,10 +103,17 @@ class SignalRelay:
         finally:
             self.again()
 
-    def run(self, start: Callable[[], Child]) -> int:
-        """Start the server, wait for its end, and return its exit status in a shell's form (128 + N for signal N)."""
+    def run(self, start: Callable[[], Child], *, started: Callable[[], object] | None = None) -> int:
+        """Start the server, wait for its end, and return its exit status in a shell's form (128 + N for signal N).
+
+        Args:
+            start: Starts the server.
+            started: Called after the start.
+        """
         self._raise = False
         server = start()
+        if started is not None:
+            started()
         self._server = server
         for number in self._held:
             server.send_signal(number)

@@ -23,7 +23,7 @@ from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import DEVICE_VARIABLE, GRAMINE_DEVICE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
-from sealserve.enclave.launch.server_process import Child, SignalRelay, start_server, until_stopped
+from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
 from sealserve.enclave.measurement import SignedEnclave
 from sealserve.enclave.relay_address import RELAY_VARIABLE, RelayAddress
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
@@ -115,20 +115,15 @@ def _serve(
     entrypoint = enclave.manifest.loader.entrypoint
     with manifest_in_memory(enclave.name, content) as manifest:
         log_step("server", program=loader, library_os=entrypoint.uri if entrypoint else None)
-
-        def start() -> Child:
-            server = start_server(
-                loader,
-                [loader, str(manifest.application)],
-                LOADER_ENVIRONMENT,
-                folder=bundle,
-                inherited=(manifest.descriptor,),
-            )
-            if started is not None:
-                started()
-            return server
-
-        status = relay.run(start)
+        start = partial(
+            start_server,
+            loader,
+            [loader, str(manifest.application)],
+            LOADER_ENVIRONMENT,
+            folder=bundle,
+            inherited=(manifest.descriptor,),
+        )
+        status = relay.run(start, started=started)
         log_step("ended", status=status)
         return status
 

@@ -33,7 +33,6 @@ from sealserve.enclave.environment import BROKER_CA_FILE, CA_VARIABLE, DEVICE_VA
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.server_process import (
-    Child,
     SignalRelay,
     StoppedBySignal,
     set_parent_death_signal,
@@ -340,14 +339,7 @@ def _serve(
         variable: memory.translate(value) for variable, value in manifest.loader.env.items() if variable not in CONSUMED
     } | dict(instead or {})
     log_step("server", program=manifest.libos.entrypoint, arguments=len(argv), environment=len(environment))
-
-    def start() -> Child:
-        server = start_server(manifest.libos.entrypoint, argv, environment)
-        if started is not None:
-            started()
-        return server
-
-    status = relay.run(start)
+    status = relay.run(partial(start_server, manifest.libos.entrypoint, argv, environment), started=started)
     log_step("ended", status=status)
     return status
 
