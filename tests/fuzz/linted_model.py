@@ -7,7 +7,7 @@ from pathlib import Path
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.lint import find, lint
-from sealserve.model.saved_model import describe
+from sealserve.model.saved_model import describe, read_saved_model
 
 
 def seeds() -> Iterator[bytes]:
@@ -53,7 +53,8 @@ def _add_loading(graph: pb.MetaGraphDef) -> None:
 
 
 def _lint_all(folder: Path) -> None:
-    lint(folder, dangerous_operations=[found.operation for found in find(folder)], custom_operations=True)
+    rejected = find(folder, read_saved_model(folder))
+    lint(folder, dangerous_operations=[found.operation for found in rejected], custom_operations=True)
 
 
 def fuzz(data: bytes) -> None:

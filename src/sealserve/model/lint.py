@@ -159,11 +159,12 @@ def lint(
         InputError: `model.asset-name`: The name of an asset is not a plain file name in the ``assets`` folder.
         InputError: `model.unusable-file`: The folder contains a link to a folder, a socket, or the like.
     """
-    findings = find(folder, tags=tags)
+    message = read_saved_model(folder)
+    findings = find(folder, message, tags=tags)
     _refuse(folder, findings, dangerous_operations, custom_operations=custom_operations)
     plain_files(folder)
     found = {finding.operation for finding in findings}
-    served = serving_meta_graph(folder, read_saved_model(folder), tags)
+    served = serving_meta_graph(folder, message, tags)
     return LintedModel(
         folder=folder,
         allowed=tuple(findings),
@@ -199,12 +200,7 @@ def lint_loaded(
             f"{folder} was loaded with a field that only some protobuf libraries read.",
             hint="Export the model again with TensorFlow, which never writes this form.",
         )
-    _refuse(folder, _findings(folder, message, tags), dangerous_operations, custom_operations=False)
-
-
-def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
-    """Return the rejected operations of the SavedModel in ``folder``, sorted by name. Errors: see `lint`."""
-    return _findings(folder, read_saved_model(folder), tags)
+    _refuse(folder, find(folder, message, tags=tags), dangerous_operations, custom_operations=False)
 
 
 def _refuse(
@@ -223,7 +219,14 @@ def _refuse(
         raise RefusedOperationError(folder, refused)
 
 
-def _findings(folder: Path, message: pb.SavedModel, tags: Collection[str]) -> list[RefusedOperation]:
+def find(folder: Path, message: pb.SavedModel, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
+    """Return the rejected operations of a SavedModel, sorted by name. Errors: see `lint`.
+
+    Args:
+        folder: The SavedModel, for messages.
+        message: Its content.
+        tags: The tags of the graph that is served.
+    """
     served = serving_meta_graph(folder, message, tags)
     findings: dict[tuple[str, str], list[str]] = {}
     for graph in message.meta_graphs:

@@ -11,6 +11,7 @@ from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.codes import ModelCode
 from sealserve.model.lint import RefusedOperationError, find, lint
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, classes
+from sealserve.model.saved_model import read_saved_model
 
 
 def changed(folder: Path, change: Any) -> Path:
@@ -32,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return [found.operation for found in find(folder)]
+    return [found.operation for found in find(folder, read_saved_model(folder))]
 
 
 def test_a_plain_model_passes(model: Path) -> None:
@@ -54,7 +55,7 @@ def test_what_reaches_outside_is_refused_by_name_with_its_reason(name: str, mode
 
 def test_it_is_found_in_functions_that_nothing_calls_as_well(model: Path) -> None:
     changed(model, lambda graph: function(graph, "f", pb.NodeDef(name="p", op="Print")))
-    (found,) = find(model)
+    (found,) = find(model, read_saved_model(model))
     assert (found.operation, found.nodes) == ("Print", ("f/p",))
 
 
