@@ -275,9 +275,7 @@ class Broker:
         collateral = check_collateral(trace.endorsed.collateral_members)
         # 12. Check the approval before a key is decrypted. A certificate also needs it, because it lets users in.
         trace.times.begin(Stage.KEYSTORE)
-        if release.policy.manual_approval:
-            with self._database.read() as connection:
-                approvals.check(connection, release, claims.platform_id, now=self._clock())
+        self._check_approval(release, claims)
         # 13. Load the keys. No transaction is open while a key service decrypts them.
         ready()
         key = self._keystore.decrypt(state.key) if starts else None
@@ -286,13 +284,12 @@ class Broker:
         found: list[SignedContent | None] = []
 
         def read(log: LogTransaction, current: Release) -> None:
-            approvals.check(log.connection, current, claims.platform_id, now=self._clock())
             found.append(statements.find(log.connection, current.release_id))
 
         try:
             appraised()
             decision = Decision.RELEASED if starts else Decision.ATTESTED
-            time, newest = self._grant(trace, claims, state, decision, detail=detail, read=read)
+            time, newest = self._grant(trace, claims, state, decision, approved=True, detail=detail, read=read)
         except BaseException:
             if key is not None:
                 key.wipe()
@@ -356,16 +353,14 @@ class Broker:
             release, claims = state.match.release, self._appraise(evidence, state, trace, downloading)
             trace.times.begin(Stage.KEYSTORE)
             # 12. Check the approval before the key is decrypted.
-            if release.policy.manual_approval:
-                with self._database.read() as connection:
-                    approvals.check(connection, release, claims.platform_id, now=self._clock())
+            self._check_approval(release, claims)
             # 13. Load the key. No transaction is open while a key service decrypts it.
             key = self._keystore.decrypt(state.key)
             trace.times.begin(Stage.DATABASE)
             # 14. Commit the audit row. On failure the key is wiped. The caller performs step 15.
             try:
                 appraised()
-                _, newest = self._grant(trace, claims, state, Decision.RELEASED)
+                _, newest = self._grant(trace, claims, state, Decision.RELEASED, approved=True)
             except BaseException:
                 key.wipe()
                 raise
@@ -425,6 +420,12 @@ class Broker:
         _judge(claims, state)
         return claims
 
+    def _check_approval(self, release: Release, claims: Claims) -> None:
+        """Check the approval of the platform, if the policy requires one, in a separate transaction."""
+        if release.policy.manual_approval:
+            with self._database.read() as connection:
+                approvals.check(connection, release, claims.platform_id, now=self._clock())
+
     def _grant(
         self,
         trace: Trace,
@@ -432,12 +433,14 @@ class Broker:
         used: DecisionState,
         decision: Decision,
         *,
+        approved: bool = False,
         detail: str = "",
         read: Callable[[LogTransaction, Release], None] = lambda _log, _release: None,
     ) -> tuple[datetime, DecisionState]:
         """Perform step 14. Return the time of the decision, and the state as it was then.
 
-        ``read`` reads further rows in the transaction. It may raise an error.
+        With ``approved``, the platform needs an approval, if the release's policy requires one. ``read`` reads further
+        rows in the transaction. It may raise an error.
         """
         granted: list[tuple[datetime, DecisionState]] = []
 
@@ -448,7 +451,7 @@ class Broker:
             release = current.match.release
             check_standing(release.state, release.deadline, now)
             _judge(claims, current)
-            if decision is Decision.RELEASED:
+            if approved:
                 approvals.check(log.connection, release, claims.platform_id, now=now)
             read(log, release)
             if self._limiter is not None:
