@@ -169,7 +169,7 @@ def _draft(workspace: Workspace, release: Path, destination: Destination, invent
     specs: Sequence[EnclaveSpec] = ()
     if ports:
         # A release keeps the settings with which it was built. Changed settings apply to the next release.
-        deployment = as_released(destination.deployment, released_facts(workspace, release), verified.index)
+        deployment = as_released(destination.deployment, released_facts(workspace, release))
         specs = enclaves.specify_all(deployment, verified, ports, inventory=inventory)
     for spec in specs:
         manifest = enclaves.specified_manifest(workspace, spec)

@@ -126,7 +126,7 @@ def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
     return {key: value for key, value in facts.items() if not derived(key)}
 
 
-def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: ReleaseIndex) -> Deployment:
+def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
     """Return the deployment with the server and enclave settings from which a release was built.
 
     The enclaves of an older release thus stay the same if ``sealserve.toml`` changes, and a roll-back can use them. The
@@ -135,9 +135,9 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None, index: 
     Args:
         deployment: The deployment that ``sealserve.toml`` describes now.
         facts: The facts from which the release was built, or None if they are unknown.
-        index: The release's index, which shows who creates the TLS key.
     """
-    facts = {**(facts or {}), _OWNER_TLS_KEY: _text(contains_tls_key(index))}
+    if facts is None:
+        return deployment
     changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
     for name in ("server", "enclave"):
         section: BaseModel = getattr(deployment, name)

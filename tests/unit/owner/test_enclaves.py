@@ -186,7 +186,7 @@ def test_an_older_releases_enclave_allows_the_operations_of_that_release(tmp_pat
     )
 
     def flags(known: Mapping[str, str] | None) -> list[str]:
-        deployment = as_released(later, known, release.index)
+        deployment = as_released(later, known)
         spec = enclaves.specify(site.workspace, deployment, release.folder, name="server", port=8500)
         return [argument for argument in spec.argv if argument.startswith("--dangerous")]
 
