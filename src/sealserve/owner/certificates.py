@@ -94,7 +94,7 @@ def create_certificates(
             authority.save(workspace.owner.authorities / kind)
             made.add(kind)
     issued = _issue(workspace, deployment, now=now, afresh=made)
-    issued |= _ensure_issuing(workspace, deployment, now=now)
+    issued |= ensure_issuing(workspace, deployment, now=now)
     if not made and not issued:
         raise OutputExistsError(
             f"The certificates already exist, and so do the three authorities in {workspace.owner.authorities}.",
@@ -158,7 +158,7 @@ def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
         folder.rename(folder.with_name(f"{kind}.replaced-{now:%Y%m%dT%H%M%S}"))
         new.rename(folder)
     _issue(workspace, deployment, now=now, afresh=frozenset(replaced))
-    _ensure_issuing(workspace, deployment, now=now)
+    ensure_issuing(workspace, deployment, now=now)
 
 
 def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
@@ -167,8 +167,8 @@ def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
         return False  # creating the first certificates is a separate step
     user = workspace.user
     lacks_user = deployment.service.tls is TlsMode.TWO_WAY and not _is_whole(user.certificate, user.key)
-    lacks_issuing = issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE))
-    return lacks_user or lacks_issuing or bool(outgrown_authorities(workspace, deployment))
+    needs_issuing = issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE))
+    return lacks_user or needs_issuing or bool(outgrown_authorities(workspace, deployment))
 
 
 def lacks_issuing(workspace: Workspace, deployment: Deployment) -> bool:
@@ -177,11 +177,6 @@ def lacks_issuing(workspace: Workspace, deployment: Deployment) -> bool:
         return False
     service = _authority(workspace, AuthorityKind.SERVICE)
     return service.may_sign_authorities and service.permits(issuing.names_of(deployment))
-
-
-def create_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
-    """Create the issuing CA of an attested deployment, if it needs a new one."""
-    _ensure_issuing(workspace, deployment, now=now)
 
 
 def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
@@ -222,10 +217,11 @@ def renew_service_authority(workspace: Workspace, deployment: Deployment, *, now
     folder = workspace.owner.authorities / AuthorityKind.SERVICE
     former = _authority(workspace, AuthorityKind.SERVICE)
     write_file(folder / f"ca.replaced-{now:%Y%m%dT%H%M%S}.pem", former.certificate_pem)
-    former.renewed(now=now).save_certificate(folder)
-    write_file(workspace.user.service_ca, _authority(workspace, AuthorityKind.SERVICE).certificate_pem)
+    renewed = former.renewed(now=now)
+    renewed.save_certificate(folder)
+    write_file(workspace.user.service_ca, renewed.certificate_pem)
     if former.permits((deployment.service.name,)):
-        _ensure_issuing(workspace, deployment, now=now)
+        ensure_issuing(workspace, deployment, now=now)
     return list(show_certificates(workspace))
 
 
@@ -250,7 +246,7 @@ def rotate_issuing(
     return list(show_certificates(workspace))
 
 
-def _ensure_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bool:
+def ensure_issuing(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bool:
     """Create the issuing CA if the deployment needs a new one. Return whether it was created."""
     if not issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE)):
         return False
@@ -383,12 +379,7 @@ def tls_files(workspace: Workspace, deployment: Deployment, *, now: datetime) ->
     check_service_authority(workspace, deployment)
     if deployment.service.tls is TlsMode.ONE_WAY:
         return {}
-    settings = ClientSettings(
-        custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem,
-        client_verify=True,
-        revocation_lists=users.revocation_list(workspace, deployment, now=now),
-    )
-    return {CLIENT_SETTINGS_PATH: settings.render()}
+    return {CLIENT_SETTINGS_PATH: _client_settings(workspace, deployment, now=now).render()}
 
 
 def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datetime) -> SslConfig:
@@ -398,13 +389,16 @@ def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datet
         AuthorityMissingError: The authorities do not exist yet.
     """
     service = _authority(workspace, AuthorityKind.SERVICE).issue_server((deployment.service.name,), now=now)
-    two_way = deployment.service.tls is TlsMode.TWO_WAY
-    return SslConfig(
-        server_key=service.key_pem,
-        server_cert=service.chain_pem,
-        custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem if two_way else None,
-        client_verify=two_way,
-        revocation_lists=users.revocation_list(workspace, deployment, now=now) if two_way else None,
+    return _client_settings(workspace, deployment, now=now).with_key(service.key_pem, service.chain_pem)
+
+
+def _client_settings(workspace: Workspace, deployment: Deployment, *, now: datetime) -> ClientSettings:
+    if deployment.service.tls is TlsMode.ONE_WAY:
+        return ClientSettings()
+    return ClientSettings(
+        custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem,
+        client_verify=True,
+        revocation_lists=users.revocation_list(workspace, deployment, now=now),
     )
 
 

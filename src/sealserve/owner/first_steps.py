@@ -71,7 +71,7 @@ def missing_steps(
             text = "creating the issuing authority"
         steps.append(Step(text, adapt))
     elif certificates.lacks_issuing(workspace, deployment):  # for a release that `release build` made
-        create = partial(certificates.create_issuing, workspace, deployment, now=now)
+        create = partial(certificates.ensure_issuing, workspace, deployment, now=now)
         steps.append(Step("creating the issuing authority", create))
     if rebuild or not releases.any_in(workspace.owner.releases):
         steps.append(Step("sealing a release", partial(releases.build, workspace, deployment, now=now, warn=warn)))
