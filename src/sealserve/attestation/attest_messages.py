@@ -44,7 +44,7 @@ def check_collateral(members: Mapping[str, str]) -> Mapping[str, str]:
         VerificationError: `attest.collateral` if it is too large, or has another form.
     """
     try:
-        return TypeAdapter(CollateralMembers).validate_python(dict(members))
+        return _COLLATERAL.validate_python(dict(members))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise AttestationCode.ATTEST_COLLATERAL.error(
@@ -61,6 +61,7 @@ CollateralMembers = Annotated[
     Field(min_length=1, max_length=16),
     AfterValidator(_collateral),
 ]
+_COLLATERAL: Final = TypeAdapter(CollateralMembers)
 """The vendor's collateral as texts by name. The kind of evidence defines the names."""
 Token = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_.-]{{1,{MAXIMUM_TOKEN}}}$")]
 """An attestation result, which is not verified yet."""

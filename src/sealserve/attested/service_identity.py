@@ -7,11 +7,11 @@ they are part of the keyset.
 import threading
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.attested.evidence_conversation import EvidenceService
 from sealserve.attested.receipt import ReceiptSigner
+from sealserve.pki.signing import private_pem
 from sealserve.secret import SecretBytes
 
 
@@ -68,13 +68,7 @@ class ServiceIdentity:
 
     def private_key_pem(self) -> SecretBytes:
         """Return a copy of the TLS key, PEM. The caller wipes it when it no longer needs it."""
-        return SecretBytes(
-            self._tls_key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        return private_pem(self._tls_key)
 
     def renew(self, *, certificate_chain: bytes, service: EvidenceService) -> None:
         """Use a new certificate and new evidence for the same keys. The server notices it at the next handshake.

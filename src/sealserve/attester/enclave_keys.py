@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealserve.attestation.attest_conversation import certificate_request
 from sealserve.attestation.keyset import Keyset
-from sealserve.secret import SecretBytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +37,3 @@ class EnclaveKeys:
     def certificate_request(self) -> bytes:
         """Return a certificate request for the TLS key, DER."""
         return certificate_request(self.tls)
-
-    def tls_key_pem(self) -> SecretBytes:
-        """Return the TLS key for the TLS libraries in this process, PEM. Wipe it after its use."""
-        return SecretBytes(
-            self.tls.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )

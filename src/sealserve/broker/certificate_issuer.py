@@ -16,11 +16,11 @@ from sealserve.secret import SecretBytes
 
 
 class ReadyIssuer:
-    """An issuing CA with its decrypted private key, for one certificate. Use it as a context manager.
+    """An issuing CA with its decrypted private key, for one certificate. The caller wipes it.
 
     Args:
         certificate: The certificate of the issuing CA.
-        key: Its private key. It is wiped at the end of the context.
+        key: Its private key.
     """
 
     def __init__(self, certificate: IssuingCertificate, key: SecretBytes) -> None:

@@ -124,10 +124,13 @@ def register(
         InputError: `release.statement`: The release uses attested serving, and cannot be stated to users.
         SealserveError: The enclaves do not verify.
     """
-    folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
+    owner, folder = Owner.open(workspace), verified.folder
+    signer = owner.index_signer()
     references: dict[str, evidence.ReferenceValues] = {
         label: ReferenceValues.of_sigstruct(sigstruct)
-        for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
+        for label, sigstruct in verified_sigstructs(
+            folder, verified.id, signer.public_key(), dangerous=dangerous
+        ).items()
     }
     platform = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
     policy = policies.of_deployment(deployment).for_platform(platform)
@@ -146,7 +149,6 @@ def register(
         created=verified.index.created_at,
         secret_form=_secret_form(workspace, verified, secret_form),
     )
-    owner = Owner.open(workspace)
     wanted = not contains_tls_key(verified.index)
     if wanted and not is_shared(workspace):  # the statement names the broker's key
         create_token_key(workspace)
@@ -161,7 +163,7 @@ def register(
             keys = published_keys(workspace)
             statement = release_statements.describe(workspace, deployment, verified, known, keys, now=now)
             with database.write() as connection:
-                release_statements.publish(connection, known, statement, owner.index_signer(), now=now, actor=actor)
+                release_statements.publish(connection, known, statement, signer, now=now, actor=actor)
         return known
 
 

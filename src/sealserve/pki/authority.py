@@ -155,7 +155,7 @@ class Authority:
             now: The start of the validity period.
             days: The length of the validity period.
         """
-        domains, networks = self._constraints()
+        domains, networks = permitted_by(self._certificate)
         certificate = _self_signed(
             self.kind,
             self._signer(),
@@ -382,7 +382,7 @@ class Authority:
         return True
 
     def _check_permitted(self, names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
-        domains, networks = self._constraints()
+        domains, networks = permitted_by(self._certificate)
         refused = [name for name in names if not any(f".{name}".endswith(f".{domain}") for domain in domains)]
         refused += [str(address) for address in addresses if not any(address in network for network in networks)]
         if refused:
@@ -392,13 +392,16 @@ class Authority:
                 hint="Move the folder of the old CA away, and create a CA for the other names.",
             )
 
-    def _constraints(self) -> tuple[list[str], list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
-        """Return the domains and networks that the name constraints permit."""
-        constraints = extension(self._certificate, x509.NameConstraints)
-        permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]
-        domains = [value for value in permitted if isinstance(value, str)]
-        networks = [value for value in permitted if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network)]
-        return domains, networks
+
+def permitted_by(
+    certificate: x509.Certificate,
+) -> tuple[list[str], list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+    """Return the domains and networks that the name constraints of a CA permit."""
+    constraints = extension(certificate, x509.NameConstraints)
+    permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]
+    domains = [value for value in permitted if isinstance(value, str)]
+    networks = [value for value in permitted if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network)]
+    return domains, networks
 
 
 def _self_signed(

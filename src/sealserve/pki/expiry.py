@@ -34,10 +34,6 @@ ADMINISTRATORS_AUTHORITY: Final = f"administrators{AUTHORITY}"
 ISSUING: Final = f"issuing{AUTHORITY}"
 """The CA with which the broker issues certificates to enclaves with their own TLS key."""
 
-_ISSUING_REMEDY: Final = (
-    "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart."
-)
-
 _AUTHORITY_REMEDY: Final = (
     "Replace the authority: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` "
     "(or `one-way`). Then build and start a new release, and send the folder user/ to the users."
@@ -115,7 +111,7 @@ def remedy(name: str) -> str:
     if name == ADMINISTRATORS_AUTHORITY or name.startswith(ADMINISTRATOR):
         return _remedy_of_administration(name)
     if name.endswith(AUTHORITY):
-        return _ISSUING_REMEDY if name == ISSUING else _AUTHORITY_REMEDY
+        return _AUTHORITY_REMEDY
     if name.startswith(COLLATERAL):
         return (
             "The service at broker.collateral_url does not have a newer document. Check that the service is refreshed."

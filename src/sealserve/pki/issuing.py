@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sealserve.clock import CLOCK_SKEW
-from sealserve.pki.authority import Authority
+from sealserve.pki.authority import Authority, permitted_by
 from sealserve.pki.certificate import SIMULATED, check_dates, common_name, extension, parse_chain
 from sealserve.pki.codes import PkiCode
 from sealserve.pki.profiles import leaf_extensions
@@ -63,9 +63,7 @@ class IssuingCertificate:
         """
         certificate = parse_chain(pem, source=source)[0]
         basic = extension(certificate, x509.BasicConstraints)
-        constraints = extension(certificate, x509.NameConstraints)
-        permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]
-        names = tuple(value for value in permitted if isinstance(value, str))
+        names, _ = permitted_by(certificate)
         try:
             key = certificate.public_key()
         except (ValueError, UnsupportedAlgorithm):
@@ -76,7 +74,7 @@ class IssuingCertificate:
                 f"{source} is not the certificate of an issuing CA: {certificate.subject.rfc4514_string()}.",
                 hint="Restore the file from a backup, or run `sealserve certs rotate-issuing`.",
             )
-        return cls(certificate=certificate, names=names)
+        return cls(certificate=certificate, names=tuple(names))
 
     @property
     def pem(self) -> bytes:
