@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from http import HTTPStatus
 from typing import Final
 
 from sealserve.errors import SealserveError, VerificationError
@@ -176,13 +177,13 @@ class Relay:
         self._writer.transport.abort()
 
 
-def _status(error: SealserveError) -> http1.Status:
+def _status(error: SealserveError) -> HTTPStatus:
     match error.code:
         case ProxyCode.HOST:
-            return http1.Status.FORBIDDEN
+            return HTTPStatus.FORBIDDEN
         case ProxyCode.FIRST_BYTES:
-            return http1.Status.BAD_REQUEST
+            return HTTPStatus.BAD_REQUEST
         case ProxyCode.BUSY:
-            return http1.Status.SERVICE_UNAVAILABLE
+            return HTTPStatus.SERVICE_UNAVAILABLE
         case _:
-            return http1.Status.BAD_GATEWAY
+            return HTTPStatus.BAD_GATEWAY

@@ -1,6 +1,7 @@
 """A refused client receives an answer in its own protocol, and hostile clients cannot exhaust the proxy."""
 
 import json
+from http import HTTPStatus
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,7 @@ def test_any_bytes_are_answered_or_dropped(content: bytes) -> None:
 
 
 def test_the_answer_over_http1_has_the_form_of_tensorflow_serving() -> None:
-    head, _, body = http1.refusal(http1.Status.BAD_GATEWAY, 'the "service" is down\r\n').partition(b"\r\n\r\n")
+    head, _, body = http1.refusal(HTTPStatus.BAD_GATEWAY, 'the "service" is down\r\n').partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body) == {"error": 'the "service" is down\r\n'}
