@@ -106,22 +106,37 @@ def followed_credentials(
         settings: The settings that were read from the file.
         check: The check of clients' certificates, which gets newer revocation lists from the file.
     """
-    listed = files is not None and files.relative(path) is not None
-    return server_credentials(settings) if listed else FollowedSettings(path, settings, check).credentials()
+    if is_listed(path, files):
+        return server_credentials(settings)
+    return FollowedSettings(path, settings, check).credentials()
+
+
+def is_listed(path: Path, files: FileList | None) -> bool:
+    """Return whether a file is part of a sealed release. Such a file never changes."""
+    return files is not None and files.relative(path) is not None
 
 
 class Followed(abc.ABC):
     """TLS settings that follow their source. New connections use new settings, and open connections stay open.
 
+    Invalid new settings are logged once, and the previous settings stay in force.
+
     Args:
         settings: The current settings.
+        source: The source in the log.
+        seen: The mark of the source (see `_mark`) when the settings were read.
     """
 
     affects_clients: ClassVar[bool] = True
     """Whether new settings can contain other authorities or revocation lists for client certificates."""
+    unchanged: ClassVar[str] = "the previous TLS settings stay in force"
+    """The beginning of a log line about new settings that are not used."""
 
-    def __init__(self, settings: SslConfig) -> None:
+    def __init__(self, settings: SslConfig, *, source: object, seen: object) -> None:
         self._settings = settings
+        self._source = source
+        self._seen = seen
+        self._rejected = seen
         self._news: SslConfig | None = None
         self._lock = threading.Lock()
 
@@ -145,9 +160,43 @@ class Followed(abc.ABC):
             news, self._news = self._news, None
             return news
 
-    @abc.abstractmethod
     def _look(self) -> None:
-        """Look for new settings, and if there are any, replace ``_settings`` and ``_news``. It raises no errors."""
+        """Look for new settings, and use them if there are any. It raises no errors."""
+        # Get the mark before the settings. If the source changes in between, the next look reads it again.
+        mark = self._mark()
+        if mark == self._seen:
+            return
+        try:
+            settings = self._read()
+        except SealserveError as error:
+            if mark != self._rejected:
+                logger.error("%s: %s", self.unchanged, error.message)  # noqa: TRY400  # one line
+            self._rejected = mark
+            if not isinstance(error, CertificateNotYetValidError):  # that error ends without a change of the source
+                self._seen = mark
+            return
+        except Exception:
+            logger.exception("%s: reading %s failed unexpectedly", self.unchanged, self._source)
+            self._seen = mark
+            return
+        self._seen = mark
+        self._use(settings)
+
+    @abc.abstractmethod
+    def _mark(self) -> object:
+        """Return a value that is different after each change of the source. It raises no errors."""
+
+    @abc.abstractmethod
+    def _read(self) -> SslConfig:
+        """Return the source's settings.
+
+        Raises:
+            SealserveError: The settings cannot be used.
+        """
+
+    @abc.abstractmethod
+    def _use(self, settings: SslConfig) -> None:
+        """Replace ``_settings`` and ``_news`` by the settings that were read, if they may be used."""
 
 
 class FollowedSettings(Followed):
@@ -163,11 +212,9 @@ class FollowedSettings(Followed):
     """
 
     def __init__(self, path: Path, settings: SslConfig, check: PeerCheck | None = None) -> None:
-        super().__init__(settings)
+        super().__init__(settings, source=path, seen=_UNKNOWN)  # the file may have changed since it was read
         self._path = path
         self._check = check
-        self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
-        self._rejected: tuple[int, ...] | None = _UNKNOWN
         if check is not None:
             check.look = self.look
 
@@ -179,28 +226,17 @@ class FollowedSettings(Followed):
         with self._lock:
             self._look()
 
-    def _look(self) -> None:
-        identity = _identity(self._path)
-        if identity == self._seen:
-            return
-        try:
-            settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
-        except SealserveError as error:
-            if identity != self._rejected:
-                logger.error("the previous TLS settings stay in force: %s", error.message)  # noqa: TRY400  # one line
-            self._rejected = identity
-            if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new file
-                self._seen = identity
-            return
-        except Exception:
-            logger.exception("the previous TLS settings stay in force: reading %s failed unexpectedly", self._path)
-            self._seen = identity
-            return
-        self._seen = identity
+    def _mark(self) -> object:
+        return _identity(self._path)
+
+    def _read(self) -> SslConfig:
+        return read_tls_settings(self._path, None, now=datetime.now(UTC))
+
+    def _use(self, settings: SslConfig) -> None:
         if settings == self._settings:
             return
         if settings.client_verify != self._settings.client_verify:
-            logger.error("the previous TLS settings stay in force: client_verify cannot change while the server runs")
+            logger.error("%s: client_verify cannot change while the server runs", self.unchanged)
             return
         self._settings = self._news = settings
         if self._check is not None:

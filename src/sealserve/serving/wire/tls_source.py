@@ -7,8 +7,6 @@ from typing import Protocol
 
 import grpc
 
-from sealserve.errors import SealserveError
-from sealserve.pki.certificate import CertificateNotYetValidError
 from sealserve.pki.client_settings import ClientSettings, parse_client_settings
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.attested import AttestedIdentity
@@ -17,6 +15,7 @@ from sealserve.serving.wire.credentials import (
     Followed,
     FollowedSettings,
     followed_credentials,
+    is_listed,
     read_listed,
     read_tls_settings,
     usable,
@@ -80,9 +79,7 @@ class FileTls:
 
     def followed(self) -> Followed | None:
         """Return settings that follow the file, or None for a listed file, which never changes."""
-        if self._files is not None and self._files.relative(self._path) is not None:
-            return None
-        return FollowedSettings(self._path, self.settings)
+        return None if is_listed(self._path, self._files) else FollowedSettings(self._path, self.settings)
 
 
 class IdentityTls:
@@ -118,33 +115,20 @@ class _FollowedIdentity(Followed):
     """TLS settings that follow an identity. If a new certificate is invalid, the previous one stays in force."""
 
     affects_clients = False
+    unchanged = "the previous certificate stays in force"
 
     def __init__(self, identity: AttestedIdentity, clients: ClientSettings, settings: SslConfig, renewals: int) -> None:
-        super().__init__(settings)
+        super().__init__(settings, source="the new one", seen=renewals)
         self._identity = identity
         self._clients = clients
-        self._renewals = renewals
-        self._rejected = renewals
 
-    def _look(self) -> None:
-        # Read the number before the certificate. If a renewal happens in between, the next look reads it again.
-        renewals = self._identity.renewals
-        if renewals == self._renewals:
-            return
-        try:
-            settings = identity_settings(self._identity, self._clients)
-        except SealserveError as error:
-            if renewals != self._rejected:
-                logger.error("the previous certificate stays in force: %s", error.message)  # noqa: TRY400  # one line
-            self._rejected = renewals
-            if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new certificate
-                self._renewals = renewals
-            return
-        except Exception:
-            logger.exception("the previous certificate stays in force: reading the new one failed unexpectedly")
-            self._renewals = renewals
-            return
-        self._renewals = renewals
+    def _mark(self) -> object:
+        return self._identity.renewals
+
+    def _read(self) -> SslConfig:
+        return identity_settings(self._identity, self._clients)
+
+    def _use(self, settings: SslConfig) -> None:
         self._settings = self._news = settings
         logger.info("new connections use the renewed certificate of the enclave's TLS key")
 
