@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
+from sealserve.client.http2_frames import PREFACE, frame
 from sealserve.errors import SealserveError
-from sealserve.proxy.first_bytes import PREFACE, Protocol, check_host, recognize
-from sealserve.proxy.http2 import MalformedError, Refusal, frame
+from sealserve.proxy.first_bytes import Protocol, check_host, recognize
+from sealserve.proxy.http2 import MalformedError, Refusal
 
 
 def seeds() -> Iterator[bytes]:

@@ -12,13 +12,26 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
-_TO_CONFIRM: Final = (_SETTINGS, _PING)
-_ACK, _END_STREAM, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
+from sealserve.client.http2_frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    GOAWAY,
+    HEADERS,
+    LARGEST_FRAME,
+    PADDED,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+    literal,
+)
+
+_TO_CONFIRM: Final = (SETTINGS, PING)
 _STREAM: Final = 1
-_FRAME_HEADER: Final = 9
-_LARGEST_FRAME: Final = 16_384
 _MOST_FRAMES: Final = 1024
 _MESSAGE_HEADER: Final = 5
 _NO_PUSH: Final = b"\x00\x02\x00\x00\x00\x00"  # SETTINGS_ENABLE_PUSH = 0
@@ -81,10 +94,10 @@ def unary_call(
     prefixed = b"\0" + len(message).to_bytes(4, "big") + message
     stream.settimeout(timeout())
     stream.sendall(
-        _PREFACE
-        + _frame(_SETTINGS, 0, 0, _NO_TABLE + _NO_PUSH)
-        + _frame(_HEADERS, _END_HEADERS, _STREAM, _block(fields))
-        + _frame(_DATA, _END_STREAM, _STREAM, prefixed)
+        PREFACE
+        + frame(SETTINGS, 0, 0, _NO_TABLE + _NO_PUSH)
+        + frame(HEADERS, END_HEADERS, _STREAM, _block(fields))
+        + frame(DATA, END_STREAM, _STREAM, prefixed)
     )
     try:
         first = stream.recv(1)  # an HTTP/2 server always sends its settings first
@@ -96,9 +109,9 @@ def unary_call(
     for _ in range(_MOST_FRAMES):
         kind, flags, number, payload = _read_frame(stream, timeout, first)
         first = b""
-        if kind in _TO_CONFIRM and not flags & _ACK:
-            stream.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-        elif kind == _GOAWAY:
+        if kind in _TO_CONFIRM and not flags & ACK:
+            stream.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
+        elif kind == GOAWAY:
             raise CallRefusedError("it closed the connection")
         elif number == _STREAM and (found := answer.receive(kind, flags, payload)) is not None:
             return found
@@ -114,26 +127,26 @@ class _Answer:
 
     def receive(self, kind: int, flags: int, payload: bytes) -> bytes | None:
         """Process a frame of the call, and return the message if it is complete."""
-        if kind == _RST_STREAM:
+        if kind == RST_STREAM:
             raise CallRefusedError("it canceled the call")
-        if kind == _HEADERS and flags & _END_STREAM:
+        if kind == HEADERS and flags & END_STREAM:
             status = _status(payload)
             raise CallRefusedError("it rejected the call" if status is None else _meaning(status), status)
-        if kind != _DATA:
+        if kind != DATA:
             return None
         self._received += _without_padding(flags, payload)
         if len(self._received) > self._limit + _MESSAGE_HEADER:
             raise CallRefusedError("its answer is too large", _VIOLATION)
         found = _message(self._received)
-        if found is None and flags & _END_STREAM:
+        if found is None and flags & END_STREAM:
             raise CallRefusedError("its answer is incomplete", _VIOLATION)
         return found
 
 
 def _read_frame(stream: ssl.SSLSocket, timeout: Callable[[], float], begin: bytes) -> tuple[int, int, int, bytes]:
-    header = begin + _read(stream, _FRAME_HEADER - len(begin), timeout)
+    header = begin + _read(stream, FRAME_HEADER - len(begin), timeout)
     length = int.from_bytes(header[:3], "big")
-    if length > _LARGEST_FRAME:
+    if length > LARGEST_FRAME:
         raise CallRefusedError("it does not use HTTP/2, or sent a frame that is too large", _VIOLATION)
     number = int.from_bytes(header[5:9], "big") & 0x7FFFFFFF
     return header[3], header[4], number, _read(stream, length, timeout)
@@ -150,7 +163,7 @@ def _read(stream: ssl.SSLSocket, size: int, timeout: Callable[[], float]) -> byt
 
 
 def _without_padding(flags: int, payload: bytes) -> bytes:
-    if not flags & _PADDED:
+    if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
         raise CallRefusedError("it violated HTTP/2", _VIOLATION)
@@ -190,22 +203,6 @@ def _meaning(status: int) -> str:
     return _MEANINGS.get(status, f"it rejected the call with gRPC status {status}")
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
 def _block(fields: Mapping[str, str]) -> bytes:
     """Return headers without compression."""
-    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields.items())
-
-
-def _text(text: str) -> bytes:
-    """Return a string literal: a length of 7 bits with continuation (RFC 7541, section 5.1), and the bytes."""
-    content, length = text.encode("ascii"), len(text)
-    if length < 127:  # noqa: PLR2004  # the largest value of a prefix of 7 bits
-        return bytes([length]) + content
-    rest, encoded = length - 127, bytearray([127])
-    while rest >= 128:  # noqa: PLR2004  # 7 bits in each further byte
-        encoded.append(rest % 128 + 128)
-        rest //= 128
-    return bytes(encoded) + bytes([rest]) + content
+    return b"".join(literal(name, value) for name, value in fields.items())

@@ -5,11 +5,10 @@ from enum import Enum
 from typing import Final
 
 from sealserve.addresses import is_ip_address, is_loopback
+from sealserve.client.http2_frames import PREFACE
 from sealserve.errors import SealserveError
 from sealserve.proxy.codes import ProxyCode
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""The first bytes of every HTTP/2 client (RFC 9113 section 3.4)."""
 LARGEST_HEAD: Final = 65_536
 """Maximum size in bytes of the head of the first HTTP/1.1 request."""
 _END: Final = b"\r\n\r\n"

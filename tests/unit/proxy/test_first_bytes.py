@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealserve.client.http2_frames import PREFACE
 from sealserve.errors import InputError, VerificationError
-from sealserve.proxy.first_bytes import LARGEST_HEAD, PREFACE, Protocol, check_host, recognize
+from sealserve.proxy.first_bytes import LARGEST_HEAD, Protocol, check_host, recognize
 
 NAME = "grpc.tf-serving.service.com"
 REQUEST = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost:8500\r\n\r\n{}"

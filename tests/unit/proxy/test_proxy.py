@@ -20,10 +20,9 @@ from tests.harness.attested_service import AttestedService, Hostile
 from tests.harness.running_proxy import Balancer, Clock, RunningProxy
 
 from sealserve.attestation.result_token import sign_result
+from sealserve.client.http2_frames import PREFACE, frame
 from sealserve.client.noted_connection import EndpointTls
 from sealserve.proxy import relay, upstream
-from sealserve.proxy.first_bytes import PREFACE
-from sealserve.proxy.http2 import frame
 from sealserve.proxy.proxy import Limits
 
 SECONDS = 60

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sealserve.client.http2_frames import PREFACE, frame
 from sealserve.proxy import http1
-from sealserve.proxy.first_bytes import PREFACE
-from sealserve.proxy.http2 import MalformedError, Refusal, frame
+from sealserve.proxy.http2 import MalformedError, Refusal
 
 SETTINGS, HEADERS, DATA, PING, GOAWAY, RST_STREAM = 0x4, 0x1, 0x0, 0x6, 0x7, 0x3
 
