@@ -41,6 +41,7 @@ class Between:
         self._from_client, self._from_peer = bytearray(), bytearray()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="between", daemon=True)
         self.port = 0
 
@@ -81,7 +82,9 @@ class Between:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # lets closed transports end
+        for writer in self._writers:  # a closed connection over TLS still waits for its peer
+            writer.transport.abort()
+        await asyncio.sleep(0)  # lets the transports end
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -92,11 +95,13 @@ class Between:
             await self._forward(reader, writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             to_peer, from_peer = await asyncio.open_connection(*self._peer, ssl=self._begin, server_hostname=self._name)
         except BaseException:
             writer.close()
             raise
+        self._writers.append(from_peer)
         copies = [
             asyncio.ensure_future(_copy(reader, from_peer, self._from_client.extend)),
             asyncio.ensure_future(_copy(to_peer, writer, self._from_peer.extend)),
