@@ -15,7 +15,8 @@ from sealserve.cli.demo.attempts import Attacker, Attempt, Refusal, refused_by_u
 from sealserve.cli.demo.between import Between, beginning, ending
 from sealserve.cli.demo.evidence import short
 from sealserve.cli.demo.launch_attacks import change_argument, changed_copy, own_key
-from sealserve.cli.demo.stage import NAME, REPLICAS, SECONDS, AttestedEnclave, Stage, own_certificate
+from sealserve.cli.demo.preparation import REPLICAS
+from sealserve.cli.demo.stage import NAME, SECONDS, AttestedEnclave, Stage, own_certificate
 from sealserve.client.attested import verify_endpoint
 from sealserve.enclave.signing import resign
 from sealserve.owner.certificates import broker_certificate
@@ -123,15 +124,7 @@ class EvidenceAttacks:
 
     def _relay(self) -> Refusal:
         stage = self._stage
-        name, pair = stage.reach.server_name, stage.accomplice
-        own = own_certificate(name)
-        to_service = beginning(
-            protocol="h2",
-            chain_pem=None if pair is None else pair.chain_pem,
-            key_pem=None if pair is None else pair.key_pem.reveal(),
-        )
-        to_user = ending(own.chain_pem, own.key_pem.reveal(), protocol="h2")
-        with Between(stage.service, end=to_user, begin=to_service, name=name) as host:
+        with stage.in_path(stage.service, own_certificate(stage.reach.server_name)) as host:
             verify = partial(verify_endpoint, host.address, stage.policy, tls=stage.own_tls, timeout=SECONDS)
             return refused_by_user(verify)
 

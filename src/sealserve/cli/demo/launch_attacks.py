@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -166,11 +166,9 @@ class LaunchAttacks:
                 shutil.rmtree(self._workspace.owner.collateral, ignore_errors=True)
                 walk.target.services.start(PCS, BROKER)
 
-    @contextmanager
-    def _copy(self) -> Iterator[Path]:
-        """Yield a copy of the release on the host, which an attack may change."""
-        with changed_copy(self._workspace, self._release) as copy:
-            yield copy
+    def _copy(self) -> AbstractContextManager[Path]:
+        """Return a context with a copy of the release on the host, which an attack may change."""
+        return changed_copy(self._workspace, self._release)
 
     def _attest(self, socket: Path) -> Refusal:
         """Start the genuine enclave on another platform, until the broker answers, and return the broker's refusal.

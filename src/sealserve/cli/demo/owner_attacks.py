@@ -18,7 +18,7 @@ from cryptography import x509
 from sealserve.bundle import Destination, EnclavePlace
 from sealserve.cli.demo import found_keys, user
 from sealserve.cli.demo.attempts import Attacker, Attempt, Findings, Refusal, not_refused, refused_by_user
-from sealserve.cli.demo.between import Between, beginning, ending
+from sealserve.cli.demo.between import Between
 from sealserve.cli.demo.found_keys import KeySearch
 from sealserve.cli.demo.stage import SECONDS, Stage
 from sealserve.cli.generated_input import guesses
@@ -91,14 +91,14 @@ class OwnerAttacks:
         stage = self._stage
         service = stage.walk.deployment.service
         pair = stage.authority(AuthorityKind.SERVICE).issue_server((service.name,), now=datetime.now(UTC))
-        with self._in_path(stage.service, pair) as owner:
+        with self._stage.in_path(stage.service, pair) as owner:
             # A client that checks only the certificate.
             with self._channel(owner) as channel:
                 request = self._request(channel)
                 _send(channel, request)
             if request[:_BEGINNING] not in owner.sent:
                 raise not_refused("The comparison failed: the owner did not read the input of a client without policy.")
-        with self._in_path(stage.service, pair) as owner:
+        with self._stage.in_path(stage.service, pair) as owner:
             # A client that requires evidence.
             refusal = refused_by_user(
                 lambda: self._channel(owner, attested=True),
@@ -136,7 +136,7 @@ class OwnerAttacks:
             key_pem=SecretBytes(fitting[0].pem()),
             chain_pem=certificate_pem(x509.load_der_x509_certificate(certificate)),
         )
-        with self._in_path(service, pair) as owner, self._channel(owner) as channel:
+        with self._stage.in_path(service, pair) as owner, self._channel(owner) as channel:
             _send(channel, request)
         if request[:_BEGINNING] not in owner.sent:
             raise not_refused("The comparison failed: the owner did not read the input with the service's own key.")
@@ -182,17 +182,6 @@ class OwnerAttacks:
         process = target.start_replica(bundle, 1)
         target.wait_replica(process)
         return ("127.0.0.1", place.port), built.folder
-
-    def _in_path(self, service: tuple[str, int], pair: CertifiedKey) -> Between:
-        """Return the owner's machine, which ends users' connections with a key and a certificate."""
-        client, name = self._stage.accomplice, self._stage.reach.server_name
-        to_service = beginning(
-            protocol="h2",
-            chain_pem=None if client is None else client.chain_pem,
-            key_pem=None if client is None else client.key_pem.reveal(),
-        )
-        to_user = ending(pair.chain_pem, pair.key_pem.reveal(), protocol="h2")
-        return Between(service, end=to_user, begin=to_service, name=name)
 
     def _channel(self, place: Between, *, attested: bool = False) -> ServiceChannel:
         return self._channel_to(("127.0.0.1", place.port), attested=attested)

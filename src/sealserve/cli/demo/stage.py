@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.attestation.attest_messages import Grant
@@ -27,6 +26,8 @@ from sealserve.cli import access
 from sealserve.cli.access import Access
 from sealserve.cli.demo import user
 from sealserve.cli.demo.attempts import Refusal, not_refused, refused_by_user
+from sealserve.cli.demo.between import Between, beginning, ending
+from sealserve.cli.demo.preparation import REPLICAS
 from sealserve.cli.demo.pretended_service import PretendedService
 from sealserve.cli.demo.walk import Walk
 from sealserve.client.attested import AttestedPolicy, EndpointTls, fetch_evidence, verify_endpoint
@@ -39,8 +40,7 @@ from sealserve.owner.certificates import broker_authority_pem
 from sealserve.owner.owner import Owner
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey
-from sealserve.pki.signing import certificate_pem, sign, subject_name
-from sealserve.secret import SecretBytes
+from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
 from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 NAME: Final = "replica-1"
 """The enclave that attackers start or quote. The genuine service is `replica-0`, with another measured port."""
 SECONDS: Final = 20.0
-REPLICAS: Final = 2
 _REFUSALS: Final = frozenset({AttestationCode.ATTEST_REFUSED, AttestationCode.ATTEST_UNAVAILABLE})
 """What the enclave receives. The reason is only in the broker's audit log."""
 
@@ -213,16 +212,28 @@ class Stage:
             return log.refusal(*facts)
         raise not_refused("The attack was not refused: the broker released the key.")
 
-    def evidence(self, keys: EnclaveKeys, quote: bytes, **changes: object) -> EvidenceService:
+    def in_path(self, service: tuple[str, int], pair: CertifiedKey) -> Between:
+        """Return a machine in the path, which ends users' connections with a key and a certificate."""
+        client, name = self.accomplice, self.reach.server_name
+        to_service = beginning(
+            protocol="h2",
+            chain_pem=None if client is None else client.chain_pem,
+            key_pem=None if client is None else client.key_pem.reveal(),
+        )
+        to_user = ending(pair.chain_pem, pair.key_pem.reveal(), protocol="h2")
+        return Between(service, end=to_user, begin=to_service, name=name)
+
+    def evidence(self, keys: EnclaveKeys, quote: bytes) -> EvidenceService:
         """Return evidence of an attacker: a quote with other keys, and the genuine documents of the service."""
         genuine = self.recorded.evidence
-        documents: dict[str, object] = {
-            "collateral": genuine.collateral,
-            "attestation_result": genuine.attestation_result,
-            "statement": genuine.statement,
-            **changes,
-        }
-        return EvidenceService(keyset=keys.keyset, identity=keys.identity, quote=quote, **documents)  # type: ignore[arg-type]
+        return EvidenceService(
+            keyset=keys.keyset,
+            identity=keys.identity,
+            quote=quote,
+            collateral=genuine.collateral,
+            attestation_result=genuine.attestation_result,
+            statement=genuine.statement,
+        )
 
     def served_by(self, release: Path, keys: EnclaveKeys, *, socket: Path | None = None) -> EvidenceService:
         """Return the evidence of an enclave that runs a release, with the genuine documents of the service."""
@@ -276,5 +287,4 @@ def own_certificate(name: str, key: ec.EllipticCurvePrivateKey | None = None) ->
         valid=(now - timedelta(minutes=5), now + timedelta(days=1)),
         extensions=[],
     )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return CertifiedKey(key_pem=SecretBytes(pem), chain_pem=certificate_pem(certificate))
+    return CertifiedKey(key_pem=private_pem(key), chain_pem=certificate_pem(certificate))

@@ -29,7 +29,6 @@ from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
 from sealserve.owner import simulation
 from sealserve.owner.owner import Owner
-from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.workspace import Workspace
 
 POLICY_FILE: Final = "policy.toml"
@@ -87,7 +86,7 @@ def verify_replicas(reach: Access, policy: AttestedPolicy, *, replicas: int) -> 
     return list(found.values())
 
 
-def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str = DEFAULT_SIGNATURE) -> bytes:
+def request_message(model: str, inputs: Mapping[str, npt.NDArray[Any]], *, signature: str) -> bytes:
     """Return the bytes of a Predict request."""
     return PredictRequest(
         model_spec=ModelSpec(name=model, signature_name=signature),
