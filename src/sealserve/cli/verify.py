@@ -111,7 +111,7 @@ def verify(
     # 4. Keep the evidence, and report.
     if save is not None:
         write_file(save, found.bundle(), overwrite=force)
-    _show(context, found, saved=saved, live=saved is None, output=save)
+    _show(context, found, saved=saved, output=save)
 
 
 def _as_file(source: str | None) -> Path | None:
@@ -154,9 +154,7 @@ def _with_collateral(presented: PresentedService, url: str) -> PresentedService:
     return replace(presented, evidence=presented.evidence.model_copy(update={"collateral": members}))
 
 
-def _show(
-    context: Context, found: VerifiedEndpoint, *, saved: datetime | None, live: bool, output: Path | None
-) -> None:
+def _show(context: Context, found: VerifiedEndpoint, *, saved: datetime | None, output: Path | None) -> None:
     service, keyset = found.service, found.service.keyset
     statement = service.statement
     models = [] if statement is None else [
@@ -193,9 +191,10 @@ def _show(
         + (f", with operations {', '.join(model['allowed_operations'])}" if model["allowed_operations"] else "")
         for model in models
     ]
+    when = "" if saved is None else f", saved at {saved:%Y-%m-%d %H:%M:%S} UTC"
     context.show(
         value,
-        f"All six steps hold for {found.address}{'' if live else f', saved at {saved:%Y-%m-%d %H:%M:%S} UTC'}.",
+        f"All six steps hold for {found.address}{when}.",
         Table(("STEP", "CHECK", "EVIDENCE"), rows),
         *(["", "The owner states these models:", *lines] if lines else []),
         f"Request new evidence after {found.expires:%Y-%m-%d %H:%M} UTC.",

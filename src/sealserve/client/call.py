@@ -107,22 +107,18 @@ class Method(Generic[Reply]):
     path: str
     reply_type: type[Reply]
 
-    def call(self, channel: ServiceChannel, request: Message, timeout: float) -> tuple[Reply, str | None]:
-        """Call the method, and return its reply and the instance that answered. See `exchange`.
+    def call(self, channel: ServiceChannel, request: Message, timeout: float) -> Reply:
+        """Call the method, and return its reply. See `exchange`.
 
         Args:
             channel: The connection to use.
             request: The request message.
             timeout: Seconds to wait, including retries.
 
-        Returns:
-            The reply, and the name of the server process, or None if the server does not report it.
-
         Raises:
             SealserveError: As `exchange` and `parse`.
         """
-        answer = self.exchange(channel, request.SerializeToString(), timeout)
-        return self.parse(answer, channel), answer.instance
+        return self.parse(self.exchange(channel, request.SerializeToString(), timeout), channel)
 
     def parse(self, answer: Answer, channel: ServiceChannel) -> Reply:
         """Return the message of an answer.

@@ -252,7 +252,7 @@ class Predictor:
             model_spec=_model_spec(model, version, label), metadata_field=["signature_def"]
         )
         chosen = self._channels[self._next()]
-        reply, _ = _METADATA.call(chosen, request, timeout)
+        reply = _METADATA.call(chosen, request, timeout)
         signatures = _signatures(reply)
         if signatures is None:
             raise ClientCode.METADATA_MISSING.error(
@@ -279,7 +279,7 @@ class Predictor:
             SealserveError: The call failed; see `Method.call`.
         """
         request = GetModelStatusRequest(model_spec=_model_spec(model, version))
-        reply, _ = _STATUS.call(self._channels[self._next()], request, timeout)
+        reply = _STATUS.call(self._channels[self._next()], request, timeout)
         found = sorted(reply.model_version_status, key=lambda status: status.version, reverse=True)
         return tuple(_version_status(status) for status in found)
 
