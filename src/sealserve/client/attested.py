@@ -152,6 +152,11 @@ def parse_bundle(content: bytes) -> EvidenceBundle:
     return EvidenceBundle.parse(content)
 
 
+def evidence_end(service: VerifiedService, *, now: datetime) -> datetime:
+    """Return the end of the attestation result; without one, the time `WITHOUT_RESULT` after ``now``."""
+    return now + WITHOUT_RESULT if service.result is None else service.result.expires
+
+
 def verify_presented(
     presented: PresentedService, policy: AttestedPolicy, *, address: str, now: datetime | None = None
 ) -> VerifiedEndpoint:
@@ -169,10 +174,7 @@ def verify_presented(
     now = now or datetime.now(UTC)
     service = presented.verify(policy, now=now)
     # Only the certificate's end is not sufficient: its issuer, whom the user does not trust, chooses it.
-    ends = [
-        x509.load_der_x509_certificate(presented.certificate).not_valid_after_utc,
-        now + WITHOUT_RESULT if service.result is None else service.result.expires,
-    ]
+    ends = [x509.load_der_x509_certificate(presented.certificate).not_valid_after_utc, evidence_end(service, now=now)]
     return VerifiedEndpoint(address=address, presented=presented, service=service, verified_at=now, expires=min(ends))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from sealserve.client.connection_fault import UnreachableError, find_fault
+from sealserve.client.connection_fault import DIAGNOSIS_SECONDS, UnreachableError, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, parse_endpoint
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # the verification of evidence is imported only for programs 
     from sealserve.client.attested import AttestedPolicy, VerifiedReplicas
     from sealserve.client.attested_connection import AttestedConnection
 
-_DIAGNOSIS_SECONDS = 3.0
 _OPTIONS: dict[str, Any] = {
     # Otherwise channels to the same address share a connection, and all requests would reach a single replica.
     "grpc.use_local_subchannel_pool": 1,
@@ -67,7 +66,7 @@ class ServiceChannel:
 
     def find_fault(self) -> SealserveError | None:
         """Return the reason why a new connection to this address fails, or None if it succeeds."""
-        return find_fault(self.endpoint, self.credentials, timeout=_DIAGNOSIS_SECONDS)
+        return find_fault(self.endpoint, self.credentials, timeout=DIAGNOSIS_SECONDS)
 
     def close(self) -> None:
         """Close the connection. Requests in progress are canceled."""

@@ -19,6 +19,8 @@ from sealserve.errors import SealserveError, UnavailableError
 
 HTTP2 = b"h2"
 HTTP1 = b"http/1.1"
+DIAGNOSIS_SECONDS = 3.0
+"""Time for a diagnosis with `find_fault`."""
 _READ_SIZE = 16_384
 _REFUSAL_SECONDS = 1.0
 _OUTSIDE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED (openssl/x509_vfy.h)
@@ -213,7 +215,7 @@ def _drive(connection: SSL.Connection, stream: socket.socket, deadline: float, s
         else:
             _flush(connection, stream, deadline)
             return
-        stream.settimeout(_left(deadline))
+        stream.settimeout(seconds_left(deadline))
         if not (received := stream.recv(_READ_SIZE)):
             raise _ClosedError
         connection.bio_write(received)
@@ -222,11 +224,16 @@ def _drive(connection: SSL.Connection, stream: socket.socket, deadline: float, s
 def _flush(connection: SSL.Connection, stream: socket.socket, deadline: float) -> None:
     with contextlib.suppress(SSL.WantReadError):
         while to_send := connection.bio_read(_READ_SIZE):
-            stream.settimeout(_left(deadline))
+            stream.settimeout(seconds_left(deadline))
             stream.sendall(to_send)
 
 
-def _left(deadline: float) -> float:
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until a deadline on the monotonic clock.
+
+    Raises:
+        TimeoutError: It is over.
+    """
     if (left := deadline - time.monotonic()) <= 0:
         raise TimeoutError
     return left
@@ -252,9 +259,14 @@ def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials, pr
         return client_fault(outcome.ended, server_name=credentials.server_name, chain=credentials.chain())
     # 5. Does the service use the expected protocol, gRPC or REST?
     if outcome.protocol != protocol:
-        name, api = ("HTTP/2", "gRPC") if protocol == HTTP2 else ("HTTP/1.1", "REST")
-        return TlsError(f"{endpoint} supports TLS, but not {name}.", hint=f"Check that it is the service's {api} port.")
+        return other_protocol(endpoint, protocol)
     return None
+
+
+def other_protocol(endpoint: Endpoint, protocol: bytes) -> TlsError:
+    """Return the error for a service that does not use the expected protocol."""
+    name, api = ("HTTP/2", "gRPC") if protocol == HTTP2 else ("HTTP/1.1", "REST")
+    return TlsError(f"{endpoint} supports TLS, but not {name}.", hint=f"Check that it is the service's {api} port.")
 
 
 def _chain_fault(outcome: _Handshake, credentials: Credentials) -> SealserveError | None:

@@ -27,11 +27,13 @@ from sealserve.attested.evidence_service_pb2 import EvidenceRequest as RequestMe
 from sealserve.attested.evidence_service_pb2 import EvidenceResponse as ResponseMessage
 from sealserve.client.codes import ClientCode
 from sealserve.client.connection_fault import (
+    DIAGNOSIS_SECONDS,
     HTTP1,
     HTTP2,
     client_fault,
     connection_failure,
     find_fault,
+    seconds_left,
 )
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, check_client, printable
 from sealserve.client.single_call import CallRefusedError, ClosedAtOnceError, unary_call
@@ -46,7 +48,6 @@ LARGEST_ANSWER: Final = ServiceEvidence.limit
 _PROTOBUF_OVERHEAD: Final = 16
 _OK: Final = 200
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
-_DIAGNOSIS_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ class NotedConnection:
         """
         request = EvidenceRequest()
         with _explained(self.endpoint, self.tls):
-            self.stream.settimeout(_left(self.deadline))
+            self.stream.settimeout(seconds_left(self.deadline))
             over_grpc = self.stream.selected_alpn_protocol() == HTTP2.decode()
             content = self._over_http2(request) if over_grpc else self._over_http1(request)
         return request.receive(content, certificate=self.certificate)
@@ -154,7 +155,7 @@ class NotedConnection:
         limit = LARGEST_ANSWER + _PROTOBUF_OVERHEAD
         try:
             answer = unary_call(self.stream, EVIDENCE_METHOD, message, authority=self.tls.server_name, limit=limit,
-                                timeout=lambda: _left(self.deadline))  # fmt: skip
+                                timeout=lambda: seconds_left(self.deadline))  # fmt: skip
             return ResponseMessage.FromString(answer).evidence
         except DecodeError as error:
             raise _missing(self.endpoint, "its answer is not a message of the protocol") from error
@@ -169,7 +170,7 @@ class NotedConnection:
         connection = http.client.HTTPConnection(self.tls.server_name)
         connection.sock = self.stream
         # A limit for the whole answer: `settimeout` limits each part, and a slow peer sends many parts.
-        end = threading.Timer(_left(self.deadline), _end, [self.stream])
+        end = threading.Timer(seconds_left(self.deadline), _end, [self.stream])
         end.start()
         try:
             connection.request("GET", f"{PATH}?{request.query}", headers={"Accept": "application/json"})
@@ -177,7 +178,7 @@ class NotedConnection:
             content = answer.read(LARGEST_ANSWER + 1)
         finally:
             end.cancel()
-        _left(self.deadline)  # a connection that was ended looks like a short answer
+        seconds_left(self.deadline)  # a connection that was ended looks like a short answer
         if answer.status in _BUSY:
             raise _unavailable(self.endpoint, f"HTTP status {answer.status}")
         if answer.status != _OK:
@@ -211,9 +212,9 @@ def noted_connection(
     with ExitStack() as opened:
         with _explained(endpoint, tls):
             plain = opened.enter_context(
-                socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
+                socket.create_connection((endpoint.host, endpoint.port), timeout=seconds_left(deadline))
             )
-            plain.settimeout(_left(deadline))
+            plain.settimeout(seconds_left(deadline))
             stream = opened.enter_context(context.wrap_socket(plain, server_hostname=tls.server_name))
         yield noted(stream, endpoint, tls, deadline=deadline)
 
@@ -239,7 +240,7 @@ def _explained(endpoint: Endpoint, tls: EndpointTls) -> Iterator[None]:
         raise
     except ssl.SSLCertVerificationError as error:  # only with a CA
         authority = tls.authority()
-        fault = find_fault(endpoint, authority, timeout=_DIAGNOSIS_SECONDS) if authority else None
+        fault = find_fault(endpoint, authority, timeout=DIAGNOSIS_SECONDS) if authority else None
         raise fault or _tls_failure(endpoint, error) from error
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
         raise connection_failure(endpoint, error) from error
@@ -276,9 +277,3 @@ def _unavailable(endpoint: Endpoint, reason: str) -> SealserveError:
 def _end(stream: socket.socket) -> None:
     with suppress(OSError):
         socket.socket.shutdown(stream, socket.SHUT_RDWR)
-
-
-def _left(deadline: float) -> float:
-    if (left := deadline - time.monotonic()) <= 0:
-        raise TimeoutError
-    return left

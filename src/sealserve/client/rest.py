@@ -19,7 +19,7 @@ from google.protobuf import json_format
 
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
 from sealserve.client.codes import ClientCode
-from sealserve.client.connection_fault import HTTP1, UnreachableError, client_fault, find_fault
+from sealserve.client.connection_fault import DIAGNOSIS_SECONDS, HTTP1, UnreachableError, client_fault, find_fault
 from sealserve.client.credentials import Credentials, Endpoint, parse_endpoint, printable
 from sealserve.client.examples import bytes_from_json
 from sealserve.client.predict import ModelMetadata, Prediction, Signature, TensorSpec, signatures_of
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # the verification of evidence is imported only for programs 
     from sealserve.client.attested import AttestedPolicy
     from sealserve.client.attested_rest import RestVerifier as _Verifier
 
-_DIAGNOSIS_SECONDS: Final = 3.0
 _IDLE_CLOSED: Final = (
     http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
 )  # fmt: skip
@@ -65,7 +64,7 @@ class _Connection(http.client.HTTPSConnection):
         with ExitStack() as failed:
             failed.enter_context(opened)
             stream = failed.enter_context(self._tls.wrap_socket(opened, server_hostname=self._server_name))
-            self._verify(stream, self.timeout or _DIAGNOSIS_SECONDS)
+            self._verify(stream, self.timeout or DIAGNOSIS_SECONDS)
             stream.settimeout(self.timeout)
             self.sock = stream
             failed.pop_all()
@@ -116,7 +115,7 @@ class RestPredictor:
             self._endpoint,
             _context(self._credentials, now),
             server_name=server_name,
-            timeout=_DIAGNOSIS_SECONDS,
+            timeout=DIAGNOSIS_SECONDS,
             verify=self._verifier.verify if self._verifier is not None else _trust,
         )
         self._known: dict[str, ModelMetadata] = {}
@@ -233,7 +232,7 @@ class RestPredictor:
 
     def _fault(self, error: Exception) -> SealserveError:
         """Return the reason for a failed request."""
-        fault = find_fault(self._endpoint, self._credentials, timeout=_DIAGNOSIS_SECONDS, protocol=HTTP1)
+        fault = find_fault(self._endpoint, self._credentials, timeout=DIAGNOSIS_SECONDS, protocol=HTTP1)
         if fault is None and isinstance(error, ssl.SSLError):  # with TLS 1.3, a refusal appears only here
             reason = (error.reason or "").lower().replace("_", " ")
             fault = client_fault(reason, server_name=self._credentials.server_name, chain=self._credentials.chain())

@@ -13,8 +13,16 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sealserve.attested.evidence_conversation import PresentedService
-from sealserve.client.connection_fault import HTTP1, HTTP2, UnreachableError, connection_failure, find_fault
-from sealserve.client.credentials import Endpoint, TlsError
+from sealserve.client.connection_fault import (
+    DIAGNOSIS_SECONDS,
+    HTTP1,
+    HTTP2,
+    UnreachableError,
+    connection_failure,
+    find_fault,
+    other_protocol,
+)
+from sealserve.client.credentials import Endpoint
 from sealserve.client.noted_connection import EndpointTls, noted_connection
 from sealserve.errors import SealserveError
 from sealserve.proxy.codes import ProxyCode
@@ -27,7 +35,6 @@ CHUNK: Final = 256 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _TOTAL_SECONDS: Final = 40.0
 _SHUTDOWN_SECONDS: Final = 2.0
-_DIAGNOSIS_SECONDS: Final = 3.0
 _MOST_CONNECTIONS: Final = 16
 """How many connections are held to find a replica again. NGINX gives a new one to the replica with the fewest."""
 _ROUNDS: Final = 3
@@ -134,22 +141,16 @@ class Service:
         certificate = encrypted.getpeercert(binary_form=True)
         if not certificate or not _accepted(encrypted.selected_alpn_protocol(), alpn):
             writer.transport.abort()
-            raise TlsError(
-                f"{endpoint} supports TLS, but not {'HTTP/2' if alpn == HTTP2 else 'HTTP/1.1'}.",
-                hint=f"Check that it is the service's {'gRPC' if alpn == HTTP2 else 'REST'} port.",
-            )
+            raise other_protocol(endpoint, alpn)
         with contextlib.suppress(OSError):  # a peer that vanished must not keep the connection forever
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return reader, writer, certificate
 
     async def _explain(self, endpoint: Endpoint, alpn: bytes, error: OSError) -> SealserveError:
         """Return the reason for a failed connection."""
-        credentials = self.tls.authority()
         fault = None
-        if credentials is not None and isinstance(error, ssl.SSLError):
-            fault = await in_thread(
-                lambda: find_fault(endpoint, credentials, timeout=_DIAGNOSIS_SECONDS, protocol=alpn)
-            )
+        if isinstance(error, ssl.SSLError) and (credentials := self.tls.authority()) is not None:
+            fault = await in_thread(lambda: find_fault(endpoint, credentials, timeout=DIAGNOSIS_SECONDS, protocol=alpn))
         if error.errno is not None and not isinstance(error, ssl.SSLError | socket.gaierror):
             error = OSError(error.errno, os.strerror(error.errno))  # asyncio's texts are for programmers
         return fault or connection_failure(endpoint, error)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sealserve.attested.evidence_conversation import PresentedService
 from sealserve.attested.user_policy import UserPolicy
 from sealserve.attested.verification import VerifiedService
-from sealserve.client.attested import WITHOUT_RESULT
+from sealserve.client.attested import evidence_end
 from sealserve.errors import VerificationError
 from sealserve.log_line import fields
 from sealserve.proxy.threads import in_thread
@@ -133,7 +133,7 @@ class ReplicaVerifier:
 
     def _note(self, key: bytes, service: VerifiedService) -> Verification:
         now = self._clock()
-        until = now + WITHOUT_RESULT if service.result is None else service.result.expires
+        until = evidence_end(service, now=now)
         for old in [old for old, known in self._verified.items() if now >= known.until]:
             del self._verified[old]
         if len(self._verified) >= _MOST_VERIFIED:
