@@ -27,7 +27,7 @@ test: setup ## Run every test
 	@$(BIN)/python -m scripts.promtool --if-possible
 	@$(BIN)/python -m scripts.softhsm --if-possible
 	@$(BIN)/python -m scripts.postgresql --if-possible
-	@$(BIN)/python -m scripts.dcap_qvl_js --if-possible
+	@$(BIN)/python -m scripts.node_packages --if-possible
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that require neither TensorFlow nor other programs
@@ -104,9 +104,9 @@ softhsm: setup ## Unpack SoftHSM from Debian's packages, for the tests of PKCS#1
 postgresql: setup ## Unpack the distribution's PostgreSQL server, for the tests of the broker's database
 	@$(BIN)/python -m scripts.postgresql
 
-.PHONY: dcap-qvl-js
-dcap-qvl-js: setup ## Install a verifier of quotes in JavaScript, for the tests of evidence (requires Node.js)
-	@$(BIN)/python -m scripts.dcap_qvl_js
+.PHONY: node-packages
+node-packages: setup ## Install the packages of the tests' Node.js programs: a verifier of quotes, a gRPC client
+	@$(BIN)/python -m scripts.node_packages
 
 fuzz: setup ## Fuzz the parsers for FUZZ_SECONDS (default 60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)

@@ -219,7 +219,10 @@ class ServerFlags:
         ours=True,
     )
     max_queued_requests: int = _flag(
-        256, "maximum number of waiting requests; further requests get RESOURCE_EXHAUSTED", ours=True
+        2048,
+        "maximum number of waiting requests; beyond it, a request of the client with the most waiting requests gets"
+        " RESOURCE_EXHAUSTED",
+        ours=True,
     )
     dangerous_plaintext: bool = _flag(
         False, "serve without TLS: anyone on the network can read inputs and outputs", ours=True

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from scripts.attested_vectors import files
-from scripts.dcap_qvl_js import MODULES, PROGRAM, installed
+from scripts.node_packages import MODULES, VERIFY_QUOTE, installed
 from tests.harness.missing import missing
 from tests.harness.second_verifier import Refused, verify_bundle
 
@@ -126,9 +126,9 @@ def test_the_receipt_verifies() -> None:
 
 def javascript(bundle: Path, root: bytes, seconds: int) -> dict[str, Any]:
     if not installed():
-        missing("@phala/dcap-qvl is missing: `make dcap-qvl-js` installs it (requires Node.js)")
+        missing("@phala/dcap-qvl is missing: `make node-packages` installs it (requires Node.js)")
     ran = subprocess.run(
-        ["node", str(PROGRAM), str(bundle), base64.b64encode(root).decode(), str(seconds)],
+        ["node", str(VERIFY_QUOTE), str(bundle), base64.b64encode(root).decode(), str(seconds)],
         env={**os.environ, "NODE_PATH": str(MODULES)},
         capture_output=True,
         text=True,

@@ -98,7 +98,9 @@ class Server:
         self._identity = identity
         self._check_model = check_model
         self._stopping = asyncio.Event()
-        self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
+        self._transport_kind = transports.choose()
+        self._queue = min(options.flags.max_queued_requests, self._transport_kind.longest_queue)
+        self._inference = Lane(running=options.flags.grpc_max_threads, waiting=self._queue)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
         self._evidence_lane = Lane(running=1, waiting=_CONTROL_QUEUE)
         self._allowance = Allowance(
@@ -134,7 +136,7 @@ class Server:
             return False
         # 3. Open the ports, gRPC's last, because probes interpret an open port as ready.
         await http.start()
-        health = Health(watches=transports.choose().idle_calls // 4)
+        health = Health(watches=self._transport_kind.idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
         transport = self._build(servables, health, check, evidence)
         if admin is not None:
@@ -264,14 +266,14 @@ class Server:
             f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
             for name, method in inference.items()
         }
-        kind = transports.choose()
+        kind = self._transport_kind
         settings = TransportSettings(
             handlers={**handlers(routes), **health.handlers},
             threads=options.flags.grpc_max_threads
             + self._control.width
             + self._evidence_lane.width
             + 1,  # one waits for the next event
-            calls=options.flags.grpc_max_threads + options.flags.max_queued_requests + kind.idle_calls,
+            calls=options.flags.grpc_max_threads + self._queue + kind.idle_calls,
             patience=options.flags.transfer_timeout_seconds,
             allowance=self._allowance,
             arguments=[

@@ -205,6 +205,7 @@ class QueueTransport:
     """
 
     idle_calls: ClassVar[int] = 1024
+    longest_queue: ClassVar[int] = 2**31  # a waiting call has no thread
 
     def __init__(self, settings: TransportSettings) -> None:
         self.trailer = tuple(settings.trailer)

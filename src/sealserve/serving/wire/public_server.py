@@ -151,6 +151,7 @@ class PublicTransport:
     """
 
     idle_calls: ClassVar[int] = 64
+    longest_queue: ClassVar[int] = 256  # each waiting call has a thread
 
     def __init__(self, settings: TransportSettings) -> None:
         self.allowance = settings.allowance

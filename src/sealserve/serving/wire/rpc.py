@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import RequestCode, RequestError, Status
-from sealserve.serving.wire.lanes import Lane
+from sealserve.serving.wire.lanes import Job, Lane
 from sealserve.serving.wire.transport import Call, Handler
 from sealserve.serving_interface import INSTANCE_HEADER, RECEIPT_HEADER
 
@@ -114,8 +114,11 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
-        def job() -> Callable[[], None]:
-            return run(call, route.method, route.receipts)
+        job = Job(
+            work=lambda: run(call, route.method, route.receipts),
+            refuse=lambda error: _refusal(call, error)(),
+            client=call.peer,
+        )
 
         def cancel() -> None:
             if route.lane.withdraw(job):
@@ -125,9 +128,10 @@ def _handler(route: Route) -> Handler:
         try:
             if route.admit is not None:
                 route.admit(call.peer())
-            route.lane.run(job)
         except RequestError as error:
             _refusal(call, error)()
+            return
+        route.lane.run(job)
 
     return handle
 

@@ -117,6 +117,8 @@ class Transport(Protocol):
     idle_calls: ClassVar[int]
     """Maximum number of open calls that neither run nor wait for a thread: calls whose message is still in transfer,
     and watches of the health service."""
+    longest_queue: ClassVar[int]
+    """Maximum number of calls that may wait for a thread, whatever ``--max_queued_requests`` permits."""
 
     def __init__(self, settings: TransportSettings) -> None: ...
 

@@ -38,6 +38,26 @@ class Turns(Generic[Item]):
             return item
         return None
 
+    def count(self, peer: bytes) -> int:
+        """Return the number of items of a client that wait."""
+        return len(self._peers.get(peer, ()))
+
+    def longest(self) -> bytes:
+        """Return the client with the most waiting items; with equal numbers, the one whose turn comes last.
+
+        Raises:
+            ValueError: No item waits.
+        """
+        return max(reversed(self._peers), key=self.count)
+
+    def newest(self, peer: bytes) -> Item:
+        """Return the newest item of a client that has waiting items.
+
+        Raises:
+            KeyError: No item of this client waits.
+        """
+        return next(reversed(self._peers[peer]))
+
     def remove(self, item: Item) -> bool:
         """Remove ``item``; return whether it waited."""
         peer = self._peer_of.pop(item, None)

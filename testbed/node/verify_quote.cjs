@@ -1,6 +1,6 @@
 // Verify the quote of an evidence bundle with @phala/dcap-qvl, a verifier in pure JavaScript.
 //
-// Usage: node verify.cjs BUNDLE ROOT_DER_BASE64 SECONDS. It prints JSON: the TCB status, and the report's fields in hex.
+// Usage: node verify_quote.cjs BUNDLE ROOT_DER_BASE64 SECONDS. It prints JSON: the TCB status, and the report's fields in hex.
 // The node modules are in the folder that NODE_PATH names.
 "use strict";
 

@@ -1,7 +1,7 @@
-"""Install @phala/dcap-qvl, a verifier of SGX quotes in JavaScript, into ``build/`` for the tests.
+"""Install the packages of the tests' Node.js programs into ``build/``: a verifier of SGX quotes, and a gRPC client.
 
-It is independent of the Python package dcap-qvl, which is written in Rust. The versions and digests of all packages are
-in ``testbed/dcap-qvl-js/package-lock.json``, which names no index. Scripts of packages do not run.
+The verifier is independent of the Python package dcap-qvl, which is written in Rust. The versions and digests of all
+packages are in ``testbed/node/package-lock.json``, which names no index. Scripts of packages do not run.
 """
 
 import argparse
@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "testbed" / "dcap-qvl-js"
-PROGRAM = SOURCE / "verify.cjs"
-FOLDER = ROOT / "build" / "dcap-qvl-js"
+SOURCE = ROOT / "testbed" / "node"
+VERIFY_QUOTE = SOURCE / "verify_quote.cjs"
+PREDICT = SOURCE / "predict.cjs"
+FOLDER = ROOT / "build" / "node"
 MODULES = FOLDER / "node_modules"
 FILES = ("package.json", "package-lock.json")
 
@@ -22,7 +23,7 @@ def installed() -> bool:
     """Return whether Node.js is available, and the packages of the current lock file are installed."""
     return (
         shutil.which("node") is not None
-        and (MODULES / "@phala" / "dcap-qvl").is_dir()
+        and MODULES.is_dir()
         and all((FOLDER / name).read_bytes() == (SOURCE / name).read_bytes() for name in FILES)
     )
 
@@ -30,7 +31,7 @@ def installed() -> bool:
 def main() -> None:
     """Install the packages unless they are installed. If that fails, print the reason."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed without Node.js; its test then skips")
+    parser.add_argument("--if-possible", action="store_true", help="succeed without Node.js; their tests then skip")
     arguments = parser.parse_args()
     if installed():
         return
@@ -42,11 +43,11 @@ def main() -> None:
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
         if ended.returncode == 0:
-            print(f"dcap-qvl-js: installed into {MODULES}")
+            print(f"node-packages: installed into {MODULES}")
             return
         shutil.rmtree(FOLDER)
         problem = f"`npm ci` failed: {' '.join(ended.stderr.split())[-300:]}"
-    print(f"dcap-qvl-js: {problem}", file=sys.stderr)
+    print(f"node-packages: {problem}", file=sys.stderr)
     raise SystemExit(0 if arguments.if_possible else 4)
 
 
