@@ -99,10 +99,11 @@ def per_call(work: Callable[[], object], calls: int) -> float:
 
 def measure_request(base: Path, message: bytes, calls: int) -> dict[str, float]:
     """Return the processor time of the parts between a request's bytes and the answer's, in us."""
-    options: ServerOptions = parse(
+    options = parse(
         [f"--model_name={NAME}", f"--model_base_path={base}", "--tensorflow_session_parallelism=1",
          "--dangerous_plaintext"]
     )  # fmt: skip
+    assert isinstance(options, ServerOptions)
     servables = Servables(Metrics())
     models = Models(options, None, servables, None)
     models.start()

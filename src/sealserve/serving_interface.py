@@ -18,6 +18,9 @@ Source: tensorflow/tensorflow, ``tensorflow/python/saved_model/constants.py``.
 METHODS: Final = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 """Method names of signatures (``tensorflow/cc/saved_model/signature_constants.h``)."""
 
+WARMUP_REQUESTS: Final = "assets.extra/tf_serving_warmup_requests"
+"""The file of warm-up requests in a version's folder (``servables/tensorflow/saved_model_warmup_util.cc``)."""
+
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 """The default path of the metrics, unless a monitoring configuration changes it (``util/prometheus_exporter.h``)."""
 

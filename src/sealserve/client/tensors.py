@@ -10,6 +10,7 @@ Source: tensorflow/core/framework/tensor.proto and tensor.cc (``FromProtoField``
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,26 @@ def to_proto(array: Array) -> TensorProto:
     if data_type != types.DT_BFLOAT16:  # numpy cannot change the byte order of this type
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return TensorProto(dtype=data_type, tensor_shape=shape, tensor_content=array.tobytes())
+
+
+def zeros(data_type: str, shape: Sequence[int]) -> TensorProto:
+    """Return a tensor of zeros as a short message: it has one value, which repeats.
+
+    Args:
+        data_type: The type's name, such as ``float32``.
+        shape: The size of each dimension.
+
+    Raises:
+        TensorTypeError: The type is not a type of numbers.
+    """
+    known = _BY_NAME.get(data_type)
+    if known is None:
+        raise TensorTypeError(f"There is no number of the type {data_type}.")
+    tensor = TensorProto(dtype=known)
+    tensor.tensor_shape.dim.extend(TensorShapeProto.Dim(size=size) for size in shape)
+    field = _TYPES[known][2]
+    getattr(tensor, field).extend([0] * (2 if data_type.startswith("complex") else 1))
+    return tensor
 
 
 def from_proto(tensor: TensorProto) -> Array:

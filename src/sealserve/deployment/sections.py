@@ -61,6 +61,11 @@ class ModelSection(Section):
     tags: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default=("serve",), description="tags that select the graph of the SavedModel to serve"
     )
+    warm_up: bool = Field(
+        default=False,
+        description="add a warm-up request of zeros to a model without warm-up requests, so that the first user's "
+        "request is as fast as the others",
+    )
     dangerous_operations: tuple[str, ...] = Field(
         default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
     )

@@ -116,11 +116,7 @@ def import_model(
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
     check_source(source)
-    if folder.exists():
-        raise OutputExistsError(
-            f"{folder} already exists.",
-            hint="Set a different version of the model in sealserve.toml, or remove the folder.",
-        )
+    refuse_existing(folder)
     kind = SourceKind.SAVED_MODEL if source.is_dir() else SourceKind.FROZEN_GRAPH
     if kind is SourceKind.SAVED_MODEL:
         tell("checking the SavedModel")
@@ -150,6 +146,19 @@ def import_model(
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
     return ImportedModel(name=ModelName(name), version=version, folder=folder, source=kind, info=check_servable(folder))
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse to convert a model to a folder that exists.
+
+    Raises:
+        OutputExistsError: The folder exists.
+    """
+    if folder.exists():
+        raise OutputExistsError(
+            f"{folder} already exists.",
+            hint="Set a different version of the model in sealserve.toml, or remove the folder.",
+        )
 
 
 def _write_binary_form(source: Path, destination: Path) -> None:

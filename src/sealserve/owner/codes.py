@@ -52,6 +52,8 @@ class OwnerCode(ErrorCode):
     """A model of the deployment was not converted into the workspace yet."""
     MODEL_SOURCE_CHANGED = "model.source-changed", InputError
     """The source of a model changed during its conversion."""
+    MODEL_WARM_UP = "model.warm-up", InputError
+    """A warm-up request cannot be generated, because the signature does not determine the inputs."""
 
     MODEL_SIGNATURE_INVALID = "model-signature.invalid", VerificationError
     """The signature of a model does not verify with the key, authority or identity that the owner trusts."""

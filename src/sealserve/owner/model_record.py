@@ -52,6 +52,7 @@ class ModelRecord(BaseModel):
         outputs: The setting ``model.outputs`` of the conversion.
         tags: The setting ``model.tags`` of the conversion.
         keep_frozen: Whether large constants stayed constants.
+        warm_up: The setting ``model.warm_up`` of the conversion.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +66,7 @@ class ModelRecord(BaseModel):
     outputs: tuple[str, ...]
     tags: tuple[str, ...]
     keep_frozen: bool
+    warm_up: bool = False
 
 
 def record(
@@ -89,6 +91,7 @@ def record(
         outputs=model.outputs,
         tags=model.tags,
         keep_frozen=keep_frozen,
+        warm_up=model.warm_up,
     )
     path = _place(workspace, model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,8 +171,8 @@ def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
     made = find_record(workspace, model)
     if made is None or model.path is None or not model.path.exists() or made.content != digest_of(folder):
         return False
-    settings = (made.inputs, made.outputs, made.tags)
-    return settings != (model.inputs, model.outputs, model.tags) or made.source != digest_of(model.path)
+    settings = (made.inputs, made.outputs, made.tags, made.warm_up)
+    return settings != (model.inputs, model.outputs, model.tags, model.warm_up) or made.source != digest_of(model.path)
 
 
 def digest_of(path: Path) -> str:

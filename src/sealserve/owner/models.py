@@ -1,18 +1,17 @@
 """The workspace's plaintext models, as SavedModels: ``owner/models/NAME/VERSION``."""
 
-import contextlib
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from sealserve.deployment import ModelSection
 from sealserve.model.codes import ModelCode
-from sealserve.model.convert import ImportedModel, import_model
+from sealserve.model.convert import ImportedModel, import_model, refuse_existing
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
+from sealserve.owner.warm_up import add_warm_up
 from sealserve.terms import ServerKind
 from sealserve.whole_folder import Staging, staging
 from sealserve.workspace import Workspace
@@ -76,15 +75,14 @@ def bring_in(
         )
     # 1. Compute the digest of the source first, to detect below whether the source changes during the conversion.
     source, state = digest_of(model.path), state_of(model.path)
-    # 2. If an existing copy is to be replaced, convert beside it.
+    # 2. Convert beside the final place, so that an interrupted or refused conversion leaves nothing.
     destination = planned_folder(workspace, model)
-    with contextlib.ExitStack() as stack:
-        staged = None
-        if replace and destination.is_dir():
-            staged = stack.enter_context(staging(workspace.owner.models, f"{model.name}-{model.version}"))
+    if not replace:
+        refuse_existing(destination)
+    with staging(workspace.owner.models, f"{model.name}-{model.version}") as staged:
         imported = import_model(
             model.path,
-            workspace.owner.models if staged is None else staged.folder,
+            staged.folder,
             name=model.name,
             version=model.version,
             inputs=model.inputs,
@@ -94,18 +92,18 @@ def bring_in(
             signature=model.signature,
             progress=progress,
         )
+        if model.warm_up:
+            add_warm_up(imported.folder, imported.info, name=model.name)
         if digest_of(model.path) != source:
-            if staged is None:
-                shutil.rmtree(imported.folder)
             raise OwnerCode.MODEL_SOURCE_CHANGED.error(
                 f"The model {model.name} was not converted: {model.path} changed during the conversion.",
                 hint="Wait until the export has ended, then run the command again.",
             )
         # 3. Publish the copy. Remove the old record first, so that it is never combined with the new copy.
-        if staged is not None:
-            forget(workspace, model)
-            Staging(imported.folder).replace(destination)
-            imported = replace_fields(imported, folder=destination, info=check_servable(destination))
+        forget(workspace, model)
+        destination.parent.mkdir(exist_ok=True)
+        Staging(imported.folder).replace(destination)
+        imported = replace_fields(imported, folder=destination, info=check_servable(destination))
     record(workspace, model, source=source, source_state=state, folder=imported.folder, keep_frozen=keep_frozen)
     return imported
 

@@ -49,6 +49,9 @@ SIGNER_SETTINGS: Final = frozenset({
 })  # fmt: skip
 """Settings of a model's signature. They are facts only if they are set: unsigned models have the facts as before."""
 
+PREPARATION_SETTINGS: Final = frozenset({"warm_up"})
+"""Settings of a model's preparation. They are facts only if they are set."""
+
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
@@ -169,8 +172,8 @@ def _setting(deployment: Deployment, key: str) -> str:
 def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
     key = model_key(model.name, model.version)
     facts = {key: "served"} | {f"{key}.{name}": _text(getattr(model, name)) for name in MODEL_SETTINGS}
-    for name in SIGNER_SETTINGS:
-        if (value := getattr(model, name)) is not None:
+    for name in SIGNER_SETTINGS | PREPARATION_SETTINGS:
+        if (value := getattr(model, name)) not in {None, False}:
             facts[f"{key}.{name}"] = _file_digest(value) if isinstance(value, Path) else _text(value)
     if digests.source is not None:
         facts[f"{key}{SOURCE}"] = digests.source

@@ -116,6 +116,7 @@ def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode
             "path": (model.path or graph).resolve(),
             "inputs": model.inputs,
             "outputs": model.outputs,
+            "warm_up": model.path is None,
         },
         "service": {"tls": tls.value, "port": chosen.service},
         "broker": {"port": chosen.broker, "collateral_url": f"http://127.0.0.1:{chosen.pcs}"},

@@ -1,11 +1,10 @@
 """Warm-up requests of a version. They run before the version is available, so that the first client waits less.
 
 Source: tensorflow/serving, ``servables/tensorflow/saved_model_warmup.cc``, ``saved_model_warmup_util.cc`` (which file,
-how many records, messages); tensorflow/tensorflow, ``core/lib/io/record_reader.cc`` (the layout of a TFRecord file).
+how many records, messages).
 """
 
 import logging
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +18,12 @@ from sealserve.serving.log import DescribesModelError
 from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.servables import Servable
+from sealserve.serving_interface import WARMUP_REQUESTS
+from sealserve.tf_record import DamagedRecordError, read_records
 
 logger = logging.getLogger(__name__)
 
-REQUESTS: Final = Path("assets.extra/tf_serving_warmup_requests")
 MOST_RECORDS: Final = 1000
-
-_HEADER: Final = struct.Struct("<QI")
-_FOOTER_SIZE: Final = 4
-_CASTAGNOLI: Final = 0x82F63B78
 
 
 class WarmupError(DescribesModelError):
@@ -38,7 +34,7 @@ class WarmupError(DescribesModelError):
     def __init__(self, message: str, status: Status, *, log_message: str | None = None) -> None:
         super().__init__(
             message,
-            hint=f"Write {REQUESTS} again, or start with --enable_model_warmup=false.",
+            hint=f"Write {WARMUP_REQUESTS} again, or start with --enable_model_warmup=false.",
             log_message=log_message,
         )
         self.status = status
@@ -56,7 +52,7 @@ def warm_up(servable: Servable, folder: Path, *, iterations: int, discreet: bool
     Raises:
         WarmupError: The file is not a TFRecord file of PredictionLog messages, has too many, or one of them fails.
     """
-    path = folder / REQUESTS
+    path = folder / WARMUP_REQUESTS
     if not path.exists():
         return
     started, read, status = time.monotonic(), 0, Status.OK
@@ -113,37 +109,12 @@ def _run(servable: Servable, log: PredictionLog) -> None:
 def _records(path: Path) -> Iterator[bytes]:
     """Yield the records of a TFRecord file.
 
-    A record consists of its length, the length's checksum, the content, and the content's checksum. The checksum of the
-    length is verified, which detects files of a different format. The checksum of the content is not: a damaged message
-    fails to parse, and a release's files are verified as a whole.
+    The checksum of a record's content is not verified: a damaged message fails to parse, and a release's files are
+    verified as a whole.
     """
-    with path.open("rb") as stream:
-        offset = 0
-        while header := stream.read(_HEADER.size):
-            if len(header) < _HEADER.size or _masked_crc(header[:8]) != _HEADER.unpack(header)[1]:
-                raise _damaged(offset)
-            length = _HEADER.unpack(header)[0]
-            if length > path.stat().st_size:
-                raise _damaged(offset)
-            record = stream.read(length)
-            if len(record) < length or len(stream.read(_FOOTER_SIZE)) < _FOOTER_SIZE:
-                raise _damaged(offset)
-            yield record
-            offset = stream.tell()
-
-
-def _damaged(offset: int) -> WarmupError:
-    return WarmupError(
-        f"corrupted record at {offset}. Please verify your warmup data is in TFRecord format.", Status.DATA_LOSS
-    )
-
-
-def _masked_crc(content: bytes) -> int:
-    """Return the CRC-32C of a few bytes, rotated and offset as in TFRecord files (``core/lib/hash/crc32c.h``)."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    try:
+        yield from read_records(path)
+    except DamagedRecordError as error:
+        raise WarmupError(
+            f"{error}. Please verify your warmup data is in TFRecord format.", Status.DATA_LOSS
+        ) from error

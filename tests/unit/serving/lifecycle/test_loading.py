@@ -17,13 +17,14 @@ from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle import versions
 from sealserve.serving.lifecycle.loading import Loader, LoadFailedError, RefusedModelError
-from sealserve.serving.lifecycle.warmup import REQUESTS, WarmupError
+from sealserve.serving.lifecycle.warmup import WarmupError
 from sealserve.serving.log import text_for_log
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.runtime.libtensorflow import TensorFlowError
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.servables import Servable
+from sealserve.serving_interface import WARMUP_REQUESTS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -189,8 +190,8 @@ def test_a_sealed_warm_up_requests_fault_is_logged_without_its_message(copy: Pat
 
     log = PredictionLog()
     log.predict_log.request.model_spec.signature_name = "secret_signature"
-    (copy / "3" / REQUESTS).parent.mkdir()
-    with tf.io.TFRecordWriter(str(copy / "3" / REQUESTS)) as writer:
+    (copy / "3" / WARMUP_REQUESTS).parent.mkdir()
+    with tf.io.TFRecordWriter(str(copy / "3" / WARMUP_REQUESTS)) as writer:
         writer.write(log.SerializeToString())
     with pytest.raises(WarmupError, match="secret_signature") as open_:
         load(options(copy), None)

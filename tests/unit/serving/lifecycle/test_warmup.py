@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from sealserve.serving.lifecycle import warmup
 from sealserve.serving.lifecycle.warmup import WarmupError, warm_up
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.servables import Servable, Servables
+from sealserve.serving_interface import WARMUP_REQUESTS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -26,7 +26,7 @@ def write(folder: Path, *logs: PredictionLog | bytes) -> Path:
     """Write a warm-up file as users do: with TensorFlow's own writer."""
     import tensorflow as tf  # noqa: PLC0415  # the models' fixture has paid for it
 
-    path = folder / warmup.REQUESTS
+    path = folder / WARMUP_REQUESTS
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for log in logs:
@@ -115,7 +115,7 @@ def test_logs_that_cannot_be_run(servable: Servable, tmp_path: Path) -> None:
 
 
 def test_too_many(servable: Servable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "MOST_RECORDS", 2)
+    monkeypatch.setattr("sealserve.serving.lifecycle.warmup.MOST_RECORDS", 2)
     write(tmp_path, *[PredictionLog()] * 3)
     with pytest.raises(WarmupError, match=r"exceeds the maximum \(2\)"):
         warm_up(servable, tmp_path, iterations=1)
