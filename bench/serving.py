@@ -5,7 +5,8 @@
 - resnet50: compared with TensorFlow in a loop in its own process, with the same threads and concurrency.
 - half-plus-two: compared with KServe's and MLServer's Python servers, if ``make bench-peers`` has created their
   environments.
-- start: time from the start of the process to an open port, minus the time to load TensorFlow and the model.
+- start: time from the start of the process to an open port, minus the time to load TensorFlow and the model; and the
+  time of each stage until the first answer.
 
 All servers get the same client, which uses almost no processor time (`http2_load`). Rounds alternate between the
 servers, and the median is reported.
@@ -31,7 +32,17 @@ from typing import Any
 
 import numpy as np
 from http2_load import Load, has_client, require_client, send
-from model_servers import ENVIRONMENTS, HERE, NAME, Served, has_environment, start_kserve, start_mlserver, start_ours
+from model_servers import (
+    ENVIRONMENTS,
+    HERE,
+    NAME,
+    PREDICT,
+    Served,
+    has_environment,
+    start_kserve,
+    start_mlserver,
+    start_ours,
+)
 
 from sealserve.model.convert import import_model
 from sealserve.model.resnet50 import INPUT, OUTPUT, build_frozen_graph
@@ -315,6 +326,9 @@ def measure_start(scratch: Path, *, quick: bool) -> Row:
     seconds = alternate(
         {"loaded": loaded, "ready": ready, "ready with REST": ready_with_rest}, rounds=5 if quick else 9
     )
+    stages = start_stages(base, rounds=3 if quick else 7)
+    print("start: " + ", ".join(f"{stage} {took:.2f} s" for stage, took in stages.items()))
+    seconds.update({f"stage: {stage}": took for stage, took in stages.items()})
     for name in ("ready", "ready with REST"):
         seconds[f"beyond: {name}"] = seconds[name] - seconds["loaded"]
         print(
@@ -322,6 +336,33 @@ def measure_start(scratch: Path, *, quick: bool) -> Row:
             f" {seconds[f'beyond: {name}']:.2f} s beyond"
         )
     return dict(seconds)
+
+
+def start_stages(base: Path, *, rounds: int) -> dict[str, float]:
+    """Return the medians of the seconds that each stage of a start takes, from the process to the first answer."""
+    message = predict_request("x", np.array([1.0, 2.0, 5.0]))
+    seen: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        port, started = _free_port(), time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, HERE / "start_stages.py", str(started), f"--port={port}", f"--model_name={NAME}",
+             f"--model_base_path={base}", "--bind_address=127.0.0.1", "--dangerous_plaintext",
+             "--tensorflow_session_parallelism=1"],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stderr is not None
+            ends = json.loads(next(line for line in process.stderr if line.startswith("{")))
+            Served(process=process, port=port, method=PREDICT).ask(message)
+            ends["first answer"] = time.monotonic() - started
+        finally:
+            process.kill()
+            process.communicate()
+        before = 0.0
+        for stage, end in ends.items():
+            seen.setdefault(stage, []).append(end - before)
+            before = end
+    return {stage: statistics.median(took) for stage, took in seen.items()}
 
 
 def _free_port() -> int:
