@@ -93,7 +93,9 @@ class User:
         """Return the end of the certificate that the service presents now."""
         with closing(self._connect(unverified())) as connection:
             connection.connect()
-            return x509.load_der_x509_certificate(connection.sock.getpeercert(binary_form=True)).not_valid_after_utc
+            leaf = connection.sock.getpeercert(binary_form=True)
+        assert leaf
+        return x509.load_der_x509_certificate(leaf).not_valid_after_utc
 
 
 def unverified() -> ssl.SSLContext:

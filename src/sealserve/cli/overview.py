@@ -85,7 +85,7 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     release = _release_of(parts)
     folder = _folder(workspace, release)
     # 3. Collect the expiry dates of certificates. A date that a replica reports is better than one from the release.
-    ends = dict(certificate_ends(workspace, folder))
+    ends = dict(certificate_ends(workspace, folder, given=deployment.service.tls_certificate_file))
     if presented := [part.certificate for part in parts if part.certificate is not None]:
         ends |= _presented(deployment, min(presented, key=lambda one: one.ends), now)
     # 4. Compare the running release with sealserve.toml.
