@@ -139,7 +139,7 @@ def test_servers_that_drain_under_load_lose_no_request(material: Material, balan
     assert report.answered == len(begun), report.first_error
     assert set(begun.values()) == {1}
     # gRPC's core rejects a call that arrives during the shutdown. On a busy machine, it rarely closes the connection
-    # before it has sent the rejection (measured: two of some hundred runs, with grpcio 1.85). The client cannot know
+    # before it has sent the rejection (measured: two of about 50 runs, with grpcio 1.85). The client cannot know
     # whether such a call has begun, so it reports the error.
     if (unsent := 2400 - len(begun)) > 0:
         assert report.errors == {UnreachableError.code: unsent}
