@@ -13,12 +13,12 @@ from sealserve.signal_pipe import SignalPipe
 
 
 def run_until_signalled(work: Coroutine[Any, Any, None], signals: SignalPipe) -> None:
-    """Run a coroutine until it returns, or until a signal cancels it.
+    """Run asynchronous work until it ends, or until a signal cancels it.
 
     A further signal does not interrupt the end of the loop. asyncio's signal handlers would end before the loop.
 
     Args:
-        work: The coroutine.
+        work: The `async` function that was called.
         signals: The signals.
     """
     signals.begin()
