@@ -43,6 +43,7 @@ import logging
 from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import open_keystore
 from sealserve.broker.server import BrokerServer
+from sealserve.broker.service_loop import signalled
 from sealserve.errors import SealserveError
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.sgx.pcs import PcsClient
@@ -68,7 +69,8 @@ try:
         if kind == "limited":
             size = max(path.stat().st_size for path in Path(where).parent.glob("broker.sqlite*"))
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))
+        with signalled() as signals:
+            server.serve_until_signalled(signals, ready=lambda: print(server.address[1], flush=True))
 except SealserveError as error:
     print(f"{error.code}: {error}", flush=True)
     sys.exit(error.exit_status)

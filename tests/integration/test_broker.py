@@ -614,6 +614,7 @@ from sealserve.broker.keystore import open_keystore
 from sealserve.broker.row_authentication import History
 from sealserve.broker.row_key import KEY_SIZE, RowKey
 from sealserve.broker.server import BrokerServer
+from sealserve.broker.service_loop import signalled
 from sealserve.secret import SecretBytes
 from sealserve.terms import PlatformKind
 from sealserve.pki.certificate import CertifiedKey
@@ -630,7 +631,8 @@ with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2])
     keystore = open_keystore(database, folder / "master.key")
     broker = Broker(database=database, keystore=keystore, verifier=verifier)
     server = BrokerServer(broker, identity=identity, port=0)
-    server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))
+    with signalled() as signals:
+        server.serve_until_signalled(signals, ready=lambda: print(server.address[1], flush=True))
 """
 
 

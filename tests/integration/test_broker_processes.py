@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -179,6 +180,17 @@ def test_sigterm_drains_all_processes(owner: Owned) -> None:
 def iter_queue(broker: RunningBroker) -> Iterator[str | None]:
     while not broker.lines.empty():
         yield broker.lines.get()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_further_signals_do_not_interrupt_the_clean_up(owner: Owned, processes: str) -> None:
+    with owner.broker(options=("--processes", processes)) as broker:
+        while broker.process.poll() is None:
+            broker.process.terminate()
+            time.sleep(0.01)
+        broker.until("the broker has stopped")
+        # A signal during the end of the interpreter has its default action.
+        assert broker.process.returncode in {0, -signal.SIGTERM}
 
 
 def test_each_process_loads_a_new_certificate_and_a_new_master_key(owner: Owned) -> None:

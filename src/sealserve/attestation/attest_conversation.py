@@ -357,5 +357,6 @@ def _refused(message: Refusal) -> Exception:
             hint="Read the reason in the broker's audit log: `sealserve broker log`.",
         )
     return AttestationCode.ATTEST_UNAVAILABLE.error(
-        f"The broker was not able to decide about this enclave.{where}", hint="Try again later, or use another broker."
+        f"The broker was not able to decide about this enclave.{where}",
+        hint="Try again later, or use another broker. The owner reads the reason with `sealserve broker log`.",
     )

@@ -130,7 +130,7 @@ class Enclave:
         with granted.key as key:
             size = len(key)
             self._device.set_key(name, key)
-        LOGGER.info("step=key key_name=%s bytes=%d certificate_until=%s", name, size, granted.until)
+        LOGGER.info("step=key key_name=%s bytes=%d %s", name, size, granted.validity)
 
     def evidence(self, grant: Grant) -> EvidenceService:
         """Return the evidence for users, with a new quote. Without a new statement, the former one stays in use."""

@@ -1,8 +1,8 @@
 """The renewal of the enclave's certificate and of its attestation result, while the server runs.
 
-At two thirds of the certificate's validity, the enclave attests again over a new connection, with the same keys.
+After two thirds of the certificate's lifetime, the enclave attests again over a new connection, with the same keys.
 Existing connections continue. A failure is logged and counted, and repeated after a growing pause. Without success, the
-certificate expires: this is the effect of a revocation. At least a third of the validity is between two renewals,
+certificate expires: this is the effect of a revocation. At least a third of the lifetime is between two renewals,
 because the host can set the clock.
 """
 
@@ -19,13 +19,23 @@ from sealserve.errors import SealserveError
 LOGGER: Final = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 10.0
 LONGEST_PAUSE: Final = 600.0
+ATTEMPTS: Final = 20
+"""At least this many attempts fit into the last third of a lifetime, so that a broker that is back is noticed in time.
+Shorter pauses follow from it for certificates that are valid for less than ten hours.
+"""
 _STEP: Final = 60.0
 """Seconds between looks at the clock. The host can set the clock, so a wait until a time must not be one long wait."""
 
 
 def renewal_time(granted: Attested) -> datetime:
-    """Return the time at which a certificate is renewed: after two thirds of its validity."""
-    return granted.starts + (granted.expires - granted.starts) * 2 / 3
+    """Return the time at which a certificate is renewed: after two thirds of its lifetime."""
+    return granted.issued + granted.lifetime * 2 / 3
+
+
+def pauses_for(granted: Attested) -> Backoff:
+    """Return the pauses after failed renewals of a certificate."""
+    longest = min(LONGEST_PAUSE, granted.lifetime.total_seconds() / 3 / ATTEMPTS)
+    return Backoff(first=min(FIRST_PAUSE, longest), longest=longest)
 
 
 class Renewal:
@@ -37,7 +47,7 @@ class Renewal:
         failed: Counts a failure.
         first: The grant of the start.
         now: Returns the current time.
-        backoff: The pauses after failures.
+        backoff: Returns the pauses after failures to renew a certificate.
         wait: Waits for a number of seconds, and returns whether the thread must end.
     """
 
@@ -49,7 +59,7 @@ class Renewal:
         failed: Callable[[], None],
         first: Attested,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        backoff: Backoff | None = None,
+        backoff: Callable[[Attested], Backoff] = pauses_for,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         self._renew = renew
@@ -57,7 +67,7 @@ class Renewal:
         self._count_failure = failed
         self._granted = first
         self._now = now
-        self._backoff = backoff or Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+        self._backoff = backoff
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
         self._thread = threading.Thread(target=self.run, name="renewal", daemon=True)
@@ -75,7 +85,7 @@ class Renewal:
         """Renew until `stop` is called."""
         while self._reached(renewal_time(self._granted)) and self._renewed():
             # With a clock that is ahead of the broker's, each new certificate seems to be almost at its end.
-            if self._wait(((self._granted.expires - self._granted.starts) / 3).total_seconds()):
+            if self._wait((self._granted.lifetime / 3).total_seconds()):
                 return
 
     def _reached(self, moment: datetime) -> bool:
@@ -87,18 +97,18 @@ class Renewal:
 
     def _renewed(self) -> bool:
         """Attest until an attempt succeeds. Return whether it did so before the end."""
-        for pause in self._backoff.pauses():
+        for pause in self._backoff(self._granted).pauses():
             try:
                 granted = self._renew()
                 self._use(granted)
             except SealserveError as error:
                 self._failed(error.code, error.message)
             except Exception:
-                LOGGER.exception("step=renewal-failed code=internal certificate_until=%s", self._granted.until)
+                LOGGER.exception("step=renewal-failed code=internal %s", self._granted.validity)
                 self._count_failure()
             else:
                 self._granted = granted
-                LOGGER.info("step=renewed certificate_until=%s", granted.until)
+                LOGGER.info("step=renewed %s", granted.validity)
                 return True
             if self._wait(pause):
                 return False
@@ -108,9 +118,9 @@ class Renewal:
         self._count_failure()
         left = max(self._granted.expires - self._now(), timedelta())
         LOGGER.error(
-            "step=renewal-failed code=%s certificate_until=%s left=%dmin: %s",
+            "step=renewal-failed code=%s %s left=%dmin: %s",
             code,
-            self._granted.until,
+            self._granted.validity,
             left.total_seconds() // 60,
             message,
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from cryptography import x509
 
@@ -17,7 +18,10 @@ from sealserve.attestation.attest_messages import (
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attester.broker_link import BrokerLink
 from sealserve.attester.enclave_keys import EnclaveKeys
+from sealserve.clock import issue_time
 from sealserve.secret import SecretBytes
+
+_FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +31,24 @@ class Attested:
     Args:
         grant: Certificate, attestation result, collateral and statement.
         key: The release's key with the purpose ``start``, else `None`. Wipe it after its use.
-        starts: The time from which the certificate is valid, UTC.
+        issued: The time of issue of the certificate, UTC.
         expires: The time until which the certificate is valid, UTC.
     """
 
     grant: Grant
     key: SecretBytes | None = field(repr=False)
-    starts: datetime
+    issued: datetime
     expires: datetime
 
     @property
-    def until(self) -> str:
-        """The end of the certificate's validity, for the log."""
-        return f"{self.expires:%Y-%m-%dT%H:%M:%SZ}"
+    def lifetime(self) -> timedelta:
+        """The time from the issue of the certificate to its end."""
+        return self.expires - self.issued
+
+    @property
+    def validity(self) -> str:
+        """The time of issue and the end of the certificate, for the log."""
+        return f"certificate_from={self.issued:{_FORM}} certificate_until={self.expires:{_FORM}}"
 
 
 def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: Callable[[bytes], bytes]) -> Attested:
@@ -64,7 +73,7 @@ def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: 
     link.send(message)
     answer = link.receive(incoming_answer())
     granted = awaiting.receive(answer.content)
-    starts, expires = _validity(granted.grant)
+    issued, expires = _validity(granted.grant)
     key = None
     if granted.key_follows:
         following = incoming_key()
@@ -76,9 +85,9 @@ def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: 
             answer.wipe()
     elif answer.rest:
         raise AttestationCode.ATTEST_LENGTH.error("Extra bytes follow the answer of the broker.")
-    return Attested(grant=granted.grant, key=key, starts=starts, expires=expires)
+    return Attested(grant=granted.grant, key=key, issued=issued, expires=expires)
 
 
 def _validity(grant: Grant) -> tuple[datetime, datetime]:
     leaf = x509.load_pem_x509_certificates(grant.certificate_chain.encode())[0]  # `AwaitingGrant` parsed it before
-    return leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    return issue_time(leaf.not_valid_before_utc, leaf.not_valid_after_utc), leaf.not_valid_after_utc

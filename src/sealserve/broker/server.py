@@ -29,7 +29,7 @@ from sealserve.broker.limiter import network_of
 from sealserve.broker.reloaded import Reloaded
 from sealserve.broker.server_identity import ServerIdentity
 from sealserve.broker.server_limits import Limits
-from sealserve.broker.service_loop import run, signalled
+from sealserve.broker.service_loop import run
 from sealserve.broker.silent_peers import SilentPeer
 from sealserve.broker.stage_times import RequestTimes, Stage
 from sealserve.broker.tls import (
@@ -43,6 +43,7 @@ from sealserve.errors import SealserveError
 from sealserve.log_line import fields
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.secret import SecretBytes
+from sealserve.signal_pipe import SignalPipe
 from sealserve.systemd_notify import Notifier
 from sealserve.tcp_ports import BROKER_PORT
 
@@ -190,11 +191,12 @@ class BrokerServer:
         return f"Listening on {host} port {port}; certificate until {self._identity.value.ends:%Y-%m-%d}{failed}"
 
     def serve_until_signalled(
-        self, *, ready: Callable[[], None] = lambda: None, notifier: Notifier | None = None
+        self, signals: SignalPipe, *, ready: Callable[[], None] = lambda: None, notifier: Notifier | None = None
     ) -> None:
         """Serve until SIGTERM or SIGINT. Must be called in the main thread. See `sealserve.broker.service_loop`.
 
         Args:
+            signals: The pipe from `signalled`.
             ready: Called when the server is listening.
             notifier: Reports to systemd. `None` reports nothing.
 
@@ -202,9 +204,10 @@ class BrokerServer:
             PortTakenError: The port is in use.
             InputError: `broker.cannot-listen` if the server cannot listen on the address.
         """
-        with signalled() as wait, self:
+        signals.begin()
+        with self:
             ready()
-            run(self, wait, notifier or Notifier(None))
+            run(self, signals.wait, notifier or Notifier(None))
 
     def _accept(self) -> None:
         limits = self._limits

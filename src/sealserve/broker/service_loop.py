@@ -6,15 +6,14 @@
 - Once a second, changed files are reloaded, and systemd's watchdog is notified.
 """
 
-import contextlib
 import os
-import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from sealserve.signal_pipe import SignalPipe, signal_pipe
 from sealserve.systemd_notify import Notifier
 
 _POLL_SECONDS: Final = 1.0
@@ -46,7 +45,7 @@ def run(service: Service, wait: Wait, notifier: Notifier) -> None:
 
     Args:
         service: The running service.
-        wait: The function that `signalled` yields.
+        wait: `SignalPipe.wait`.
         notifier: Reports to systemd.
     """
     told = service.describe()
@@ -70,35 +69,9 @@ def run(service: Service, wait: Wait, notifier: Notifier) -> None:
     notifier.stopping()
 
 
-@contextlib.contextmanager
-def signalled() -> Iterator[Wait]:
-    """Yield a function that waits for the signals of a service. Must be called in the main thread."""
-    # The interpreter itself writes to the pipe, from any thread that receives the signal. A Python handler would have
-    # to wait for the main thread. That thread may have checked for signals just before it began to block.
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    wanted = _ENDING if _has_terminal() else _ENDING | {signal.SIGHUP}
-    awaited = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # others stay ignored
-    before = {number: signal.signal(number, _ignore) for number in awaited}
-    waker = signal.set_wakeup_fd(writing)
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
-
-    def wait(seconds: float) -> signal.Signals | None:
-        deadline = time.monotonic() + seconds
-        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            number = os.read(reading, 1)[0]
-            if number in wanted:
-                return signal.Signals(number)
-        return None
-
-    try:
-        yield wait
-    finally:
-        signal.set_wakeup_fd(waker)
-        for number, previous in before.items():
-            signal.signal(number, previous)
-        os.close(reading)
-        os.close(writing)
+def signalled() -> AbstractContextManager[SignalPipe]:
+    """Return a pipe for the signals of a service, whose block contains the service and its clean-up."""
+    return signal_pipe(_ENDING if _has_terminal() else _ENDING | {signal.SIGHUP})
 
 
 def _has_terminal() -> bool:
@@ -107,7 +80,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing. A registered handler is required for the wake-up descriptor to receive the signal."""

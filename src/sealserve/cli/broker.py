@@ -44,6 +44,7 @@ with deferred:
     from sealserve.broker.openssl_settings import ensure_no_tickets
     from sealserve.broker.releases import Release
     from sealserve.broker.server_identity import BrokerCertificate
+    from sealserve.broker.service_loop import signalled
     from sealserve.cli.administration import administration
     from sealserve.cli.broker_json import encode
     from sealserve.owner import master_key, provisioning, row_key, supervised_broker
@@ -89,12 +90,12 @@ def run(
     notifier = Notifier.of(os.environ)
     ready = partial(console.mark_ready, ready_file)
     if (count := processes or described.broker.processes) == 1:
-        with provisioning.open_broker(workspace, described) as server:
-            server.serve_until_signalled(ready=ready, notifier=notifier)
+        with signalled() as signals, provisioning.open_broker(workspace, described) as server:
+            server.serve_until_signalled(signals, ready=ready, notifier=notifier)
         return
     text = supervised_broker.settings_text(workspace)
-    with supervised_broker.supervised_broker(workspace, text, processes=count) as supervisor:
-        supervisor.serve(ready=ready, notifier=notifier)
+    with signalled() as signals, supervised_broker.supervised_broker(workspace, text, processes=count) as supervisor:
+        supervisor.serve(signals, ready=ready, notifier=notifier)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from sealserve.cli import completion, console, remote_broker
 from sealserve.cli.context import Context
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table
+from sealserve.interruptions import interrupted_once
 
 with deferred:
     from sealserve.broker import admin
@@ -114,7 +115,10 @@ def log(
     if sign:
         console.print_json(encode(provisioning.sign_log(context.workspace, now=datetime.now(UTC))))
     elif follow:
-        with contextlib.suppress(KeyboardInterrupt):  # an interruption is the normal end: exit status 0
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            interrupted_once(),
+        ):  # an interruption is the normal end: exit status 0
             _follow(context, selection)
     else:
         rows = _selected(context, selection)

@@ -20,6 +20,7 @@ from sealserve.broker.processes.channel import Channel, ChannelError
 from sealserve.broker.processes.handover import EndedCounts, HandedArrivals
 from sealserve.broker.processes.parent_death import end_with_parent
 from sealserve.broker.processes.worker import Event, Worker, ask_supervisor, error_message
+from sealserve.broker.service_loop import signalled
 from sealserve.cli import console
 from sealserve.deprecation import DeprecatedKeyWarning
 from sealserve.errors import SealserveError
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         changes_after=setup["changes_after"],
     )
     try:
-        with open_part(workspace, described, part) as opened:
-            Worker(channel, opened.server, opened.observed, changes=opened.reported).run()
+        with signalled() as signals, open_part(workspace, described, part) as opened:
+            Worker(channel, opened.server, opened.observed, changes=opened.reported).run(signals)
     except SealserveError as error:
         return _fail(channel, error)
     except Exception:  # noqa: BLE001  # the supervisor reports it, and the log has the traceback

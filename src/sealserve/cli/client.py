@@ -27,6 +27,7 @@ with deferred:
     from sealserve.deployment.endpoints import endpoints_of
     from sealserve.model.saved_model import describe
     from sealserve.owner import models, users
+    from sealserve.owner.service_certificate import trusted_by_users
     from sealserve.pki.authority import Authority, AuthorityKind
     from sealserve.pki.certificate import parse_chain
     from sealserve.whole_folder import appearing
@@ -83,7 +84,7 @@ def bundle(
         grpc=address or found.grpc,
         rest=rest_address or found.rest,
         server_name=deployment.service.name,
-        ca=Authority.load(workspace.owner.authorities / AuthorityKind.SERVICE).certificate_pem,
+        ca=trusted_by_users(deployment, Authority.load(workspace.owner.authorities / AuthorityKind.SERVICE)),
         certificate=None if pair is None else pair.chain_pem,
         key=None if pair is None else pair.key_pem,
         models=tuple(_model(workspace, model) for model in deployment.models),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from sealserve.cli.status_document import (
 )
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.missing_parts import with_missing
+from sealserve.cluster.presented_certificate import PresentedCertificate
 from sealserve.cluster.target import NGINX, REPLICA, PartStatus, State, Target
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
@@ -84,9 +85,9 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     release = _release_of(parts)
     folder = _folder(workspace, release)
     # 3. Collect the expiry dates of certificates. A date that a replica reports is better than one from the release.
-    ends = dict(certificate_ends(workspace, folder))
-    if presented := [part.certificate_end for part in parts if part.certificate_end is not None]:
-        ends |= _presented(deployment, min(presented), now)
+    ends = dict(certificate_ends(workspace, folder, given=deployment.service.tls_certificate_file))
+    if presented := [part.certificate for part in parts if part.certificate is not None]:
+        ends |= _presented(deployment, min(presented, key=lambda one: one.ends), now)
     # 4. Compare the running release with sealserve.toml.
     drift = _drift(workspace, deployment, folder)
     desired = sum(role.startswith(REPLICA) for role in expected)
@@ -117,16 +118,15 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     )
 
 
-def _presented(deployment: Deployment, end: datetime, now: datetime) -> Mapping[str, datetime]:
+def _presented(deployment: Deployment, first: PresentedCertificate, now: datetime) -> Mapping[str, datetime]:
     """Return the expiry of the certificate that replicas present, by its purpose.
 
-    An enclave with its own TLS key renews its certificate after two thirds of the validity. If less than a quarter is
-    left, the renewals fail. Until then the expiry does not concern a person.
+    An enclave with its own TLS key renews its certificate. Unless the renewals fail, the expiry does not concern a
+    person.
     """
     if not deployment.server.attested:
-        return {expiry.SERVICE: end}
-    late = timedelta(hours=deployment.broker.certificate_hours) / 4
-    return {expiry.ENCLAVES: end} if end - now < late else {}
+        return {expiry.SERVICE: first.ends}
+    return {expiry.ENCLAVES: first.ends} if first.is_late(now) else {}
 
 
 def document(

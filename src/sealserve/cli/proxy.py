@@ -2,8 +2,7 @@
 
 import contextlib
 import logging
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +15,7 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.evidence_endpoint import find_endpoint
 from sealserve.cli.verbs import Verbs
 from sealserve.interruptions import SIGNALS
+from sealserve.signal_pipe import signal_pipe
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import LogFormat
 
@@ -24,6 +24,7 @@ with deferred:
 
     from sealserve.client.credentials import parse_endpoint
     from sealserve.errors import SealserveError
+    from sealserve.proxy.event_loop import run_until_signalled
     from sealserve.proxy.first_bytes import Protocol
     from sealserve.proxy.listener import Listener, listen, parse_listen
     from sealserve.proxy.proxy import Limits, Proxy
@@ -114,11 +115,12 @@ def proxy(
             "--dangerous-listen-anywhere: other machines can read inputs on their way to the proxy, and use it"
         )
     limits = Limits(connections=connections, idle_seconds=idle_timeout)
-    with contextlib.ExitStack() as opened, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), signal_pipe(SIGNALS) as signals, contextlib.ExitStack() as opened:
         listeners = [opened.enter_context(contextlib.closing(listen(where))) for where in wanted]
         if service.tls.key is not None and any(listener.address.path is None for listener in listeners):
             _LOG.warning("all users of this machine can use your client certificate; a Unix socket is only for you")
-        asyncio.run(_serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file))
+        serving = _serve(Proxy(service, limits=limits, check_hosts=private), service, listeners, ready_file)
+        run_until_signalled(serving, signals)
     _LOG.info("stopped")
 
 
@@ -128,15 +130,11 @@ async def _serve(proxy: Proxy, service: Service, listeners: Sequence[Listener], 
             _LOG.info("listening on %s, forwarding to verified replicas of %s", listener.address, service.grpc)
         console.mark_ready(ready_file)
 
-    serving = asyncio.create_task(proxy.run(listeners, ready=ready))
-    with _stopped_by_signals(serving):
-        checking = asyncio.create_task(_check(service))
-        try:
-            await serving
-        except asyncio.CancelledError:
-            pass
-        finally:
-            checking.cancel()
+    checking = asyncio.create_task(_check(service))
+    try:
+        await proxy.run(listeners, ready=ready)
+    finally:
+        checking.cancel()
 
 
 async def _check(service: Service) -> None:
@@ -145,19 +143,3 @@ async def _check(service: Service) -> None:
         (await service.open(Protocol.HTTP2)).writer.transport.abort()
     except SealserveError as error:
         _LOG.warning("the service is not verified yet: %s", error)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(task: asyncio.Task[None]) -> Iterator[None]:
-    """Cancel a task at Ctrl-C, SIGTERM or SIGHUP, instead of an exception in the middle of any callback."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
-    for number in heard:
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        yield
-    finally:
-        for number in heard:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])

@@ -12,6 +12,7 @@ from sealserve.cli import console, options
 from sealserve.cli.context import Place
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.verbs import Verbs
+from sealserve.interruptions import interrupted_once
 from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
 
 with deferred:
@@ -49,7 +50,7 @@ def pcs(
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
     _LOG.info("the simulated PCS listens at %s", server.url)
     console.mark_ready(ready_file)
-    with contextlib.suppress(KeyboardInterrupt):  # an interruption is the normal end: exit status 0
+    with contextlib.suppress(KeyboardInterrupt), interrupted_once():  # an interruption is the normal end: exit status 0
         try:
             server.serve_forever()
         finally:
@@ -74,7 +75,7 @@ def platform(
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
     _LOG.info("the simulated platform %s signs quotes at %s", here.platform_id, simulation.quoting_socket(workspace))
     console.mark_ready(ready_file)
-    with contextlib.suppress(KeyboardInterrupt):  # an interruption is the normal end: exit status 0
+    with contextlib.suppress(KeyboardInterrupt), interrupted_once():  # an interruption is the normal end: exit status 0
         try:
             server.serve_forever()
         finally:

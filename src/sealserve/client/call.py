@@ -218,6 +218,9 @@ def _was_never_begun(error: Any) -> bool:
     of its own answers. gRPC ends calls that have started with UNAVAILABLE ("Cancelling all calls"). A call that the
     server's GOAWAY excludes is retried by gRPC itself.
 
+    Rarely, the core closes the connection before it has sent the first answer. The call then fails with UNAVAILABLE
+    ("Socket closed (GOAWAY received ..."). This does not prove that the call has not begun, so it is not retried.
+
     Source: grpc/grpc 1.85, ``src/core/server/server.cc`` (``CallData::KillZombie``, ``Server::CancelAllCalls``).
     """
     if _has_no_connection(error):

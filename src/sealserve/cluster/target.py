@@ -14,6 +14,7 @@ from sealserve.bundle import Bundle, Destination
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.selection import LogSelection
+from sealserve.cluster.presented_certificate import PresentedCertificate
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
@@ -113,7 +114,7 @@ class PartStatus:
         requests: Number of answered requests since the part started. None where the target cannot count them.
         error: The last error of this run, or the reason why it ended. Empty if no error occurred.
         error_time: Time of the error, UTC. None where it is unknown.
-        certificate_end: Expiry of the certificate that a replica presents, UTC. None where it was not checked.
+        certificate: The certificate that a replica presents. None where it was not checked.
         detail: Additional text for people: where a part listens, or the node of a pod.
     """
 
@@ -130,7 +131,7 @@ class PartStatus:
     requests: int | None = None
     error: str = ""
     error_time: datetime | None = None
-    certificate_end: datetime | None = None
+    certificate: PresentedCertificate | None = None
     detail: str = ""
 
     @property

@@ -126,6 +126,17 @@ class ServiceSection(Section):
     listen: IpAddress = Field(
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
     )
+    tls_certificate_file: FilePath | None = Field(
+        default=None,
+        description="the service's certificate from another CA, such as a public CA, with all intermediate certificates "
+        "(PEM); only with a TLS key of the owner's",
+    )
+    tls_key_file: FilePath | None = Field(
+        default=None, description="the private key of `tls_certificate_file` (PEM, mode 0600)"
+    )
+    tls_root_file: FilePath | None = Field(
+        default=None, description="the root certificates of this CA, which users trust (PEM)"
+    )
 
     @property
     def endpoint(self) -> str:

@@ -86,6 +86,21 @@ class Deployment(Section):
         return self
 
     @model_validator(mode="after")
+    def _certificate_fits(self) -> Self:
+        names = ("tls_certificate_file", "tls_key_file", "tls_root_file")
+        given = [name for name in names if getattr(self.service, name) is not None]
+        if given and len(given) < len(names):
+            missing = next(name for name in names if name not in given)
+            raise at_key(f"service.{given[0]}", f"{missing} is missing: {', '.join(names)} belong together")
+        if given and self.server.attested:
+            raise at_key(
+                "service.tls_certificate_file",
+                "with attested serving, the enclave creates the TLS key; a certificate of another CA requires "
+                "server.dangerous_owner_tls_key = true",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
             raise at_key("service.client_name", "service.name and service.client_name must differ")

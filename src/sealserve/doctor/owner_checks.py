@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sealserve.addresses import is_ip_address
@@ -47,7 +48,8 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
         found=f"other users can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
         remedy=f"run `chmod -R go-rwx {workspace.owner.root}`" if exposed else "",
     )
-    yield from _certificates(workspace, datetime.now(UTC))
+    given = None if deployment is None else deployment.service.tls_certificate_file
+    yield from _certificates(workspace, given, datetime.now(UTC))
     if deployment is not None:
         yield from token_check.token(deployment.keystore)
     if deployment is not None and deployment.database.url is not None:
@@ -56,10 +58,10 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
         yield from broker_checks.broker(workspace, deployment, platform, now=datetime.now(UTC))
 
 
-def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
+def _certificates(workspace: Workspace, given: Path | None, now: datetime) -> Iterator[Finding]:
     """Yield a note for each certificate that expires soon, or one finding if no certificate does."""
     newest = releases.newest(workspace.owner.releases) if releases.any_in(workspace.owner.releases) else None
-    ends = expiry.endings(certificate_ends(workspace, newest))
+    ends = expiry.endings(certificate_ends(workspace, newest, given=given))
     for end in ends:
         if end.is_near(now):
             verdict = Verdict.MISSING if end.is_over(now) else Verdict.NOTE

@@ -16,6 +16,7 @@ from sealserve.deployment import Deployment
 from sealserve.owner import issuing, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import require_first_use
+from sealserve.owner.service_certificate import given_certificate, trusted_by_users
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
 from sealserve.pki.certificate import (
     CertificateInfo,
@@ -167,8 +168,13 @@ def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
         return False  # creating the first certificates is a separate step
     user = workspace.user
     lacks_user = deployment.service.tls is TlsMode.TWO_WAY and not _is_whole(user.certificate, user.key)
+    lacks_root = (
+        deployment.service.tls_root_file is not None
+        and user.service_ca.is_file()
+        and user.service_ca.read_bytes() != trusted_by_users(deployment, _authority(workspace, AuthorityKind.SERVICE))
+    )
     needs_issuing = issuing.is_needed(workspace, deployment, _authority(workspace, AuthorityKind.SERVICE))
-    return lacks_user or needs_issuing or bool(outgrown_authorities(workspace, deployment))
+    return lacks_user or lacks_root or needs_issuing or bool(outgrown_authorities(workspace, deployment))
 
 
 def lacks_issuing(workspace: Workspace, deployment: Deployment) -> bool:
@@ -219,7 +225,7 @@ def renew_service_authority(workspace: Workspace, deployment: Deployment, *, now
     write_file(folder / f"ca.replaced-{now:%Y%m%dT%H%M%S}.pem", former.certificate_pem)
     renewed = former.renewed(now=now)
     renewed.save_certificate(folder)
-    write_file(workspace.user.service_ca, renewed.certificate_pem)
+    write_file(workspace.user.service_ca, trusted_by_users(deployment, renewed))
     if former.permits((deployment.service.name,)):
         ensure_issuing(workspace, deployment, now=now)
     return list(show_certificates(workspace))
@@ -278,7 +284,7 @@ def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afres
         fresh = authorities[AuthorityKind.BROKER].issue_server(names, addresses, now=now)
         fresh.write(certificate=broker_certificate, key=broker_key)
         issued = True
-    service_ca = authorities[AuthorityKind.SERVICE].certificate_pem
+    service_ca = trusted_by_users(deployment, authorities[AuthorityKind.SERVICE])
     if not user.service_ca.is_file() or user.service_ca.read_bytes() != service_ca:
         write_file(user.service_ca, service_ca)
         issued = True
@@ -385,10 +391,15 @@ def tls_files(workspace: Workspace, deployment: Deployment, *, now: datetime) ->
 def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datetime) -> SslConfig:
     """Issue a certificate for the service, and return its ``ssl.cfg``, which is the only copy of the private key.
 
+    A certificate of another CA is used as it is.
+
     Raises:
         AuthorityMissingError: The authorities do not exist yet.
+        SealserveError: As `given_certificate`.
     """
-    service = _authority(workspace, AuthorityKind.SERVICE).issue_server((deployment.service.name,), now=now)
+    service = given_certificate(deployment, now=now) or _authority(workspace, AuthorityKind.SERVICE).issue_server(
+        (deployment.service.name,), now=now
+    )
     return _client_settings(workspace, deployment, now=now).with_key(service.key_pem, service.chain_pem)
 
 

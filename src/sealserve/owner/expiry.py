@@ -18,12 +18,15 @@ from sealserve.terms import DEFAULT_USER, LEAF_DAYS
 from sealserve.workspace import Workspace
 
 
-def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str, datetime]:
+def certificate_ends(
+    workspace: Workspace, release: Path | None, *, given: Path | None = None
+) -> Mapping[str, datetime]:
     """Return the expiry time of each certificate on this machine, by its purpose. Nothing is verified.
 
     Args:
         workspace: A workspace with the owner's, the host's or the user's folders.
         release: Folder of the release whose service certificate is included, or None.
+        given: The file of a service certificate of another CA (``service.tls_certificate_file``), or None.
     """
     ends: dict[str, datetime] = {}
     for role, path in certificate_files(workspace).items():
@@ -36,6 +39,9 @@ def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str,
         ends |= administrators.certificate_ends(workspace)
     if release is not None and (end := service_certificate_end(release, ends)) is not None:
         ends[expiry.SERVICE] = end
+        with contextlib.suppress(SealserveError):  # `release build` reports it
+            if given is not None:
+                ends[expiry.SERVICE] = describe(read_regular(given), source=str(given))[0].not_after
     return ends
 
 

@@ -31,10 +31,14 @@ class PkiCode(ErrorCode):
     AUTHORITY_WRONG_PURPOSE = "authority.wrong-purpose", InputError
     """The authority must not sign this kind of certificate. The users' CA signs clients, the other CAs sign servers."""
 
+    CERTIFICATE_CHAIN = "certificate.chain", VerificationError
+    """The certificate does not lead to a trusted root. An intermediate certificate may be missing in the file."""
     CERTIFICATE_EXPIRED = "certificate.expired", VerificationError
     """The certificate has expired."""
     CERTIFICATE_KEY_UNREADABLE = "certificate.key-unreadable", InputError
     """The file does not contain an unencrypted PEM private key."""
+    CERTIFICATE_NAME = "certificate.name", InputError
+    """The certificate is for other names than the service's, or not for servers."""
     CERTIFICATE_UNREADABLE = "certificate.unreadable", InputError
     """The file does not contain a PEM certificate."""
     CERTIFICATE_UNSUPPORTED = "certificate.unsupported", InputError

@@ -91,7 +91,8 @@ def warnings(ends: Mapping[str, datetime], now: datetime) -> Sequence[str]:
 
 
 _REMEDIES: Final = {
-    SERVICE: "Each release has its own certificate. Run `sealserve release build`, then `sealserve up`.",
+    SERVICE: "Each release has its own certificate. Run `sealserve release build`, then `sealserve up`. If service."
+    "tls_certificate_file is set, first replace the files.",
     ENCLAVES: "The enclaves fail to renew it. Check that the broker runs and that the release is allowed, and read "
     "`sealserve logs` (step=renewal-failed).",
     ISSUING: "Run `sealserve certs rotate-issuing`. A running broker uses the new authority without a restart.",

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -6,9 +7,8 @@ from scripts.attested_example import Example
 
 from sealserve.attestation.attest_messages import Grant
 from sealserve.attestation.codes import AttestationCode
-from sealserve.attester.renewal import Renewal, renewal_time
+from sealserve.attester.renewal import Renewal, pauses_for, renewal_time
 from sealserve.attester.session import Attested
-from sealserve.attester.turns import Backoff
 
 START = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOURS = timedelta(hours=1)
@@ -33,7 +33,7 @@ def granted(example: Example, starts: datetime, hours: float = 24) -> Attested:
         collateral=example.collateral_members,
         statement=example.signed_statement,
     )
-    return Attested(grant=grant, key=None, starts=starts, expires=starts + timedelta(hours=hours))
+    return Attested(grant=grant, key=None, issued=starts, expires=starts + timedelta(hours=hours))
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
         failed=lambda: failed.append(clock.now),
         first=granted(example, START),
         now=lambda: clock.now,
-        backoff=Backoff(first=10, longest=600, random=lambda: 1.0),
+        backoff=lambda granted: replace(pauses_for(granted), random=lambda: 1.0),
         wait=clock.wait,
     ).run()
     assert len(failed) == sum("step=renewal-failed" in record.getMessage() for record in caplog.records)
@@ -90,8 +90,20 @@ def test_a_failure_is_logged_and_repeated(example: Example, caplog: pytest.LogCa
     used = run(example, clock, renew, caplog)
 
     assert used == [START + 16 * HOURS + timedelta(seconds=10 + 20 + 40)]
-    assert caplog.text.count("step=renewal-failed code=attest.unavailable certificate_until=2026-11-30T12:00:00Z") == 3
+    valid = "certificate_from=2026-11-29T12:00:00Z certificate_until=2026-11-30T12:00:00Z"
+    assert caplog.text.count(f"step=renewal-failed code=attest.unavailable {valid}") == 3
     assert "left=480min: The broker is down." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "first", "longest"),
+    [(timedelta(days=7), 10, 600), (24 * HOURS, 10, 600), (HOURS, 10, 60), (timedelta(seconds=60), 1, 1)],
+)
+def test_the_pauses_follow_from_the_lifetime(
+    example: Example, lifetime: timedelta, first: float, longest: float
+) -> None:
+    pauses = pauses_for(replace(granted(example, START), expires=START + lifetime))
+    assert (pauses.first, pauses.longest) == (first, longest)
 
 
 def test_a_refusal_is_repeated_seldom(example: Example, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,7 +46,7 @@ def test_the_broker_grants_key_and_certificate(example: Example, keys: EnclaveKe
     assert found.key.reveal() == KEY
     assert found.grant.attestation_result == example.token
     assert found.grant.statement == example.signed_statement
-    assert 23 < (found.expires - found.starts).total_seconds() / 3600 <= 24
+    assert 23 < found.lifetime.total_seconds() / 3600 <= 24
     assert KEY.hex() not in repr(found)
 
 

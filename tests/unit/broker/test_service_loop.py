@@ -98,23 +98,27 @@ def test_files_are_polled_once_a_second_however_many_signals_arrive() -> None:
 def test_signals_are_received_and_their_handlers_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_loop, "_has_terminal", lambda: False)
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
-    with signalled() as wait:
-        assert wait(0) is None
+    with signalled() as signals:
+        assert {number: signal.getsignal(number) for number in before} == before, "they can interrupt the start"
+        signals.begin()
+        assert signals.wait(0) is None
         for number in before:
             os.kill(os.getpid(), number)
-            assert wait(60) is number
-        assert wait(0) is None
+            assert signals.wait(60) is number
+        assert signals.wait(0) is None
     assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_the_end_of_the_terminal_ends_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_loop, "_has_terminal", lambda: True)
     before = signal.getsignal(signal.SIGHUP)
-    with signalled():
+    with signalled() as signals:
+        signals.begin()
         assert signal.getsignal(signal.SIGHUP) is before
     monkeypatch.setattr(service_loop, "_has_terminal", lambda: False)
     monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)  # as after nohup
     handled: list[int] = []
     monkeypatch.setattr(signal, "signal", lambda number, _handler: handled.append(number))
-    with signalled():
+    with signalled() as signals:
+        signals.begin()
         assert handled == []

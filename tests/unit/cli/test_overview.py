@@ -17,6 +17,7 @@ from sealserve.cli.status_document import Difference, Endpoint, Served, Standing
 from sealserve.cli.status_view import age, duration, lines
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.missing_parts import with_missing
+from sealserve.cluster.presented_certificate import PresentedCertificate
 from sealserve.cluster.target import Health, PartStatus, State
 from sealserve.deployment import reader
 
@@ -175,15 +176,23 @@ def test_a_database_server_that_is_down_is_a_problem(
     assert not running or "sealserve doctor owner" in named[0]
 
 
-@pytest.mark.parametrize(("left", "warns"), [(timedelta(hours=8), False), (timedelta(hours=5), True)])
+@pytest.mark.parametrize(
+    ("lifetime", "left", "warns"),
+    [
+        (timedelta(hours=24), timedelta(hours=8), False),
+        (timedelta(hours=24), timedelta(hours=5), True),
+        # The setting, which is 24 hours, was changed after the issue of the certificate.
+        (timedelta(hours=6), timedelta(hours=5), False),
+    ],
+)
 def test_the_certificate_of_enclaves_is_a_warning_only_if_its_renewals_fail(
-    ready: Site, monkeypatch: pytest.MonkeyPatch, *, left: timedelta, warns: bool
+    ready: Site, monkeypatch: pytest.MonkeyPatch, *, lifetime: timedelta, left: timedelta, warns: bool
 ) -> None:
     file = ready.workspace.deployment_file
     described = reader.read(file)
     target = targets.open_target(ready.workspace, described)
     end = datetime.now(UTC) + left
-    parts = all_parts(replica_0=part("replica-0", certificate_end=end))
+    parts = all_parts(replica_0=part("replica-0", certificate=PresentedCertificate(issued=end - lifetime, ends=end)))
     monkeypatch.setattr(target, "status", lambda: parts)
     found = observe(ready.workspace, described, target, "local")
     named = [text for text in found.warnings if text.startswith("The certificate of the enclaves expires in 4 hours")]

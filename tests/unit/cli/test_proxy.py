@@ -31,9 +31,23 @@ def service(tmp_path: Path) -> Iterator[AttestedService]:
         yield running
 
 
-def start(folder: Path, *arguments: str | Path) -> tuple[subprocess.Popen[str], list[str]]:
+PROGRAM = ("-m", "sealserve")
+RESOLVES_FOREVER = """
+import socket, sys, threading
+def resolve(*_):
+    print("resolving", file=sys.stderr, flush=True)
+    threading.Event().wait()
+socket.getaddrinfo = resolve
+from sealserve.cli import main
+main()
+"""
+
+
+def start(
+    folder: Path, *arguments: str | Path, program: tuple[str, str] = PROGRAM
+) -> tuple[subprocess.Popen[str], list[str]]:
     """Start the program, and return it with its log up to the line after which clients can connect."""
-    command = [sys.executable, "-m", "sealserve", "proxy", *arguments, "--policy", folder / "policy.toml"]
+    command = [sys.executable, *program, "proxy", *arguments, "--policy", folder / "policy.toml"]
     process = subprocess.Popen(
         [*command, "--server-name", NAME, "--ready-file", folder / "ready"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -75,6 +89,27 @@ def test_it_starts_before_the_service(tmp_path: Path) -> None:
             assert line
         process.terminate()
         assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("times", [1, 2, 20])
+def test_signals_end_it_at_once_while_a_name_is_resolved(tmp_path: Path, times: int) -> None:
+    with AttestedService(tmp_path) as ended:
+        (tmp_path / "policy.toml").write_text(ended.policy_file)
+    process, log = start(tmp_path, "a.test:8500", "--listen", "unix:model.sock", program=("-c", RESOLVES_FOREVER))
+    with process:
+        assert process.stderr is not None
+        while "resolving\n" not in log:
+            log.append(process.stderr.readline())
+        for _ in range(times):
+            process.terminate()
+        try:
+            _, rest = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()  # without effect if it has ended
+    # A signal during the end of the interpreter has its default action.
+    assert process.returncode in ({0} if times == 1 else {0, -signal.SIGTERM})
+    assert rest.endswith(" INFO stopped\n")
+    assert not (tmp_path / "model.sock").exists()
 
 
 @pytest.mark.parametrize(

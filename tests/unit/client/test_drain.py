@@ -135,8 +135,15 @@ def test_servers_that_drain_under_load_lose_no_request(material: Material, balan
     drainer.join()
     for channel in channels:
         channel.close()
-    assert (report.first_error, report.answered) == (None, 2400)
+    # Each request that a server began was answered, and no request was begun twice.
+    assert report.answered == len(begun), report.first_error
     assert set(begun.values()) == {1}
+    # gRPC's core rejects a call that arrives during the shutdown. On a busy machine, it rarely closes the connection
+    # before it has sent the rejection (measured: two of about 50 runs, with grpcio 1.85). The client cannot know
+    # whether such a call has begun, so it reports the error.
+    if (unsent := 2400 - len(begun)) > 0:
+        assert report.errors == {UnreachableError.code: unsent}
+        assert "GOAWAY received" in str(report.first_error)
     assert stopped == [True] * 5
     assert replicas[-1].transport.stop(30.0)
 

@@ -35,10 +35,11 @@ from sealserve.broker.processes.merged_metrics import merged
 from sealserve.broker.processes.worker import Event, Facts, Question
 from sealserve.broker.processes.worker_process import WorkerProcess
 from sealserve.broker.refusal_lines import RefusalLines
-from sealserve.broker.service_loop import run, signalled
+from sealserve.broker.service_loop import run
 from sealserve.broker.silent_peers import SilentPeer
 from sealserve.errors import InputError, SealserveError
 from sealserve.secret import SecretBytes
+from sealserve.signal_pipe import SignalPipe
 from sealserve.systemd_notify import Notifier
 
 _LOG: Final = logging.getLogger(__name__)
@@ -168,19 +169,22 @@ class Supervisor:
         self._stack.close()
         _LOG.info("the broker has stopped")
 
-    def serve(self, *, ready: Callable[[], None] = lambda: None, notifier: Notifier | None = None) -> None:
+    def serve(
+        self, signals: SignalPipe, *, ready: Callable[[], None] = lambda: None, notifier: Notifier | None = None
+    ) -> None:
         """Supervise the workers until SIGTERM or SIGINT.
 
         Args:
+            signals: The pipe from `sealserve.broker.service_loop.signalled`.
             ready: Called when the broker serves.
             notifier: Reports to systemd. `None` reports nothing.
 
         Raises:
             SealserveError: A worker failed again and again.
         """
-        with signalled() as wait:
-            ready()
-            run(self, wait, notifier or Notifier(None))
+        signals.begin()
+        ready()
+        run(self, signals.wait, notifier or Notifier(None))
 
     # The service of the main thread, see `sealserve.broker.service_loop`
 

@@ -18,9 +18,9 @@ from sealserve.broker.metrics import Observed
 from sealserve.broker.passphrase import no_passphrase
 from sealserve.broker.processes.channel import Channel, ChannelError
 from sealserve.broker.server import BrokerServer
-from sealserve.broker.service_loop import signalled
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
+from sealserve.signal_pipe import SignalPipe
 
 _LOG: Final = logging.getLogger(__name__)
 _CHECK: Final = 0.5  # seconds
@@ -121,18 +121,22 @@ class Worker:
         self._ended = threading.Event()
         self._loading = threading.Lock()
 
-    def run(self) -> None:
+    def run(self, signals: SignalPipe) -> None:
         """Serve until the end.
+
+        Args:
+            signals: The pipe from `sealserve.broker.service_loop.signalled`.
 
         Raises:
             SealserveError: The worker cannot serve any more.
         """
-        with signalled() as wait, self._server:
+        signals.begin()
+        with self._server:
             answering = threading.Thread(target=self._answer_all, name="questions", daemon=True)
             answering.start()
             with contextlib.suppress(ChannelError):  # the supervisor is gone: `_answer_all` notices it
                 self._channel.send({"event": Event.SERVING})
-            while wait(_CHECK) is not signal.SIGTERM and not self._ended.is_set():
+            while signals.wait(_CHECK) is not signal.SIGTERM and not self._ended.is_set():
                 if not self._server.is_serving():
                     if self._ended.wait(_CHECK):
                         break

@@ -26,7 +26,7 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.rollout import START_SECONDS, Rollout
 from sealserve.cluster.docker.served import Served, for_containers, served_of
-from sealserve.cluster.logs.certificate_log import certificate_end
+from sealserve.cluster.logs.certificate_log import logged_certificate
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.release_record import ReleaseRecord
@@ -286,7 +286,7 @@ class DockerTarget:
         state, health, detail = State.RUNNING, health_of(container), ""
         log = self._fleet.log_of_run(container)
         error = error_of(container, log)
-        end = None
+        certificate = None
         if not container.is_running:
             state = ended_state(container, error)
         elif container.role == NGINX:
@@ -294,7 +294,7 @@ class DockerTarget:
         elif container.role.startswith(REPLICA):
             state = self._progress(container)
             health = Health.HEALTHY if state is State.SERVING else Health.UNKNOWN
-            end = certificate_end(log)
+            certificate = logged_certificate(log)
         return PartStatus(
             role=container.role,
             state=state,
@@ -307,7 +307,7 @@ class DockerTarget:
             restarts=container.restarts,
             error=error.text if error else "",
             error_time=error.time if error else None,
-            certificate_end=end,
+            certificate=certificate,
             detail=detail,
         )
 

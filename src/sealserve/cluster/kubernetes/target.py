@@ -32,7 +32,7 @@ from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, resta
 from sealserve.cluster.kubernetes.service_address import addresses
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.local.owner_services import OwnerServices, stop_services
-from sealserve.cluster.logs.certificate_log import certificate_end
+from sealserve.cluster.logs.certificate_log import logged_certificate
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.run_log import LoggedError
 from sealserve.cluster.logs.selection import LogSelection
@@ -355,7 +355,7 @@ class KubernetesTarget:
             restarts=restarts(pod),
             error=error.text if error else "",
             error_time=error.time if error else None,
-            certificate_end=certificate_end(log) if state is State.SERVING else None,
+            certificate=logged_certificate(log) if state is State.SERVING else None,
             detail=pod["spec"].get("nodeName") or "",
         )
 

@@ -124,7 +124,7 @@ def _replica_status(process: Process, ending: Ending | None, service: str) -> Pa
         return replace(found, state=_progress(Path(process.log)), health=Health.UNKNOWN)
     answer = probe(_LOOPBACK, process.port or 0, service)
     health = Health.HEALTHY if answer.answers else Health.UNHEALTHY
-    return replace(found, state=State.SERVING, health=health, certificate_end=answer.certificate_end)
+    return replace(found, state=State.SERVING, health=health, certificate=answer.certificate)
 
 
 def _nginx_status(process: Process, ending: Ending | None, deployment: Deployment) -> PartStatus:

@@ -4,10 +4,12 @@ import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+
+from sealserve.clock import issue_time
+from sealserve.cluster.presented_certificate import PresentedCertificate
 
 _SECONDS: Final = 2.0
 
@@ -18,11 +20,11 @@ class Answer:
 
     Args:
         answers: Whether the server answered at all.
-        certificate_end: Expiry of the certificate that it presented, UTC. None if it presented no certificate.
+        certificate: The certificate that it presented. None if it presented none.
     """
 
     answers: bool
-    certificate_end: datetime | None = None
+    certificate: PresentedCertificate | None = None
 
 
 def probe(address: str, port: int, server_name: str) -> Answer:
@@ -54,5 +56,7 @@ def probe(address: str, port: int, server_name: str) -> Answer:
         return Answer(answers=False)
     with contextlib.suppress(ValueError, TypeError):
         presented = x509.load_der_x509_certificate(certificate or b"")
-        return Answer(answers=True, certificate_end=presented.not_valid_after_utc)
+        ends = presented.not_valid_after_utc
+        issued = issue_time(presented.not_valid_before_utc, ends)
+        return Answer(answers=True, certificate=PresentedCertificate(issued=issued, ends=ends))
     return Answer(answers=True)

@@ -1,7 +1,7 @@
-"""The expiry of the certificate that a running enclave presents, from the enclave's log.
+"""The validity of the certificate that a running enclave presents, from the enclave's log.
 
-A target that cannot connect to its replicas uses it. The enclave's program logs the expiry when it gets its first
-certificate, and with each renewal and each failed renewal (`sealserve.attester`). The host writes the log, so the
+A target that cannot connect to its replicas uses it. The enclave's program logs the validity when it gets its
+first certificate, and with each renewal and each failed renewal (`sealserve.attester`). The host writes the log, so the
 result is only information.
 """
 
@@ -10,24 +10,32 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-_UNTIL: Final = re.compile(r"step=(?:key|renewed|renewal-failed) .*\bcertificate_until=(?P<time>[0-9T:-]+Z)(?:\s|$)")
+from sealserve.cluster.presented_certificate import PresentedCertificate
+
+_TIME: Final = "[0-9T:-]+Z"
+_VALIDITY: Final = re.compile(
+    rf"step=(?:key|renewed|renewal-failed) .*\bcertificate_from=(?P<issued>{_TIME}) "
+    rf"certificate_until=(?P<ends>{_TIME})(?:\s|$)"
+)
 
 
-def certificate_end(log: Iterable[str]) -> datetime | None:
-    """Return the expiry of the newest certificate that a log names, UTC. None if it names none.
+def logged_certificate(log: Iterable[str]) -> PresentedCertificate | None:
+    """Return the newest certificate that a log names. None if it names none.
 
     Args:
         log: The lines of the current run, oldest first.
     """
-    found: datetime | None = None
+    found: PresentedCertificate | None = None
     for line in log:
-        if (until := _UNTIL.search(line)) is not None:
-            found = _time(until["time"]) or found
+        if (logged := _VALIDITY.search(line)) is not None:
+            found = _certificate(logged["issued"], logged["ends"]) or found
     return found
 
 
-def _time(text: str) -> datetime | None:
+def _certificate(issued: str, ends: str) -> PresentedCertificate | None:
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+        return PresentedCertificate(
+            issued=datetime.fromisoformat(issued).astimezone(UTC), ends=datetime.fromisoformat(ends).astimezone(UTC)
+        )
+    except (ValueError, OverflowError):
         return None

@@ -21,6 +21,7 @@ from sealserve.cluster.docker.ownership import container_user
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
 from sealserve.cluster.logs.selection import LogSelection
+from sealserve.cluster.presented_certificate import PresentedCertificate
 from sealserve.cluster.target import State
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.engine import Engine, EngineRefusedError
@@ -159,15 +160,18 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     docker.answer("container ls", "a b\n")
     docker.answer("container inspect a", [described("replica-1", Health={"Status": "healthy"})])
     docker.answer("container inspect b", [described("broker", status="exited")])
-    key = "INFO step=key key_name=release bytes=16 certificate_until=2026-11-30T10:00:00Z"
+    valid = "certificate_from=2026-11-29T10:00:00Z certificate_until=2026-11-30T10:00:00Z"
+    key = f"INFO step=key key_name=release bytes=16 {valid}"
     docker.answer("logs", f"{key}\ntwo\n")
     target = DockerTarget(site.workspace, site.deployment)
     parts = {part.role: part for part in target.status()}
     assert list(parts) == ["replica-1", "broker"]
     assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
     assert parts["broker"].error == "it ended with exit status 0"
-    assert parts["replica-1"].certificate_end == datetime(2026, 11, 30, 10, tzinfo=UTC)
-    assert parts["broker"].certificate_end is None
+    assert parts["replica-1"].certificate == PresentedCertificate(
+        issued=datetime(2026, 11, 29, 10, tzinfo=UTC), ends=datetime(2026, 11, 30, 10, tzinfo=UTC)
+    )
+    assert parts["broker"].certificate is None
     assert [line.text for line in target.logs("broker", LogSelection(last=5))] == [key, "two"]
     with pytest.raises(Exception, match="No log of pcs exists"):
         target.logs("pcs", LogSelection(last=1))

@@ -17,6 +17,7 @@ from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
 from sealserve.cluster.kubernetes.takeover import take_over
 from sealserve.cluster.kubernetes.target import KubernetesTarget, running
+from sealserve.cluster.presented_certificate import PresentedCertificate
 from sealserve.workspace import Workspace
 
 REPLICAS = "sealserve-replicas"
@@ -124,7 +125,7 @@ def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> Non
     class Cluster:
         def log(self, *_arguments: object, last: int) -> list[str]:
             assert last > 1
-            return ["INFO step=renewed certificate_until=2026-11-30T10:00:00Z"]
+            return ["INFO step=renewed certificate_from=2026-11-29T10:00:00Z certificate_until=2026-11-30T10:00:00Z"]
 
     target = KubernetesTarget(make_site(tmp_path).workspace, make_context().deployment)
     target._open = Cluster()  # type: ignore[assignment]
@@ -132,10 +133,12 @@ def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> Non
     metadata = {"name": "p", "namespace": "n", "labels": labels}
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     pod = {"metadata": metadata, "spec": {}, "status": ready}
-    assert target._pod_status("replica-0", pod).certificate_end == datetime(2026, 11, 30, 10, tzinfo=UTC)
-    assert target._pod_status("replica-0", {**pod, "status": {}}).certificate_end is None
+    assert target._pod_status("replica-0", pod).certificate == PresentedCertificate(
+        issued=datetime(2026, 11, 29, 10, tzinfo=UTC), ends=datetime(2026, 11, 30, 10, tzinfo=UTC)
+    )
+    assert target._pod_status("replica-0", {**pod, "status": {}}).certificate is None
     front = {**pod, "metadata": {**metadata, "labels": {"app.kubernetes.io/component": "front"}}}
-    assert target._pod_status("nginx", front).certificate_end is None
+    assert target._pod_status("nginx", front).certificate is None
 
 
 def test_objects_are_recorded_before_they_are_created(tmp_path: Path) -> None:
