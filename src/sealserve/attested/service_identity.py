@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.attested.evidence_conversation import EvidenceService
-from sealserve.attested.receipt import ReceiptSigner
+from sealserve.attested.receipt_signer import ReceiptSigner, VersionSigner
 from sealserve.pki.signing import private_pem
 from sealserve.secret import SecretBytes
 
@@ -95,14 +95,6 @@ class ServiceIdentity:
         """Return the evidence for a user's nonce. See `EvidenceService.answer`."""
         return self._granted.service.answer(nonce)
 
-    def sign_receipt(
-        self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
-    ) -> str:
-        """Return a receipt with the next sequence number. See `sealserve.attested.receipt.ReceiptSigner`."""
-        return self._receipts.sign(
-            model=model,
-            model_version=model_version,
-            model_sha256=model_sha256,
-            request_sha256=request_sha256,
-            response_sha256=response_sha256,
-        )
+    def receipt_signer(self, *, model: str, model_version: str, model_sha256: str) -> VersionSigner:
+        """Return the signer of the receipts for a version. See `ReceiptSigner.for_version`."""
+        return self._receipts.for_version(model=model, model_version=model_version, model_sha256=model_sha256)
