@@ -2,18 +2,20 @@
 
     .venv/bin/python bench/receipts.py [--quick] [--json FILE]
 
-Only the ratios and differences are meaningful. Requests with and without a receipt alternate on the same connection, so
-that other programs on the machine affect both equally. The client is in Python: its own cost is part of each latency,
-and it limits the rate. So the server's processor time for each request is reported too, and the rate that follows.
+Only the ratios and differences are meaningful. Requests with and without a receipt alternate on the same connections,
+so that other programs on the machine affect both equally. The client is in Python: its own cost is part of each
+latency, and it limits the rate. So the server's processor time for each request is reported too.
 
-- p50: one connection, one request at a time.
-- rate: several connections, each with one request at a time.
-- processor time: of the server's process, from the same requests.
+- loop: the processor time of a receipt, and of its bare signature, in a loop without a server. The signature is the
+  lowest possible cost of a receipt.
+- p50: one connection, one request at a time; the median of the differences between a request and the next one.
+- rate: several connections, each with one request at a time, in short slices; the median of the ratios of a slice to
+  the next one.
+- processor time: of the server's process, from the same slices.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -35,15 +37,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from model_servers import NAME, PREDICT  # noqa: E402
+from scripts.attested_example import Example  # noqa: E402
 from serving import predict_request, save_half_plus_two  # noqa: E402
 from tests.harness.attested_identity import PROGRAM  # noqa: E402
 from tests.harness.certificates import NAME as SERVICE  # noqa: E402
 from tests.harness.model_server import Process  # noqa: E402
 
+from sealserve.attested.receipt_signer import ReceiptSigner  # noqa: E402
 from sealserve.canonical_document import FileListDocument, ListedFile  # noqa: E402
+from sealserve.serving.runtime.ed25519 import find_signer  # noqa: E402
 from sealserve.serving_interface import RECEIPT_HEADER  # noqa: E402
 
-WITH = ((RECEIPT_HEADER, "1"),)
+Metadata = tuple[tuple[str, str], ...]
+WITH: Metadata = ((RECEIPT_HEADER, "1"),)
+SLICE = 400
+"""Requests, or steps of a loop, until the other way's turn."""
 Row = dict[str, Any]
 
 
@@ -67,9 +75,9 @@ class Service:
         return grpc.secure_channel(f"127.0.0.1:{self.port}", grpc.ssl_channel_credentials(self.ca), options)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of the server until now. Source: proc(5), ``stat``, fields 14 and 15."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the processor time of the server's threads. Source: Linux, ``Documentation/scheduler/sched-stats``."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 @contextmanager
@@ -114,59 +122,100 @@ def measure_latency(service: Service, message: bytes, *, requests: int) -> dict[
     return seen
 
 
-def measure_rate(service: Service, message: bytes, *, requests: int, connections: int) -> Callable[[bool], Row]:
-    """Return a function that returns requests per second and the server's processor time for each request."""
+def measure_rate(service: Service, message: bytes, *, slices: int, connections: int) -> dict[str, list[Row]]:
+    """Return requests per second and the server's processor time for each request, of short alternating slices."""
+    seen: dict[str, list[Row]] = {"without": [], "with": []}
+    with ExitStack() as stack:
+        calls: list[Any] = [
+            stack.enter_context(service.channel()).unary_unary(PREDICT) for _ in range(connections)
+        ]  # fmt: skip
+        for call in calls:
+            call(message)
+        pool = stack.enter_context(ThreadPoolExecutor(connections))
+        for number in range(slices):
+            ways = (("without", None), ("with", WITH))
+            for name, metadata in ways if number % 2 else reversed(ways):
+                seen[name].append(_measure_slice(service, pool, calls, message, metadata))
+    return seen
 
-    def run(receipts: bool) -> Row:
-        with ExitStack() as stack:
-            channels = [stack.enter_context(service.channel()) for _ in range(connections)]
-            calls: list[Any] = [channel.unary_unary(PREDICT) for channel in channels]
-            for call in calls:
-                call(message)
-            numbers, metadata = count(), WITH if receipts else None
 
-            def work(call: Any) -> None:
-                while next(numbers) < requests:
-                    call(message, metadata=metadata)
+def _measure_slice(
+    service: Service, pool: ThreadPoolExecutor, calls: list[Any], message: bytes, metadata: Metadata | None
+) -> Row:
+    numbers = count()  # its next() is atomic
 
-            before, started = service.cpu_seconds(), time.perf_counter()
-            with ThreadPoolExecutor(connections) as pool:
-                list(pool.map(work, calls))
-            took = time.perf_counter() - started
-            return {"rate": requests / took, "cpu": (service.cpu_seconds() - before) / requests}
+    def work(call: Any) -> None:
+        while next(numbers) < SLICE:
+            call(message, metadata=metadata)
 
-    return run
+    before, started = service.cpu_seconds(), time.perf_counter()
+    list(pool.map(work, calls))
+    took = time.perf_counter() - started
+    return {"rate": SLICE / took, "cpu": (service.cpu_seconds() - before) / SLICE}
+
+
+def measure_loop(rounds: int) -> dict[str, list[float]]:
+    """Return the processor seconds of a receipt and of its bare signature, in a loop that does nothing else.
+
+    The bare signature is the minimum that each receipt costs: ``signature`` with the function that the server uses,
+    ``cryptography`` with the package. A server is slower than a loop, because its other work replaces the code and data
+    in the processor's caches.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        example = Example(Path(folder))
+        sign = ReceiptSigner(example.keyset, example.identity, find_signer).for_version(
+            model=NAME, model_version="1", model_sha256="0" * 64
+        )
+        content = sign(bytes(32), bytes(32)).rpartition(".")[0].encode()
+        bare, package = find_signer(example.identity), example.identity.sign
+    actions: dict[str, Callable[[], object]] = {
+        "receipt": lambda: sign(sha256(content).digest(), sha256(content).digest()),
+        "signature": lambda: bare(content),
+        "cryptography": lambda: package(content),
+    }
+    seen: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            started = time.thread_time()
+            for _ in range(SLICE):
+                action()
+            seen[name].append((time.thread_time() - started) / SLICE)
+    return seen
 
 
 def measure(scratch: Path, *, quick: bool) -> Row:
     """Return and print the cost of a receipt."""
     message = predict_request("x", np.array([1.0, 2.0, 5.0]))
+    loop = {name: statistics.median(values) for name, values in measure_loop(20 if quick else 60).items()}
     with start(scratch) as service:
         latencies = measure_latency(service, message, requests=1500 if quick else 6000)
-        run = measure_rate(service, message, requests=3000 if quick else 8000, connections=8)
-        rounds: dict[str, list[Row]] = {"without": [], "with": []}
-        for _ in range(3 if quick else 7):
-            for name, seen in rounds.items():
-                seen.append(run(name == "with"))
+        slices = measure_rate(service, message, slices=25 if quick else 120, connections=8)
     p50 = {name: statistics.median(values) for name, values in latencies.items()}
+    differences = [b - a for a, b in zip(latencies["without"], latencies["with"], strict=True)]
     median = {
         name: {field: statistics.median(row[field] for row in rows) for field in ("rate", "cpu")}
-        for name, rows in rounds.items()
+        for name, rows in slices.items()
     }
+    pairs = list(zip(slices["without"], slices["with"], strict=True))
     row = {
+        "loop_us": {name: value * 1e6 for name, value in loop.items()},
         "p50_us": {name: value * 1e6 for name, value in p50.items()},
-        "p50_difference_us": (p50["with"] - p50["without"]) * 1e6,
+        "p50_difference_us": statistics.median(differences) * 1e6,
         "requests_per_second": {name: values["rate"] for name, values in median.items()},
-        "rate_ratio": median["with"]["rate"] / median["without"]["rate"],
+        # The median of the pairs' ratios: the processor's speed, and its other work, differ between pairs.
+        "rate_ratio": statistics.median(b["rate"] / a["rate"] for a, b in pairs),
         "server_cpu_us": {name: values["cpu"] * 1e6 for name, values in median.items()},
-        "server_cpu_difference_us": (median["with"]["cpu"] - median["without"]["cpu"]) * 1e6,
+        "server_cpu_difference_us": statistics.median(b["cpu"] - a["cpu"] for a, b in pairs) * 1e6,
     }
+    print(f"receipts, in a loop: {row['loop_us']['receipt']:.1f} us of processor time for a receipt, of which "
+          f"{row['loop_us']['signature']:.1f} us are the bare signature "
+          f"({row['loop_us']['cryptography']:.1f} us with the package cryptography)")  # fmt: skip
     print(f"receipts, p50 without {row['p50_us']['without']:.0f} us, with {row['p50_us']['with']:.0f} us: "
           f"{row['p50_difference_us']:+.0f} us (limit +100 us)")  # fmt: skip
     print(f"receipts, rate without {median['without']['rate']:.0f}/s, with {median['with']['rate']:.0f}/s: "
           f"ratio {row['rate_ratio']:.3f} (limit 0.9)")  # fmt: skip
-    print(f"receipts, server's processor time without {median['without']['cpu'] * 1e6:.0f} us, with "
-          f"{median['with']['cpu'] * 1e6:.0f} us: {row['server_cpu_difference_us']:+.0f} us")  # fmt: skip
+    print(f"receipts, server's processor time without {row['server_cpu_us']['without']:.0f} us, with "
+          f"{row['server_cpu_us']['with']:.0f} us: {row['server_cpu_difference_us']:+.0f} us")  # fmt: skip
     return row
 
 

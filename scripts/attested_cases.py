@@ -33,11 +33,44 @@ class Cases(QuoteCases):
 
     def all(self) -> Iterator[Case]:
         """Yield every case."""
-        for group in (self.quotes, self.collateral, self.platforms, self.statements, self.results, self.pins,
-                      self.keysets, self.nonces, self.connections):  # fmt: skip
+        for group in (self.quotes, self.collateral, self.platforms, self.statements, self.exceptions, self.results,
+                      self.pins, self.keysets, self.nonces, self.connections):  # fmt: skip
             yield from group()
 
     # Step 3
+
+    def exceptions(self) -> Iterator[Case]:
+        """Yield statements with exceptions to the rules for models that the policy does not accept."""
+        example = self.example
+
+        def stating(*operations: tuple[str, ...], shared_batches: bool = False) -> dict[str, str]:
+            models = tuple(
+                example.model.model_copy(update={"version": str(number), "allowed_operations": names})
+                for number, names in enumerate(operations)
+            )
+            statement = example.statement(models=models or (example.model,), shared_batches=shared_batches)
+            return sign_statement(statement, example.owner).model_dump(mode="json")
+
+        def accepting(*lines: str) -> str:
+            return example.policy_file.replace("version = 1\n", "\n".join(("version = 1", *lines, "")))
+
+        batches, operations = "evidence.shared-batches", "evidence.allowed-operations"
+        for name, code, statement, lines in (
+            ("shared batches", batches, stating(shared_batches=True), ()),
+            ("shared batches that the policy excludes", batches, stating(shared_batches=True),
+             ("dangerous_shared_batches = false",)),
+            ("shared batches, where operations are accepted", batches, stating(("PrintV2",), shared_batches=True),
+             ('dangerous_operations = ["PrintV2"]',)),
+            ("an operation that the owner allowed", operations, stating(("PrintV2",)), ()),
+            ("an operation of the second model", operations, stating((), ("PrintV2",)), ()),
+            ("an operation beside an accepted one", operations, stating(("PrintV2", "WriteFile")),
+             ('dangerous_operations = ["PrintV2"]',)),
+            ("an operation whose name differs in case", operations, stating(("printv2",)),
+             ('dangerous_operations = ["PrintV2"]',)),
+            ("an operation, where batches are accepted", operations, stating(("PrintV2",), shared_batches=True),
+             ("dangerous_shared_batches = true",)),
+        ):  # fmt: skip
+            yield self.case(name, 3, code, statement=statement, policy=accepting(*lines))
 
     def statements(self) -> Iterator[Case]:
         """Yield wrong release statements."""
@@ -72,7 +105,27 @@ class Cases(QuoteCases):
             ("a statement with a name twice", content[:-1] + b',"issued":0}', "document.duplicate-name"),
             ("a statement with a new line", content + b"\n", "document.trailing-bytes"),
             ("a keyset in place of a statement", example.keyset.to_bytes(), "document.type"),
-            ("a statement of version 2", canonical_json(document | {"version": 2}), "document.version"),
+            (
+                "a statement of version 1",
+                canonical_json(_without(document, "shared_batches") | {"version": 1}),
+                "document.version",
+            ),
+            ("a statement of version 3", canonical_json(document | {"version": 3}), "document.version"),
+            (
+                "a statement without a word about batches",
+                canonical_json(_without(document, "shared_batches")),
+                "document.missing-member",
+            ),
+            (
+                "a statement with a number in place of a boolean",
+                canonical_json(document | {"shared_batches": 0}),
+                "document.member",
+            ),
+            (
+                "a statement with null in place of a boolean",
+                canonical_json(document | {"shared_batches": None}),
+                "document.member",
+            ),
             ("a statement with an unknown member", canonical_json(document | {"x": 1}), "document.unknown-member"),
             ("a statement without models", canonical_json(_without(document, "models")), "document.missing-member"),
             ("a statement with an empty list of models", canonical_json(document | {"models": []}), "document.member"),

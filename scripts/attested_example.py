@@ -213,6 +213,7 @@ class Example:
         """Return the release statement, with ``changes``."""
         values: dict[str, Any] = {
             "release_id": self.release_id,
+            "shared_batches": False,
             "issued": int((self.now - timedelta(hours=2)).timestamp()),
             "models": (self.model,),
             "enclaves": (StatedEnclave.of_values(self.reference_values),),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from scripts.attested_example import Example
 from scripts.attested_vectors import files
 from scripts.node_packages import MODULES, VERIFY_QUOTE, installed
 from tests.harness.missing import missing
@@ -32,7 +33,7 @@ from sealserve.attested.codes import AttestedCode
 from sealserve.attested.evidence import MAXIMUM_BUNDLE, EvidenceBundle, ServiceEvidence
 from sealserve.attested.evidence_conversation import PresentedService
 from sealserve.attested.receipt import ReceiptClaims, verify_receipt
-from sealserve.attested.release_statement import DOMAIN, ReleaseStatement
+from sealserve.attested.release_statement import DOMAIN, ReleaseStatement, sign_statement
 from sealserve.attested.user_policy import parse_user_policy
 from sealserve.attested.verification import StepFailedError, VerifiedService
 from sealserve.canonical_document import canonical_json
@@ -75,6 +76,22 @@ def test_both_implementations_accept_the_bundle() -> None:
     assert len(found.reports) == 6
     assert verify_bundle(BUNDLE, POLICY, at(SERVICE["time"])) == json.loads(found.keyset.to_bytes())
     assert len(BUNDLE) <= MAXIMUM_BUNDLE
+
+
+def test_both_implementations_accept_the_exceptions_that_the_policy_names(tmp_path: Path) -> None:
+    example = Example(tmp_path / "vendor")
+    model = example.model.model_copy(update={"allowed_operations": ("PrintV2", "WriteFile")})
+    statement = sign_statement(example.statement(models=(model,), shared_batches=True), example.owner)
+    bundle = example.bundle(example.evidence(statement=statement)).to_bytes()
+    accepted = 'dangerous_operations = ["WriteFile", "PrintV2", "ReadFile"]\ndangerous_shared_batches = true\n'
+    policy = example.policy_file.replace("version = 1\n", f"version = 1\n{accepted}")
+    found = verify(bundle, policy, SERVICE["time"])
+    assert found.statement is not None
+    assert (found.statement.shared_batches, found.statement.allowed_operations) == (
+        True,
+        frozenset({"PrintV2", "WriteFile"}),
+    )
+    assert verify_bundle(bundle, policy, at(SERVICE["time"])) == json.loads(found.keyset.to_bytes())
 
 
 def test_there_are_many_cases_and_each_step_has_some() -> None:

@@ -14,6 +14,7 @@ from scripts.attested_example import FIRST_TIME, NOW, Example
 from tests.harness.certificates import NAME, Signer, text
 
 from sealserve.attested.evidence_conversation import EvidenceRequest
+from sealserve.attested.receipt_signer import FindSigner
 from sealserve.attested.service_identity import ServiceIdentity
 from sealserve.attested.verification import VerifiedService
 
@@ -26,9 +27,10 @@ from tests.harness.attested_identity import AttestedService
 from sealserve.attester.model_check import check_model
 from sealserve.serving import log, program
 from sealserve.serving.command_line import options
+from sealserve.serving.runtime.ed25519 import find_signer
 log.configure()
 folder, *flags = sys.argv[1:]
-service = AttestedService(Path(folder))
+service = AttestedService(Path(folder), find_signer=find_signer)
 signal.signal(signal.SIGUSR1, lambda *_: service.renew())
 signal.signal(signal.SIGUSR2, lambda *_: service.identity.renewal_failed())
 sys.exit(program.serve(options.parse(flags, attested=True), service.identity, check_model))
@@ -44,15 +46,19 @@ class AttestedService:
     Args:
         folder: A folder for the state of the simulated vendor. The file ``ca.pem`` in it is the issuing CA.
         example: Another source of evidence.
+        find_signer: See `ServiceIdentity`.
     """
 
-    def __init__(self, folder: Path, example: Example | None = None) -> None:
+    def __init__(self, folder: Path, example: Example | None = None, *, find_signer: FindSigner | None = None) -> None:
         self.example = example or Example(folder / "vendor")
         self.authority = Signer.make("issuing CA")
         self.ca_pem = text(self.authority.certificate())
         (folder / "ca.pem").write_bytes(self.ca_pem)
         self.identity = ServiceIdentity(
-            tls_key=self.example.tls_key, certificate_chain=self.new_chain(), service=self.example.service()
+            tls_key=self.example.tls_key,
+            certificate_chain=self.new_chain(),
+            service=self.example.service(),
+            find_signer=find_signer,
         )
 
     def new_chain(self, *, days: tuple[float, float] = (-1, 30)) -> bytes:

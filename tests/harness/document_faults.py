@@ -54,7 +54,8 @@ def faults_of(raw: bytes, *, limit: int) -> Iterator[Fault]:
         ("a type with a space", f"{kind} "),
     ):
         yield Fault(name, changed(type=value), AttestationCode.DOCUMENT_TYPE)
-    for version in (0, 2, -1, "1", 1.0, True, None, [1], 10**30):
+    own: int = document["version"]
+    for version in (0, own - 1, own + 1, -own, str(own), float(own), True, None, [own], 10**30):
         yield Fault(f"version {version!r}", changed(version=version), AttestationCode.DOCUMENT_VERSION)
     yield Fault("an unknown member", changed(zz=1), AttestationCode.DOCUMENT_UNKNOWN_MEMBER)
     yield Fault("a member with a control character", changed(**{"\x01": 1}), AttestationCode.DOCUMENT_UNKNOWN_MEMBER)

@@ -91,7 +91,9 @@ def refuse_constant(_: str) -> NoReturn:
     raise ValueError
 
 
-def document(raw: bytes, *, kind: str, limit: int, form: Mapping[str, Any], step: int) -> dict[str, Any]:
+def document(
+    raw: bytes, *, kind: str, limit: int, form: Mapping[str, Any], step: int, version: int = 1
+) -> dict[str, Any]:
     """Decode a document with the eleven checks of the page."""
     if len(raw) > limit:
         raise Refused(step, "document.size")
@@ -108,7 +110,7 @@ def document(raw: bytes, *, kind: str, limit: int, form: Mapping[str, Any], step
         raise Refused(step, "document.json")
     if value.get("type") != kind:
         raise Refused(step, "document.type")
-    if type(value.get("version")) is not int or value["version"] != 1:
+    if type(value.get("version")) is not int or value["version"] != version:
         raise Refused(step, "document.version")
     faults = list(member_faults(value, {"type": str, "version": int, **form}))
     for code in ("document.unknown-member", "document.missing-member", "document.member"):
@@ -220,6 +222,7 @@ def web_key_form(value: Any) -> None:
 
 STATEMENT: Final = {
     "release_id": HEX_32,
+    "shared_batches": bool,
     "issued": range(1 << 53),
     "models": (MODEL, 1, 64),
     "enclaves": (ENCLAVE, 1, 16),
@@ -472,7 +475,7 @@ def read_statement(signed: Mapping[str, str], owner_keys: list[str]) -> dict[str
             continue
     else:
         raise Refused(3, "statement.signature")
-    found = document(content, kind="sealserve.release-statement", limit=16384, form=STATEMENT, step=3)
+    found = document(content, kind="sealserve.release-statement", limit=16384, form=STATEMENT, step=3, version=2)
     for listed in (
         [(model["name"], model["version"]) for model in found["models"]],
         [enclave["mr_enclave"] for enclave in found["enclaves"]],
@@ -603,6 +606,11 @@ def check_code(
         }
         if any(result.get(name) != value for name, value in expected.items()):
             raise Refused(3, "evidence.result-binding")
+        if statement["shared_batches"] and policy.get("dangerous_shared_batches") is not True:
+            raise Refused(3, "evidence.shared-batches")
+        for model in statement["models"]:
+            if set(model["allowed_operations"]) - set(policy.get("dangerous_operations", [])):
+                raise Refused(3, "evidence.allowed-operations")
     if policy.get("enclaves"):
         free = {"attribute_flags": "5", "attribute_flags_mask": "7", "xfrm": "3", "xfrm_mask": "3"}
         pins = [{**pin, **free} for pin in policy["enclaves"] if pin["mr_enclave"] == report["mr_enclave"].hex()]

@@ -108,6 +108,7 @@ class World(BrokerWorld):
         statement = ReleaseStatement(
             release_id=self.release.release_id,
             issued=issued,
+            shared_batches=False,
             models=(StatedModel(name="m", version="1", sha256="a" * 64, allowed_operations=(), signer=None),),
             enclaves=(StatedEnclave.of_values(REFERENCE),),
             policy=StatedPolicy(name="strict", sha256="b" * 64),

@@ -9,9 +9,11 @@ Source: RFC 8259 (JSON), RFC 4648 section 5 (base64url), RFC 7515 section 2 (bas
 import base64
 import json
 import re
+from binascii import b2a_base64
 from typing import Any, Final
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
@@ -31,7 +33,8 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 def encode_base64url(content: bytes) -> str:
     """Return ``content`` in base64url without padding."""
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+    # As `base64.urlsafe_b64encode` does, in fewer steps: each receipt of the model server needs it twice.
+    return b2a_base64(content, newline=False).translate(_URL_SAFE, b"=").decode()
 
 
 def decode_base64url(text: str) -> bytes:

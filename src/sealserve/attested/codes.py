@@ -6,6 +6,8 @@ from sealserve.errors import ErrorCode, InputError, VerificationError
 class AttestedCode(ErrorCode):
     """Code and error family of each cause. The docstring below a member is its meaning on the reference page."""
 
+    EVIDENCE_ALLOWED_OPERATIONS = "evidence.allowed-operations", VerificationError
+    """The owner allowed operations that the model lint rejects, and the user's policy does not accept them."""
     EVIDENCE_BROKER_UNKNOWN = "evidence.broker-unknown", VerificationError
     """A broker issued the attestation result that the release statement does not name."""
     EVIDENCE_CERTIFICATE = "evidence.certificate", VerificationError
@@ -32,6 +34,8 @@ class AttestedCode(ErrorCode):
     """The user's policy pins releases, and this release is not one of them."""
     EVIDENCE_RESULT_BINDING = "evidence.result-binding", VerificationError
     """The attestation result is for another enclave, or is not bound to a session."""
+    EVIDENCE_SHARED_BATCHES = "evidence.shared-batches", VerificationError
+    """The release computes requests of several users in one batch, and the user's policy does not accept it."""
     EVIDENCE_SIMULATED = "evidence.simulated", VerificationError
     """The quote is from a simulated platform, which protects nothing, and the user's policy names no simulated root."""
     EVIDENCE_TLS_KEY = "evidence.tls-key", VerificationError

@@ -57,8 +57,8 @@ class StatedModel(DocumentPart):
         name: The name that users request.
         version: The version as decimal digits, because a version can be larger than the integers of JSON.
         sha256: The digest of the model's files, see `model_digest`.
-        allowed_operations: The operations that sealserve's lint rejects and that the owner allowed for this model. An
-            empty list means that the lint accepts the model without exception.
+        allowed_operations: The operations that the owner allowed for this model in spite of sealserve's lint. An empty
+            list means that the lint accepts the model without exception.
         signer: The signer of the model, or `None` if it came without a signature.
     """
 
@@ -164,6 +164,8 @@ class ReleaseStatement(StrictDocument):
         type: The kind of document.
         version: The version of the format.
         release_id: The release.
+        shared_batches: Whether the server may compute the requests of several users in one batch. A model can then
+            answer one user with the input of another user. Version 1 did not state it.
         issued: The time of the signature, in seconds since 1970-01-01 UTC. A newer statement replaces an older one.
         models: All models of the release.
         enclaves: The reference values of all enclaves of the release.
@@ -175,8 +177,9 @@ class ReleaseStatement(StrictDocument):
     limit: ClassVar[int] = MAXIMUM_STATEMENT
 
     type: Literal["sealserve.release-statement"] = "sealserve.release-statement"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     release_id: Sha256
+    shared_batches: bool
     issued: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
     models: Annotated[tuple[StatedModel, ...], Field(min_length=1, max_length=64)]
     enclaves: Annotated[tuple[StatedEnclave, ...], Field(min_length=1, max_length=16)]
@@ -193,6 +196,11 @@ class ReleaseStatement(StrictDocument):
             if len(set(found)) != len(found):
                 raise ValueError(f"it lists a {what} twice")
         return self
+
+    @property
+    def allowed_operations(self) -> frozenset[str]:
+        """The operations that the owner allowed for any of the models. The server then allows them for all models."""
+        return frozenset(name for model in self.models for name in model.allowed_operations)
 
     def broker(self, name: str) -> StatedBroker | None:
         """Return the broker with this name, or `None`."""

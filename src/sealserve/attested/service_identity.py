@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.attested.evidence_conversation import EvidenceService
-from sealserve.attested.receipt import ReceiptSigner
+from sealserve.attested.receipt_signer import FindSigner, ReceiptSigner, VersionSigner
 from sealserve.pki.signing import private_pem
 from sealserve.secret import SecretBytes
 
@@ -30,14 +30,20 @@ class ServiceIdentity:
         tls_key: The TLS key, whose public key is in the keyset.
         certificate_chain: The certificate for the TLS key and its issuers, PEM, leaf first.
         service: The evidence for users, with the keyset and the identity key.
+        find_signer: See `ReceiptSigner`.
     """
 
     def __init__(
-        self, *, tls_key: ec.EllipticCurvePrivateKey, certificate_chain: bytes, service: EvidenceService
+        self,
+        *,
+        tls_key: ec.EllipticCurvePrivateKey,
+        certificate_chain: bytes,
+        service: EvidenceService,
+        find_signer: FindSigner | None = None,
     ) -> None:
         self._tls_key = tls_key
         self._keyset = service.keyset
-        self._receipts = ReceiptSigner(service.keyset, service.identity)
+        self._receipts = ReceiptSigner(service.keyset, service.identity, find_signer)
         self._granted = _Granted(certificate_chain=certificate_chain, service=service)
         self._renewals = 0
         self._failed_renewals = 0
@@ -95,14 +101,6 @@ class ServiceIdentity:
         """Return the evidence for a user's nonce. See `EvidenceService.answer`."""
         return self._granted.service.answer(nonce)
 
-    def sign_receipt(
-        self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
-    ) -> str:
-        """Return a receipt with the next sequence number. See `sealserve.attested.receipt.ReceiptSigner`."""
-        return self._receipts.sign(
-            model=model,
-            model_version=model_version,
-            model_sha256=model_sha256,
-            request_sha256=request_sha256,
-            response_sha256=response_sha256,
-        )
+    def receipt_signer(self, *, model: str, model_version: str, model_sha256: str) -> VersionSigner:
+        """Return the signer of the receipts for a version. See `ReceiptSigner.for_version`."""
+        return self._receipts.for_version(model=model, model_version=model_version, model_sha256=model_sha256)

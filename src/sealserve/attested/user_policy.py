@@ -29,6 +29,7 @@ LARGEST_FILE: Final = 64 * 2**10
 DEFAULT_TCB: Final = "cloud-smt"
 _REQUIRED_FLAGS: Final = AttributeFlags.INIT | AttributeFlags.MODE64BIT
 _X87_AND_SSE: Final = 0x3
+_Operation = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,255}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,10 @@ class UserPolicy:
         releases: The ids of the pinned releases. If there are any, the service's release must be one of them.
         least_evaluation_number: The minimum TCB evaluation data number of the collateral. The service bundles the
             collateral, so without a minimum it can present collateral that is old but has not expired.
+        dangerous_operations: The accepted operations of models among those that the model lint rejects. A statement of
+            the owner that allows another of these operations is rejected.
+        dangerous_shared_batches: Whether the requests of several users may be computed in one batch. A model can then
+            answer one user with the input of another user.
         dangerous_simulated_root: The root of a simulated vendor, or `None`. A policy with such a root accepts only
             simulated services, which protect nothing.
 
@@ -56,6 +61,8 @@ class UserPolicy:
     enclaves: tuple[ReferenceValues, ...] = ()
     releases: frozenset[str] = frozenset()
     least_evaluation_number: int = 0
+    dangerous_operations: frozenset[str] = frozenset()
+    dangerous_shared_batches: bool = False
     dangerous_simulated_root: TrustAnchor | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +116,8 @@ class _File(DocumentPart):
     enclaves: Annotated[list[_Pin], Field(max_length=256, default_factory=list)]
     tcb: _Tcb = _Tcb()
     collateral: _Collateral = _Collateral()
+    dangerous_operations: Annotated[list[_Operation], Field(max_length=256, default_factory=list)]
+    dangerous_shared_batches: bool = False
     dangerous_simulated_root: Annotated[str, StringConstraints(max_length=8192)] | None = None
 
 
@@ -136,6 +145,8 @@ def parse_user_policy(content: bytes) -> UserPolicy:
             enclaves=tuple(pin.values() for pin in file.enclaves),
             releases=frozenset(file.releases),
             least_evaluation_number=file.collateral.least_evaluation_number,
+            dangerous_operations=frozenset(file.dangerous_operations),
+            dangerous_shared_batches=file.dangerous_shared_batches,
             dangerous_simulated_root=_root(file.dangerous_simulated_root),
         )
     except SealserveError as error:

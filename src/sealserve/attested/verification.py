@@ -184,8 +184,9 @@ def verify_service(
        read the enclave's memory, as far as the vendor and the user judge.
     3. *Code.* The pinned owner key signed the release statement. It lists MRENCLAVE, MRSIGNER, product id, security
        version and attributes of the enclave. A broker in the statement issued the attestation result for exactly this
-       keyset, and it has not expired. So the enclave runs the code of a release that is not revoked. If the policy
-       pins enclaves or releases, the enclave or release is one of them.
+       keyset, and it has not expired. So the enclave runs the code of a release that is not revoked. The statement
+       allows neither shared batches nor operations, unless the policy accepts them. If the policy pins enclaves or
+       releases, the enclave or release is one of them.
     4. *Keyset.* The quote's report data covers the keyset. So the enclave created the keys, and only it has them.
     5. *Freshness.* The identity key signed the user's fresh nonce. So the enclave runs now.
     6. *Connection.* The certificate of this connection has the keyset's TLS key. TLS proved that the peer has the
@@ -287,6 +288,8 @@ def _check_code(
         stated.values.check(quote.report)
         # The owner's broker accepts it now. A revoked release gets no new result.
         result = _verify_result(evidence, statement, quote, keyset, now)
+        # The exceptions to the rules for models, which the owner states, are exceptions that the user accepts.
+        _check_exceptions(statement, policy)
     if policy.enclaves:
         pinned = [values for values in policy.enclaves if values.mr_enclave == quote.measurement]
         if not pinned:
@@ -312,6 +315,23 @@ def _verify_statement(evidence: ServiceEvidence, keyset: Keyset, policy: UserPol
             f"The release statement is for another release: expected {keyset.release_id}, got {statement.release_id}."
         )
     return statement
+
+
+def _check_exceptions(statement: ReleaseStatement, policy: UserPolicy) -> None:
+    if statement.shared_batches and not policy.dangerous_shared_batches:
+        raise AttestedCode.EVIDENCE_SHARED_BATCHES.error(
+            "The release computes requests of several users in one batch, so a model can answer one user with the "
+            "input of another user. The policy does not accept this.",
+            hint="Ask the owner for a release without batches. If you trust the model and all of its users, set "
+            "dangerous_shared_batches = true in your policy.",
+        )
+    if refused := sorted(statement.allowed_operations - policy.dangerous_operations):
+        shown = ", ".join(refused)[:1000].encode("unicode_escape").decode()
+        raise AttestedCode.EVIDENCE_ALLOWED_OPERATIONS.error(
+            f"The owner allowed operations that the model lint rejects, and the policy does not accept them: {shown}.",
+            hint="Read the reference of the model lint, which states what such operations can do with an input. If you "
+            "trust the models, add the names to dangerous_operations in your policy.",
+        )
 
 
 def _verify_result(

@@ -13,9 +13,11 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealserve.attestation.attest_messages import Grant, Purpose
 from sealserve.attestation.session_binding import service_report_data
@@ -67,10 +69,18 @@ def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:
         tls_key=enclave.keys.tls,
         certificate_chain=granted.grant.certificate_chain.encode(),
         service=enclave.evidence(granted.grant),
+        find_signer=_find_signer,
     )
     # Renew the certificate while the server runs (7).
     renewal(enclave, identity, granted).start()
     return identity
+
+
+def _find_signer(key: Ed25519PrivateKey) -> Callable[[bytes], bytes]:
+    """Return the server's function for signatures. The import waits for the first receipt: it needs TensorFlow."""
+    from sealserve.serving.runtime.ed25519 import find_signer  # noqa: PLC0415
+
+    return find_signer(key)
 
 
 def renewal(enclave: "Enclave", identity: ServiceIdentity, granted: Attested) -> Renewal:

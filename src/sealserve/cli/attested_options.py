@@ -59,6 +59,11 @@ def find_policy(path: Path | None) -> "AttestedPolicy":
         ) from error
     if found.dangerous_simulated_root is not None:
         console.warn(f"{place} accepts only simulated services, which protect nothing.")
+    if found.dangerous_shared_batches:
+        console.warn(f"{place} accepts shared batches: a model can answer one user with the input of another user.")
+    if found.dangerous_operations:
+        names = ", ".join(sorted(found.dangerous_operations))
+        console.warn(f"{place} accepts operations with which a model can keep or send an input: {names}.")
     return found
 
 

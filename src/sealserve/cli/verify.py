@@ -179,6 +179,7 @@ def _show(context: Context, found: VerifiedEndpoint, *, saved: datetime | None, 
         "tcb_status": str(service.quote.tcb_status),
         "advisories": sorted(service.quote.advisory_ids),
         "models": models,
+        "shared_batches": None if statement is None else statement.shared_batches,
         "steps": [
             {"step": report.step.number, "title": report.step.title, "evidence": report.text}
             for report in service.reports
@@ -186,19 +187,32 @@ def _show(context: Context, found: VerifiedEndpoint, *, saved: datetime | None, 
         "file": None if output is None else str(output),
     }
     rows = [(report.step.number, report.step.title, report.text) for report in service.reports]
-    lines = [
-        f"{model['name']} version {model['version']}: SHA-256 {model['sha256']}"
-        + (f", with operations {', '.join(model['allowed_operations'])}" if model["allowed_operations"] else "")
-        for model in models
-    ]
+    lines = [f"{model['name']} version {model['version']}: SHA-256 {model['sha256']}" for model in models]
     when = "" if saved is None else f", saved at {saved:%Y-%m-%d %H:%M:%S} UTC"
     context.show(
         value,
         f"All six steps hold for {found.address}{when}.",
         Table(("STEP", "CHECK", "EVIDENCE"), rows),
         *(["", "The owner states these models:", *lines] if lines else []),
+        *_exceptions(found),
         f"Request new evidence after {found.expires:%Y-%m-%d %H:%M} UTC.",
         *([f"Wrote {output}."] if output is not None else []),
     )
     if service.simulated:
         console.warn("The platform is SIMULATED. It protects nothing: the host can read inputs and keys.")
+
+
+def _exceptions(found: VerifiedEndpoint) -> list[str]:
+    """Return what the owner states about the exceptions to the rules for models, for people."""
+    statement = found.service.statement
+    if statement is None:
+        return []
+    batches, operations = "Each request runs alone.", "No model may use operations that the model lint rejects."
+    if statement.shared_batches:
+        batches = (
+            "Requests of several users can run in one batch: a model can answer one user with the input of another."
+        )
+    if statement.allowed_operations:
+        names = ", ".join(sorted(statement.allowed_operations))
+        operations = f"The models may use these operations, with which they can keep or send an input: {names}."
+    return ["", "The owner also states:", batches, operations]

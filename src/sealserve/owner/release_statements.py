@@ -36,8 +36,8 @@ from sealserve.broker.state_comparison import fingerprint
 from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment, ModelSection
 from sealserve.errors import SealserveError
-from sealserve.model.lint import LintedModel
 from sealserve.owner.codes import OwnerCode
+from sealserve.owner.server_config import BATCHING_PARAMETERS
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release import Release, VerifiedRelease
 from sealserve.sealing.release_index import MODELS_FOLDER
@@ -71,25 +71,24 @@ class _Record(BaseModel):
     models: tuple[_RecordedModel, ...]
 
 
-def remember(
-    workspace: Workspace, built: Release, models: Sequence[ModelSection], linted: Sequence[LintedModel]
-) -> None:
+def remember(workspace: Workspace, built: Release, models: Sequence[ModelSection]) -> None:
     """Record the digests of the models of a new release, and the operations that only the owner allowed.
+
+    All allowed operations count, even if the model does not contain them: the measured command line lists them.
 
     Args:
         workspace: The owner's workspace.
         built: The new release.
         models: Its models.
-        linted: The result of the lint for each model, in the same order.
     """
     recorded = tuple(
         _RecordedModel(
             name=model.name,
             version=str(model.version),
             sha256=_digest(built, model),
-            allowed_operations=tuple(sorted({found.operation for found in result.allowed})),
+            allowed_operations=tuple(sorted(set(model.dangerous_operations))),
         )
-        for model, result in zip(models, linted, strict=True)
+        for model in models
     )
     path = _place(workspace, built.folder.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +145,8 @@ def describe(
     try:
         statement = ReleaseStatement(
             release_id=verified.id,
+            # The server of an attested release starts with this file only if it may share batches.
+            shared_batches=any(file.path == BATCHING_PARAMETERS for file in verified.index.files),
             issued=int(now.timestamp()),
             models=_recorded(workspace, verified),
             enclaves=tuple(StatedEnclave.of_values(found) for found in enclaves if isinstance(found, ReferenceValues)),

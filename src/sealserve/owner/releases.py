@@ -103,7 +103,7 @@ def build(
             `model_signing.sign`.
     """
     # Reject a dangerous model before anything is created.
-    linted = models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
+    models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
     # Verify the signatures of the models, or make them. The files that are sealed below must be the signed files.
     signatures: dict[Path, bytes] = {}
     servables = [
@@ -146,7 +146,7 @@ def build(
         raise
     # Record the settings and models of the release, so that `up` and `status` can detect later changes.
     drift.remember(workspace, built.folder.name, built.id, facts)
-    release_statements.remember(workspace, built, deployment.models, linted)
+    release_statements.remember(workspace, built, deployment.models)
     # Write the signatures last: a build that fails leaves none.
     for path, content in signatures.items():
         write_file(path, content)

@@ -24,10 +24,10 @@ from sealserve.client.connection_fault import (
 )
 from sealserve.client.credentials import Endpoint
 from sealserve.client.noted_connection import EndpointTls, noted_connection
+from sealserve.daemon_thread import in_thread
 from sealserve.errors import SealserveError
 from sealserve.proxy.codes import ProxyCode
 from sealserve.proxy.first_bytes import Protocol
-from sealserve.proxy.threads import in_thread
 from sealserve.proxy.verifier import EvidenceSource, ReplicaVerifier, Verification, key_of
 
 CHUNK: Final = 256 * 1024

@@ -21,9 +21,9 @@ from sealserve.attested.evidence_conversation import PresentedService
 from sealserve.attested.user_policy import UserPolicy
 from sealserve.attested.verification import VerifiedService
 from sealserve.client.attested import evidence_end
+from sealserve.daemon_thread import in_thread
 from sealserve.errors import VerificationError
 from sealserve.log_line import fields
-from sealserve.proxy.threads import in_thread
 
 _LOG: Final = logging.getLogger(__name__)
 _REFRESH_BEFORE: Final = timedelta(minutes=10)

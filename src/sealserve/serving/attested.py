@@ -35,17 +35,28 @@ class AttestedIdentity(Protocol):
     def evidence(self, nonce: bytes) -> bytes:
         """Return the evidence document for a user's nonce of 32 bytes. It must not use the quoting service."""
 
-    def sign_receipt(
-        self, *, model: str, model_version: str, model_sha256: str, request_sha256: str, response_sha256: str
-    ) -> str:
-        """Return a receipt with the next sequence number, in printable ASCII.
+    def receipt_signer(self, *, model: str, model_version: str, model_sha256: str) -> "SignReceipt":
+        """Return the signer of the receipts for a version of a model.
 
         Args:
             model: The name of the model.
             model_version: The version that answered, as decimal digits.
             model_sha256: The digest of the version's files, 64 hexadecimal digits.
-            request_sha256: SHA-256 of the request's message or body, 64 hexadecimal digits.
-            response_sha256: SHA-256 of the response's message or body, 64 hexadecimal digits.
+
+        Raises:
+            ValueError: A receipt cannot contain an argument.
+        """
+
+
+class SignReceipt(Protocol):
+    """Signs the receipts for a version of a model. All signers of an identity share the sequence numbers."""
+
+    def __call__(self, request_sha256: bytes, response_sha256: bytes) -> str:
+        """Return a receipt with the next sequence number, in printable ASCII.
+
+        Args:
+            request_sha256: SHA-256 of the request's message or body, 32 bytes.
+            response_sha256: SHA-256 of the response's message or body, 32 bytes.
         """
 
 

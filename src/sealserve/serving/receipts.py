@@ -4,13 +4,18 @@ The digests cover exactly the bytes that the client sent and gets: the gRPC mess
 A request without the header costs nothing more.
 """
 
-import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
 
-from sealserve.serving.attested import AttestedIdentity
+from sealserve.serving.attested import AttestedIdentity, SignReceipt
 from sealserve.serving.request_errors import RequestCode
-from sealserve.serving.servables import Servables
+from sealserve.serving.servables import Servables, ServedVersion
 from sealserve.serving_interface import RECEIPT_HEADER, RECEIPT_WANTED
+
+_REMEMBERED: Final = 256
+"""Maximum number of versions whose signers are remembered. A release has at most 64 models."""
 
 
 class Receipts:
@@ -24,6 +29,7 @@ class Receipts:
     def __init__(self, identity: AttestedIdentity | None, servables: Servables) -> None:
         self._identity = identity
         self._servables = servables
+        self._signer = lru_cache(_REMEMBERED)(self._make_signer)
 
     def wanted(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
         """Return whether a request with this metadata asks for a receipt.
@@ -47,7 +53,7 @@ class Receipts:
             raise RequestCode.RECEIPT_UNAVAILABLE.error("The server is not attested, so it has no receipts.")
         return found
 
-    def begin(self, request: bytes | bytearray) -> str:
+    def begin(self, request: bytes | bytearray) -> bytes:
         """Return the digest of a request, before the computation of its response frees the request.
 
         The same thread must compute the response and call `sign`.
@@ -56,9 +62,9 @@ class Receipts:
             request: The request's bytes.
         """
         self._servables.take_used()  # discard the version that an earlier request on this thread used
-        return hashlib.sha256(request).hexdigest()
+        return sha256(request).digest()
 
-    def sign(self, request_sha256: str, response: bytes) -> str:
+    def sign(self, request_sha256: bytes, response: bytes) -> str:
         """Return the receipt for a response that this thread computed.
 
         Args:
@@ -68,18 +74,16 @@ class Receipts:
         Raises:
             RequestError: `request.receipt-unavailable`: No version of a model with a digest computed the response.
         """
-        used = self._servables.take_used()
+        return self._signer(self._servables.take_used())(request_sha256, sha256(response).digest())
+
+    def _make_signer(self, used: ServedVersion | None) -> SignReceipt:
         if self._identity is None or used is None or used.digest is None:
             raise RequestCode.RECEIPT_UNAVAILABLE.error(
                 "The server has no receipt for this response: it does not come from a model of a sealed release."
             )
         try:
-            return self._identity.sign_receipt(
-                model=used.model,
-                model_version=str(used.version),
-                model_sha256=used.digest,
-                request_sha256=request_sha256,
-                response_sha256=hashlib.sha256(response).hexdigest(),
+            return self._identity.receipt_signer(
+                model=used.model, model_version=str(used.version), model_sha256=used.digest
             )
         except ValueError as error:  # the command line accepts more names than release statements
             raise RequestCode.RECEIPT_UNAVAILABLE.error(

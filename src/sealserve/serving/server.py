@@ -13,13 +13,12 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import grpc
 
+from sealserve.daemon_thread import in_thread
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.admin import AdminPort
 from sealserve.serving.api.examples import (
@@ -59,8 +58,6 @@ from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, 
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving.wire.transport import Transport, TransportSettings
 from sealserve.serving_interface import EVIDENCE_METHOD
-
-_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +125,17 @@ class Server:
         # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
-        http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
+        receipts = Receipts(self._identity, servables)
+        http = HttpPorts(
+            options,
+            files,
+            servables,
+            self._allowance,
+            source=source,
+            receipts=receipts,
+            identity=self._identity,
+            evidence=evidence,
+        )
         models = Models(options, files, servables, self._check_model)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
@@ -138,7 +145,7 @@ class Server:
         await http.start()
         health = Health(watches=self._transport_kind.idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
-        transport = self._build(servables, health, check, evidence)
+        transport = self._build(servables, health, check, evidence=evidence, receipts=receipts)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         credentials = [_credentials(source, check) for _ in addresses]
@@ -156,11 +163,11 @@ class Server:
                 admin.sweep()
         # 5. Drain. First stop reloads. Then report NOT_SERVING, so that load balancers send no more clients.
         if admin is not None:
-            await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
+            await in_thread(lambda: admin.stop(0))
         health.stop()
         # Close all ports at the same time. Running requests share the grace period.
         grace = options.flags.drain_grace_seconds
-        stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
+        stopped = await asyncio.gather(in_thread(lambda: transport.stop(grace)), http.stop(grace))
         # Models that a request still uses cannot be freed, so the process ends without freeing them.
         if not all(stopped):
             models.stop_waiting()
@@ -204,7 +211,7 @@ class Server:
 
     async def _load(self, models: Models) -> bool:
         """Load the models; return False if a signal arrived first."""
-        loading = asyncio.wrap_future(_aside(models.start))
+        loading = asyncio.ensure_future(in_thread(models.start))
         stopping = asyncio.ensure_future(self._stopping.wait())
         awaited: set[asyncio.Future[Any]] = {loading, stopping}
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
@@ -218,10 +225,15 @@ class Server:
         return True
 
     def _build(
-        self, servables: Servables, health: Health, check: PeerCheck | None, evidence: Evidence | None
+        self,
+        servables: Servables,
+        health: Health,
+        check: PeerCheck | None,
+        *,
+        evidence: Evidence | None,
+        receipts: Receipts,
     ) -> Transport:
         options = self._options
-        receipts = Receipts(self._identity, servables)
         largest = options.flags.max_message_bytes
 
         def answer(request: PredictRequest, deadline: float | None) -> PredictResponse:
@@ -299,21 +311,6 @@ def _listen(transport: Transport, address: str, credentials: grpc.ServerCredenti
     if not port:
         raise refused(address)
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-def _aside(work: Callable[[], _T]) -> Future[_T]:
-    """Do ``work`` on a daemon thread. Unlike with an executor, the end of the process does not wait for it."""
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001  # the waiting code receives the error
-                future.set_exception(error)
-
-    threading.Thread(target=run, name="aside", daemon=True).start()
-    return future
 
 
 def _served(models: Models, servables: Servables) -> str:

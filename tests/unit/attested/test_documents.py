@@ -95,6 +95,7 @@ def test_no_document_is_accepted_as_another(example: Example) -> None:
         ("bundle", "address", ["", "a b", "a" * 301, "\u00e9"]),
         ("bundle", "saved", [-1, 253402300800, 1.5, "1", True]),
         ("statement", "release_id", ["x", ""]),
+        ("statement", "shared_batches", [0, 1, "false", None, []]),
         ("statement", "issued", [-1, 2**53, "0", 1.0]),
         ("statement", "models", [[], {}, None]),
         ("statement", "enclaves", [[], [1]]),

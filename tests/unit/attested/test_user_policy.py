@@ -31,12 +31,15 @@ def test_a_policy_with_an_owner_key_has_defaults() -> None:
     assert found.tcb == CLOUD_SMT
     assert (found.enclaves, found.releases, found.least_evaluation_number) == ((), frozenset(), 0)
     assert found.anchor == TrustAnchor.intel()
+    assert (found.dangerous_operations, found.dangerous_shared_batches) == (frozenset(), False)
 
 
 def test_a_policy_has_each_key(example: Example) -> None:
     text = f'''
 owner_keys = ["{KEY}"]
 releases = ["{"c3" * 32}"]
+dangerous_operations = ["PrintV2", "WriteFile", "PrintV2"]
+dangerous_shared_batches = true
 dangerous_simulated_root = """{example.policy_file.split('"""')[1]}"""
 [tcb.accept]
 UpToDate = []
@@ -52,6 +55,7 @@ least_evaluation_number = 18
         TcbStatus.SW_HARDENING_NEEDED: frozenset({"INTEL-SA-00615"}),
     }
     assert found.least_evaluation_number == 18
+    assert (found.dangerous_operations, found.dangerous_shared_batches) == (frozenset({"PrintV2", "WriteFile"}), True)
     (pin,) = found.enclaves
     assert (pin.mr_enclave.hex(), pin.isv_prod_id, pin.isv_svn) == ("a1" * 32, 7, 3)
 
@@ -72,6 +76,14 @@ def test_a_policy_that_pins_nothing_is_an_error(text: str) -> None:
     [
         ("version = 1", "not valid TOML"),
         ('owner_keys = "x"', "owner_keys"),
+        ("dangerous_shared_batches = 1", "dangerous_shared_batches"),
+        ('dangerous_shared_batches = "true"', "dangerous_shared_batches"),
+        ("dangerous_operations = true", "dangerous_operations"),
+        ('dangerous_operations = "PrintV2"', "dangerous_operations"),
+        ('dangerous_operations = [""]', r"dangerous_operations\.0"),
+        ('dangerous_operations = ["Print V2"]', r"dangerous_operations\.0"),
+        ('dangerous_operations = ["PrintV2\\n"]', r"dangerous_operations\.0"),
+        ("dangerous_operations = [" + ", ".join(['"Op"'] * 257) + "]", "dangerous_operations"),
         ('owner_keys = ["x"]', r"owner_keys\.0"),
         (f'owner_keys = ["{KEY.upper()}"]', r"owner_keys\.0"),
         (f"owner_keys = [{', '.join([repr(KEY)] * 9)}]", "owner_keys"),

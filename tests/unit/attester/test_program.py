@@ -210,3 +210,10 @@ def test_nothing_touches_the_encrypted_mount_before_the_key_is_there(tmp_path: P
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert found.stdout == "touched []\n"
+
+
+def test_tensorflows_library_signs_the_receipts_of_an_enclave(inside: Inside) -> None:
+    identity = attested_identity(inside.environment)
+    receipts = identity._receipts
+    assert receipts._sign != receipts._identity.sign
+    assert receipts._sign(b"receipt") == receipts._identity.sign(b"receipt")

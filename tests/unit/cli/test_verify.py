@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.unit.client.conftest import Behaviour
 from tests.unit.client.conftest import Service as Handler
 
 from sealserve.attested.receipt import sign_receipt
+from sealserve.attested.release_statement import sign_statement
 from sealserve.serving_interface import RECEIPT_HEADER
 
 
@@ -83,6 +85,8 @@ def test_a_service_is_verified_and_its_bundle_again_later(
     rest = cli.bare("verify", service.rest_address, "--server-name", NAME)
     assert rest.status == 0, rest
     assert "All six steps hold for" in rest.out
+    assert "Each request runs alone." in rest.out
+    assert "No model may use operations that the model lint rejects." in rest.out
     assert "SIMULATED" in rest.err
     at = f"{service.example.now + timedelta(minutes=1):%Y-%m-%dT%H:%M:%S}"
     later = cli.bare("verify", bundle, "--at", at, "--json")
@@ -91,6 +95,38 @@ def test_a_service_is_verified_and_its_bundle_again_later(
     assert error(cli, "verify", service.address, "--server-name", NAME, "--save", bundle)["code"] == "file.exists"
     late = error(cli, "verify", bundle, "--at", "2036-01-01T00:00:00")
     assert (late["step"], late["code"]) == (1, "collateral.expired")
+
+
+def test_exceptions_to_the_rules_for_models_are_shown_and_need_the_users_consent(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    example = Example(tmp_path / "vendor", now=datetime.now(UTC).replace(microsecond=0))
+    model = example.model.model_copy(update={"allowed_operations": ("PrintV2",)})
+    statement = sign_statement(example.statement(models=(model,), shared_batches=True), example.owner)
+    with AttestedService(tmp_path, example=example) as service:
+        service.replica = replace(service.replica, answer=example.service(statement=statement).answer)
+        trust(cli, service, tmp_path)
+        policy = tmp_path / "config/sealserve/policy.toml"
+        arguments = ("verify", service.address, "--server-name", NAME)
+        strict = policy.read_text()
+        for code, more in (
+            ("evidence.shared-batches", ""),
+            ("evidence.shared-batches", 'dangerous_operations = ["PrintV2"]\n'),
+            ("evidence.allowed-operations", "dangerous_shared_batches = true\n"),
+        ):
+            policy.write_text(strict + more)
+            failed = error(cli, *arguments)
+            assert (failed["step"], failed["code"]) == (3, code)
+            assert "in your policy" in str(failed["hint"])
+        policy.write_text(strict + 'dangerous_shared_batches = true\ndangerous_operations = ["PrintV2"]\n')
+        accepted = cli.bare(*arguments)
+        assert accepted.status == 0, accepted
+        assert "Requests of several users can run in one batch" in accepted.out
+        assert "with which they can keep or send an input: PrintV2." in accepted.out
+        assert "accepts shared batches" in accepted.err
+        assert "accepts operations with which a model can keep or send an input: PrintV2" in accepted.err
+        found = cli.bare(*arguments, "--json").json
+        assert (found["shared_batches"], found["models"][0]["allowed_operations"]) == (True, ["PrintV2"])
 
 
 @pytest.mark.parametrize(

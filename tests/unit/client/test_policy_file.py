@@ -17,6 +17,8 @@ FULL = f"""# a comment
 version = 1
 owner_keys = ["{"ab" * 32}"]
 releases = ["{"cd" * 32}"]
+dangerous_operations = ["PrintV2", "WriteFile"]
+dangerous_shared_batches = true
 
 [tcb.accept]
 UpToDate = []

@@ -19,6 +19,7 @@ from sealserve.broker.audit_entry import Decision
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.releases import ReleaseId
 from sealserve.broker.tables import STATEMENTS
+from sealserve.enclave.measurement import load_enclave
 from sealserve.owner import provisioning, release_statements
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
@@ -68,6 +69,7 @@ def test_the_registration_signs_a_statement(attested: Site) -> None:
     (model,) = found.models
     assert (model.name, model.version, model.sha256) == ("half-plus-two", "1", model_digest(files))
     assert (model.allowed_operations, model.signer) == ((), None)
+    assert not found.shared_batches
     assert {bytes.fromhex(enclave.mr_enclave) for enclave in found.enclaves} == {
         enclave.measurement for enclave in known.enclaves
     }
@@ -80,6 +82,39 @@ def test_the_registration_signs_a_statement(attested: Site) -> None:
     with Owner.open(attested.workspace).database() as database:
         assert admin.log(database)[-1].entry.decision is Decision.STATED
         admin.verify_log(database)
+
+
+def test_a_statement_names_the_exceptions_to_the_rules_for_models(tmp_path: Path) -> None:
+    """Each exception is also a flag of the measured command line, and the statement agrees with it."""
+    (batching := tmp_path / "batching.config").write_text("max_batch_size { value: 8 }")
+    site = make_site(
+        tmp_path / "site",
+        # The model contains none of the operations. But the flag would allow them.
+        model={"dangerous_operations": ("WriteFile", "PrintV2", "PrintV2")},
+        server={"batching_parameters_file": str(batching), "dangerous_shared_batches": True},
+        target={"kind": "docker"},
+    )
+    site.import_model()
+    site.certify()
+    release = built(site)
+    provisioning.register(site.workspace, site.deployment, release, now=site.now)
+    found = verified(site, release)
+    assert found.shared_batches
+    assert found.models[0].allowed_operations == ("PrintV2", "WriteFile")
+    flags = load_enclave(release.folder, "replica-0").manifest.loader.argv
+    assert "--dangerous_shared_batches=true" in flags
+    assert "--dangerous_operations=PrintV2,WriteFile" in flags
+
+
+def test_the_setting_without_batches_is_not_an_exception(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"dangerous_shared_batches": True}, target={"kind": "docker"})
+    site.import_model()
+    site.certify()
+    release = built(site)
+    provisioning.register(site.workspace, site.deployment, release, now=site.now)
+    assert not verified(site, release).shared_batches
+    flags = load_enclave(release.folder, "replica-0").manifest.loader.argv
+    assert not any("batch" in flag for flag in flags)
 
 
 def test_a_repetition_signs_nothing_new(attested: Site) -> None:

@@ -21,7 +21,7 @@ from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import Followed
 from sealserve.serving.wire.listening import choose_address
-from sealserve.serving.wire.tls_source import find_tls_source
+from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class HttpPorts:
         files: The list of the files that may be loaded.
         servables: The served models.
         allowance: The bytes that requests and answers may use.
-        identity: The identity of an attested server, or None. It replaces the key and certificate in the TLS settings.
+        source: The TLS settings of the gRPC port, or None for plaintext. The HTTP ports also use them, unless the
+            command line gives them other settings.
+        receipts: Answers requests for receipts at the REST API's port.
+        identity: The identity of an attested server, or None.
         evidence: Answers requests for evidence at the REST API's port, or None.
 
     Raises:
@@ -52,12 +55,14 @@ class HttpPorts:
         servables: Servables,
         allowance: Allowance,
         *,
+        source: TlsSource | None,
+        receipts: Receipts,
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
     ) -> None:
         self._options = options
         self._identity = identity
-        self._receipts = Receipts(identity, servables)
+        self._receipts = receipts
         self._evidence = evidence
         self._allowance = allowance
         self._servables = servables
@@ -77,7 +82,8 @@ class HttpPorts:
                 logger.warning("the metrics page of --monitoring_config_file has no port: give --monitoring_port")
             return
         self._addresses = [choose_address(options.flags.bind_address, port) for port in self._ports]
-        source = find_tls_source(http.ssl_config_file, files, identity)
+        if http.ssl_config_file != options.ssl_config_file:  # an attested server has no other settings
+            source = find_tls_source(http.ssl_config_file, files, identity)
         if source is not None:
             self._context = server_context(source.settings)
             self._tell_end(source.settings)

@@ -129,6 +129,9 @@ class Library:
     Args:
         path: The path of the shared library.
 
+    Attributes:
+        others: The functions of the library that do not belong to the C API.
+
     Raises:
         UnavailableError: `server.tensorflow-library`: The library cannot be loaded, or lacks a function.
     """
@@ -140,6 +143,7 @@ class Library:
                 function = getattr(slow if long else quick, name)
                 function.restype, function.argtypes = result, arguments
                 setattr(self, name, function)
+            self.others = slow
             self._parse_briefly = quick.TF_TensorFromProto
             self._parse_briefly.restype, self._parse_briefly.argtypes = None, self.TF_TensorFromProto.argtypes
         except (OSError, AttributeError) as error:

@@ -26,8 +26,10 @@ from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.rest import Rest
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving_interface import METRICS_PATH as PATH
 
 LIMITS = HttpLimits(threads=2, waiting=1, body=4096, timeout=30.0, patience=30.0)
@@ -597,6 +599,12 @@ def test_a_port_that_is_taken() -> None:
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
+def http_ports(options: ServerOptions) -> HttpPorts:
+    table = Servables()
+    source = find_tls_source(options.ssl_config_file, None, None)
+    return HttpPorts(options, None, table, Allowance(2**20), source=source, receipts=Receipts(None, table))
+
+
 def settings(service: Authority, users: Authority | None) -> SslConfig:
     issued = service.issue_server([NAME], now=datetime.now(UTC))
     return SslConfig(
@@ -655,7 +663,7 @@ def test_a_renewed_certificate_serves_new_connections(tmp_path: Path) -> None:
         ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
     )
     assert isinstance(chosen, ServerOptions)
-    ports = HttpPorts(chosen, None, Servables(), Allowance(2**20))
+    ports = http_ports(chosen)
     assert ports._context is not None
 
     def trusts(port: int, authority: Authority) -> bool:
@@ -689,7 +697,7 @@ def test_newer_settings_end_open_connections_if_clients_show_certificates(tmp_pa
         ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
     )
     assert isinstance(chosen, ServerOptions)
-    ports = HttpPorts(chosen, None, Servables(), Allowance(2**20))
+    ports = http_ports(chosen)
     retired = []
 
     class Port:
@@ -704,3 +712,29 @@ def test_newer_settings_end_open_connections_if_clients_show_certificates(tmp_pa
     ports.follow()
     ports.follow()
     assert len(retired) == two_way
+
+
+def test_the_settings_of_the_grpc_port_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=datetime.now(UTC))
+    paths = [tmp_path / "grpc.cfg", tmp_path / "rest.cfg"]
+    for path in paths:
+        path.write_bytes(settings(service, None).render().reveal())
+    read: list[Path | None] = []
+
+    def find(path: Path | None, *others: Any) -> TlsSource | None:
+        read.append(path)
+        return find_tls_source(path, *others)
+
+    monkeypatch.setattr("sealserve.serving.http.http_ports.find_tls_source", find)
+    flags = ["--model_base_path=/m", "--rest_api_port=1", "--bind_address=127.0.0.1", f"--ssl_config_file={paths[0]}"]
+    for more, expected in (
+        ([], []),
+        ([f"--rest_api_ssl_config_file={paths[1]}"], [paths[1]]),
+        (["--dangerous_plaintext_rest"], [None]),
+    ):
+        chosen = parse([*flags, *more])
+        assert isinstance(chosen, ServerOptions)
+        ports = http_ports(chosen)
+        assert read == expected
+        assert (ports._context is None) == (read == [None])
+        read.clear()

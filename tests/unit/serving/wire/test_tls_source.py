@@ -20,6 +20,7 @@ from sealserve.pki.codes import PkiCode
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.http.http_ports import HttpPorts
+from sealserve.serving.receipts import Receipts
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
@@ -175,7 +176,12 @@ def test_a_renewal_over_http_keeps_open_connections_and_sets_the_metric(
 
     async def serve() -> None:
         chosen = options(f"--monitoring_port={free_port()}", f"--ssl_config_file={two_way(tmp_path)}")
-        ports = HttpPorts(chosen, None, Servables(), Allowance(2**20), identity=service.identity)
+        source = find_tls_source(chosen.ssl_config_file, None, service.identity)
+        table = Servables()
+        receipts = Receipts(service.identity, table)
+        ports = HttpPorts(
+            chosen, None, table, Allowance(2**20), source=source, receipts=receipts, identity=service.identity
+        )
         await ports.start()
         port = chosen.flags.monitoring_port
         kept = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)

@@ -1,4 +1,4 @@
-"""Run a blocking function in a thread, without a wait for the thread when the program ends."""
+"""Run a blocking function in a daemon thread, for which the end of the program does not wait."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,11 @@ _Result = TypeVar("_Result")
 async def in_thread(function: Callable[[], _Result]) -> _Result:
     """Return the result of a function that blocks.
 
-    `asyncio.to_thread` would delay Ctrl-C until the function returns, because the event loop waits for its threads.
+    `asyncio.to_thread` would delay Ctrl-C until the function returns, because the event loop waits for its threads. If
+    the waiting task is canceled, the thread continues, and its result is discarded.
 
     Args:
-        function: A function that ends after some seconds, even if its peer is silent.
+        function: The function.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
@@ -37,5 +38,5 @@ async def in_thread(function: Callable[[], _Result]) -> _Result:
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(finish, result, failure)
 
-    threading.Thread(target=run, name="verification", daemon=True).start()
+    threading.Thread(target=run, name="in-thread", daemon=True).start()
     return await future
