@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from sealserve.proxy.threads import in_thread
+from sealserve.daemon_thread import in_thread
 from sealserve.signal_pipe import SignalPipe
 
 
