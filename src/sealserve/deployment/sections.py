@@ -123,8 +123,8 @@ class ServiceSection(Section):
     )
     tls_certificate_file: FilePath | None = Field(
         default=None,
-        description="the service's certificate from another CA, such as a public CA, with all intermediate certificates "
-        "(PEM); only with a TLS key of the owner's",
+        description="the service's certificate from another CA, such as a public CA, with all intermediate "
+        "certificates (PEM); only with a TLS key of the owner's",
     )
     tls_key_file: FilePath | None = Field(
         default=None, description="the private key of `tls_certificate_file` (PEM, mode 0600)"
