@@ -44,8 +44,8 @@ class UserPolicy:
         releases: The ids of the pinned releases. If there are any, the service's release must be one of them.
         least_evaluation_number: The minimum TCB evaluation data number of the collateral. The service bundles the
             collateral, so without a minimum it can present collateral that is old but has not expired.
-        dangerous_operations: The operations that the model lint rejects and that the user accepts. A statement of
-            the owner that allows another of these operations is rejected.
+        dangerous_operations: The accepted operations, although the model lint rejects them. A statement in which the
+            owner allows another such operation is rejected.
         dangerous_shared_batches: Whether the requests of several users may be computed in one batch. A model can then
             answer one user with the input of another user.
         dangerous_simulated_root: The root of a simulated vendor, or `None`. A policy with such a root accepts only

@@ -193,8 +193,7 @@ def _show(context: Context, found: VerifiedEndpoint, *, saved: datetime | None, 
         value,
         f"All six steps hold for {found.address}{when}.",
         Table(("STEP", "CHECK", "EVIDENCE"), rows),
-        *(["", "The owner states these models:", *lines] if lines else []),
-        *_exceptions(found),
+        *(["", "The owner states these models:", *lines, *_exceptions(found)] if lines else []),
         f"Request new evidence after {found.expires:%Y-%m-%d %H:%M} UTC.",
         *([f"Wrote {output}."] if output is not None else []),
     )
@@ -215,4 +214,4 @@ def _exceptions(found: VerifiedEndpoint) -> list[str]:
     if statement.allowed_operations:
         names = ", ".join(sorted(statement.allowed_operations))
         operations = f"The models may use these operations, with which they can keep or send an input: {names}."
-    return ["", "The owner also states:", batches, operations]
+    return [batches, operations]

@@ -205,6 +205,7 @@ def restate(
 
     Revoked releases are left out: the broker issues no attestation results for them. Statements that this owner did not
     sign are left out too: an attacker who breaks into a broker can write to its database, and must not get a signature.
+    So are statements of another version, whose facts can be missing.
     """
     count = 0
     for release_id in statements.releases_with_one(connection):
@@ -214,8 +215,8 @@ def restate(
         former = _signed_by_the_owner(statements.find(connection, release_id), owner_key)
         if former is None:
             LOGGER.warning(
-                "the statement of the release %s was not signed again, because the owner's key did not sign it: "
-                "register the release again with `sealserve broker allow`",
+                "the statement of the release %s was not signed again, because the owner's key did not sign it, or it "
+                "has another version: register the release again with `sealserve broker allow`",
                 release_id,
             )
             continue

@@ -212,6 +212,7 @@ def test_nothing_touches_the_encrypted_mount_before_the_key_is_there(tmp_path: P
     assert found.stdout == "touched []\n"
 
 
+@pytest.mark.tensorflow
 def test_tensorflows_library_signs_the_receipts_of_an_enclave(inside: Inside) -> None:
     identity = attested_identity(inside.environment)
     receipts = identity._receipts

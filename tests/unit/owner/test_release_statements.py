@@ -11,14 +11,22 @@ from sqlalchemy import delete
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.strict_document import LARGEST_INTEGER, SignedContent
 from sealserve.attested.codes import AttestedCode
-from sealserve.attested.release_statement import ReleaseStatement, model_digest, sign_statement, verify_statement
+from sealserve.attested.release_statement import (
+    DOMAIN,
+    ReleaseStatement,
+    model_digest,
+    sign_statement,
+    verify_statement,
+)
 from sealserve.broker import admin, releases, statements
 from sealserve.broker.audit_entry import Decision
 from sealserve.broker.codes import BrokerCode
 from sealserve.broker.releases import ReleaseId
 from sealserve.broker.tables import STATEMENTS
+from sealserve.canonical_document import canonical_json
 from sealserve.enclave.measurement import load_enclave
 from sealserve.owner import provisioning, release_statements
 from sealserve.owner.codes import OwnerCode
@@ -240,6 +248,29 @@ def test_a_forged_statement_is_never_signed_by_a_rotation(attested: Site, caplog
     # The registration replaces it by a statement that the owner's own files support.
     provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
     assert verified(attested, release).models[0].sha256 != "e" * 64
+
+
+def test_a_statement_of_version_1_is_replaced_by_the_registration(
+    attested: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Version 1 does not state shared batches. A rotation could only guess them."""
+    release = built(attested)
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    now = verified(attested, release)
+    members = now.model_dump(mode="json", exclude={"shared_batches"}) | {"version": 1}
+    owner = Owner.open(attested.workspace)
+    content = canonical_json(members)
+    old = SignedContent(content=content, signature=owner.index_signer().sign(DOMAIN + content))
+    with owner.database() as database:
+        with database.write() as connection:
+            statements.put(connection, releases.get(connection, ReleaseId(release.id)), old, now=attested.now)
+        with raises(AttestationCode.DOCUMENT_VERSION, match="expected 2, got 1"):
+            verified(attested, release)
+        rotate_recorded(attested.workspace, database, compromised=False, now=attested.now)
+        assert stored(attested, release) == old
+        assert "was not signed again, because the owner's key did not sign it, or it has another version" in caplog.text
+    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
+    assert not verified(attested, release).shared_batches
 
 
 def test_a_forged_statement_does_not_choose_the_time_of_the_next_one(attested: Site) -> None:

@@ -16,6 +16,8 @@ from sealserve.attested.receipt_signer import ReceiptSigner
 from sealserve.serving.runtime import ed25519
 from sealserve.serving.runtime.ed25519 import find_signer
 
+pytestmark = pytest.mark.tensorflow
+
 
 def test_the_installed_library_has_the_function(caplog: pytest.LogCaptureFixture) -> None:
     """A version of TensorFlow without the function would be slower. docs/decisions/0153 has the figures."""
