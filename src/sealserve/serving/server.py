@@ -38,6 +38,8 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.open_inference import methods
+from sealserve.serving.open_inference.service import OpenInference
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
@@ -126,6 +128,10 @@ class Server:
         # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
+        health = Health(watches=transports.choose().idle_calls // 4)
+        open_inference = OpenInference(
+            servables, max_tensor_bytes=options.flags.max_message_bytes, is_ready=lambda: health.is_serving
+        )
         http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
         models = Models(options, files, servables, self._check_model)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
@@ -134,9 +140,8 @@ class Server:
             return False
         # 3. Open the ports, gRPC's last, because probes interpret an open port as ready.
         await http.start()
-        health = Health(watches=transports.choose().idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
-        transport = self._build(servables, health, check, evidence)
+        transport = self._build(servables, open_inference, health, check, evidence)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         credentials = [_credentials(source, check) for _ in addresses]
@@ -216,7 +221,12 @@ class Server:
         return True
 
     def _build(
-        self, servables: Servables, health: Health, check: PeerCheck | None, evidence: Evidence | None
+        self,
+        servables: Servables,
+        open_inference: OpenInference,
+        health: Health,
+        check: PeerCheck | None,
+        evidence: Evidence | None,
     ) -> Transport:
         options = self._options
         receipts = Receipts(self._identity, servables)
@@ -264,6 +274,7 @@ class Server:
             f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
             for name, method in inference.items()
         }
+        routes |= methods.routes(open_inference, inference=self._inference, control=self._control, receipts=receipts)
         kind = transports.choose()
         settings = TransportSettings(
             handlers={**handlers(routes), **health.handlers},

@@ -24,6 +24,7 @@ SERVICES: Final = frozenset(
     {
         *("", "grpc.health.v1.Health", "PredictionService", "ModelService"),
         *("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"),
+        "inference.GRPCInferenceService",
     }
 )
 MOST_WATCHES: Final = 256
@@ -94,6 +95,11 @@ class Health:
             "/grpc.health.v1.Health/Check": self._check,
             "/grpc.health.v1.Health/Watch": self._watch,
         }
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether `stop` was not called yet."""
+        return not self._stopped
 
     def stop(self) -> None:
         """Report NOT_SERVING from now on, and end every watch with this status."""
