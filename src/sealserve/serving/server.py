@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
@@ -61,6 +61,9 @@ from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, 
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving.wire.transport import Transport, TransportSettings
 from sealserve.serving_interface import EVIDENCE_METHOD
+
+if TYPE_CHECKING:
+    from sealserve.serving.http.rest import Api
 
 _T = TypeVar("_T")
 
@@ -132,7 +135,15 @@ class Server:
         open_inference = OpenInference(
             servables, max_tensor_bytes=options.flags.max_message_bytes, is_ready=lambda: health.is_serving
         )
-        http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
+        http = HttpPorts(
+            options,
+            files,
+            servables,
+            self._allowance,
+            identity=self._identity,
+            evidence=evidence,
+            open_inference=lambda: _open_inference_rest(open_inference),
+        )
         models = Models(options, files, servables, self._check_model)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
@@ -296,6 +307,12 @@ class Server:
             peer_fault=check,
         )
         return kind(settings)
+
+
+def _open_inference_rest(service: OpenInference) -> "Api":
+    from sealserve.serving.open_inference.rest import OpenInferenceRest  # noqa: PLC0415  # only a REST port needs it
+
+    return OpenInferenceRest(service)
 
 
 def _credentials(source: TlsSource | None, check: PeerCheck | None) -> grpc.ServerCredentials | None:

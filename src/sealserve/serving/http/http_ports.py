@@ -25,7 +25,10 @@ from sealserve.serving.wire.tls_source import find_tls_source
 from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sealserve.serving.http.http_server import HttpServer
+    from sealserve.serving.http.rest import Api
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class HttpPorts:
         allowance: The bytes that requests and answers may use.
         identity: The identity of an attested server, or None. It replaces the key and certificate in the TLS settings.
         evidence: Answers requests for evidence at the REST API's port, or None.
+        open_inference: Returns the Open Inference Protocol, for the REST API's port; None if it is not served.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
@@ -54,7 +58,9 @@ class HttpPorts:
         *,
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
+        open_inference: "Callable[[], Api] | None" = None,
     ) -> None:
+        self._open_inference = open_inference
         self._options = options
         self._identity = identity
         self._receipts = Receipts(identity, servables)
@@ -110,6 +116,7 @@ class HttpPorts:
             has_rest = port == flags.rest_api_port
             server = HttpServer(
                 rest=Rest(self._servables, max_tensor_bytes=flags.max_message_bytes) if has_rest else None,
+                open_inference=self._open_inference() if has_rest and self._open_inference is not None else None,
                 receipts=self._receipts,
                 evidence=self._evidence if has_rest else None,
                 metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,

@@ -24,7 +24,6 @@ from sealserve.serving.open_inference.service import (
     InferenceRequest,
     OpenInference,
     Output,
-    ReadInput,
     TensorMetadata,
     by_name,
     model_spec,
@@ -119,7 +118,7 @@ def _read(request: pb.ModelInferRequest, given: parameters.Parameters) -> Infere
     )
 
 
-def _inputs(request: pb.ModelInferRequest) -> list[ReadInput]:
+def _inputs(request: pb.ModelInferRequest) -> list[RawInput | TypedInput]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise RequestCode.OPEN_INFERENCE_FORM.error(
@@ -128,7 +127,7 @@ def _inputs(request: pb.ModelInferRequest) -> list[ReadInput]:
     return [_input(tensor, raw[index] if raw else None) for index, tensor in enumerate(request.inputs)]
 
 
-def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> ReadInput:
+def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> RawInput | TypedInput:
     parameters.check(_parameters(tensor.parameters), f"the input {tensor.name!r}")
     datatype = datatype_named(tensor.datatype, tensor.name)
     shape = tuple(tensor.shape)

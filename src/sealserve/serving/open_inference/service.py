@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from sealserve import __version__
-from sealserve.serving.api.predict import find_signature, run_inputs
+from sealserve.serving.api.predict import PendingInput, find_signature, run_inputs
 from sealserve.serving.open_inference.datatypes import BYTES, Datatype, datatype_of
-from sealserve.serving.open_inference.inputs import RawInput, TypedInput
+from sealserve.serving.open_inference.inputs import Input
 from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.protos import ModelSpec, TensorInfo
 from sealserve.serving.runtime.session import declared_shape
@@ -21,11 +21,10 @@ VERSION: Final = __version__
 EXTENSIONS: Final = ("binary_tensor_data",)
 """The only extension: tensors as bytes after the JSON of a REST message (``extension_binary_data.md``)."""
 PLATFORM: Final = "tensorflow_savedmodel"
+_I = TypeVar("_I", bound=Input)
 _ANY_SIZE: Final = -1
 _VERSION: Final = re.compile(r"0*([0-9]{1,19})", re.ASCII)
 _GREATEST: Final = 2**63 - 1
-
-ReadInput = RawInput | TypedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +40,7 @@ class InferenceRequest:
 
     spec: ModelSpec
     signature: str
-    inputs: Mapping[str, ReadInput]
+    inputs: Mapping[str, PendingInput]
     outputs: Sequence[str] = ()
 
 
@@ -213,13 +212,13 @@ def model_spec(name: str, version: str) -> ModelSpec:
     return spec
 
 
-def by_name(inputs: Iterable[ReadInput]) -> Mapping[str, ReadInput]:
+def by_name(inputs: Iterable[_I]) -> dict[str, _I]:
     """Return the inputs by name.
 
     Raises:
         RequestError: `request.open-inference-form`: A name occurs twice.
     """
-    found: dict[str, ReadInput] = {}
+    found: dict[str, _I] = {}
     for given in inputs:
         if given.alias in found:
             raise RequestCode.OPEN_INFERENCE_FORM.error(f"The input {given.alias!r} occurs twice.")

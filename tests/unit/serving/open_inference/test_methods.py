@@ -2,7 +2,7 @@
 
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -378,7 +378,7 @@ def test_models_and_signatures_that_are_not_there(servables: Servables) -> None:
 def test_parameters_of_other_extensions_are_refused_where_they_change_the_answer(
     servables: Servables, name: str
 ) -> None:
-    places = {
+    places: dict[str, Callable[[Any], Any]] = {
         "the request": lambda request: request,
         "the input 'x'": lambda request: request.inputs[0],
         "the output 'y'": lambda request: request.outputs.add(name="y"),
