@@ -23,7 +23,7 @@ SETS = {
 
 
 def main() -> None:
-    """Write ``requirements/*.lock``, with the largest set's versions in the smaller sets, and the benchmark's peers and the tests' clients."""
+    """Write all lock files, with the largest set's versions in the smaller sets."""
     uv = str(Path(sys.executable).with_name("uv"))
     options = [
         "--quiet",

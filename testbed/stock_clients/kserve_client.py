@@ -27,13 +27,12 @@ def understood(response: Any) -> list[Any]:
     return [response.model_name, response.model_version, response.id, response.outputs[0].as_numpy().tolist()]
 
 
-async def error(call: Any) -> str:
-    """Return the error of a call."""
+async def outcome(call: Any) -> str:
+    """Return the error of a call, or its result."""
     try:
-        await call
+        return str(await call)
     except Exception as caught:  # noqa: BLE001  # the clients have an exception for each transport
         return str(caught)
-    return ""
 
 
 async def grpc_calls(address: str) -> dict[str, Any]:
@@ -45,8 +44,8 @@ async def grpc_calls(address: str) -> dict[str, Any]:
             "model_ready": await client.is_model_ready("m"),
             "binary": understood(await client.infer(request(is_binary=True))),
             "json": understood(await client.infer(request(is_binary=False))),
-            "unknown_input": await error(client.infer(request(is_binary=True, name="z"))),
-            "unknown_model": await error(client.is_model_ready("other")),
+            "unknown_input": await outcome(client.infer(request(is_binary=True, name="z"))),
+            "unknown_model": await outcome(client.is_model_ready("other")),
         }
 
 
@@ -59,8 +58,8 @@ async def rest_calls(url: str) -> dict[str, Any]:
             "model_ready": await client.is_model_ready(url, "m"),
             "binary": understood(await client.infer(url, request(is_binary=True), model_name="m")),
             "json": understood(await client.infer(url, request(is_binary=False), model_name="m")),
-            "unknown_input": await error(client.infer(url, request(is_binary=True, name="z"), model_name="m")),
-            "unknown_model": await error(client.is_model_ready(url, "other")),
+            "unknown_input": await outcome(client.infer(url, request(is_binary=True, name="z"), model_name="m")),
+            "unknown_model": await outcome(client.is_model_ready(url, "other")),
         }
 
 

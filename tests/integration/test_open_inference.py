@@ -73,4 +73,5 @@ def test_kserves_clients_understand_the_server(addresses: Addresses) -> None:
         version = "1" if protocol == "grpc" else None  # KServe's REST client does not read it
         assert found["binary"] == found["json"] == ["m", version, "7", [2.5, 3.0, 4.5]]
         assert "Inputs contains invalid name" in found["unknown_input"]
-        assert "The server does not have the model other." in found["unknown_model"]
+    assert "The server does not have the model other." in results["grpc"]["unknown_model"]
+    assert results["rest"]["unknown_model"] == "False"  # KServe's REST client reads only the status
