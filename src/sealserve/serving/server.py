@@ -14,12 +14,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
+from sealserve.attested import evidence_service_pb2
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.admin import AdminPort
 from sealserve.serving.api.examples import (
@@ -38,10 +39,12 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.open_inference import methods
+from sealserve.serving.open_inference import methods, open_inference_grpc_pb2
 from sealserve.serving.open_inference.service import OpenInference
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.runtime.protos import (
+    MODEL_SERVICE_FILE,
+    PREDICTION_SERVICE_FILE,
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
@@ -53,13 +56,16 @@ from sealserve.serving.runtime.protos import (
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.health import Health
+from sealserve.serving.wire.health import HEALTH_FILE, Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import PeerCheck
+from sealserve.serving.wire.reflection import Reflection
+from sealserve.serving.wire.reflection_messages import VERSIONS
 from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.schema import Schema
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
-from sealserve.serving.wire.transport import Transport, TransportSettings
+from sealserve.serving.wire.transport import Handler, Transport, TransportSettings
 from sealserve.serving_interface import EVIDENCE_METHOD
 
 if TYPE_CHECKING:
@@ -132,6 +138,7 @@ class Server:
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
         health = Health(watches=transports.choose().idle_calls // 4)
+        reflection = Reflection(_schema(evidence), streams=transports.choose().idle_calls // 8)
         open_inference = OpenInference(
             servables, max_tensor_bytes=options.flags.max_message_bytes, is_ready=lambda: health.is_serving
         )
@@ -152,7 +159,7 @@ class Server:
         # 3. Open the ports, gRPC's last, because probes interpret an open port as ready.
         await http.start()
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
-        transport = self._build(servables, open_inference, health, check, evidence)
+        transport = self._build(servables, open_inference, {**health.handlers, **reflection.handlers}, check, evidence)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         credentials = [_credentials(source, check) for _ in addresses]
@@ -172,6 +179,7 @@ class Server:
         if admin is not None:
             await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
         health.stop()
+        reflection.stop()
         # Close all ports at the same time. Running requests share the grace period.
         grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
@@ -235,7 +243,7 @@ class Server:
         self,
         servables: Servables,
         open_inference: OpenInference,
-        health: Health,
+        more: Mapping[str, Handler],
         check: PeerCheck | None,
         evidence: Evidence | None,
     ) -> Transport:
@@ -288,7 +296,7 @@ class Server:
         routes |= methods.routes(open_inference, inference=self._inference, control=self._control, receipts=receipts)
         kind = transports.choose()
         settings = TransportSettings(
-            handlers={**handlers(routes), **health.handlers},
+            handlers={**handlers(routes), **more},
             threads=options.flags.grpc_max_threads
             + self._control.width
             + self._evidence_lane.width
@@ -307,6 +315,17 @@ class Server:
             peer_fault=check,
         )
         return kind(settings)
+
+
+def _schema(evidence: Evidence | None) -> Schema:
+    """Return the schema that reflection shows: the services that the server has."""
+    return Schema(
+        [
+            *(PREDICTION_SERVICE_FILE, MODEL_SERVICE_FILE, open_inference_grpc_pb2.DESCRIPTOR, HEALTH_FILE),
+            *(version.file for version in VERSIONS),
+            *([] if evidence is None else [evidence_service_pb2.DESCRIPTOR]),
+        ]
+    )
 
 
 def _open_inference_rest(service: OpenInference) -> "Api":
