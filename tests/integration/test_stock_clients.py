@@ -1,4 +1,4 @@
-"""The Open Inference Protocol of a real server, with the clients of Triton and KServe."""
+"""The APIs of a real server, with clients of other projects: Triton, KServe, and gRPC reflection."""
 
 import json
 import subprocess
@@ -75,3 +75,16 @@ def test_kserves_clients_understand_the_server(addresses: Addresses) -> None:
         assert "Inputs contains invalid name" in found["unknown_input"]
     assert "The server does not have the model other." in results["grpc"]["unknown_model"]
     assert results["rest"]["unknown_model"] == "False"  # KServe's REST client reads only the status
+
+
+def test_the_client_of_grpc_reflection_reads_the_whole_schema(addresses: Addresses) -> None:
+    found = run("reflection.py", addresses[0])
+    assert set(found["services"]) == {
+        *("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"),
+        *("inference.GRPCInferenceService", "tensorflow.serving.ModelService", "tensorflow.serving.PredictionService"),
+    }
+    assert found["services"]["tensorflow.serving.PredictionService"] == [
+        *("Classify", "Regress", "Predict", "MultiInference", "GetModelMetadata")
+    ]
+    assert {"tensorflow/core/framework/tensor.proto", "google/protobuf/any.proto"} <= set(found["files"])
+    assert found["answer"] == [2.5, 3.0, 4.5]
