@@ -85,7 +85,7 @@ def _infer(name: str, errors: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters() -> dict[str, Any]:
-    """Return the parameters of the paths, besides those of TensorFlow Serving's API."""
+    """Return the parameters of the paths, besides the parameters of TensorFlow Serving's API."""
     return {
         "version_or_label": {
             "name": "version_or_label",

@@ -43,7 +43,7 @@ class HttpPorts:
         allowance: The bytes that requests and answers may use.
         identity: The identity of an attested server, or None. It replaces the key and certificate in the TLS settings.
         evidence: Answers requests for evidence at the REST API's port, or None.
-        open_inference: Returns the Open Inference Protocol, for the REST API's port; None if it is not served.
+        open_inference: Returns the resources of the Open Inference Protocol, for the REST API's port; None for none.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.

@@ -1,8 +1,9 @@
 """gRPC server reflection, with which tools such as grpcurl list the services and read their messages.
 
-A client keeps a stream open and sends one request after another. So the streams are limited: in total, for each client,
-by the number and the size of their requests, and by the time between two requests, which is the time for the transfer
-of a message (`sealserve.serving.wire.senders`). A response only copies files that are already serialized.
+A client keeps a stream open and sends one request after another. So the number of streams is limited, in total and for
+each client. The number and the size of requests in a stream are limited too. The time between two requests is the time
+for the transfer of a message (`sealserve.serving.wire.senders`). A response only copies files that are already
+serialized.
 
 Source: grpc/grpc, ``doc/server-reflection.md``; grpc/grpc-proto, ``grpc/reflection/v1/reflection.proto``.
 """
@@ -174,7 +175,7 @@ class _Stream:
             case "file_containing_extension":
                 _fail(response, Status.NOT_FOUND, "The schema has no extensions.")
             case _:
-                _fail(response, Status.INVALID_ARGUMENT, "The request asks for nothing that the server knows.")
+                _fail(response, Status.INVALID_ARGUMENT, "The kind of the request is unknown.")
 
     def _add_files(self, response: Any, name: str | None, what: str) -> None:
         if name is None:

@@ -128,8 +128,8 @@ class Transport(Protocol):
     """A gRPC server."""
 
     idle_calls: ClassVar[int]
-    """Maximum number of open calls that neither run nor wait for a thread: calls whose message is still in transfer,
-    watches of the health service, and streams of the reflection service."""
+    """Maximum number of open calls that neither run nor wait for a thread. Their message is still in transfer, or they
+    are watches of the health service or streams of the reflection service."""
 
     def __init__(self, settings: TransportSettings) -> None: ...
 
