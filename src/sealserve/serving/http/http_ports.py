@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sealserve.pki.certificate import describe
@@ -25,8 +26,6 @@ from sealserve.serving.wire.tls_source import find_tls_source
 from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sealserve.serving.http.http_server import HttpServer
     from sealserve.serving.http.rest import Api
 
@@ -58,7 +57,7 @@ class HttpPorts:
         *,
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
-        open_inference: "Callable[[], Api] | None" = None,
+        open_inference: Callable[[], "Api"] | None = None,
     ) -> None:
         self._open_inference = open_inference
         self._options = options
