@@ -113,18 +113,23 @@ def _read(request: pb.ModelInferRequest, given: parameters.Parameters) -> Infere
     return InferenceRequest(
         spec=model_spec(request.model_name, request.model_version),
         signature=parameters.signature_name(given),
-        inputs=by_name(_inputs(request)),
+        inputs=read_inputs(request),
         outputs=[output.name for output in request.outputs],
     )
 
 
-def _inputs(request: pb.ModelInferRequest) -> list[RawInput | TypedInput]:
+def read_inputs(request: pb.ModelInferRequest) -> dict[str, RawInput | TypedInput]:
+    """Return the inputs of a message by name.
+
+    Raises:
+        RequestError: The message does not have the form that the protocol requires.
+    """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise RequestCode.OPEN_INFERENCE_FORM.error(
             f"raw_input_contents is invalid: expected the contents of {len(request.inputs)} inputs, got {len(raw)}."
         )
-    return [_input(tensor, raw[index] if raw else None) for index, tensor in enumerate(request.inputs)]
+    return by_name(_input(tensor, raw[index] if raw else None) for index, tensor in enumerate(request.inputs))
 
 
 def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> RawInput | TypedInput:
