@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from scripts.stock_clients import PYTHON, installed
-from tests.harness.missing import missing
 from tests.harness.model_server import SERVICE, Start, Tls
+from tests.harness.stock_clients import output
 
 from sealserve import client
 from sealserve.client import BundledModel, ClientBundle, SecretBytes
@@ -94,16 +93,14 @@ def test_grpcurl(folder: Path) -> None:
     assert answer["model_spec"]["name"] == "half_plus_two"
 
 
-def test_tritonclient_and_kserve(folder: Path) -> None:
-    if not installed():
-        missing("tritonclient and KServe's clients are missing: `make stock-clients` installs them")
+def test_tritonclient(folder: Path) -> None:
     page = PAGE.with_name("open-inference.md")
     user = folder / ".sealserve" / "user"
     run([sys.executable, "-m", "sealserve", "client", "unpack", "ann.json", "--output", str(user)], folder)
     bundle = ClientBundle.read(folder / "ann.json")
     triton = block("Python with tritonclient", "python", page).replace("127.0.0.1:8500", str(bundle.grpc))
     (folder / "call.py").write_text(triton.replace("grpc.tf-serving.service.com", SERVICE))
-    assert run([str(PYTHON), "call.py"], folder) == "[2.5 3.  4.5]\n"
+    assert output(folder / "call.py", cwd=folder) == "[2.5 3.  4.5]\n"
 
 
 def test_go(folder: Path) -> None:

@@ -1,21 +1,15 @@
 """The APIs of a real server, with clients of other projects: Triton, KServe, and gRPC reflection."""
 
-import json
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
-from scripts.stock_clients import PYTHON, SOURCE, installed
-from tests.harness.missing import missing
-from tests.harness.model_server import LONG, Process, free_port
+from tests.harness.model_server import Process, free_port
+from tests.harness.stock_clients import run
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.integration]
 
 Addresses = tuple[str, str]
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs/how-to/open-inference.md"
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +24,6 @@ def addresses(model: Path) -> Iterator[Addresses]:
     )
     yield f"127.0.0.1:{process.port()}", f"127.0.0.1:{rest}"
     process.close()
-
-
-def run(script: str, *arguments: str) -> Any:
-    """Run a program of the test bed with the stock clients; return the JSON that it printed."""
-    return json.loads(output(SOURCE / script, *arguments))
-
-
-def output(script: Path, *arguments: str) -> str:
-    """Run a program with the stock clients; return what it printed."""
-    if not installed():
-        missing("tritonclient and KServe's clients are missing: `make stock-clients` installs them")
-    ended = subprocess.run([PYTHON, script, *arguments], capture_output=True, text=True, check=False, timeout=LONG)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def test_tritonclient_understands_the_server(addresses: Addresses) -> None:
@@ -80,15 +60,6 @@ def test_kserves_clients_understand_the_server(addresses: Addresses) -> None:
         assert "Inputs contains invalid name" in found["unknown_input"]
     assert "The server does not have the model other." in results["grpc"]["unknown_model"]
     assert results["rest"]["unknown_model"] == "False"  # KServe's REST client reads only the status
-
-
-def test_the_example_with_kserve(addresses: Addresses, tmp_path: Path) -> None:
-    """The page's example calls the verifying proxy, which forwards bytes. This server needs no proxy."""
-    section = PAGE.read_text(encoding="utf-8").partition("## Python with KServe")[2].partition("\n## ")[0]
-    (example,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    script = tmp_path / "call.py"
-    script.write_text(example.replace("127.0.0.1:8500", addresses[1]).replace('"half_plus_two"', '"m"'))
-    assert output(script) == "[2.5 3.  4.5]\n"
 
 
 def test_the_client_of_grpc_reflection_reads_the_whole_schema(addresses: Addresses) -> None:
