@@ -28,6 +28,7 @@ test: setup ## Run every test
 	@$(BIN)/python -m scripts.softhsm --if-possible
 	@$(BIN)/python -m scripts.postgresql --if-possible
 	@$(BIN)/python -m scripts.node_packages --if-possible
+	@$(BIN)/python -m scripts.stock_clients --if-possible
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that require neither TensorFlow nor other programs
@@ -107,6 +108,10 @@ postgresql: setup ## Unpack the distribution's PostgreSQL server, for the tests 
 .PHONY: node-packages
 node-packages: setup ## Install the packages of the tests' Node.js programs: a verifier of quotes, a gRPC client
 	@$(BIN)/python -m scripts.node_packages
+
+.PHONY: stock-clients
+stock-clients: setup ## Install tritonclient, KServe's clients and others, for the tests of the model server's APIs
+	@$(BIN)/python -m scripts.stock_clients
 
 fuzz: setup ## Fuzz the parsers for FUZZ_SECONDS (default 60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)

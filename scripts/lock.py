@@ -23,7 +23,7 @@ SETS = {
 
 
 def main() -> None:
-    """Write ``requirements/*.lock``, with the largest set's versions in the smaller sets, and the benchmark's peers."""
+    """Write all lock files, with the largest set's versions in the smaller sets."""
     uv = str(Path(sys.executable).with_name("uv"))
     options = [
         "--quiet",
@@ -41,11 +41,11 @@ def main() -> None:
         subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],
                        check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # fmt: skip
         print(f"{output.relative_to(ROOT)}: {output.read_text().count('==')} packages")
-    for peer in ("kserve", "mlserver"):
-        source = ROOT / "bench" / "peers" / f"{peer}.in"
-        command = [uv, "pip", "compile", *options, str(source), "--output-file", str(source.with_suffix(".lock"))]
+    for separate in ("bench/peers/kserve", "bench/peers/mlserver", "testbed/stock_clients/clients"):
+        source, output = ROOT / f"{separate}.in", ROOT / f"{separate}.lock"
+        command = [uv, "pip", "compile", *options, str(source), "--output-file", str(output)]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        print(f"bench/peers/{peer}.lock: {source.with_suffix('.lock').read_text().count('==')} packages")
+        print(f"{separate}.lock: {output.read_text().count('==')} packages")
     lines = whole.read_text().split("\n")
     start = next(index for index, line in enumerate(lines) if line.startswith("uv=="))
     end = next(index for index in range(start + 1, len(lines)) if not lines[index].startswith("    "))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from scripts import openapi_v2
 from scripts.generated_files import write_or_check
 
 from sealserve import __version__
@@ -67,7 +68,7 @@ def _document() -> dict[str, Any]:
         "openapi": "3.1.1",
         "info": {
             "title": "REST API of sealserve's model server",
-            "summary": "TensorFlow Serving's REST API, over TLS that ends in an enclave",
+            "summary": "TensorFlow Serving's API and the Open Inference Protocol, over TLS that ends in an enclave",
             "description": (
                 "Written by scripts/openapi.py: run `make openapi`. HTTP/1.1 over TLS 1.2 or later; the server name "
                 "(SNI) must be the name in the service's certificate. With two-way TLS, clients present a certificate. "
@@ -89,6 +90,7 @@ def _document() -> dict[str, Any]:
         "tags": [
             {"name": "inference", "description": "Calls that run a model"},
             {"name": "models", "description": "Served models"},
+            {"name": openapi_v2.TAG, "description": "The Open Inference Protocol, version 2"},
             {"name": "attested serving", "description": "Evidence of an enclave"},
         ],
         "paths": dict(_paths()),
@@ -99,9 +101,9 @@ def _document() -> dict[str, Any]:
                     "description": 'required if `service.tls` is "two-way", as for gRPC',
                 }
             },
-            "parameters": _parameters(),
+            "parameters": {**_parameters(), **openapi_v2.parameters()},
             "responses": dict(_error_responses()),
-            "schemas": _schemas(),
+            "schemas": {**_schemas(), **openapi_v2.schemas()},
         },
     }
 
@@ -118,6 +120,9 @@ def _paths() -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, {"parameters": parameters, "get": status}
         metadata = _look("metadata", "Return the model's signatures", "ModelMetadata", suffix)
         yield f"{path}/metadata", {"parameters": parameters, "get": metadata}
+    errors = {str(code): _reference("responses", _response_name(code)) for code in _ERRORS}
+    for path, item in openapi_v2.paths({**errors, "default": _reference("responses", "Error")}):
+        yield path, {**item, "post": _with_receipt_header(item["post"])} if "post" in item else item
 
 
 def _evidence() -> dict[str, Any]:
@@ -159,12 +164,17 @@ def _call(call: str, summary: str, suffix: str) -> dict[str, Any]:
     }
 
 
+def _with_receipt_header(operation: dict[str, Any]) -> dict[str, Any]:
+    return {**operation, "responses": _with_receipt(operation["responses"])}
+
+
 def _with_receipt(responses: dict[str, Any]) -> dict[str, Any]:
     header = {
         "description": "The receipt that the request asked for, a JSON web signature",
         "schema": {"type": "string"},
     }
-    return {**responses, "200": {**responses["200"], "headers": {RECEIPT_HEADER.title(): header}}}
+    headers = {**responses["200"].get("headers", {}), RECEIPT_HEADER.title(): header}
+    return {**responses, "200": {**responses["200"], "headers": headers}}
 
 
 def _look(name: str, summary: str, schema: str, suffix: str) -> dict[str, Any]:

@@ -33,6 +33,12 @@ INSTANCE_HEADER: Final = "x-sealserve-instance"
 Behind a load-balancing proxy, a client can distinguish replicas by this id.
 """
 
+BINARY_HEADER: Final = "Inference-Header-Content-Length"
+"""The header with the size of the JSON before binary tensors, in the Open Inference Protocol.
+
+Source: triton-inference-server/server, ``docs/protocol/extension_binary_data.md``.
+"""
+
 RECEIPT_HEADER: Final = "sealserve-receipt"
 """Metadata or header with which a request asks for a receipt, and trailing metadata or header of the receipt."""
 

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from tests.harness.rest import ANSWER, BODY, PREDICT, RestConnection, RestLoad, user_context
 from tests.harness.running import Running, deployment
@@ -19,10 +20,14 @@ from sealserve.cluster import ports
 from sealserve.deployment.endpoints import endpoints_of
 from sealserve.enclave.server_command import GRAMINE_THREADS, threads_of
 from sealserve.process_signal import running
+from sealserve.serving.open_inference import open_inference_grpc_pb2 as inference
+from sealserve.serving.wire.reflection_messages import VERSIONS
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 
 CLIENTS = 4
+INFER = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "data": [1.0, 2.0, 5.0]}]}).encode()
+REFLECTION = VERSIONS[0]
 
 
 @contextmanager
@@ -66,6 +71,10 @@ def test_users_ask_over_rest_with_the_certificate_that_grpc_asks_for(capsys: pyt
             assert connection.ask("POST", "/v1/models/half-plus-two/versions/1:predict", BODY) == (200, ANSWER)
             status, found = connection.ask("POST", "/v1/models/other:predict", BODY)
             assert (status, set(found)) == (404, {"error"})
+            # The Open Inference Protocol is on the same ports.
+            status, found = connection.ask("POST", "/v2/models/half-plus-two/infer", INFER)
+            assert (status, found["outputs"][0]["data"]) == (200, ANSWER["predictions"])
+        infer_over_grpc(here)
         # gRPC goes on beside it, and `predict` uses either.
         for api in ([], ["--rest"]):
             found = here.json("predict", *api, "-i", "x=[1.0]")
@@ -80,6 +89,26 @@ def test_users_ask_over_rest_with_the_certificate_that_grpc_asks_for(capsys: pyt
         log = (here.site.workspace.host.logs / "nginx-access.log").read_text()
         assert f'"port":{service.rest_port},' in log
         assert "predict" not in log
+
+
+def infer_over_grpc(here: Running) -> None:
+    """Call the model by the Open Inference Protocol, and list the services by reflection."""
+    user, service = here.site.workspace.user, here.site.deployment.service
+    files = (user.service_ca, user.key, user.certificate)
+    credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in files))
+    options = [("grpc.ssl_target_name_override", service.name)]
+    with grpc.secure_channel(f"{service.listen}:{service.port}", credentials, options) as channel:
+        request = inference.ModelInferRequest(model_name="half-plus-two")
+        request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
+        call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        answer = inference.ModelInferResponse.FromString(call(request.SerializeToString(), timeout=60))
+        assert list(answer.outputs[0].contents.fp32_contents) == [2.5]
+        listing: Any = channel.stream_stream(REFLECTION.path)
+        (content,) = listing(iter([REFLECTION.request(list_services="").SerializeToString()]), timeout=60)
+        listed = REFLECTION.response.FromString(content).list_services_response.service
+        assert {"tensorflow.serving.PredictionService", inference.DESCRIPTOR.package + ".GRPCInferenceService"} <= {
+            found.name for found in listed
+        }
 
 
 def attack(here: Running, place: tuple[str, int], context: ssl.SSLContext) -> None:

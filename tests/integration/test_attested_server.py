@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -35,6 +36,7 @@ from sealserve.attested.evidence_service_pb2 import EvidenceResponse
 from sealserve.attested.receipt import ReceiptClaims, verify_receipt
 from sealserve.canonical_document import FileListDocument, ListedFile
 from sealserve.model_digest import model_digest
+from sealserve.serving.open_inference import open_inference_grpc_pb2 as inference
 from sealserve.serving_interface import EVIDENCE_METHOD, EVIDENCE_PATH, RECEIPT_HEADER
 
 BODY = json.dumps({"instances": [1.0, 2.0, 5.0]}).encode()
@@ -159,6 +161,27 @@ def test_each_method_gives_a_receipt_on_request(server: AttestedProcess, digest:
     numbers.append(check(server, headers[RECEIPT_HEADER], BODY, content, digest).sequence)
     assert numbers == list(range(numbers[0], numbers[0] + 6))
     assert RECEIPT_HEADER not in server.ask(PREDICT, BODY)[2]
+
+
+def test_the_open_inference_protocol_gives_receipts(server: AttestedProcess, digest: str) -> None:
+    content = struct.pack("<3f", 1, 2, 5)
+    infer = inference.ModelInferRequest(model_name="m", raw_input_contents=[content])
+    infer.inputs.add(name="x", datatype="FP32", shape=[3])
+    metadata = inference.ModelMetadataRequest(name="m")
+    with server.channel() as channel:
+        for method, message in (("ModelInfer", infer), ("ModelMetadata", metadata)):
+            call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            request = message.SerializeToString()
+            response, ended = call.with_call(request, timeout=LONG, metadata=((RECEIPT_HEADER, "1"),))
+            check(server, dict(ended.trailing_metadata())[RECEIPT_HEADER], request, response, digest)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": len(content)}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    status, answer, headers = server.ask(
+        "/v2/models/m/infer", text + content, Sealserve_Receipt="1", Inference_Header_Content_Length=str(len(text))
+    )
+    assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
+    assert answer[int(headers["Inference-Header-Content-Length"]) :] == struct.pack("<3f", 2.5, 3, 4.5)
+    check(server, headers[RECEIPT_HEADER], text + content, answer, digest)
 
 
 def requests() -> Iterator[tuple[str, bytes]]:

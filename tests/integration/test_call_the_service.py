@@ -1,5 +1,6 @@
 """The clients on the page "Call the service", run as they stand there against the real model server."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from typing import Final
 
 import pytest
 from tests.harness.model_server import SERVICE, Start, Tls
+from tests.harness.stock_clients import output
 
 from sealserve import client
 from sealserve.client import BundledModel, ClientBundle, SecretBytes
@@ -20,9 +22,9 @@ PAGE: Final = Path(__file__).resolve().parents[2] / "docs/how-to/call-the-servic
 SECONDS: Final = 300
 
 
-def block(heading: str, language: str) -> str:
-    """Return the code below a heading of the page."""
-    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def block(heading: str, language: str, page: Path = PAGE) -> str:
+    """Return the code below a heading of a page."""
+    section = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     found = re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert len(found) == 1, heading
     return str(found[0])
@@ -79,6 +81,26 @@ def test_curl(folder: Path) -> None:
     script = script.replace("sealserve client", f"{sys.executable} -m sealserve client")
     answer = run(["bash", "-ec", script], folder)
     assert re.sub(r"\s", "", answer[answer.index("{") :]) == '{"predictions":[2.5,3.0]}'
+
+
+def test_grpcurl(folder: Path) -> None:
+    if shutil.which("grpcurl") is None:
+        pytest.skip("grpcurl is not installed: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
+    run([sys.executable, "-m", "sealserve", "client", "unpack", "ann.json", "--output", "ann"], folder)
+    address = ClientBundle.read(folder / "ann.json").grpc
+    script = block("grpcurl", "sh").replace("127.0.0.1:8500", str(address))
+    answer = json.loads(run(["bash", "-ec", script], folder))
+    assert answer["model_spec"]["name"] == "half_plus_two"
+
+
+def test_tritonclient(folder: Path) -> None:
+    page = PAGE.with_name("open-inference.md")
+    user = folder / ".sealserve" / "user"
+    run([sys.executable, "-m", "sealserve", "client", "unpack", "ann.json", "--output", str(user)], folder)
+    bundle = ClientBundle.read(folder / "ann.json")
+    triton = block("Python with tritonclient", "python", page).replace("127.0.0.1:8500", str(bundle.grpc))
+    (folder / "call.py").write_text(triton.replace("grpc.tf-serving.service.com", SERVICE))
+    assert output(folder / "call.py", cwd=folder) == "[2.5 3.  4.5]\n"
 
 
 def test_go(folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""Stock clients reach the real model server through the verifying proxy: tensorflow-serving-api, curl, Go."""
+"""Stock clients reach the real model server through the verifying proxy: tensorflow-serving-api, Triton, curl, Go."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from scripts.attested_example import Example
 from tests.harness.attested_service import NAME, AttestedService, authority, certificate_for
 from tests.harness.model_server import LONG, Start, Tls, half_plus_two
 from tests.harness.running_proxy import RunningProxy
+from tests.harness.stock_clients import output, run
 
 from sealserve.attested.evidence_conversation import EvidenceRequest, PresentedService
 from sealserve.client.noted_connection import EndpointTls
@@ -24,6 +26,7 @@ from sealserve.secret import SecretBytes
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/open-inference.md"
 GO_CLIENT = Path(__file__).resolve().parents[2] / "testbed" / "go_client"
 SECONDS = 300
 
@@ -81,6 +84,18 @@ def test_curl(proxy: RunningProxy) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == {"predictions": [2.5, 3.0, 4.5]}
+
+
+def test_the_open_inference_protocol_and_reflection(proxy: RunningProxy, tmp_path: Path) -> None:
+    for found in run("triton.py", proxy.address, proxy.address).values():
+        assert found["default"] == [2.5, 3.0, 4.5]
+    assert run("reflection.py", proxy.address)["answer"] == [2.5, 3.0, 4.5]
+    # The example with KServe's client on the page about the protocol.
+    section = PAGE.read_text(encoding="utf-8").partition("## Python with KServe")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    script = tmp_path / "call.py"
+    script.write_text(example.replace("127.0.0.1:8500", proxy.address).replace('"half_plus_two"', '"m"'))
+    assert output(script) == "[2.5 3.  4.5]\n"
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,12 @@ class RequestCode(ErrorCode):
     """The request does not name metadata, or names unsupported metadata."""
     MODEL_SPEC = "request.model-spec"
     """The request does not name a model, or names an unknown label."""
+    OPEN_INFERENCE_FORM = "request.open-inference-form"
+    """The request is not in the form that the Open Inference Protocol requires."""
+    OPEN_INFERENCE_PARAMETER = "request.open-inference-parameter"
+    """A parameter of the request is unsupported, or has the wrong type."""
+    OPEN_INFERENCE_PATH = "request.open-inference-path", Status.NOT_FOUND
+    """The Open Inference Protocol does not have this resource, or the resource does not support this HTTP method."""
     OUTPUT_FILTER = "request.output-filter"
     """The request names an output that does not exist, or names an output twice."""
     RECEIPT_FORM = "request.receipt-form"

@@ -13,11 +13,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
+from sealserve.attested import evidence_service_pb2
 from sealserve.daemon_thread import in_thread
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.admin import AdminPort
@@ -37,8 +38,12 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.open_inference import methods, open_inference_grpc_pb2
+from sealserve.serving.open_inference.service import OpenInference
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.runtime.protos import (
+    MODEL_SERVICE_FILE,
+    PREDICTION_SERVICE_FILE,
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
@@ -50,14 +55,20 @@ from sealserve.serving.runtime.protos import (
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.health import Health
+from sealserve.serving.wire.health import HEALTH_FILE, Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import PeerCheck
+from sealserve.serving.wire.reflection import Reflection
+from sealserve.serving.wire.reflection_messages import VERSIONS
 from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.schema import Schema
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
-from sealserve.serving.wire.transport import Transport, TransportSettings
+from sealserve.serving.wire.transport import Handler, Transport, TransportSettings
 from sealserve.serving_interface import EVIDENCE_METHOD
+
+if TYPE_CHECKING:
+    from sealserve.serving.http.rest import Api
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +137,11 @@ class Server:
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
         receipts = Receipts(self._identity, servables)
+        health = Health(watches=self._transport_kind.idle_calls // 4)
+        reflection = Reflection(_schema(evidence), streams=self._transport_kind.idle_calls // 8)
+        open_inference = OpenInference(
+            servables, max_tensor_bytes=options.flags.max_message_bytes, is_ready=lambda: health.is_serving
+        )
         http = HttpPorts(
             options,
             files,
@@ -135,6 +151,7 @@ class Server:
             receipts=receipts,
             identity=self._identity,
             evidence=evidence,
+            open_inference=lambda: _open_inference_rest(open_inference),
         )
         models = Models(options, files, servables, self._check_model)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
@@ -143,9 +160,15 @@ class Server:
             return False
         # 3. Open the ports, gRPC's last, because probes interpret an open port as ready.
         await http.start()
-        health = Health(watches=self._transport_kind.idle_calls // 4)
         check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
-        transport = self._build(servables, health, check, evidence=evidence, receipts=receipts)
+        transport = self._build(
+            servables,
+            open_inference,
+            {**health.handlers, **reflection.handlers},
+            check,
+            evidence=evidence,
+            receipts=receipts,
+        )
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         credentials = [_credentials(source, check) for _ in addresses]
@@ -165,6 +188,7 @@ class Server:
         if admin is not None:
             await in_thread(lambda: admin.stop(0))
         health.stop()
+        reflection.stop()
         # Close all ports at the same time. Running requests share the grace period.
         grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(in_thread(lambda: transport.stop(grace)), http.stop(grace))
@@ -227,7 +251,8 @@ class Server:
     def _build(
         self,
         servables: Servables,
-        health: Health,
+        open_inference: OpenInference,
+        more: Mapping[str, Handler],
         check: PeerCheck | None,
         *,
         evidence: Evidence | None,
@@ -278,9 +303,10 @@ class Server:
             f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
             for name, method in inference.items()
         }
+        routes |= methods.routes(open_inference, inference=self._inference, control=self._control, receipts=receipts)
         kind = self._transport_kind
         settings = TransportSettings(
-            handlers={**handlers(routes), **health.handlers},
+            handlers={**handlers(routes), **more},
             threads=options.flags.grpc_max_threads
             + self._control.width
             + self._evidence_lane.width
@@ -299,6 +325,23 @@ class Server:
             peer_fault=check,
         )
         return kind(settings)
+
+
+def _schema(evidence: Evidence | None) -> Schema:
+    """Return the schema that reflection shows: the services that the server has."""
+    return Schema(
+        [
+            *(PREDICTION_SERVICE_FILE, MODEL_SERVICE_FILE, open_inference_grpc_pb2.DESCRIPTOR, HEALTH_FILE),
+            *(version.file for version in VERSIONS),
+            *([] if evidence is None else [evidence_service_pb2.DESCRIPTOR]),
+        ]
+    )
+
+
+def _open_inference_rest(service: OpenInference) -> "Api":
+    from sealserve.serving.open_inference.rest import OpenInferenceRest  # noqa: PLC0415  # only a REST port needs it
+
+    return OpenInferenceRest(service)
 
 
 def _credentials(source: TlsSource | None, check: PeerCheck | None) -> grpc.ServerCredentials | None:

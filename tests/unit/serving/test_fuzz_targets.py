@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fuzz import predict_request, rest_json, server_config
+from tests.fuzz import open_inference, predict_request, rest_json, server_config
 
 pytestmark = pytest.mark.tensorflow
 
-TARGETS: tuple[Any, ...] = (rest_json, server_config, predict_request)
+TARGETS: tuple[Any, ...] = (rest_json, server_config, predict_request, open_inference)
 SEEDS = {target: list(target.seeds()) for target in TARGETS}
 
 

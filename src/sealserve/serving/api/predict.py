@@ -85,7 +85,7 @@ def run_predict(
     Raises:
         RequestError: The request cannot be answered.
     """
-    signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)  # 2
+    signature = find_signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)  # 2
     _check_method(servable, signature)
     _check_names(signature, request.inputs)  # 3
     values = {
@@ -130,8 +130,9 @@ def run_inputs(
     *,
     max_tensor_bytes: int,
     deadline: float | None,
+    outputs: Iterable[str] = (),
 ) -> Mapping[str, Tensor]:
-    """Run a signature and return all its outputs, as `run_predict` does, but without protobuf messages.
+    """Run a signature and return its outputs, as `run_predict` does, but without protobuf messages.
 
     Args:
         servable: The model.
@@ -139,11 +140,12 @@ def run_inputs(
         inputs: The inputs by alias.
         max_tensor_bytes: The maximum size of an input tensor in bytes.
         deadline: The client's deadline on the clock of `time.monotonic`; None for no deadline.
+        outputs: The aliases of the outputs to return; empty for all outputs.
 
     Raises:
         RequestError: The request cannot be answered.
     """
-    signature = _signature(servable, name or DEFAULT_SIGNATURE)  # 2
+    signature = find_signature(servable, name or DEFAULT_SIGNATURE)  # 2
     _check_method(servable, signature)
     _check_names(signature, inputs)  # 3
     for alias in signature.inputs:  # 4
@@ -157,10 +159,15 @@ def run_inputs(
         alias: _made(library, alias, inputs[alias]) if alias in inputs else _default(library, signature, alias, inputs)
         for alias in signature.inputs
     }
-    return _run(servable, signature, values, tuple(signature.outputs), deadline)  # 5 and 6
+    return _run(servable, signature, values, _outputs(signature, outputs), deadline)  # 5 and 6
 
 
-def _signature(servable: Servable, name: str) -> Signature:
+def find_signature(servable: Servable, name: str) -> Signature:
+    """Return a signature that can be called.
+
+    Raises:
+        RequestError: `request.signature-not-found`: The model does not have it, or it cannot be called.
+    """
     if name in servable.signatures:
         return servable.signatures[name]
     if name in servable.definitions:

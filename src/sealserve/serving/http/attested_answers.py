@@ -62,7 +62,7 @@ def with_receipt(
         answer = ask()
         if answer.status != HTTPStatus.OK:
             return answer
-        return replace(answer, headers={RECEIPT_FIELD: receipts.sign(request_sha256, answer.body)})
+        return replace(answer, headers={**answer.headers, RECEIPT_FIELD: receipts.sign(request_sha256, answer.body)})
     except RequestError as error:
         return refused(error)
 

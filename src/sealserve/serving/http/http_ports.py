@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sealserve.pki.certificate import describe
@@ -26,6 +27,7 @@ from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
     from sealserve.serving.http.http_server import HttpServer
+    from sealserve.serving.http.rest import Api
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class HttpPorts:
         receipts: Answers requests for receipts at the REST API's port.
         identity: The identity of an attested server, or None.
         evidence: Answers requests for evidence at the REST API's port, or None.
+        open_inference: Returns the resources of the Open Inference Protocol, for the REST API's port; None for none.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
@@ -59,7 +62,9 @@ class HttpPorts:
         receipts: Receipts,
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
+        open_inference: Callable[[], "Api"] | None = None,
     ) -> None:
+        self._open_inference = open_inference
         self._options = options
         self._identity = identity
         self._receipts = receipts
@@ -116,6 +121,7 @@ class HttpPorts:
             has_rest = port == flags.rest_api_port
             server = HttpServer(
                 rest=Rest(self._servables, max_tensor_bytes=flags.max_message_bytes) if has_rest else None,
+                open_inference=self._open_inference() if has_rest and self._open_inference is not None else None,
                 receipts=self._receipts,
                 evidence=self._evidence if has_rest else None,
                 metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,

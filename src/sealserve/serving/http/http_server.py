@@ -20,23 +20,24 @@ from sealserve.serving.evidence import Evidence
 from sealserve.serving.http.attested_answers import RECEIPT_FIELD, admit, present, with_receipt
 from sealserve.serving.http.connection import QUIET, SERVER, Connection, Connections, answer_in_http11
 from sealserve.serving.http.memory import Loan, NoMemoryError
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, error_body
+from sealserve.serving.http.rest import HTTP_STATUS, Answer, Api, error_body
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import taken
-from sealserve.serving_interface import EVIDENCE_PATH
+from sealserve.serving_interface import BINARY_HEADER, EVIDENCE_PATH
 
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
-    "Access-Control-Allow-Headers": "Content-Type",
+    "Access-Control-Allow-Headers": f"Content-Type, {BINARY_HEADER}",
+    "Access-Control-Expose-Headers": BINARY_HEADER,
 }
 _ATTESTED_CORS: Final = {
     **_CORS,
-    "Access-Control-Allow-Headers": f"Content-Type, {RECEIPT_FIELD}",
-    "Access-Control-Expose-Headers": f"{RECEIPT_FIELD}, Retry-After",
+    "Access-Control-Allow-Headers": f"Content-Type, {BINARY_HEADER}, {RECEIPT_FIELD}",
+    "Access-Control-Expose-Headers": f"{BINARY_HEADER}, {RECEIPT_FIELD}, Retry-After",
 }
 _CLOSING: Final = 1.0
 """Seconds for sending the last answers, when no request runs any more."""
@@ -76,7 +77,8 @@ class HttpServer:
     """An HTTP port.
 
     Args:
-        rest: The REST API, or None if this port does not serve it.
+        rest: TensorFlow Serving's REST API, or None if this port does not serve it.
+        open_inference: The Open Inference Protocol, or None.
         metrics_path: The path of the metrics page, or None.
         metrics: The metrics on the page, in which rejected requests are counted too.
         limits: The server's limits.
@@ -90,7 +92,8 @@ class HttpServer:
     def __init__(
         self,
         *,
-        rest: Rest | None,
+        rest: Api | None,
+        open_inference: Api | None = None,
         metrics_path: str | None,
         metrics: Metrics,
         limits: HttpLimits,
@@ -100,7 +103,7 @@ class HttpServer:
         cors: bool = False,
         gzip: bool = False,
     ) -> None:
-        self._rest = rest
+        self._apis = [api for api in (rest, open_inference) if api is not None]
         self._metrics_path = metrics_path
         self._metrics = metrics
         self._limits = limits
@@ -180,7 +183,7 @@ class HttpServer:
             response, rest = _response(answer)
             if kind:
                 response.headers["Content-Type"] = kind
-            if self._rest is not None:
+            if self._apis:
                 response.headers.update(self._cors)
             response.headers.update(answer.headers)
             if self._gzip and _is_compressible(answer) and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -222,12 +225,12 @@ class HttpServer:
             return self._page(path)
         if self._evidence is not None and path.partition("?")[0] == EVIDENCE_PATH:
             answer = await self._answer_evidence(self._evidence, request, path)
-        elif self._rest is None or not self._rest.knows(path):
+        elif (api := next((api for api in self._apis if api.knows(path)), None)) is None:
             return Answer(404, b""), ""
         elif request.method == "OPTIONS":
             answer = self._preflight(request)
         else:
-            answer = await self._ask(self._rest, request, path, loan)
+            answer = await self._ask(api, request, path, loan)
         return answer, "application/json"
 
     async def _answer_evidence(self, evidence: Evidence, request: web.BaseRequest, path: str) -> Answer:
@@ -256,7 +259,7 @@ class HttpServer:
         self._metrics.request("", status)
         return Answer(HTTP_STATUS[status], b"")
 
-    async def _ask(self, rest: Rest, request: web.BaseRequest, path: str, loan: Loan) -> Answer:
+    async def _ask(self, api: Api, request: web.BaseRequest, path: str, loan: Loan) -> Answer:
         limits = self._limits
         if (request.content_length or 0) > limits.body and "Content-Encoding" not in request.headers:
             return _too_large(limits.body)
@@ -270,7 +273,8 @@ class HttpServer:
             if isinstance(body, Answer):
                 return body
             deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
-            ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline, loan)  # noqa: E731  # typed
+            headers = request.headers.items()
+            ask: Callable[[], Answer] = lambda: api.answer(request.method, path, body, deadline, loan, headers=headers)  # noqa: E731  # typed
             if self._receipts is not None and RECEIPT_FIELD in request.headers:
                 ask = partial(with_receipt, self._receipts, request, body, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, ask)

@@ -24,7 +24,7 @@ class Kind:
         greatest: The largest integer that is accepted.
     """
 
-    code: Literal["", "f", "d", "b", "B", "h", "i", "I", "q", "Q"]
+    code: Literal["", "f", "d", "b", "B", "h", "H", "i", "I", "q", "Q"]
     whole: bool = False
     least: int = 0
     greatest: int = 0

@@ -9,6 +9,7 @@ Source: RapidJSON 1.1.0, ``reader.h`` (``IterativeParse``), with the flags of te
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError, syntax_error
@@ -24,7 +25,8 @@ INPUTS: Final = "inputs"
 EXAMPLES: Final = "examples"
 CONTEXT: Final = "context"
 
-_USED: Final = frozenset(name.encode() for name in (SIGNATURE, INSTANCES, INPUTS, EXAMPLES, CONTEXT))
+MEMBERS: Final = frozenset(name.encode() for name in (SIGNATURE, INSTANCES, INPUTS, EXAMPLES, CONTEXT))
+"""The members of TensorFlow Serving's requests."""
 _MARK: Final = b"\xef\xbb\xbf"
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _STRINGS: Final = re.compile(rb'(?:"[^"\\\x00-\x1f]*+"[ \t\n\r]*+,[ \t\n\r]*+)++')
@@ -41,13 +43,16 @@ _STEP: Final = 64 * 1024
 Charge = Callable[[int], None]
 
 
-def read(body: Text, charge: Charge = lambda _: None, *, single: bool = False) -> JsonObject:
+def read(
+    body: Text, charge: Charge = lambda _: None, *, single: bool = False, members: AbstractSet[bytes] = MEMBERS
+) -> JsonObject:
     """Parse the JSON object in ``body``; return it with the members that a method uses.
 
     Args:
         body: The document.
         single: Whether single precision is enough for fractions, which halves their memory.
         charge: Called periodically with the bytes of memory that the document uses in addition to its text.
+        members: The names of the members to store.
 
     Raises:
         RequestError: `request.json-syntax`: The document is not valid JSON.
@@ -56,12 +61,13 @@ def read(body: Text, charge: Charge = lambda _: None, *, single: bool = False) -
     """
     if not body:
         raise RequestCode.JSON_SYNTAX.error("JSON Parse error: The document is empty")
-    return _Reader(body, charge, single=single).document()
+    return _Reader(body, charge, single=single, members=members).document()
 
 
 class _Reader:
-    def __init__(self, text: Text, charge: Charge, *, single: bool) -> None:
+    def __init__(self, text: Text, charge: Charge, *, single: bool, members: AbstractSet[bytes]) -> None:
         self._text = text
+        self._members = members
         self._size = len(text)
         self._charge_now = charge
         self._owed = 0
@@ -86,7 +92,7 @@ class _Reader:
             return JsonObject(())
         while True:
             name, position = self._name(position, keep=True)
-            keep = name in _USED and name not in members  # the first member with a name counts
+            keep = name in self._members and name not in members  # the first member with a name counts
             value, position = self._value(position, keep=keep)
             if keep:
                 members[name] = value

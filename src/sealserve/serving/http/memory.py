@@ -7,6 +7,14 @@ from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.wire.allowance import Allowance
 
 
+def give_up(body: bytes | bytearray, loan: "Loan") -> None:
+    """Free the memory of a body that has been read, if it is a `bytearray`."""
+    if isinstance(body, bytearray):
+        size = len(body)
+        body.clear()
+        loan.give_back(min(size, loan.size))
+
+
 class NoMemoryError(RequestError):
     """The memory that the server allows for all requests together is exhausted."""
 

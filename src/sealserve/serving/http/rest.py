@@ -8,9 +8,9 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
@@ -26,7 +26,7 @@ from sealserve.serving.http.json_nodes import JsonObject
 from sealserve.serving.http.json_reader import SIGNATURE, read
 from sealserve.serving.http.json_tensors import read_inputs
 from sealserve.serving.http.json_text import quote
-from sealserve.serving.http.memory import Loan
+from sealserve.serving.http.memory import Loan, give_up
 from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
@@ -82,13 +82,17 @@ HTTP_STATUS: Final = {
 }
 
 
+Headers = Iterable[tuple[str, str]]
+"""Names and values of headers. A name can be repeated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to a request.
 
     Args:
         status: The HTTP status.
-        body: JSON, or empty.
+        body: JSON, or empty, or of the content type in ``headers``.
         closes: Whether to close the connection afterwards, because an unread body may follow the request.
         headers: Further headers.
     """
@@ -97,6 +101,25 @@ class Answer:
     body: bytes
     closes: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Api(Protocol):
+    """Resources of an HTTP port."""
+
+    def knows(self, path: str) -> bool:
+        """Return whether ``path`` (with its query) belongs to this API."""
+
+    def answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes | bytearray,
+        deadline: float | None,
+        loan: Loan | None = None,
+        *,
+        headers: Headers = (),
+    ) -> Answer:
+        """Return the answer to a request; see `Rest.answer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +149,14 @@ class Rest:
         return _API.fullmatch(path) is not None
 
     def answer(
-        self, method: str, path: str, body: bytes | bytearray, deadline: float | None, loan: Loan | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | bytearray,
+        deadline: float | None,
+        loan: Loan | None = None,
+        *,
+        headers: Headers = (),  # noqa: ARG002  # the answers do not depend on them
     ) -> Answer:
         """Return the answer to a request.
 
@@ -136,6 +166,7 @@ class Rest:
             body: The body, without its content encoding. A `bytearray` is emptied when it has been read.
             deadline: The latest time for the answer, on the clock of `time.monotonic`; None for no deadline.
             loan: The memory that the request borrows, including its body; None for no limit.
+            headers: The headers of the request.
         """
         started = time.monotonic()
         model, api, status = "", "", Status.OK
@@ -187,7 +218,7 @@ class Rest:
                 document = read(body, loan.take)
             inputs, in_rows = read_inputs(document, definition.inputs, loan.take)
             del document  # its arrays are freed while the tensors are filled
-            _give_up(body, loan)
+            give_up(body, loan)
             results = run_inputs(servable, name, inputs, max_tensor_bytes=call.max_tensor_bytes, deadline=call.deadline)
         outputs = {alias: Output.of(tensor) for alias, tensor in results.items()}
         return render_rows(outputs) if in_rows else render_columns(outputs)
@@ -206,7 +237,7 @@ class Rest:
     def _fill_examples(request: Any, body: bytes | bytearray, loan: Loan) -> None:
         size = len(body)
         document = read(body, loan.take, single=True)
-        _give_up(body, loan)
+        give_up(body, loan)
         loan.take(2 * size)  # for the messages, and for the strings that TensorFlow parses
         request.model_spec.signature_name = _signature_name(document)
         fill_examples(document, request.input)
@@ -226,14 +257,6 @@ class Rest:
             + _json(signatures, names=True)
             + b"}\n}\n"
         )
-
-
-def _give_up(body: bytes | bytearray, loan: Loan) -> None:
-    """Free the memory of a body that has been read, if it is a `bytearray`."""
-    if isinstance(body, bytearray):
-        size = len(body)
-        body.clear()
-        loan.give_back(min(size, loan.size))
 
 
 def _has_doubles(definition: SignatureDef) -> bool:
@@ -264,14 +287,14 @@ def _parse(method: str, path: str) -> _Target:
     if found is None:
         raise RequestCode.REST_PATH.error(f"Malformed request: {method} {path}")
     name, version, label, verb = found.groups(default="")
-    spec = ModelSpec(name=_decoded(name))
+    spec = ModelSpec(name=decoded(name))
     if version:
         digits = version.lstrip("0")
         if len(digits) > _DIGITS or int(digits or "0") > _GREATEST:
             raise RequestCode.REST_PATH.error(f"Failed to convert version: {version} to numeric.")
         spec.version.value = int(digits or "0")
     if label:
-        spec.version_label = _decoded(label)
+        spec.version_label = decoded(label)
     if method == "POST":
         if verb not in {"classify", "regress", "predict"}:
             raise RequestCode.REST_PATH.error(f"Malformed request: {method} {path}")
@@ -281,7 +304,8 @@ def _parse(method: str, path: str) -> _Target:
     return _Target(spec, "metadata" if verb == "metadata" else "")
 
 
-def _decoded(text: str) -> str:
+def decoded(text: str) -> str:
+    """Return a percent-encoded part of a path as text."""
     return unquote_to_bytes(text).decode("utf-8", "replace")
 
 

@@ -85,8 +85,10 @@ try:
         from tensorflow_serving.apis.input_pb2 import Input
         from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
         from tensorflow_serving.apis.model_pb2 import ModelSpec
+        from tensorflow_serving.apis.model_service_pb2 import DESCRIPTOR as MODEL_SERVICE_FILE
         from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+        from tensorflow_serving.apis.prediction_service_pb2 import DESCRIPTOR as PREDICTION_SERVICE_FILE
         from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
         from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
         from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
@@ -96,6 +98,8 @@ except ImportError as error:
 VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 __all__ = [
+    "MODEL_SERVICE_FILE",
+    "PREDICTION_SERVICE_FILE",
     "ClassificationRequest",
     "ClassificationResponse",
     "ClassificationResult",

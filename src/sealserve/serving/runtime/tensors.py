@@ -302,6 +302,25 @@ class Tensor:
         return memory if kind.canonical is None else memoryview(bytes(memory).translate(kind.canonical))
 
 
+def string_message(shape: Sequence[int], values: Iterable[bytes | memoryview]) -> bytes:
+    """Return the serialized TensorProto of a tensor of strings. It keeps no Python object for a string.
+
+    Args:
+        shape: The shape.
+        values: The strings, which are read once.
+    """
+    proto = TensorProto(dtype=_STRING)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    tag = TensorProto.DESCRIPTOR.fields_by_name["string_val"].number << 3 | _LENGTH_DELIMITED
+    message = bytearray(proto.SerializeToString())
+    for value in values:
+        message.append(tag)
+        message += _varint(len(value))
+        message += value
+    return bytes(message)
+
+
 def _size_of(dtype: int, shape: Sequence[int]) -> int:
     """Return the size of a tensor in memory, in bytes."""
     if min(shape, default=0) < 0:

@@ -44,6 +44,7 @@ from sealserve.serving.wire.transport import (
     NO_METHOD,
     Handler,
     Metadata,
+    Stop,
     TransportSettings,
     ignore,
     too_many_calls,
@@ -67,7 +68,7 @@ class QueueCall:
     """
 
     __slots__ = (
-        *("_call", "_handler", "_opened", "_sent", "_size", "_transport"),
+        *("_call", "_handler", "_opened", "_sent", "_size", "_stop", "_transport"),
         *("__weakref__", "cancelled", "content", "deadline", "metadata", "moving_since", "on_cancel"),
     )
 
@@ -92,6 +93,7 @@ class QueueCall:
         self._handler = handler
         self._opened = False
         self._sent: Callable[[], None] = ignore
+        self._stop: Stop | None = None  # only of a call that has received its first message and waits for another
         self._size = 0
 
     def peer(self) -> bytes:
@@ -123,8 +125,21 @@ class QueueCall:
 
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
+        self._hold(len(content))
         self._sent = sent
+        self.moving_since = time.monotonic()
         self._start((*self._opening(), cygrpc.SendMessageOperation(content, _NO_FLAGS)), self._passed)
+
+    def receive_next(self, handler: Handler, stop: Stop) -> None:
+        """Receive the next message of the client's stream; see `sealserve.serving.wire.transport.Call`."""
+        self.content = b""
+        self.let_go()
+        self._handler, self._stop = handler, stop
+        self.moving_since = time.monotonic()
+        if self._transport.senders.enter(self):
+            self.receive()
+        elif self.cancelled and self._transport.senders.withdraw(self):  # see `QueueTransport._admit`
+            self.on_cancel()
 
     def end(self) -> None:
         """End a stream."""
@@ -169,11 +184,15 @@ class QueueCall:
         self.moving_since = None
         self._transport.received(self)
         message = event.batch_operations[0].message()
+        stop = self._stop or self.refuse
+        if message is None and self._stop is not None:
+            stop(Status.OK, "")
+            return
         if message is None:  # no message was sent, it was too large, or the client disconnected
             self.refuse(Status.INTERNAL, NO_MESSAGE)
             return
         if not self._transport.allowance.take(len(message)):
-            self.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
+            stop(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
             return
         self._size = len(message)
         self.content = message
@@ -183,17 +202,19 @@ class QueueCall:
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():
             self.cancelled = True
-            if self._transport.senders.withdraw(self):
+            if self._transport.senders.withdraw(self) and self._stop is None:
                 self.refuse(Status.CANCELLED, "")
             else:
                 self.on_cancel()
 
     def _passed(self, _event: Any) -> None:
+        self.moving_since = None
         self._sent()
 
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
-        self.on_cancel = ignore  # remove the reference to the call, so that it is freed immediately
+        self.on_cancel = self._sent = ignore  # remove references to the call, so that it is freed immediately
+        self._handler = self._stop = None
         self._transport.forget(self)
 
 

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.request_errors import Status
@@ -24,6 +25,7 @@ SERVICES: Final = frozenset(
     {
         *("", "grpc.health.v1.Health", "PredictionService", "ModelService"),
         *("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"),
+        "inference.GRPCInferenceService",
     }
 )
 MOST_WATCHES: Final = 256
@@ -40,7 +42,7 @@ class ServingStatus(IntEnum):
     SERVICE_UNKNOWN = 3
 
 
-def _messages() -> tuple[Any, Any]:
+def _file() -> FileDescriptor:
     file = descriptor_pb2.FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1")
     file.syntax = "proto3"
     request = file.message_type.add(name="HealthCheckRequest")
@@ -56,13 +58,19 @@ def _messages() -> tuple[Any, Any]:
         label=_FIELD.LABEL_OPTIONAL,
         type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
     )
+    service = file.service.add(name="Health")
+    for name, is_stream in (("Check", False), ("Watch", True)):
+        method = service.method.add(name=name, server_streaming=is_stream)
+        method.input_type = f".{file.package}.HealthCheckRequest"
+        method.output_type = f".{file.package}.HealthCheckResponse"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    names = ("grpc.health.v1.HealthCheckRequest", "grpc.health.v1.HealthCheckResponse")
-    return tuple(message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names)  # type: ignore[return-value]  # two names, two classes
+    return pool.FindFileByName(file.name)
 
 
-HealthCheckRequest, HealthCheckResponse = _messages()
+HEALTH_FILE: Final = _file()
+HealthCheckRequest: Any = message_factory.GetMessageClass(HEALTH_FILE.message_types_by_name["HealthCheckRequest"])
+HealthCheckResponse: Any = message_factory.GetMessageClass(HEALTH_FILE.message_types_by_name["HealthCheckResponse"])
 
 
 @dataclass(slots=True)
@@ -94,6 +102,11 @@ class Health:
             "/grpc.health.v1.Health/Check": self._check,
             "/grpc.health.v1.Health/Watch": self._watch,
         }
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether `stop` was not called yet."""
+        return not self._stopped
 
     def stop(self) -> None:
         """Report NOT_SERVING from now on, and end every watch with this status."""

@@ -35,6 +35,7 @@ from sealserve.serving.wire.transport import (
     NO_METHOD,
     Handler,
     Metadata,
+    Stop,
     TransportSettings,
     ignore,
     too_many_calls,
@@ -58,6 +59,7 @@ class _Step:
     Args:
         content: A message to send, or None.
         sent: Called when the message was sent; None if the call ends.
+        following: Handles the next message of the client's stream; None if it is not time for it.
         status: The status with which the call ends.
         details: The message for the client.
         trailer: Trailing metadata, in addition to the metadata of every answer.
@@ -65,6 +67,7 @@ class _Step:
 
     content: bytes | None = None
     sent: Callable[[], None] | None = None
+    following: tuple[Handler, Stop] | None = None
     status: Status = Status.OK
     details: str = ""
     trailer: Metadata = ()
@@ -102,9 +105,7 @@ class PublicCall:
 
     def answer(self, content: bytes, trailer: Metadata = ()) -> None:
         """Send the answer, and end the call."""
-        self._transport.allowance.take_anyway(len(content))  # the answer is in memory, in place of the request
-        self.let_go()
-        self._size = len(content)
+        self._hold(len(content))
         self._put(_Step(content=content, trailer=trailer))
 
     def refuse(self, status: Status, details: str, trailer: Metadata = ()) -> None:
@@ -113,7 +114,16 @@ class PublicCall:
 
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
+        self._hold(len(content))
+        self.moving_since = time.monotonic()
         self.steps.put(_Step(content=content, sent=sent))
+
+    def receive_next(self, handler: Handler, stop: Stop) -> None:
+        """Receive the next message of the client's stream; see `sealserve.serving.wire.transport.Call`."""
+        self.content = b""
+        self.let_go()
+        self.turn.clear()
+        self.steps.put(_Step(following=(handler, stop)))
 
     def end(self) -> None:
         """End a stream."""
@@ -135,6 +145,12 @@ class PublicCall:
         """Return the bytes that the call borrowed."""
         self._transport.allowance.give_back(self._size)
         self._size = 0
+
+    def _hold(self, size: int) -> None:
+        """Count the bytes of an answer, which is in memory in place of the request."""
+        self._transport.allowance.take_anyway(size)
+        self.let_go()
+        self._size = size
 
     def _put(self, step: _Step) -> None:
         self.finished = True
@@ -229,7 +245,7 @@ class PublicTransport:
                 self._receive(call, requests, handler)  # 2 to 4
             else:
                 return  # the client has already disconnected
-            yield from self._send(call, context)  # 5
+            yield from self._send(call, requests, context)  # 5
         except Exception:  # gRPC would log the text of the exception, and send it to the client
             logger.exception("handling a call failed")
             context.set_code(grpc.StatusCode.INTERNAL)
@@ -246,14 +262,24 @@ class PublicTransport:
                 self._open.discard(call)
                 self._changed.notify_all()
 
-    def _receive(self, call: PublicCall, requests: Iterator[bytes], handler: Handler) -> None:
-        """Receive the message when it is the call's turn, and pass it to the handler."""
+    def _receive(self, call: PublicCall, requests: Iterator[bytes], handler: Handler, stop: Stop | None = None) -> None:
+        """Receive a message when it is the call's turn, and pass it to the handler.
+
+        Args:
+            call: The call.
+            requests: The client's stream.
+            handler: Gets the message.
+            stop: Called if the client's stream has ended, or no memory is left; None for the first message.
+        """
+        fail = call.refuse if stop is None else stop
         # 2. Wait for the turn. The message stays with the client until then.
         call.moving_since = time.monotonic()
         if not self.senders.enter(call):
+            if call.cancelled:  # its end was handled before it began to wait
+                call.turn.set()
             call.turn.wait()
             if self.senders.withdraw(call):  # the client disconnected
-                call.refuse(Status.CANCELLED, "")
+                fail(Status.CANCELLED, "")
                 return
         # 3. Receive the message, and let the next call send.
         call.moving_since = time.monotonic()
@@ -265,10 +291,12 @@ class PublicTransport:
         successor = self.senders.received(call)
         if successor is not None:
             successor.turn.set()
-        if content is None:  # no message was sent, it was too large, or the client disconnected
+        if content is None and stop is not None:
+            stop(Status.OK, "")
+        elif content is None:  # no message was sent, it was too large, or the client disconnected
             call.refuse(Status.INTERNAL, NO_MESSAGE)
         elif not call.take(content):
-            call.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
+            fail(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
         else:
             # 4. Let the handler answer, here or later from another thread.
             try:
@@ -276,10 +304,16 @@ class PublicTransport:
             except Exception:
                 logger.exception("handling a call failed")
 
-    def _send(self, call: PublicCall, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Yield the messages of the answer, and set the status with which the call ends."""
+    def _send(self, call: PublicCall, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Yield the messages of the answer, and set the status with which the call ends.
+
+        Between the messages of a stream, receive the client's next message when the handler asks for it.
+        """
         while True:
             step = call.steps.get()
+            if step.following is not None:
+                self._receive(call, requests, *step.following)
+                continue
             if step.content is not None and not call.cancelled:
                 yield step.content  # gRPC continues here when the message was sent
             if step.sent is None:
@@ -288,6 +322,7 @@ class PublicTransport:
                 if step.trailer:
                     context.set_trailing_metadata((*self._trailer, *step.trailer))
                 return
+            call.moving_since = None
             step.sent()
 
     def _ended(self, call: PublicCall) -> None:

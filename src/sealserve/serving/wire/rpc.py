@@ -77,20 +77,27 @@ def parsed(kind: Any, answer: Answer) -> Method:
     return method
 
 
-def counted(api: str, kind: Any, answer: Answer, metrics: Metrics) -> Method:
+def _named_in_spec(request: Any) -> str:
+    return str(request.model_spec.name)
+
+
+def counted(
+    api: str, kind: Any, answer: Answer, metrics: Metrics, model: Callable[[Any], str] = _named_in_spec
+) -> Method:
     """Return a method like `parsed`, whose requests are also counted and timed.
 
     Args:
         api: The name of the method in the metrics.
-        kind: The class of the request's message, which has a ``model_spec``.
+        kind: The class of the request's message.
         answer: Answers the message.
         metrics: The metrics to update.
+        model: Returns the name of the model in a request. By default the name in its ``model_spec``.
     """
 
     def method(content: bytes, deadline: float | None) -> bytes:
         with metrics.timed(api) as timed:
             request = _parse(kind, content)
-            timed.model = request.model_spec.name
+            timed.model = model(request)
             return bytes(answer(request, deadline).SerializeToString())
 
     return method

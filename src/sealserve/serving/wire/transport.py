@@ -18,6 +18,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 """Names and values of metadata. A name can be repeated. A value of bytes has a name that ends with ``-bin``."""
 Handler = Callable[["Call"], None]
 """Answers a call whose message has arrived, now or later, from this thread or another."""
+Stop = Callable[[Status, str], None]
+"""Ends a call with a status and a message for the client."""
 PeerFault = Callable[[Mapping[bytes, Sequence[bytes]]], str | None]
 """Returns why a client is not accepted, or None, for gRPC's authentication context of a call."""
 
@@ -78,6 +80,17 @@ class Call(Protocol):
     def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
         """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
 
+    def receive_next(self, handler: Handler, stop: Stop) -> None:
+        """Receive the next message of the client's stream. Call it when no message is being received or sent.
+
+        The client must send the message within the time for the transfer of a message, and takes turns with others.
+
+        Args:
+            handler: Called when the message has arrived.
+            stop: Called instead, with OK after the client's last message, or with the reason if no memory is left.
+                The client may disconnect at any time, so `on_cancel` can be called too.
+        """
+
     def end(self) -> None:
         """End a stream."""
 
@@ -115,8 +128,8 @@ class Transport(Protocol):
     """A gRPC server."""
 
     idle_calls: ClassVar[int]
-    """Maximum number of open calls that neither run nor wait for a thread: calls whose message is still in transfer,
-    and watches of the health service."""
+    """Maximum number of open calls that neither run nor wait for a thread. Their message is still in transfer, or they
+    are watches of the health service or streams of the reflection service."""
     longest_queue: ClassVar[int]
     """Maximum number of calls that may wait for a thread, whatever ``--max_queued_requests`` permits."""
 

@@ -168,9 +168,15 @@ def test_web_pages_can_ask_for_receipts_where_cors_is_on(service: AttestedServic
         for path in (PREDICT, f"{EVIDENCE_PATH}?{EvidenceRequest().query}"):
             status, _, headers = ask(port, path, method="OPTIONS", Origin=ORIGIN)
             assert status == 200
-            assert headers["access-control-allow-headers"] == "Content-Type, Sealserve-Receipt"
+            assert (
+                headers["access-control-allow-headers"]
+                == "Content-Type, Inference-Header-Content-Length, Sealserve-Receipt"
+            )
             headers = ask(port, path, None if path != PREDICT else BODY, Origin=ORIGIN)[2]
-            assert headers["access-control-expose-headers"] == "Sealserve-Receipt, Retry-After"
+            assert (
+                headers["access-control-expose-headers"]
+                == "Inference-Header-Content-Length, Sealserve-Receipt, Retry-After"
+            )
 
     serve(service, scenario, cors=True)
 

@@ -165,7 +165,8 @@ def test_cors() -> None:
         headers = ask(port, path, b"{}")[2]
         assert headers["access-control-allow-origin"] == "*"
         assert headers["access-control-allow-methods"] == "POST, GET"
-        assert headers["access-control-allow-headers"] == "Content-Type"
+        assert headers["access-control-allow-headers"] == "Content-Type, Inference-Header-Content-Length"
+        assert headers["access-control-expose-headers"] == "Inference-Header-Content-Length"
         assert ask(port, path, method="OPTIONS", Origin="https://site.example")[0] == 200
         assert ask(port, path, method="OPTIONS")[0] == 400
 

@@ -10,6 +10,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sealserve.serving.http.rest import Rest
+from sealserve.serving.open_inference.rest import OpenInferenceRest
+from sealserve.serving.open_inference.service import OpenInference
 from sealserve.serving.servables import Servables
 from sealserve.serving_interface import EVIDENCE_PATH
 
@@ -22,6 +24,7 @@ BODIES: dict[str, tuple[str, Any]] = {
     "predict": ("m", {"instances": [1.0, 2.0]}),
     "classify": ("examples", {"signature_name": "both", "context": {"w": 1.0}, **FEATURES}),
     "regress": ("examples", FEATURES),
+    "infer": ("m", {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.0]}]}),
 }
 OPERATIONS = [
     (path, method)
@@ -63,33 +66,38 @@ def fits(value: Any, content: Any) -> bool:
 
 def ask(rest: Rest, path: str, method: str, body: Any = None) -> tuple[int, Any]:
     content = b"" if body is None else json.dumps(body).encode()
-    answer = rest.answer(method.upper(), path, content, None)
+    service = OpenInference(rest._servables, max_tensor_bytes=2**20, is_ready=lambda: True)
+    api = OpenInferenceRest(service) if OpenInferenceRest.knows(path) else rest
+    answer = api.answer(method.upper(), path, content, None)
     return answer.status, json.loads(answer.body)
 
 
 def filled(path: str, model: str, rest: Rest) -> str:
     version = max(rest._servables.states(model))
-    return path.format(model=model, version=version, label="stable")
+    return path.format(model=model, version=version, label="stable", version_or_label=version)
 
 
 def test_it_is_a_valid_description() -> None:
     OpenAPIV31SpecValidator(DESCRIPTION).validate()
     assert DESCRIPTION["openapi"].startswith("3.1.")
     names = [DESCRIPTION["paths"][path][method]["operationId"] for path, method in OPERATIONS]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 24
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_each_operation_is_answered_as_it_is_described(rest: Rest, path: str, method: str) -> None:
     operation = DESCRIPTION["paths"][path][method]
-    model, body = BODIES.get(path.rpartition(":")[2], ("m", None))
+    model, body = BODIES.get(re.split("[:/]", path)[-1], ("m", None))
     if body is not None:
         assert fits(body, operation["requestBody"]["content"])
     status, answer = ask(rest, filled(path, model, rest), method, body)
     assert status == 200, answer
     jsonschema.Draft202012Validator(schema_of(operation["responses"]["200"]["content"])).validate(answer)
+    if "{model}" not in path:
+        return
     # The error matches its description, which contains its status.
-    status, answer = ask(rest, path.format(model="other", version=1, label="stable"), method, body)
+    names = {"model": "other", "version": 1, "label": "stable", "version_or_label": 1}
+    status, answer = ask(rest, path.format(**names), method, body)
     assert status in ({400, 404} if "{label}" in path else {404})
     assert fits(answer, follow(operation["responses"][str(status)])["content"])
     assert not fits({}, follow(operation["responses"][str(status)])["content"])
@@ -98,9 +106,9 @@ def test_each_operation_is_answered_as_it_is_described(rest: Rest, path: str, me
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_what_is_not_described_is_refused(rest: Rest, path: str, method: str) -> None:
     other = "post" if method == "get" else "get"
-    for unknown in (f"{filled(path, 'm', rest)}/more", re.sub("^/v1", "/v2", filled(path, "m", rest))):
+    for unknown in (f"{filled(path, 'm', rest)}/more", re.sub("^/v[12]", "/v3", filled(path, "m", rest))):
         assert ask(rest, unknown, method, {})[0] in {400, 404}
-    assert ask(rest, filled(path, "m", rest), other, {})[0] == 400
+    assert ask(rest, filled(path, "m", rest), other, {})[0] == (404 if path.startswith("/v2") else 400)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,25 @@ def test_a_body_fits_the_description_if_the_server_takes_it(rest: Rest, body: An
     operation = DESCRIPTION["paths"]["/v1/models/{model}:predict"]["post"]
     assert fits(body, operation["requestBody"]["content"]) is good
     assert ask(rest, "/v1/models/m:predict", "post", body)[0] == (200 if good else 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        (BODIES["infer"][1], True),
+        ({**BODIES["infer"][1], "outputs": [{"name": "y", "parameters": {"binary_data": False}}], "id": "7"}, True),
+        ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [[1.0]]}]}, False),
+        ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP33", "data": [1.0]}]}, False),
+        ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32"}]}, False),
+        ({"inputs": [{"shape": [1], "datatype": "FP32", "data": [1.0]}]}, False),
+        ({}, False),
+    ],
+)
+def test_an_inference_request_fits_the_description_if_the_server_takes_it(rest: Rest, body: Any, good: bool) -> None:
+    operation = DESCRIPTION["paths"]["/v2/models/{model}/infer"]["post"]
+    assert ask(rest, "/v2/models/m/infer", "post", body)[0] == (200 if good else 400)
+    if good or "data" not in json.dumps(body):  # a schema cannot compare the data with the shape
+        assert fits(body, operation["requestBody"]["content"]) is good
 
 
 def test_sizes_and_statuses_are_the_servers() -> None:
