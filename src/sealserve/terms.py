@@ -109,6 +109,13 @@ class Cloud(StrEnum):
     AZURE_DCSV3 = "azure-dcsv3"
 
 
+class Precision(StrEnum):
+    """The precision in which an optimized model computes. Its inputs and outputs keep their types."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class ServerKind(StrEnum):
     """The model server inside the enclave."""
 

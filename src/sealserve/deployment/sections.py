@@ -28,6 +28,7 @@ from sealserve.terms import (
     Cloud,
     CollateralUpdate,
     LogFormat,
+    Precision,
     ServerKind,
     TargetKind,
     TlsMode,
@@ -64,6 +65,19 @@ class ModelSection(Section):
     dangerous_operations: tuple[str, ...] = Field(
         default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
     )
+    optimize: Precision | None = Field(
+        default=None,
+        description='"float32" or "bfloat16": seal a faster form of the model with this precision; by default, seal the '
+        "model as it is",
+    )
+    optimize_inputs: FilePath | None = Field(
+        default=None,
+        description="inputs (.npz, by name) for the comparison of the faster form with the model; by default generated",
+    )
+    optimize_min_top1: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.99,
+        description="minimum share of rows with the same highest class in both; otherwise the faster form is rejected",
+    )
     signature: FilePath | None = Field(
         default=None,
         description="OpenSSF Model Signing signature of the model (default: model.sig in or beside the model's folder)",
@@ -97,6 +111,11 @@ class ModelSection(Section):
             raise ValueError(
                 "the signer is ambiguous or incomplete: set signer_key, or signer_ca and signer_identity, or "
                 "signer_identity and signer_issuer (optionally with signer_trust_file)"
+            )
+        if named and self.optimize is not None:
+            raise ValueError(
+                "optimize: the signature covers the original model, and not its faster form; run `sealserve model "
+                "optimize`, have the result signed, and set path to it"
             )
         return self
 

@@ -47,9 +47,11 @@ class ModelCode(ErrorCode):
     NOT_FROZEN = "model.not-frozen", InputError
     """The graph is not frozen: it has variables whose values are not in the file."""
     NOT_OPTIMIZABLE = "model.not-optimizable", InputError
-    """The model cannot be optimized: TensorFlow fails, or the model is too large or needs dangerous operations."""
+    """The model cannot be optimized: TensorFlow fails, it is too large, or it has operations that the lint rejects."""
     OPTIMIZATION_DIFFERS = "model.optimization-differs", VerificationError
     """The outputs of the optimized model agree less with the original's than the thresholds require."""
+    OPTIMIZATION_INPUTS = "model.optimization-inputs", InputError
+    """The inputs for the comparison of an optimized model cannot be read, or do not fit the model."""
     OPTIMIZATION_RECORD = "model.optimization-record", InputError
     """The record of an optimization in a SavedModel is damaged, or a newer version of sealserve wrote it."""
     OPTIMIZATION_UNPROVEN = "model.optimization-unproven", InputError

@@ -19,6 +19,7 @@ from sealserve.canonical_document import canonical_json
 from sealserve.deployment import ModelSection
 from sealserve.errors import SealserveError
 from sealserve.regular_file import read_regular
+from sealserve.terms import Precision
 from sealserve.workspace import Workspace
 
 CHANGED: Final = "changed"
@@ -40,6 +41,22 @@ class ModelDigests:
     content: str | None = None
 
 
+class OptimizationSettings(BaseModel):
+    """The settings of a model's optimization.
+
+    Attributes:
+        precision: The setting ``model.optimize``.
+        inputs: SHA-256 of the file ``model.optimize_inputs``, or None if the inputs were generated.
+        min_top1: The setting ``model.optimize_min_top1``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Precision
+    inputs: _Sha256 | None
+    min_top1: float
+
+
 class ModelRecord(BaseModel):
     """The record of a model's conversion.
 
@@ -52,6 +69,7 @@ class ModelRecord(BaseModel):
         outputs: The setting ``model.outputs`` of the conversion.
         tags: The setting ``model.tags`` of the conversion.
         keep_frozen: Whether large constants stayed constants.
+        optimization: The settings of the optimization, or None if the model was not optimized.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +83,19 @@ class ModelRecord(BaseModel):
     outputs: tuple[str, ...]
     tags: tuple[str, ...]
     keep_frozen: bool
+    optimization: OptimizationSettings | None = None
+
+
+def optimization_of(model: ModelSection) -> OptimizationSettings | None:
+    """Return the settings with which a model is optimized now, or None."""
+    if model.optimize is None:
+        return None
+    inputs = model.optimize_inputs
+    return OptimizationSettings(
+        precision=model.optimize,
+        inputs=digest_of(inputs) if inputs is not None and inputs.is_file() else None,
+        min_top1=model.optimize_min_top1,
+    )
 
 
 def record(
@@ -89,6 +120,7 @@ def record(
         outputs=model.outputs,
         tags=model.tags,
         keep_frozen=keep_frozen,
+        optimization=optimization_of(model),
     )
     path = _place(workspace, model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,8 +200,10 @@ def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
     made = find_record(workspace, model)
     if made is None or model.path is None or not model.path.exists() or made.content != digest_of(folder):
         return False
-    settings = (made.inputs, made.outputs, made.tags)
-    return settings != (model.inputs, model.outputs, model.tags) or made.source != digest_of(model.path)
+    settings = (made.inputs, made.outputs, made.tags, made.optimization)
+    return settings != (model.inputs, model.outputs, model.tags, optimization_of(model)) or made.source != digest_of(
+        model.path
+    )
 
 
 def digest_of(path: Path) -> str:

@@ -5,17 +5,23 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace as replace_fields
 from pathlib import Path
+from typing import Final
 
 from sealserve.deployment import ModelSection
+from sealserve.host.probe import read_processor
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
+from sealserve.model.optimization.instructions import Instructions
+from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
-from sealserve.terms import ServerKind
-from sealserve.whole_folder import Staging, staging
+from sealserve.terms import Precision, ServerKind
+from sealserve.whole_folder import Staging, refuse_existing, staging
 from sealserve.workspace import Workspace
+
+_OPTIMIZED: Final = "optimized"
 
 
 def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
@@ -61,7 +67,7 @@ def bring_in(
         InputError: `model.no-path`: ``model.path`` is not set.
         InputError: `model.missing`: ``model.path`` does not exist.
         InputError: `model.source-changed`: The source changed during the conversion.
-        SealserveError: As `sealserve.model.convert.import_model`.
+        SealserveError: As `sealserve.model.convert.import_model` and `sealserve.model.optimization.optimize.optimize`.
     """
     if model.path is None:
         raise OwnerCode.MODEL_NO_PATH.error(
@@ -80,7 +86,9 @@ def bring_in(
     destination = planned_folder(workspace, model)
     with contextlib.ExitStack() as stack:
         staged = None
-        if replace and destination.is_dir():
+        if model.optimize is not None and not replace:
+            refuse_existing(destination)
+        if model.optimize is not None or (replace and destination.is_dir()):
             staged = stack.enter_context(staging(workspace.owner.models, f"{model.name}-{model.version}"))
         imported = import_model(
             model.path,
@@ -94,6 +102,8 @@ def bring_in(
             signature=model.signature,
             progress=progress,
         )
+        if staged is not None and model.optimize is not None:
+            imported = _optimized(model, model.optimize, imported, staged.folder / _OPTIMIZED, progress)
         if digest_of(model.path) != source:
             if staged is None:
                 shutil.rmtree(imported.folder)
@@ -104,10 +114,32 @@ def bring_in(
         # 3. Publish the copy. Remove the old record first, so that it is never combined with the new copy.
         if staged is not None:
             forget(workspace, model)
+            destination.parent.mkdir(exist_ok=True)
             Staging(imported.folder).replace(destination)
             imported = replace_fields(imported, folder=destination, info=check_servable(destination))
     record(workspace, model, source=source, source_state=state, folder=imported.folder, keep_frozen=keep_frozen)
     return imported
+
+
+def _optimized(
+    model: ModelSection,
+    precision: Precision,
+    imported: ImportedModel,
+    folder: Path,
+    progress: Callable[[str], None] | None,
+) -> ImportedModel:
+    """Write the faster form of a converted model to ``folder``, and return it instead of the model."""
+    given = {} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)
+    optimize(
+        imported.folder,
+        folder,
+        precision=precision,
+        inputs=Inputs(given=given),
+        thresholds=Thresholds(top1=model.optimize_min_top1),
+        instructions=Instructions.of(read_processor().flags),
+        progress=progress,
+    )
+    return replace_fields(imported, folder=folder, info=check_servable(folder))
 
 
 def bring_in_again(

@@ -49,6 +49,9 @@ SIGNER_SETTINGS: Final = frozenset({
 })  # fmt: skip
 """Settings of a model's signature. They are facts only if they are set: unsigned models have the facts as before."""
 
+OPTIMIZATION_SETTINGS: Final = frozenset({"optimize", "optimize_inputs", "optimize_min_top1"})
+"""Settings of a model's optimization. They are facts only if the model is optimized."""
+
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _OWNER_TLS_KEY: Final = "server.dangerous_owner_tls_key"
@@ -169,7 +172,7 @@ def _setting(deployment: Deployment, key: str) -> str:
 def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
     key = model_key(model.name, model.version)
     facts = {key: "served"} | {f"{key}.{name}": _text(getattr(model, name)) for name in MODEL_SETTINGS}
-    for name in SIGNER_SETTINGS:
+    for name in SIGNER_SETTINGS | (OPTIMIZATION_SETTINGS if model.optimize is not None else frozenset()):
         if (value := getattr(model, name)) is not None:
             facts[f"{key}.{name}"] = _file_digest(value) if isinstance(value, Path) else _text(value)
     if digests.source is not None:

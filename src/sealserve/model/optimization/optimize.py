@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -21,20 +22,21 @@ import numpy.typing as npt
 from sealserve import __version__
 from sealserve.atomic_file import OutputExistsError
 from sealserve.model.codes import ModelCode
-from sealserve.model.lint import lint
+from sealserve.model.lint import RefusedOperationError, lint
 from sealserve.model.optimization.order import Failure, Order
-from sealserve.model.optimization.precision import Precision
 from sealserve.model.optimization.report import Changes, Report, digest_of_model, find_report
-from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, check_servable, plain_files
+from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, SavedModelInfo, check_servable, plain_files
 from sealserve.model.source import SIGNATURE_FILE
 from sealserve.model.tensorflow_import import require_tensorflow
 from sealserve.serving_interface import OPTIMIZATION_FILE
+from sealserve.terms import Precision
 from sealserve.whole_folder import appearing
 
 _NOT_COPIED: Final = frozenset({SAVED_MODEL_FILE, "fingerprint.pb", "keras_metadata.pb", SIGNATURE_FILE})
 """Files of the original that do not describe the result. A signature covers the original's files only."""
 PYTHON: Final = sys.executable
 _VARIABLES: Final = "variables"
+_NUMBERS: Final = "inputs.npz"
 _LARGEST_WEIGHTS: Final = 2**31 - 2**26
 """Maximum size of the variables in bytes. In between, they are in one message of protobuf with 2 GiB at most."""
 _CODES: Final = {
@@ -108,11 +110,12 @@ def optimize(
 
     Raises:
         InputError: `model.already-optimized`: The model was optimized before.
-        InputError: `model.not-optimizable`: TensorFlow fails, or the model is too large.
+        InputError: `model.not-optimizable`: The model has operations that the lint rejects, TensorFlow fails, or the
+            model is too large.
         InputError: `model.nothing-to-optimize`: The optimization would not change the model.
         InputError: `model.optimization-unproven`: The outputs cannot be compared.
         VerificationError: `model.optimization-differs`: The outputs agree less than ``thresholds`` require.
-        RefusedOperationError: The model has dangerous operations. Their effects could be lost or repeated.
+        InputError: `model.optimization-inputs`: A given input does not exist in the model.
         OutputExistsError: The destination already exists.
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
         InputError: As `sealserve.model.saved_model.check_servable`.
@@ -126,7 +129,14 @@ def optimize(
             f"{source} was already optimized: it contains {OPTIMIZATION_FILE}.",
             hint="Optimize the original model, or serve this model without the setting model.optimize.",
         )
-    lint(source, tags=tags)
+    try:
+        lint(source, tags=tags)
+    except RefusedOperationError as error:
+        raise ModelCode.NOT_OPTIMIZABLE.error(
+            f"{source} cannot be optimized, because effects of operations could get lost. {error.message}",
+            hint="Serve the model as it is, or export it without these operations.",
+        ) from error
+    _check_names(before, chosen)
     weights = sum(file.stat().st_size for file in plain_files(source) if file.parent.name == _VARIABLES)
     if weights > _LARGEST_WEIGHTS:
         raise ModelCode.NOT_OPTIMIZABLE.error(
@@ -145,7 +155,19 @@ def optimize(
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, temporary / path)
         # 3. Optimize and compare in a separate process.
-        result = _run(source, temporary, precision, tags, chosen, timeout, tell)
+        with _stored(chosen) as (numbers, texts):
+            order = Order(
+                folder=str(source.resolve()),
+                tags=list(tags),
+                destination=str(temporary.resolve()),
+                precision=precision,
+                seed=chosen.seed,
+                rows=chosen.rows,
+                batch=chosen.batch,
+                numbers=numbers,
+                strings=texts,
+            )
+            result = _run(order, source, timeout, tell)
         # 4. The interface must be equal, and an enclave must accept the result.
         tell("checking the result")
         after = check_servable(temporary)
@@ -174,6 +196,31 @@ def optimize(
     return report
 
 
+def _check_names(model: SavedModelInfo, inputs: Inputs) -> None:
+    names = {spec.name for signature in model.serving_graph.signatures for spec in signature.inputs}
+    if unknown := sorted(set(inputs.given) - names):
+        raise ModelCode.OPTIMIZATION_INPUTS.error(
+            f"The inputs for the comparison do not fit the model: it has no input {unknown[0]!r}.",
+            hint=f"Use the names of its inputs: {', '.join(sorted(names))}.",
+        )
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays in a file (``.npz``) by name.
+
+    Raises:
+        InputError: `model.optimization-inputs`: The file does not exist, is not in this form, or contains objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise ModelCode.OPTIMIZATION_INPUTS.error(
+            f"The inputs for the comparison cannot be read from {path}: {error}.",
+            hint="Write them with numpy.savez(FILE, NAME=array). For text, use an array of bytes.",
+        ) from error
+
+
 def _check(report: Report, thresholds: Thresholds, source: Path) -> None:
     """Compare the agreement of each output with the thresholds.
 
@@ -196,33 +243,20 @@ def _check(report: Report, thresholds: Thresholds, source: Path) -> None:
             )
 
 
-def _run(
-    source: Path,
-    destination: Path,
-    precision: Precision,
-    tags: Sequence[str],
-    inputs: Inputs,
-    timeout: float,
-    tell: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run the process, and return its result."""
+@contextlib.contextmanager
+def _stored(inputs: Inputs) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts."""
+    numbers = {name: array for name, array in inputs.given.items() if array.dtype.kind not in "OSU"}
+    texts = {name: _text(array) for name, array in inputs.given.items() if name not in numbers}
     with tempfile.TemporaryDirectory(prefix="sealserve-") as private:
-        numbers = {name: array for name, array in inputs.given.items() if array.dtype.kind not in "OSU"}
-        file = Path(private, "inputs.npz") if numbers else None
-        if file is not None:
-            np.savez(file, **numbers)  # type: ignore[arg-type]  # numpy declares its own keyword arguments
-        order = Order(
-            folder=str(source.resolve()),
-            tags=list(tags),
-            destination=str(destination.resolve()),
-            precision=precision,
-            seed=inputs.seed,
-            rows=inputs.rows,
-            batch=inputs.batch,
-            numbers=None if file is None else str(file),
-            strings={name: _text(array) for name, array in inputs.given.items() if name not in numbers},
-        )
-        message = _answer(order, timeout, tell)
+        if numbers:
+            np.savez(Path(private, _NUMBERS), **numbers)  # type: ignore[arg-type]  # numpy declares its own keywords
+        yield str(Path(private, _NUMBERS)) if numbers else None, texts
+
+
+def _run(order: Order, source: Path, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the process, and return its result. An error names the model as ``source``."""
+    message = _answer(order, timeout, tell)
     if "done" in message:
         return cast("dict[str, Any]", message["done"])
     failure = Failure(message["failed"])

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from sealserve.model.optimization.precision import Precision
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.terms import Precision
 
 _FOLD: Final = ("function", "constfold", "dependency")
 _MIXED: Final = "auto_mixed_precision_onednn_bfloat16"
@@ -137,8 +137,8 @@ def split_batch_norms(graph: Any, *, keep: Collection[str]) -> int:
             continue
         if norm.attr["T"].type != tf.float32.as_datatype_enum or any(f"{norm.name}:{n}" in read for n in range(1, 6)):
             continue
-        statistics = [nodes.get(name) for name in norm.input[1:5]]
-        if len(statistics) != 4 or any(node is None or node.op != "Const" for node in statistics):
+        statistics = [node for name in norm.input[1:5] if (node := nodes.get(name)) is not None and node.op == "Const"]
+        if len(statistics) < len(norm.input[1:5]):
             continue
         scale, offset, mean, variance = (
             tf.make_ndarray(node.attr["value"].tensor).astype(np.float64) for node in statistics
@@ -171,7 +171,7 @@ def _name_biases(graph: Any, *, keep: Collection[str]) -> None:
     tf = import_tensorflow()
     nodes = {node.name: node for node in graph.node}
     for node in graph.node:
-        if node.op not in _ADDITIONS or len(node.input) != 2 or node.name in keep:
+        if node.op not in _ADDITIONS or node.name in keep:
             continue
         for data, vector in ((0, 1), (1, 0)):
             source, constant = (nodes.get(node.input[index].partition(":")[0]) for index in (data, vector))
@@ -186,7 +186,7 @@ def _name_biases(graph: Any, *, keep: Collection[str]) -> None:
             bias.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values.reshape(-1)))
             nodes[bias.name] = bias
             node.op = "BiasAdd"
-            node.input[:] = [node.input[data], bias.name]
+            node.input[:] = [node.input[data], bias.name, *node.input[2:]]  # then control dependencies
             node.attr["data_format"].s = b"NHWC"
             break
     _remove_unused(graph, keep)

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from sealserve.canonical_document import canonical_json
 from sealserve.model.codes import ModelCode
 from sealserve.model.optimization.agreement import Agreement
-from sealserve.model.optimization.precision import Precision
 from sealserve.model.saved_model import plain_files
 from sealserve.model_digest import model_digest
 from sealserve.regular_file import read_regular
 from sealserve.serving_interface import OPTIMIZATION_FILE
+from sealserve.terms import Precision
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _LARGEST: Final = 16 * 1024 * 1024

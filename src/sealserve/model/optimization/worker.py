@@ -16,11 +16,11 @@ from sealserve.model.loading_runs import request_tensors
 from sealserve.model.optimization.freezing import freeze
 from sealserve.model.optimization.order import FailedError, Failure, Order
 from sealserve.model.optimization.passes import count_in_bfloat16, optimized
-from sealserve.model.optimization.precision import Precision
 from sealserve.model.optimization.trial import compare
 from sealserve.model.program import Program
 from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, SERVE_TAG
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.terms import Precision
 
 _KEPT_COLLECTIONS: Final = frozenset({"saved_model_main_op", "legacy_init_op", "saved_model_assets"})
 """Collections of the meta graph that the loader reads. The others describe variables, which do not exist any more."""

@@ -1,4 +1,4 @@
-"""The precisions of an optimized model, and the instructions of processors that compute in them.
+"""The instructions of processors, and the precision in which a processor computes faster.
 
 Source of the names: Linux, ``arch/x86/include/asm/cpufeatures.h`` (flags in ``/proc/cpuinfo``).
 """
@@ -7,12 +7,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
-
-class Precision(StrEnum):
-    """The precision in which an optimized model computes. Its inputs and outputs keep their types."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+from sealserve.terms import Precision
 
 
 class Instructions(StrEnum):
