@@ -133,11 +133,11 @@ def replicas(forms: Mapping[str, Path], scratch: Path) -> dict[str, Any]:
     for form, folder in forms.items():
         found = replica(folder, scratch, messages)
         result[form] = {**found, "model": found["resident"] - empty, "files": size(folder)}
-        print(
-            f"replica, {form}: {found['resident'] / 1e6:.0f} MB resident"
-            f" ({(found['resident'] - empty) / 1e6:.0f} MB for the model), {found['peak'] / 1e6:.0f} MB at most, {size(folder) / 1e6:.0f} MB of files, first answer"
-            f" after {found['start']:.1f} s", flush=True,
-        )  # fmt: skip
+        sizes = (found["resident"], result[form]["model"], found["peak"])
+        resident_mb, model_mb, peak_mb = (value / 1e6 for value in sizes)
+        print(f"replica, {form}: {resident_mb:.0f} MB resident, {model_mb:.0f} MB of them for the model", flush=True)
+        print(f"replica, {form}: {peak_mb:.0f} MB at most, {size(folder) / 1e6:.0f} MB of files", flush=True)
+        print(f"replica, {form}: first answer after {found['start']:.1f} s", flush=True)
     return result
 
 

@@ -27,6 +27,7 @@ from sealserve.terms import (
     Approval,
     Cloud,
     CollateralUpdate,
+    CpuFeature,
     LogFormat,
     Precision,
     ServerKind,
@@ -67,8 +68,8 @@ class ModelSection(Section):
     )
     optimize: Precision | None = Field(
         default=None,
-        description='"float32" or "bfloat16": seal a faster form of the model with this precision; by default, seal the '
-        "model as it is",
+        description='"float32" or "bfloat16": seal a faster form of the model with this precision; by default, seal '
+        "the model as it is",
     )
     optimize_inputs: FilePath | None = Field(
         default=None,
@@ -235,6 +236,11 @@ class EnclaveSection(Section):
     edmm: bool = Field(
         default=False,
         description="whether the enclave adds memory on demand (EDMM; requires SGX2 and Linux 6.0)",
+    )
+    required_cpu_features: tuple[CpuFeature, ...] = Field(
+        default=(),
+        description='"avx", "avx512", "amx": the enclave starts only on a processor with these features (measured); by '
+        "default, it uses each of them if the processor has it",
     )
     isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
         default=0, description="the product ID in the enclave's SIGSTRUCT (ISVPRODID)"

@@ -35,7 +35,8 @@ RELEASE_SETTINGS: Final = frozenset({
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
     "server.rest", "server.dangerous_owner_tls_key", "server.dangerous_shared_batches",
     # The enclave's manifest and SIGSTRUCT.
-    "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
+    "enclave.size", "enclave.edmm", "enclave.required_cpu_features", "enclave.isv_prod_id", "enclave.isv_svn",
+    "broker.address", "broker.port",
     # The policy that the broker stores with a release.
     "tcb.preset", "tcb.policy_file", "broker.approval",
 })  # fmt: skip

@@ -15,8 +15,9 @@ Source: tensorflow/tensorflow 2.21, ``core/grappler/optimizers`` (``constant_fol
 ``AutoMixedPrecisionListsMkl``), ``core/kernels/fused_batch_norm_op.cc``.
 """
 
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,11 +80,26 @@ def optimized(graph_def: Any, interface: Interface, precision: Precision) -> tup
     if precision is Precision.BFLOAT16:
         lists = {f"{_LISTS}_DENYLIST_ADD": _IN_FLOAT32}
         lists |= {f"{_LISTS}_{kind}_REMOVE": _IN_FLOAT32 for kind in ("ALLOWLIST", "INFERLIST", "CLEARLIST")}
-        os.environ.update({name: ",".join(operations) for name, operations in lists.items()})
-        graph = _grappler(graph, interface, (_MIXED, *_FOLD))
+        with _environment({name: ",".join(operations) for name, operations in lists.items()}):
+            graph = _grappler(graph, interface, (_MIXED, *_FOLD))
     _name_biases(graph, keep=interface.nodes)
     _pack_constants(graph)
     return graph, batch_norms
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which TensorFlow reads when a pass begins, and restore them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _grappler(graph_def: Any, interface: Interface, passes: Sequence[str]) -> Any:

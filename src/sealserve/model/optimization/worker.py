@@ -8,6 +8,7 @@ writes one JSON object per line to standard output: ``{"step": TEXT}`` before ea
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -26,19 +27,27 @@ _KEPT_COLLECTIONS: Final = frozenset({"saved_model_main_op", "legacy_init_op", "
 """Collections of the meta graph that the loader reads. The others describe variables, which do not exist any more."""
 
 
+Say = Callable[..., None]
+"""Called with the members of a message."""
+
+
 def main() -> None:
-    """Carry out the order, and write the result to standard output."""
-    # TensorFlow's C++ code and its warnings must not write between the lines of the protocol.
+    """Carry out the order on standard input, and write the messages to standard output."""
+    # TensorFlow's C++ code and its warnings must not write between the messages.
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    order = Order(**json.load(sys.stdin))
 
     def say(**message: object) -> None:
         lines.write(json.dumps(message) + "\n")
         lines.flush()
 
+    carry_out(Order(**json.load(sys.stdin)), say)
+
+
+def carry_out(order: Order, say: Say) -> None:
+    """Optimize the model, compare it with the original, and say the result."""
     try:
-        say(step="loading the model")
+        say(step="loading TensorFlow")
         tensorflow = import_tensorflow()
         say(step="rewriting the graph")
         changes = _write(order)
@@ -47,7 +56,7 @@ def main() -> None:
     except FailedError as error:
         say(failed=error.reason, text=str(error))
     except Exception as error:  # noqa: BLE001  # the text is for the model's owner, who started this process
-        say(failed=Failure.NOT_OPTIMIZABLE, text=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        say(failed=Failure.NOT_OPTIMIZABLE, text=f"{type(error).__name__}: {_first_line(error)}")
     else:
         agreements = {
             signature: {output: found.model_dump() for output, found in outputs.items()}
@@ -61,6 +70,10 @@ def main() -> None:
                 "tensorflow": tensorflow.__version__,
             }
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _write(order: Order) -> dict[str, int]:
