@@ -1,28 +1,25 @@
-"""The passes that make a graph faster, mostly TensorFlow's own (Grappler), and the check of their result.
+"""The passes that make a graph faster, mostly TensorFlow's own (Grappler).
 
 1. Functions are inlined, constants are folded, and nodes that no signature needs are removed.
-2. A batch normalization that uses stored statistics becomes a multiplication and an addition. Constant folding then
-   multiplies the factors into the filters of the convolution before it, if nothing else reads the convolution. Grappler
-   can replace the operation too (``remap``), but it also writes private operations, whose names begin with ``_``.
+2. A batch normalization that uses stored statistics becomes a multiplication and an addition, and the factors are
+   multiplied into the filters of the convolution before it (`folding`). Grappler can replace the operation too
+   (``remap``), but then it also writes private operations, whose names begin with ``_``.
 3. For bfloat16, TensorFlow's mixed-precision pass inserts casts around the operations that are safe and fast in
    bfloat16. Folding them leaves weights that are stored in bfloat16.
-4. An addition of a constant vector to the result of a convolution becomes a ``BiasAdd``. When a server loads the model,
-   TensorFlow merges exactly this form, a sum, and an activation into one oneDNN kernel. Without this step, TensorFlow's
-   constant folding would move the vector behind the sum, where it is not merged.
+4. Additions of a vector become a ``BiasAdd`` (`folding`). When a server loads the model, TensorFlow merges exactly this
+   form, a sum, and an activation into one oneDNN kernel.
 
-Source: tensorflow/tensorflow 2.21, ``core/grappler/optimizers`` (``constant_folding.cc``: ``MulConvPushDown``,
-``ConstantPushDown``; ``remapper.cc``: ``FindContractionWithBiasAndAddActivation``; ``auto_mixed_precision_lists.h``:
-``AutoMixedPrecisionListsMkl``), ``core/kernels/fused_batch_norm_op.cc``.
+Source: tensorflow/tensorflow 2.21, ``core/grappler/optimizers`` (``meta_optimizer.cc``,
+``auto_mixed_precision_lists.h``: ``AutoMixedPrecisionListsMkl``).
 """
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
+from sealserve.model.optimization.folding import Folding
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.terms import Precision
 
@@ -34,10 +31,6 @@ _IN_FLOAT32: Final = ("Softmax", "LogSoftmax", "Sigmoid", "Mean")
 Probabilities in bfloat16 have about three digits, so classes would tie. A mean in bfloat16 rounds what it averages.
 """
 _LISTS: Final = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE"
-_ADDITIONS: Final = ("Add", "AddV2")
-_CONTRACTIONS: Final = {"Conv2D": "NHWC", "DepthwiseConv2dNative": "NHWC", "MatMul": "NHWC"}
-"""Operations after which TensorFlow merges a ``BiasAdd``, and the only layout of data that is changed here."""
-_BATCH_NORMS: Final = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _PACKED_FROM: Final = 64  # bytes
 
 
@@ -75,14 +68,16 @@ def optimized(graph_def: Any, interface: Interface, precision: Precision) -> tup
         precision: The precision of the result.
     """
     graph = _grappler(graph_def, interface, _FOLD)
-    if batch_norms := split_batch_norms(graph, keep=interface.nodes):
+    folding = Folding(graph, interface.nodes)
+    batch_norms = folding.split_batch_norms()
+    if folding.fold_products() or batch_norms:
         graph = _grappler(graph, interface, _FOLD)
     if precision is Precision.BFLOAT16:
         lists = {f"{_LISTS}_DENYLIST_ADD": _IN_FLOAT32}
         lists |= {f"{_LISTS}_{kind}_REMOVE": _IN_FLOAT32 for kind in ("ALLOWLIST", "INFERLIST", "CLEARLIST")}
         with _environment({name: ",".join(operations) for name, operations in lists.items()}):
             graph = _grappler(graph, interface, (_MIXED, *_FOLD))
-    _name_biases(graph, keep=interface.nodes)
+    Folding(graph, interface.nodes).name_biases()
     _pack_constants(graph)
     return graph, batch_norms
 
@@ -135,97 +130,6 @@ def count_in_bfloat16(graph_def: Any) -> int:
     """Return the number of nodes that compute in bfloat16, without constants and conversions."""
     number = import_tensorflow().bfloat16.as_datatype_enum
     return sum("T" in node.attr and node.attr["T"].type == number for node in _all_nodes(graph_def))
-
-
-def split_batch_norms(graph: Any, *, keep: Collection[str]) -> int:
-    """Replace each batch normalization with constant statistics by a product and a sum; return their number.
-
-    Args:
-        graph: A ``GraphDef``, which is changed.
-        keep: Names of nodes that are not changed.
-    """
-    tf = import_tensorflow()
-    nodes = {node.name: node for node in graph.node}
-    read = {name.removeprefix("^") for node in graph.node for name in node.input}
-    replaced = 0
-    for norm in list(graph.node):
-        if norm.op not in _BATCH_NORMS or norm.attr["is_training"].b or norm.name in keep:
-            continue
-        if norm.attr["T"].type != tf.float32.as_datatype_enum or any(f"{norm.name}:{n}" in read for n in range(1, 6)):
-            continue
-        statistics = [node for name in norm.input[1:5] if (node := nodes.get(name)) is not None and node.op == "Const"]
-        if len(statistics) < len(norm.input[1:5]):
-            continue
-        scale, offset, mean, variance = (
-            tf.make_ndarray(node.attr["value"].tensor).astype(np.float64) for node in statistics
-        )
-        factor = scale / np.sqrt(variance + norm.attr["epsilon"].f)
-        shape = (-1, 1, 1) if norm.attr["data_format"].s == b"NCHW" else (-1,)
-        values = {"factor": factor, "offset": offset - mean * factor}
-        names = {}
-        for kind, value in values.items():
-            added = graph.node.add(name=_free_name(f"{norm.name}/{kind}", nodes), op="Const")
-            added.attr["dtype"].type = tf.float32.as_datatype_enum
-            added.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.astype(np.float32).reshape(shape)))
-            nodes[added.name], names[kind] = added, added.name
-        product = graph.node.add(name=_free_name(f"{norm.name}/product", nodes), op="Mul", device=norm.device)
-        product.input.extend([norm.input[0], names["factor"]])
-        nodes[product.name] = product
-        controls = [name for name in norm.input if name.startswith("^")]
-        for node in (product, norm):
-            node.attr["T"].type = tf.float32.as_datatype_enum
-        norm.op = "AddV2"
-        norm.input[:] = [product.name, names["offset"], *controls]
-        for attribute in set(norm.attr) - {"T"}:
-            del norm.attr[attribute]
-        replaced += 1
-    return replaced
-
-
-def _name_biases(graph: Any, *, keep: Collection[str]) -> None:
-    """Replace each addition of a constant vector to the result of a contraction by a ``BiasAdd``."""
-    tf = import_tensorflow()
-    nodes = {node.name: node for node in graph.node}
-    for node in graph.node:
-        if node.op not in _ADDITIONS or node.name in keep:
-            continue
-        for data, vector in ((0, 1), (1, 0)):
-            source, constant = (nodes.get(node.input[index].partition(":")[0]) for index in (data, vector))
-            if source is None or constant is None or constant.op != "Const" or not _contracts(source, node.input[data]):
-                continue
-            values = tf.make_ndarray(constant.attr["value"].tensor)
-            if values.ndim == 0 or values.size != values.shape[-1] or values.size == 1:
-                continue
-            bias = graph.node.add()
-            bias.CopyFrom(constant)
-            bias.name = _free_name(f"{node.name}/bias", nodes)
-            bias.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values.reshape(-1)))
-            nodes[bias.name] = bias
-            node.op = "BiasAdd"
-            node.input[:] = [node.input[data], bias.name, *node.input[2:]]  # then control dependencies
-            node.attr["data_format"].s = b"NHWC"
-            break
-    _remove_unused(graph, keep)
-
-
-def _contracts(node: Any, tensor: str) -> bool:
-    """Return whether a tensor is the result of a contraction whose last dimension has the channels."""
-    layout = node.attr["data_format"].s.decode() if "data_format" in node.attr else "NHWC"
-    return tensor == node.name and _CONTRACTIONS.get(node.op) == layout
-
-
-def _free_name(name: str, nodes: Mapping[str, Any]) -> str:
-    while name in nodes:
-        name += "_"
-    return name
-
-
-def _remove_unused(graph: Any, keep: Collection[str]) -> None:
-    """Remove constants that no node reads any more."""
-    used = {name.removeprefix("^").partition(":")[0] for node in graph.node for name in node.input}
-    kept = [node for node in graph.node if node.op != "Const" or node.name in used or node.name in keep]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _pack_constants(graph: Any) -> None:
