@@ -31,6 +31,7 @@ with deferred:
     from sealserve.model.half_plus_two import write_half_plus_two
     from sealserve.model.lint import LintedModel, lint
     from sealserve.model.optimization.optimize import Thresholds
+    from sealserve.model.optimization.report import find_report
     from sealserve.model.resnet50 import build_frozen_graph
     from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
     from sealserve.owner import models
@@ -304,12 +305,13 @@ def _tags(text: str) -> list[str]:
 
 
 def _as_json(info: SavedModelInfo) -> dict[str, Any]:
-    graph = info.serving_graph
+    graph, report = info.serving_graph, find_report(info.folder)
     return {
         "folder": str(info.folder),
         "files": info.files,
         "size": info.size,
         "tensorflow_version": graph.tensorflow_version,
+        "optimization": None if report is None else {"original": report.original, "precision": report.precision},
         "signatures": {
             signature.name: {
                 "method": signature.method,
@@ -325,6 +327,8 @@ def _text(info: SavedModelInfo) -> tuple[Text, Text]:
     graph = info.serving_graph
     fields = {"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
               "written by": f"TensorFlow {graph.tensorflow_version}"}  # fmt: skip
+    if (report := find_report(info.folder)) is not None:
+        fields["optimized"] = f"{report.precision}, from the model with SHA-256 {report.original}"
     rows = [
         (signature.name, direction, spec.name, spec.dtype, _shape(spec))
         for signature in graph.signatures

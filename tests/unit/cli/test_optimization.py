@@ -32,6 +32,12 @@ def test_optimize_and_run(cli: CommandLine, model: Path, tmp_path: Path, monkeyp
     assert found == {"folder": str(tmp_path / "result"), **json.loads(report.to_bytes())}
     assert (found["precision"], found["instructions"], found["given"]) == ("bfloat16", "avx512_bf16", ["x"])
     assert found["signatures"]["serving_default"]["scores"]["rows"] == 6
+    shown = cli.bare("model", "show", tmp_path / "result")
+    assert f"optimized   bfloat16, from the model with SHA-256 {report.original}\n" in shown.out
+    (as_json,) = cli.bare("model", "show", tmp_path / "result", "--json").json
+    assert as_json["optimization"] == {"original": report.original, "precision": "bfloat16"}
+    (of_original,) = cli.bare("model", "show", model, "--json").json
+    assert of_original["optimization"] is None
     # The embedded server's own loader runs each signature of the result.
     outcomes = cli.bare("model", "test", tmp_path / "result", "--json").json
     assert [outcome["ok"] for outcome in outcomes] == [True, True]
@@ -74,5 +80,3 @@ def test_inputs_of_the_command_line(cli: CommandLine, tmp_path: Path) -> None:
         assert "Use one of these inputs: x." in error["hint"]
     error = cli.bare("model", "optimize", tmp_path / "nowhere", tmp_path / "result", "--json").error
     assert error["code"] == "model.missing"
-
-
