@@ -53,3 +53,10 @@ EVIDENCE_PATH: Final = "/.well-known/sealserve/evidence"
 
 EVIDENCE_PARAMETER: Final = "nonce"
 """The query parameter with the nonce in base64url."""
+
+OPTIMIZATION_FILE: Final = "assets.extra/sealserve_optimization.json"
+"""The record of an optimization, in a SavedModel that `sealserve model optimize` wrote.
+
+``assets.extra`` is TensorFlow's folder for files of other programs (``tensorflow/cc/saved_model/constants.h``). The
+server skips passes of TensorFlow's graph optimizer that the optimization made.
+"""

@@ -109,6 +109,21 @@ class Cloud(StrEnum):
     AZURE_DCSV3 = "azure-dcsv3"
 
 
+class CpuFeature(StrEnum):
+    """A feature of processors that an enclave can require. The values are Gramine's names (``sgx.cpu_features``)."""
+
+    AVX = "avx"
+    AVX512 = "avx512"
+    AMX = "amx"
+
+
+class Precision(StrEnum):
+    """The precision in which an optimized model computes. Its inputs and outputs keep their types."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class ServerKind(StrEnum):
     """The model server inside the enclave."""
 

@@ -21,7 +21,8 @@ open(output, "w").write(text[len("{% raw %}"):-len("{% endraw %}\\n")])
 _SIGN = """
 import argparse, datetime, hashlib, tomllib, tomli_w
 from cryptography.hazmat.primitives import serialization
-from sealserve.sgx.sigstruct import PRODUCTION_ATTRIBUTES, Sigstruct
+from sealserve.sgx.report import Attributes
+from sealserve.sgx.sigstruct import ATTRIBUTE_MASK, PRODUCTION_ATTRIBUTES, Sigstruct, xfrm_of
 
 parser = argparse.ArgumentParser()
 for name in ("manifest", "output", "sigfile", "libpal", "date", "key"):
@@ -33,12 +34,14 @@ sgx = manifest["sgx"]
 sgx.setdefault("cpu_features", {"avx": "unspecified", "avx512": "unspecified", "amx": "unspecified",
                                 "mpx": "disabled", "pkru": "disabled"})
 CHANGE
+required = xfrm_of(name for name, value in sgx["cpu_features"].items() if value == "required")
 text = tomli_w.dumps(manifest).encode()
 open(given.output, "wb").write(text)
 key = serialization.load_pem_private_key(open(given.key, "rb").read(), password=None)
 sigstruct = Sigstruct.sign(mr_enclave=hashlib.sha256(text + open(given.libpal, "rb").read()).digest(), key=key,
     signed_on=datetime.date.fromisoformat(given.date), isv_prod_id=sgx["isvprodid"], isv_svn=sgx["isvsvn"],
-    attributes=PRODUCTION_ATTRIBUTES)
+    attributes=Attributes(flags=PRODUCTION_ATTRIBUTES.flags, xfrm=PRODUCTION_ATTRIBUTES.xfrm | required),
+    attribute_mask=Attributes(flags=ATTRIBUTE_MASK.flags, xfrm=ATTRIBUTE_MASK.xfrm | required))
 open(given.sigfile, "wb").write(sigstruct.to_bytes())
 """
 

@@ -12,15 +12,26 @@ from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Table, Text
 from sealserve.cli.verbs import Verbs
 from sealserve.errors import InputError, VerificationError
+from sealserve.model.optimization.instructions import Instructions
+from sealserve.terms import Precision
 
 with deferred:
     from sealserve.atomic_file import OutputExistsError
     from sealserve.cli.changing import owning
     from sealserve.cli.conversion import convert_again
+    from sealserve.cli.optimization import (
+        GeneratedInputs,
+        OptimizationChoice,
+        optimization_as_json,
+        optimization_as_text,
+        optimize_model,
+    )
     from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
     from sealserve.model.fetch import fetch as fetch_file
     from sealserve.model.half_plus_two import write_half_plus_two
     from sealserve.model.lint import LintedModel, lint
+    from sealserve.model.optimization.optimize import Thresholds
+    from sealserve.model.optimization.report import find_report
     from sealserve.model.resnet50 import build_frozen_graph
     from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
     from sealserve.owner import models
@@ -156,6 +167,57 @@ def lint_(
             )
 
 
+@app.command("optimize")
+def optimize_(
+    context: Context,
+    folder: Annotated[Path, typer.Argument(metavar="SAVEDMODEL", help="Folder of the original SavedModel")],
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the new SavedModel")],
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Precision of the computation", show_default="the faster precision on the processor"),
+    ] = None,
+    processor: Annotated[
+        Instructions | None,
+        typer.Option(help="Instructions of the processor that will serve", show_default="this machine's"),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="Input for the comparison: NAME=@FILE (.npy, .npz, .json) or NAME=JSON; repeat for each input",
+            show_default="generated values",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of generated inputs")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows in generated inputs")] = 64,
+    min_top1: Annotated[
+        float, typer.Option(min=0, max=1, help="Minimum share of rows with the same highest class or the same value")
+    ] = 0.99,
+    min_top5: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Minimum share of the five highest classes in common")
+    ] = None,
+    max_difference: Annotated[
+        float | None, typer.Option(min=0, help="Maximum absolute difference of a number in an output")
+    ] = None,
+    tags: Tags = "serve",
+) -> None:
+    """Write a faster form of a SavedModel, and compare its outputs with the original's.
+
+    The names, types and shapes of inputs and outputs stay the same. The output folder appears only if the outputs
+    agree.
+    """
+    report = optimize_model(
+        folder,
+        destination,
+        choice=OptimizationChoice(precision=precision, processor=processor, inputs=inputs or (), tags=_tags(tags)),
+        generated=GeneratedInputs(seed=seed, rows=rows),
+        thresholds=Thresholds(top1=min_top1, top5=min_top5, difference=max_difference),
+    )
+    context.show(optimization_as_json(destination, report), *optimization_as_text(destination, report))
+
+
 @app.command("test")
 def try_signatures(
     context: Context,
@@ -243,12 +305,13 @@ def _tags(text: str) -> list[str]:
 
 
 def _as_json(info: SavedModelInfo) -> dict[str, Any]:
-    graph = info.serving_graph
+    graph, report = info.serving_graph, find_report(info.folder)
     return {
         "folder": str(info.folder),
         "files": info.files,
         "size": info.size,
         "tensorflow_version": graph.tensorflow_version,
+        "optimization": None if report is None else {"original": report.original, "precision": report.precision},
         "signatures": {
             signature.name: {
                 "method": signature.method,
@@ -264,6 +327,8 @@ def _text(info: SavedModelInfo) -> tuple[Text, Text]:
     graph = info.serving_graph
     fields = {"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
               "written by": f"TensorFlow {graph.tensorflow_version}"}  # fmt: skip
+    if (report := find_report(info.folder)) is not None:
+        fields["optimized"] = f"{report.precision}, from the model with SHA-256 {report.original}"
     rows = [
         (signature.name, direction, spec.name, spec.dtype, _shape(spec))
         for signature in graph.signatures

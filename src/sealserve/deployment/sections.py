@@ -27,7 +27,9 @@ from sealserve.terms import (
     Approval,
     Cloud,
     CollateralUpdate,
+    CpuFeature,
     LogFormat,
+    Precision,
     ServerKind,
     TargetKind,
     TlsMode,
@@ -69,6 +71,19 @@ class ModelSection(Section):
     dangerous_operations: tuple[str, ...] = Field(
         default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
     )
+    optimize: Precision | None = Field(
+        default=None,
+        description='"float32" or "bfloat16": seal a faster form of the model with this precision; by default, seal '
+        "the model as it is",
+    )
+    optimize_inputs: FilePath | None = Field(
+        default=None,
+        description="inputs (.npz, by name) for the comparison of the faster form with the model; by default generated",
+    )
+    optimize_min_top1: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.99,
+        description="minimum share of rows with the same highest class in both; otherwise the faster form is rejected",
+    )
     signature: FilePath | None = Field(
         default=None,
         description="OpenSSF Model Signing signature of the model (default: model.sig in or beside the model's folder)",
@@ -102,6 +117,11 @@ class ModelSection(Section):
             raise ValueError(
                 "the signer is ambiguous or incomplete: set signer_key, or signer_ca and signer_identity, or "
                 "signer_identity and signer_issuer (optionally with signer_trust_file)"
+            )
+        if named and self.optimize is not None:
+            raise ValueError(
+                "optimize: the signature covers the original model, and not its faster form; run `sealserve model "
+                "optimize`, have the result signed, and set path to it"
             )
         return self
 
@@ -232,6 +252,11 @@ class EnclaveSection(Section):
     edmm: bool = Field(
         default=False,
         description="whether the enclave adds memory on demand (EDMM; requires SGX2 and Linux 6.0)",
+    )
+    required_cpu_features: tuple[CpuFeature, ...] = Field(
+        default=(),
+        description='"avx", "avx512", "amx": the enclave starts only on a processor with these features (measured); by '
+        "default, it uses each of them if the processor has it",
     )
     isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
         default=0, description="the product ID in the enclave's SIGSTRUCT (ISVPRODID)"

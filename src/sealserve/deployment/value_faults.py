@@ -26,6 +26,7 @@ TYPES: Final[Mapping[str, str]] = {
     "enum": "{expected}",
     "finite_number": _INTEGER,
     "float_parsing": "a number",
+    "float_type": "a number",
     "greater_than_equal": "a number of at least {ge}",
     "int_from_float": _INTEGER,
     "datetime_from_date_parsing": _TIME,

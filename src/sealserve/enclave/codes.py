@@ -16,6 +16,8 @@ class EnclaveCode(ErrorCode):
     ENCLAVE_INDEX_RELEASE = "enclave-index.release", VerificationError
     """The enclaves were built for a different release."""
 
+    CPU_FEATURE = "enclave.cpu-feature", UnavailableError
+    """The processor lacks a feature that the enclave requires (``enclave.required_cpu_features``)."""
     BROKER_CA = "enclave.broker-ca", InputError
     """The broker's CA certificate is not valid PEM, or the other enclaves of the release trust a different CA."""
     DEVICE = "enclave.device", VerificationError

@@ -195,8 +195,9 @@ def _run(arguments: Sequence[str], folder: Path, *descriptors: int) -> None:
 
 def _check_output(asked: EnclaveManifest, made: EnclaveManifest, name: str) -> None:
     """Compare the requested manifest with the tools' output. The tools may only add defaults."""
-    filled = made.sgx.model_copy(update={"cpu_features": None})
-    if made.model_copy(update={"sgx": filled}) != asked or made.sgx.cpu_features not in {None, CpuFeatures()}:
+    filled = made.sgx.model_copy(update={"cpu_features": asked.sgx.cpu_features})
+    defaults = {None, CpuFeatures()} if asked.sgx.cpu_features is None else {asked.sgx.cpu_features}
+    if made.model_copy(update={"sgx": filled}) != asked or made.sgx.cpu_features not in defaults:
         raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
             f"gramine-sgx-sign changed settings in the manifest of {name!r}, so the output is not used.",
             hint="Check that `gramine-sgx-sign` is the tool of Gramine 1.9 or later.",

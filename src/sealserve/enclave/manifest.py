@@ -7,7 +7,7 @@ types of all settings), ``tools/sgx/ra-tls/secret_prov.h`` (``SECRET_PROVISION_*
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME
 from sealserve.enclave.mount_places import is_plain
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.terms import CpuFeature
 
 SPEC_VERSION: Final = "Gramine 1.9, Documentation/manifest-syntax.rst"
 _FILE: Final = "file:"
@@ -136,13 +137,26 @@ class TrustedFile(_Table):
 
 
 class CpuFeatures(_Table):
-    """``[sgx.cpu_features]``, filled in by ``gramine-manifest``."""
+    """``[sgx.cpu_features]``, filled in by ``gramine-manifest`` unless the enclave requires a feature.
+
+    Gramine enables an unspecified feature if the processor has it.
+    """
 
     avx: Literal["unspecified", "disabled", "required"] = "unspecified"
     avx512: Literal["unspecified", "disabled", "required"] = "unspecified"
     amx: Literal["unspecified", "disabled", "required"] = "unspecified"
     mpx: Literal["disabled", "required"] = "disabled"
     pkru: Literal["disabled", "required"] = "disabled"
+
+    @classmethod
+    def requiring(cls, features: Collection[CpuFeature]) -> Self | None:
+        """Return the table for an enclave that requires ``features``, or None if it requires none."""
+        return cls.model_validate(dict.fromkeys(map(str, features), "required")) if features else None
+
+    @property
+    def required(self) -> tuple[CpuFeature, ...]:
+        """The features without which the enclave does not start."""
+        return tuple(feature for feature in CpuFeature if getattr(self, feature) == "required")
 
 
 class Sgx(_Table):

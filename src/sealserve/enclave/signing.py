@@ -36,7 +36,7 @@ from sealserve.enclave.server_flags import TLS_FOLDER
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import AttributeFlags, Attributes
-from sealserve.sgx.sigstruct import PRODUCTION_ATTRIBUTES, Sigstruct
+from sealserve.sgx.sigstruct import ATTRIBUTE_MASK, PRODUCTION_ATTRIBUTES, Sigstruct, xfrm_of
 
 __all__ = ["BuiltEnclave", "build_enclave", "measure_simulated", "resign", "verify_enclave_index"]
 
@@ -192,13 +192,15 @@ def _sign(
         LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so the host can read its memory", name)
         attributes = Attributes(flags=attributes.flags | AttributeFlags.DEBUG, xfrm=attributes.xfrm)
     settings = parse_manifest(manifest, name=name, dangerous=dangerous).sgx
+    required = 0 if settings.cpu_features is None else xfrm_of(settings.cpu_features.required)
     sigstruct = Sigstruct.sign(
         mr_enclave=measure_simulated(manifest, dangerous=dangerous),
         key=signing_key,
         signed_on=signed_on,
         isv_prod_id=settings.isvprodid,
         isv_svn=settings.isvsvn,
-        attributes=attributes,
+        attributes=Attributes(flags=attributes.flags, xfrm=attributes.xfrm | required),
+        attribute_mask=Attributes(flags=ATTRIBUTE_MASK.flags, xfrm=ATTRIBUTE_MASK.xfrm | required),
     )
     write_file(sigstruct_path(release, name), sigstruct.to_bytes())
     return sigstruct

@@ -29,6 +29,7 @@ from sealserve.enclave.environment import (
 )
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
+    CpuFeatures,
     EnclaveManifest,
     EncryptedMount,
     FileSystem,
@@ -48,7 +49,7 @@ from sealserve.enclave.server_command import GRAMINE_THREADS, PRIVATE_ROOT, SCRA
 from sealserve.enclave.server_files import LIBRARY_FOLDER, RUNTIME_FOLDER
 from sealserve.enclave.sizing import ARENAS, MEBIBYTE, STACK
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
-from sealserve.terms import PlatformKind
+from sealserve.terms import CpuFeature, PlatformKind
 
 DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
 DEFAULT_MAX_THREADS: Final = 80
@@ -73,6 +74,7 @@ class EnclaveSpec:
         max_threads: The maximum number of all threads.
         enclave_size: The size in bytes, a power of two of at least one MiB.
         edmm: Whether memory is added when it is used (requires a processor with SGX2, and Linux 6.0).
+        required_cpu_features: Features of the processor without which the enclave does not start.
         isv_prod_id: The product id, 16 bits.
         isv_svn: The security version, 16 bits.
         simulated: Whether the enclave is for the simulated platform.
@@ -90,6 +92,7 @@ class EnclaveSpec:
     max_threads: int = DEFAULT_MAX_THREADS
     enclave_size: int = DEFAULT_ENCLAVE_SIZE
     edmm: bool = False
+    required_cpu_features: tuple[CpuFeature, ...] = ()
     isv_prod_id: int = 0
     isv_svn: int = 0
     simulated: bool
@@ -190,6 +193,7 @@ def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifes
             max_threads=spec.max_threads,
             isvprodid=spec.isv_prod_id,
             isvsvn=spec.isv_svn,
+            cpu_features=CpuFeatures.requiring(spec.required_cpu_features),
             trusted_files=[
                 TrustedFile(uri=ca_uri, sha256=broker_ca_sha256),
                 *(TrustedFile(uri=f"file:{path}", sha256=trusted[path]) for path in sorted(trusted)),

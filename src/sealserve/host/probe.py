@@ -93,7 +93,7 @@ def gather(*, root: Path = ROOT, ask: Ask | None = None) -> HostFacts:
     return HostFacts(
         system=_system(root),
         kernel=_text(root / "proc/sys/kernel/osrelease").strip(),
-        processor=_processor(root),
+        processor=read_processor(root=root),
         cpuid=_cpuid(root / "dev/cpu/0/cpuid"),
         fsgsbase=_fsgsbase(root / "proc/self/auxv"),
         enclave_device=_device(root, ENCLAVE_DEVICE),
@@ -131,7 +131,8 @@ def _system(root: Path) -> str:
     return found[1] if found else ""
 
 
-def _processor(root: Path) -> Processor:
+def read_processor(*, root: Path = ROOT) -> Processor:
+    """Return the first processor of this machine. The fields are empty if they cannot be read."""
     text = _text(root / "proc/cpuinfo").partition("\n\n")[0]
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
     return Processor(model=fields.get("model name", ""), flags=frozenset(fields.get("flags", "").split()))

@@ -22,6 +22,8 @@ class ModelCode(ErrorCode):
     FETCH_UNREACHABLE = "fetch.unreachable", UnavailableError
     """The server cannot be reached, or the connection broke."""
 
+    ALREADY_OPTIMIZED = "model.already-optimized", InputError
+    """The SavedModel is the result of an optimization, so its original cannot be recorded."""
     AMBIGUOUS = "model.ambiguous", InputError
     """The SavedModel is ambiguous: two readers could see different models."""
     ASSET_NAME = "model.asset-name", InputError
@@ -36,12 +38,24 @@ class ModelCode(ErrorCode):
     """The SavedModel does not contain a graph with the requested tags."""
     NO_SIGNATURE = "model.no-signature", InputError
     """The inputs and outputs of the model are unknown: it has no signature, or they were not given."""
+    NOTHING_TO_OPTIMIZE = "model.nothing-to-optimize", InputError
+    """The optimization would not change the model, or no operation of the model can compute in bfloat16."""
     NOT_A_GRAPH = "model.not-a-graph", InputError
     """The file is not a GraphDef in binary form (a frozen graph)."""
     NOT_A_SAVED_MODEL = "model.not-a-saved-model", InputError
     """The folder is not a SavedModel in the supported binary form."""
     NOT_FROZEN = "model.not-frozen", InputError
     """The graph is not frozen: it has variables whose values are not in the file."""
+    NOT_OPTIMIZABLE = "model.not-optimizable", InputError
+    """The model cannot be optimized: TensorFlow fails, it is too large, or it has operations that the lint rejects."""
+    OPTIMIZATION_DIFFERS = "model.optimization-differs", VerificationError
+    """The outputs of the optimized model agree less with the original's than the thresholds require."""
+    OPTIMIZATION_INPUTS = "model.optimization-inputs", InputError
+    """The inputs for the comparison of an optimized model cannot be read, or do not fit the model."""
+    OPTIMIZATION_RECORD = "model.optimization-record", InputError
+    """The record of an optimization in a SavedModel is damaged, or a newer version of sealserve wrote it."""
+    OPTIMIZATION_UNPROVEN = "model.optimization-unproven", InputError
+    """No output could be compared, for example because an input is text and no value was given."""
     REFUSED = "model.refused", InputError
     """TensorFlow cannot load the graph."""
     TENSORFLOW_MISSING = "model.tensorflow-missing", UnavailableError

@@ -116,7 +116,7 @@ def import_model(
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
     check_source(source)
-    refuse_existing(folder)
+    refuse_existing_version(folder)
     kind = SourceKind.SAVED_MODEL if source.is_dir() else SourceKind.FROZEN_GRAPH
     if kind is SourceKind.SAVED_MODEL:
         tell("checking the SavedModel")
@@ -148,7 +148,7 @@ def import_model(
     return ImportedModel(name=ModelName(name), version=version, folder=folder, source=kind, info=check_servable(folder))
 
 
-def refuse_existing(folder: Path) -> None:
+def refuse_existing_version(folder: Path) -> None:
     """Refuse to convert a model to a folder that exists.
 
     Raises:

@@ -52,7 +52,7 @@ def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
         InputError: `model.asset-name`: An asset is not a plain file name.
         InputError: `model.ambiguous`: Two assets feed the same tensor.
     """
-    feeds = dict.fromkeys(_asset_tensors(graph), FedFile.ASSET)
+    feeds = dict.fromkeys(asset_tensors(graph), FedFile.ASSET)
     saver = graph.saver_def
     restore = LoadingRun(
         targets=(saver.restore_op_name,), feeds={**feeds, tensor_name(saver.filename_tensor_name): FedFile.VARIABLES}
@@ -112,7 +112,13 @@ def _initialisers(graph: pb.MetaGraphDef) -> Iterator[str]:
             yield from graph.collection_def[key].node_list.value
 
 
-def _asset_tensors(graph: pb.MetaGraphDef) -> list[str]:
+def asset_tensors(graph: pb.MetaGraphDef) -> list[str]:
+    """Return the tensors to which the loader feeds the paths of the assets.
+
+    Raises:
+        InputError: `model.asset-name`: An asset is not a plain file name.
+        InputError: `model.ambiguous`: Two assets feed the same tensor.
+    """
     asset_files(graph)
     names = [tensor_name(asset.tensor_info.name) for asset in _assets(graph)]
     repeated = [name for name, count in Counter(names).items() if count > 1]

@@ -71,17 +71,22 @@ class MetaGraph:
         tensorflow_version: The version of TensorFlow that wrote it.
         signatures: Its signatures, sorted by name.
         operations: The names of the operations in it and in its functions, sorted.
+        restores: Whether loading restores variables from the ``variables`` folder.
     """
 
     tags: tuple[str, ...]
     tensorflow_version: str
     signatures: tuple[SavedSignature, ...]
     operations: tuple[str, ...]
+    restores: bool
 
     @property
     def has_variables(self) -> bool:
-        """Whether the graph needs the ``variables`` folder."""
-        return not VARIABLE_OPERATIONS.isdisjoint(self.operations)
+        """Whether the graph needs the ``variables`` folder.
+
+        A graph without an operation that restores them can have variables, which its initializer sets.
+        """
+        return self.restores and not VARIABLE_OPERATIONS.isdisjoint(self.operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +278,7 @@ def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
         tensorflow_version=message.meta_info_def.tensorflow_version,
         signatures=tuple(signatures),
         operations=tuple(sorted(operations)),
+        restores=bool(message.saver_def.restore_op_name),
     )
 
 

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+from importlib.util import find_spec
 from typing import Any
 
+from sealserve.errors import SealserveError
 from sealserve.model.codes import ModelCode
 
 
@@ -19,7 +21,23 @@ def import_tensorflow() -> Any:
     try:
         return importlib.import_module("tensorflow")
     except ImportError as error:
-        raise ModelCode.TENSORFLOW_MISSING.error(
-            f"TensorFlow cannot be imported: {error}.",
-            hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout.",
-        ) from error
+        raise _missing(f"TensorFlow cannot be imported: {error}.") from error
+
+
+def require_tensorflow(purpose: str) -> None:
+    """Check that TensorFlow is installed, without importing it. A separate process will import it.
+
+    Args:
+        purpose: What needs TensorFlow, as the beginning of the error message: "The model cannot be run".
+
+    Raises:
+        UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
+    """
+    if find_spec("tensorflow") is None:
+        raise _missing(f"{purpose}: TensorFlow is not installed.")
+
+
+def _missing(message: str) -> SealserveError:
+    return ModelCode.TENSORFLOW_MISSING.error(
+        message, hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout."
+    )

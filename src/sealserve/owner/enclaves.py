@@ -134,6 +134,7 @@ def specify_all(
             max_threads=threads_of(deployment).all,
             enclave_size=explain_size(deployment, verified, inventory).size,
             edmm=deployment.enclave.edmm,
+            required_cpu_features=deployment.enclave.required_cpu_features,
             isv_prod_id=deployment.enclave.isv_prod_id,
             isv_svn=deployment.enclave.isv_svn,
             simulated=simulated,

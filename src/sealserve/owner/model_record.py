@@ -19,6 +19,7 @@ from sealserve.canonical_document import canonical_json
 from sealserve.deployment import ModelSection
 from sealserve.errors import SealserveError
 from sealserve.regular_file import read_regular
+from sealserve.terms import Precision
 from sealserve.workspace import Workspace
 
 CHANGED: Final = "changed"
@@ -40,6 +41,22 @@ class ModelDigests:
     content: str | None = None
 
 
+class OptimizationSettings(BaseModel):
+    """The settings of a model's optimization.
+
+    Attributes:
+        precision: The setting ``model.optimize``.
+        inputs: SHA-256 of the file ``model.optimize_inputs``, or None if the inputs were generated.
+        min_top1: The setting ``model.optimize_min_top1``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Precision
+    inputs: _Sha256 | None
+    min_top1: float
+
+
 class ModelRecord(BaseModel):
     """The record of a model's conversion.
 
@@ -53,6 +70,7 @@ class ModelRecord(BaseModel):
         tags: The setting ``model.tags`` of the conversion.
         keep_frozen: Whether large constants stayed constants.
         warm_up: The setting ``model.warm_up`` of the conversion.
+        optimization: The settings of the optimization, or None if the model was not optimized.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +85,19 @@ class ModelRecord(BaseModel):
     tags: tuple[str, ...]
     keep_frozen: bool
     warm_up: bool = False
+    optimization: OptimizationSettings | None = None
+
+
+def optimization_of(model: ModelSection) -> OptimizationSettings | None:
+    """Return the settings with which a model is optimized now, or None."""
+    if model.optimize is None:
+        return None
+    inputs = model.optimize_inputs
+    return OptimizationSettings(
+        precision=model.optimize,
+        inputs=digest_of(inputs) if inputs is not None and inputs.is_file() else None,
+        min_top1=model.optimize_min_top1,
+    )
 
 
 def record(
@@ -92,6 +123,7 @@ def record(
         tags=model.tags,
         keep_frozen=keep_frozen,
         warm_up=model.warm_up,
+        optimization=optimization_of(model),
     )
     path = _place(workspace, model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,8 +203,9 @@ def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
     made = find_record(workspace, model)
     if made is None or model.path is None or not model.path.exists() or made.content != digest_of(folder):
         return False
-    settings = (made.inputs, made.outputs, made.tags, made.warm_up)
-    return settings != (model.inputs, model.outputs, model.tags, model.warm_up) or made.source != digest_of(model.path)
+    settings = (made.inputs, made.outputs, made.tags, made.optimization, made.warm_up)
+    described = (model.inputs, model.outputs, model.tags, optimization_of(model), model.warm_up)
+    return settings != described or made.source != digest_of(model.path)
 
 
 def digest_of(path: Path) -> str:

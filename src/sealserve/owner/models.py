@@ -3,18 +3,24 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace as replace_fields
 from pathlib import Path
+from typing import Final
 
 from sealserve.deployment import ModelSection
+from sealserve.host.probe import read_processor
 from sealserve.model.codes import ModelCode
-from sealserve.model.convert import ImportedModel, import_model, refuse_existing
+from sealserve.model.convert import ImportedModel, import_model, refuse_existing_version
 from sealserve.model.lint import LintedModel, lint
+from sealserve.model.optimization.instructions import Instructions
+from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
 from sealserve.owner.warm_up import add_warm_up
-from sealserve.terms import ServerKind
+from sealserve.terms import Precision, ServerKind
 from sealserve.whole_folder import Staging, staging
 from sealserve.workspace import Workspace
+
+_OPTIMIZED: Final = "optimized"
 
 
 def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
@@ -60,7 +66,7 @@ def bring_in(
         InputError: `model.no-path`: ``model.path`` is not set.
         InputError: `model.missing`: ``model.path`` does not exist.
         InputError: `model.source-changed`: The source changed during the conversion.
-        SealserveError: As `sealserve.model.convert.import_model`.
+        SealserveError: As `sealserve.model.convert.import_model` and `sealserve.model.optimization.optimize.optimize`.
     """
     if model.path is None:
         raise OwnerCode.MODEL_NO_PATH.error(
@@ -78,7 +84,7 @@ def bring_in(
     # 2. Convert beside the final place, so that an interrupted or refused conversion leaves nothing.
     destination = planned_folder(workspace, model)
     if not replace:
-        refuse_existing(destination)
+        refuse_existing_version(destination)
     with staging(workspace.owner.models, f"{model.name}-{model.version}") as staged:
         imported = import_model(
             model.path,
@@ -94,6 +100,8 @@ def bring_in(
         )
         if model.warm_up:
             add_warm_up(imported.folder, imported.info, name=model.name)
+        if model.optimize is not None:
+            imported = _optimized(model, model.optimize, imported, staged.folder / _OPTIMIZED, progress)
         if digest_of(model.path) != source:
             raise OwnerCode.MODEL_SOURCE_CHANGED.error(
                 f"The model {model.name} was not converted: {model.path} changed during the conversion.",
@@ -106,6 +114,27 @@ def bring_in(
         imported = replace_fields(imported, folder=destination, info=check_servable(destination))
     record(workspace, model, source=source, source_state=state, folder=imported.folder, keep_frozen=keep_frozen)
     return imported
+
+
+def _optimized(
+    model: ModelSection,
+    precision: Precision,
+    imported: ImportedModel,
+    folder: Path,
+    progress: Callable[[str], None] | None,
+) -> ImportedModel:
+    """Write the faster form of a converted model to ``folder``, and return it instead of the model."""
+    given = {} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)
+    optimize(
+        imported.folder,
+        folder,
+        precision=precision,
+        inputs=Inputs(given=given),
+        thresholds=Thresholds(top1=model.optimize_min_top1),
+        instructions=Instructions.of(read_processor().flags),
+        progress=progress,
+    )
+    return replace_fields(imported, folder=folder, info=check_servable(folder))
 
 
 def bring_in_again(

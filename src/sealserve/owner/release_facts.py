@@ -35,7 +35,8 @@ RELEASE_SETTINGS: Final = frozenset({
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
     "server.rest", "server.dangerous_owner_tls_key", "server.dangerous_shared_batches",
     # The enclave's manifest and SIGSTRUCT.
-    "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
+    "enclave.size", "enclave.edmm", "enclave.required_cpu_features", "enclave.isv_prod_id", "enclave.isv_svn",
+    "broker.address", "broker.port",
     # The policy that the broker stores with a release.
     "tcb.preset", "tcb.policy_file", "broker.approval",
 })  # fmt: skip
@@ -51,6 +52,9 @@ SIGNER_SETTINGS: Final = frozenset({
 
 PREPARATION_SETTINGS: Final = frozenset({"warm_up"})
 """Settings of a model's preparation. They are facts only if they are set."""
+
+OPTIMIZATION_SETTINGS: Final = frozenset({"optimize", "optimize_inputs", "optimize_min_top1"})
+"""Settings of a model's optimization. They are facts only if the model is optimized."""
 
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
@@ -172,8 +176,11 @@ def _setting(deployment: Deployment, key: str) -> str:
 def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
     key = model_key(model.name, model.version)
     facts = {key: "served"} | {f"{key}.{name}": _text(getattr(model, name)) for name in MODEL_SETTINGS}
-    for name in SIGNER_SETTINGS | PREPARATION_SETTINGS:
-        if (value := getattr(model, name)) not in {None, False}:
+    named = SIGNER_SETTINGS | (OPTIMIZATION_SETTINGS if model.optimize is not None else frozenset())
+    if model.warm_up:
+        named |= PREPARATION_SETTINGS
+    for name in named:
+        if (value := getattr(model, name)) is not None:
             facts[f"{key}.{name}"] = _file_digest(value) if isinstance(value, Path) else _text(value)
     if digests.source is not None:
         facts[f"{key}{SOURCE}"] = digests.source

@@ -4,8 +4,10 @@ Source: Intel SDM volume 3D, "Enclave Signature Structure (SIGSTRUCT)", and EINI
 ``pal/src/host/linux-sgx/sgx_arch.h`` (``sgx_sigstruct_t``, the masks) and ``python/graminelibos/sigstruct.py``.
 """
 
+import functools
 import hashlib
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import AttributeFlags, Attributes, MrEnclave, MrSigner
 from sealserve.sgx.signing_key import KEY_BITS, KEY_EXPONENT, check_signing_key
+from sealserve.terms import CpuFeature
 
 SPEC_VERSION: Final = "Intel SDM volume 3D, SIGSTRUCT; Gramine 1.9, sgx_arch.h"
 SIGSTRUCT_SIZE: Final = 1808
@@ -61,7 +64,19 @@ _BYTES: Final = frozenset({"isv_family_id", "isv_ext_prod_id"})
 # EINIT compares all flags, and all bits of XFRM except AVX, AVX-512 and AMX (Gramine 1.9, SGX_*_MASK_CONST).
 ATTRIBUTE_MASK: Final = Attributes(flags=0xFFFF_FFFF_FFFF_FFFF, xfrm=0xFFFF_FFFF_FFF9_FF1B)
 PRODUCTION_ATTRIBUTES: Final = Attributes(flags=AttributeFlags.MODE64BIT, xfrm=0x3)
+_XFRM: Final = {CpuFeature.AVX: 0x4, CpuFeature.AVX512: 0xE0, CpuFeature.AMX: 0x6_0000}
+"""Bits of XFRM by feature (Intel SDM volume 1, "XCR0"; Gramine 1.9, ``SGX_XFRM_*``)."""
 MISC_MASK: Final = 0xFFFF_FFFF
+
+
+def xfrm_of(features: Iterable[CpuFeature]) -> int:
+    """Return the bits of XFRM for features of the processor."""
+    return functools.reduce(operator.or_, (_XFRM[feature] for feature in features), 0)
+
+
+def features_of(xfrm: int) -> tuple[CpuFeature, ...]:
+    """Return the features of the processor whose bits are all in ``xfrm``."""
+    return tuple(feature for feature, bits in _XFRM.items() if xfrm & bits == bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +263,14 @@ class Sigstruct:
         signature = int.from_bytes(raw, "big")
         q1, q2 = _quotients(signature, unsigned.modulus)
         return replace(unsigned, signature=signature, q1=q1, q2=q2)
+
+    def missing_features(self, platform_xfrm: int) -> tuple[CpuFeature, ...]:
+        """Return the features that the enclave requires and the platform lacks. EINIT then fails.
+
+        Args:
+            platform_xfrm: The extended processor state that the platform supports, as in XCR0.
+        """
+        return features_of(self.attributes.xfrm & self.attribute_mask.xfrm & ~platform_xfrm)
 
     def launch_attributes(self, platform_xfrm: int) -> Attributes:
         """Return the attributes in a report of this enclave after EINIT has succeeded.

@@ -34,6 +34,7 @@ RAN_IN_E2E = {"demo", "up", "bench", "broker run", "simulated pcs", "simulated p
 SLOW = {
     "model make-example",
     "model test",
+    "model optimize",
     "image build",
     "image push",
     "enclave inventory",

@@ -11,6 +11,7 @@ from sealserve.cli.codes import CliCode
 from sealserve.cli.trial import signatures
 from sealserve.cli.trial.signatures import Choice, run_signatures
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model import tensorflow_import
 from sealserve.model.codes import ModelCode
 
 PROGRAMS = {
@@ -38,7 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> N
     script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")
     script.chmod(0o755)
     monkeypatch.setattr(signatures, "PYTHON", str(script))
-    monkeypatch.setattr(signatures, "find_spec", lambda _name: True)
+    monkeypatch.setattr(tensorflow_import, "find_spec", lambda _name: True)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
 
 
 def test_without_tensorflow_there_is_one_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "find_spec", lambda _name: None)
+    monkeypatch.setattr(tensorflow_import, "find_spec", lambda _name: None)
     with raises(ModelCode.TENSORFLOW_MISSING, match="The model cannot be run: TensorFlow is not installed"):
         run_signatures(model, Choice(), tell=print)
 

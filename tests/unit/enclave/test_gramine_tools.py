@@ -20,6 +20,7 @@ from sealserve.enclave.measurement import load_enclave, sigstruct_path
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import SealserveError
 from sealserve.sealing.release import Release
+from sealserve.terms import CpuFeature
 
 LIBPAL = b"loader"
 FOLDER = "/usr/lib/x86_64-linux-gnu/gramine"
@@ -77,6 +78,30 @@ def test_an_enclave_for_sgx_is_built_by_gramines_tools(
     assert manifest.model_copy(update={"sgx": asked.sgx}) == asked
     assert verify_enclave_index(release.folder, index_key.public_key())[0].mr_enclave == built.mr_enclave
     assert build_for_sgx().mr_enclave == built.mr_enclave
+
+
+def test_a_required_feature_of_the_processor_is_in_the_manifest_and_in_the_sigstruct(
+    build_for_sgx: Build, release: Release, on_path: Callable[..., None]
+) -> None:
+    on_path()
+    before = build_for_sgx()
+    assert before.attribute_mask.xfrm & 0x6_0000 == 0, "by default, an enclave starts with and without AMX"
+    built = build_for_sgx(required_cpu_features=(CpuFeature.AMX, CpuFeature.AVX512))
+    manifest = load_enclave(release.folder, "replica-0").manifest
+    assert manifest.sgx.cpu_features is not None
+    assert manifest.sgx.cpu_features.required == (CpuFeature.AVX512, CpuFeature.AMX)
+    assert built.attributes.xfrm == 0x3 | 0xE0 | 0x6_0000
+    assert built.attribute_mask.xfrm & 0x6_00E0 == 0x6_00E0
+    assert built.mr_enclave != before.mr_enclave, "the setting is measured"
+
+
+def test_tools_that_drop_a_required_feature_are_refused(
+    build_for_sgx: Build, release: Release, on_path: Callable[..., None]
+) -> None:
+    on_path(change="sgx['cpu_features']['amx'] = 'unspecified'")
+    with raises(EnclaveCode.GRAMINE_OTHER_OUTPUT, match="changed settings in the manifest"):
+        build_for_sgx(required_cpu_features=(CpuFeature.AMX,))
+    assert not sigstruct_path(release.folder, "replica-0").exists()
 
 
 def test_a_name_that_looks_like_a_template_stays_what_it_is(

@@ -40,6 +40,7 @@ def make_saved_model(tmp_path: Path) -> MakeSavedModel:
             meta_info_def=pb.MetaGraphDef.MetaInfoDef(tags=tags, tensorflow_version="2.21.0"),
             graph_def=pb.GraphDef(node=[pb.NodeDef(name="x", op="Placeholder"), pb.NodeDef(name="y", op=op)]),
         )
+        graph.saver_def.restore_op_name = "restore"
         if signature:
             found = graph.signature_def["serving_default"]
             found.method_name = "tensorflow/serving/predict"

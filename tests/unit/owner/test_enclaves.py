@@ -129,13 +129,14 @@ def test_gramine_direct_needs_gramine_in_the_inventory(tmp_path: Path, monkeypat
 
 
 def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> None:
-    chosen = {"size": "8G", "edmm": True, "isv_prod_id": 9, "isv_svn": 2}
+    chosen = {"size": "8G", "edmm": True, "isv_prod_id": 9, "isv_svn": 2, "required_cpu_features": ["avx512"]}
     site = make_site(tmp_path, enclave=chosen)
     site.import_model()
     site.certify()
     release = site.build_release()
     spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
     assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
+    assert spec.required_cpu_features == ("avx512",)
     assert spec.max_threads == 1 + 5 + 4 + 64 + 4  # TensorFlow, its pool of runs, requests, the rest, Gramine
 
 

@@ -35,6 +35,7 @@ from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.model_signature import MAX_SIGNATURE, SignedModel
 from sealserve.sealing.release import Release
 from sealserve.sealing.release_index import parse_index
+from sealserve.terms import Precision
 
 pytest.importorskip("model_signing", reason="model-signing is missing: `make setup` installs it")
 
@@ -365,6 +366,11 @@ def test_the_signer_is_the_identity_of_sigstore(
     assert found.signer == ModelSigner(
         method="sigstore", identity="alice@example.com", issuer="https://id.example.com"
     )  # fmt: skip
+
+
+def test_a_signed_model_is_not_optimized() -> None:
+    with pytest.raises(ValueError, match="the signature covers the original model, and not its faster form"):
+        ModelSection(name="m", signer_key=Path("key.pem"), optimize=Precision.FLOAT32)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -24,8 +23,8 @@ from sealserve.client.predict import Signature, TensorSpec
 from sealserve.client.tensors import TensorTypeError, to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
-from sealserve.model.codes import ModelCode
 from sealserve.model.saved_model import SERVE_TAGS, SavedSignature, check_servable
+from sealserve.model.tensorflow_import import require_tensorflow
 
 PYTHON: Final = sys.executable
 _ENDED: Final = "TensorFlow crashed or exited"
@@ -83,11 +82,7 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
         InputError: As `sealserve.model.saved_model.check_servable`.
     """
-    if find_spec("tensorflow") is None:
-        raise ModelCode.TENSORFLOW_MISSING.error(
-            "The model cannot be run: TensorFlow is not installed.",
-            hint="Run `pip install 'sealserve[server]'`, or `make setup` in a checkout.",
-        )
+    require_tensorflow("The model cannot be run")
     signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
     _check_choice(signatures, choice)
     found: dict[str, Outcome] = {}

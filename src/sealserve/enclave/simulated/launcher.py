@@ -165,6 +165,7 @@ def load_simulated(
     Raises:
         VerificationError: `enclave.not-simulated`: The enclave is for SGX.
         InputError: `enclave.place`: ``bundle`` is inside the manifest's private folder.
+        UnavailableError: `enclave.cpu-feature`: The enclave requires a feature that the simulated platform lacks.
         SealserveError: The errors of `load_enclave` and `check_trusted_files`.
     """
     LOGGER.warning("simulated enclave %s: simulation protects nothing from this machine's root", name)
@@ -182,6 +183,11 @@ def load_simulated(
             f"The release cannot be in {bundle}: the enclave mounts its private files at {manifest.private_root}, "
             "which would hide it.",
             hint=f"Move the release to a folder outside of {manifest.private_root}.",
+        )
+    if missing := sigstruct.missing_features(PLATFORM_XFRM):
+        raise EnclaveCode.CPU_FEATURE.error(
+            f"The enclave {name!r} cannot start: it requires {', '.join(missing)}, which the simulated platform lacks.",
+            hint="Remove the feature from enclave.required_cpu_features, or run the enclave on SGX.",
         )
     log_step(
         "measured",

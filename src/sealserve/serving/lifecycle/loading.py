@@ -18,11 +18,13 @@ from sealserve.serving.log import DescribesModelError
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
+from sealserve.serving.runtime.freed_memory import return_freed_memory
 from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
 from sealserve.serving.runtime.protos import ConfigProto
 from sealserve.serving.runtime.session import Runnable, Session
 from sealserve.serving.runtime.signature import Obstacle, Signature
 from sealserve.serving.servables import Servable
+from sealserve.serving_interface import OPTIMIZATION_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ class Loader:
                 tensorflow,
                 folder,
                 tags=self.options.saved_model_tags,
-                config=self.session_config,
+                config=self._session_config(folder),
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
                 concurrent_runs=self._concurrent_runs(),
@@ -166,7 +168,8 @@ class Loader:
         except BaseException:
             session.close()
             raise
-        # 5. Empty its files, which are in memory and no longer needed.
+        # 5. Free memory that only the load needed: the copies of its graph, and its files in memory.
+        return_freed_memory()
         if self.options.flags.empty_files_after_load:
             logger.info("emptied the files of %s, which freed %.1f MB of memory", folder, empty_files(folder) / 1e6)
         return servable
@@ -187,6 +190,20 @@ class Loader:
             raise RefusedModelError(folder, error) from error
         what = "the operations of" if loaded is None else "the loaded operations of"
         logger.info("checked %s %s in %.2f s", what, folder, time.monotonic() - started)
+
+    def _session_config(self, folder: Path) -> ConfigProto:
+        """Return TensorFlow's settings for a model.
+
+        For an optimized model, TensorFlow only merges operations into oneDNN's (``remap``). The other passes were made
+        before the model was sealed. They would need several times the memory of its constants, and seconds.
+        """
+        config = ConfigProto()
+        config.CopyFrom(self.session_config)
+        if (folder / OPTIMIZATION_FILE).is_file() and not config.graph_options.HasField("rewrite_options"):
+            rewriting = config.graph_options.rewrite_options
+            rewriting.optimizers.append("remap")
+            rewriting.meta_optimizer_iterations = rewriting.ONE
+        return config
 
     def _concurrent_runs(self) -> int:
         """Return the maximum number of concurrent runs: of requests, of batches, and of warm-up requests."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.bounded_work import bounded_outputs
+from sealserve.serving.runtime.freed_memory import return_freed_memory
 from sealserve.serving.runtime.guarded_copy import guarded_copy, original_names
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef, TensorInfo
@@ -119,6 +120,7 @@ class Session:
         self._bounded = set(self._places(bounded)) if inline else set()
         self._counted = set(self._places(counted))
         self._took: dict[_Key, float] = {}
+        self._prepared: set[_Key] = set()
         self._declared: dict[_Key, DeclaredShape] = {}
         for signature in signatures.values():
             for info in (*signature.inputs.values(), *signature.outputs.values()):
@@ -161,6 +163,9 @@ class Session:
         if config is not None:
             settings.CopyFrom(config)
         settings.device_count["GPU"] = 0
+        settings.experimental.disable_output_partition_graphs = (
+            True  # no caller reads them, and they have the constants
+        )
         settings.experimental.optimize_for_static_graph = False  # otherwise a copy with guards could not be added
         settings.intra_op_parallelism_threads = intra_op_threads
         settings.inter_op_parallelism_threads = inter_op_threads
@@ -290,11 +295,21 @@ class Session:
                 )
         except TensorFlowError as error:
             raise TensorFlowError(error.status, original_names(error.text)) from error
+        self._after_preparation(fetches)
         if key is not None:
             if len(self._took) >= _REMEMBERED:
                 self._took.clear()
             self._took[key] = time.monotonic() - started
         return [Tensor(library, handle) for handle in results]
+
+    def _after_preparation(self, fetches: Sequence[Endpoint]) -> None:
+        """Return memory to the system after the first run of an output. TensorFlow prepared its graph in this run."""
+        wanted = tuple([_key_of(end) for end in fetches])
+        if wanted not in self._prepared:
+            if len(self._prepared) >= _REMEMBERED:
+                self._prepared.clear()
+            self._prepared.add(wanted)
+            return_freed_memory()
 
     def _key(self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint]) -> _Key | None:
         """Return the key that determines the time of a run, or None if the inputs' values can affect the time."""

@@ -10,9 +10,11 @@ from tests.harness.errors import raises
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.signing import resign
-from sealserve.enclave.simulated.launcher import load_simulated
+from sealserve.enclave.simulated.launcher import PLATFORM_XFRM, load_simulated
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release
+from sealserve.sgx.reference_values import ReferenceValues
+from sealserve.terms import CpuFeature
 
 Change = Callable[[bytes, bytes], None]
 
@@ -60,6 +62,21 @@ def test_a_release_where_the_private_files_go_is_refused(release: Release, chang
         load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.place"
+
+
+def test_a_feature_that_the_simulated_platform_lacks(
+    release: Release, build: Callable[..., BuiltEnclave], make_spec: Callable[..., EnclaveSpec]
+) -> None:
+    build(make_spec(required_cpu_features=(CpuFeature.AVX512,)))
+    enclave = load_simulated(release.folder, "replica-0")
+    attributes = enclave.sigstruct.launch_attributes(PLATFORM_XFRM)
+    values = ReferenceValues.of_sigstruct(enclave.sigstruct)
+    assert (values.xfrm & 0xE0, values.xfrm_mask & 0xE0, attributes.xfrm & 0xE0) == (0xE0, 0xE0, 0xE0)
+
+    build(make_spec(required_cpu_features=(CpuFeature.AMX, CpuFeature.AVX)))
+    with raises(EnclaveCode.CPU_FEATURE, match="it requires amx, which the simulated platform lacks") as caught:
+        load_simulated(release.folder, "replica-0")
+    assert caught.value.code == "enclave.cpu-feature"
 
 
 def test_loading_is_logged_with_its_evidence(

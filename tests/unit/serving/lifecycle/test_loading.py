@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.harness.errors import raises
@@ -15,16 +16,16 @@ from sealserve.model import saved_model_pb2 as pb
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
-from sealserve.serving.lifecycle import versions
+from sealserve.serving.lifecycle import loading, versions
 from sealserve.serving.lifecycle.loading import Loader, LoadFailedError, RefusedModelError
 from sealserve.serving.lifecycle.warmup import WarmupError
 from sealserve.serving.log import text_for_log
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.runtime.libtensorflow import TensorFlowError
-from sealserve.serving.runtime.protos import PredictionLog
+from sealserve.serving.runtime.protos import ConfigProto, PredictionLog
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.servables import Servable
-from sealserve.serving_interface import WARMUP_REQUESTS
+from sealserve.serving_interface import OPTIMIZATION_FILE, WARMUP_REQUESTS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -220,3 +221,36 @@ def test_a_tensor_that_is_not_in_the_graph(servable: Servable) -> None:
         with pytest.raises(TensorFlowError) as caught:
             session.endpoint(name)
         assert "was not found in the Graph" in caught.value.text
+
+
+def test_an_optimized_model_is_only_merged_into_kernels(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other passes were made before. They would need several times the memory of the model's constants."""
+    configs = []
+    original = Session.load
+
+    def noting(*arguments: Any, **settings: Any) -> Session:
+        configs.append(settings["config"])
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(Session, "load", noting)
+    load(options(copy), None).session.close()
+    record = copy / "3" / OPTIMIZATION_FILE
+    record.parent.mkdir(exist_ok=True)
+    record.write_text("content that the server does not trust")
+    load(options(copy), None).session.close()
+    folder = copy / "3"
+    chosen = ConfigProto()
+    chosen.graph_options.rewrite_options.constant_folding = 2
+    Loader(options=options(copy), files=None, session_config=chosen).load("m", 3, folder).session.close()
+    plain, optimized, given = (config.graph_options.rewrite_options for config in configs)
+    assert not plain.optimizers
+    assert list(optimized.optimizers) == ["remap"]
+    assert not given.optimizers, "the owner's settings count"
+
+
+def test_freed_memory_is_returned_after_the_load(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+    monkeypatch.setattr(loading, "return_freed_memory", lambda: times.append("load"))
+    servable = load(options(models / "several"), None)
+    assert times == ["load"]
+    servable.session.close()

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sealserve.serving.runtime import freed_memory
 from sealserve.serving.runtime import session as module
+from sealserve.serving.runtime.freed_memory import return_freed_memory
 from sealserve.serving.runtime.libtensorflow import Buffer, TensorFlowError, library
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, TensorProto
 from sealserve.serving.runtime.session import Session
@@ -93,6 +95,26 @@ def test_what_is_remembered_is_bounded(inline: Session, monkeypatch: pytest.Monk
     for size in range(1, 8):
         assert runs.options([1.0] * size, timeout=60.0) == timed(60)
         assert len(inline._took) <= 2
+
+
+def test_memory_is_returned_after_the_first_run_of_an_output(inline: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    returned: list[None] = []
+    monkeypatch.setattr(module, "return_freed_memory", lambda: returned.append(None))
+    runs = Runs(inline, monkeypatch)
+    for expected, size, signature in ((1, 1, "serving_default"), (1, 2, "serving_default"), (2, 1, "number")):
+        runs.options([1.0] * size, timeout=60.0, signature=signature)
+        assert len(returned) == expected
+    monkeypatch.setattr(module, "_REMEMBERED", 2)
+    for _ in range(3):
+        runs.options([1.0], timeout=60.0)
+        assert len(inline._prepared) <= 2
+
+
+def test_another_c_library_has_no_such_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed_memory._malloc_trim.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    return_freed_memory()
+    freed_memory._malloc_trim.cache_clear()
 
 
 def test_no_run_has_more_time_than_the_limit(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

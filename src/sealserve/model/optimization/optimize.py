@@ -1,0 +1,305 @@
+"""Optimize a SavedModel for serving, and compare the result with the original before it is used."""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sealserve import __version__
+from sealserve.atomic_file import OutputExistsError
+from sealserve.model.codes import ModelCode
+from sealserve.model.lint import RefusedOperationError, lint
+from sealserve.model.optimization.order import Failure, Order
+from sealserve.model.optimization.report import Changes, Report, digest_of_model, find_report
+from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, SavedModelInfo, check_servable, plain_files
+from sealserve.model.source import SIGNATURE_FILE
+from sealserve.model.tensorflow_import import require_tensorflow
+from sealserve.serving_interface import OPTIMIZATION_FILE
+from sealserve.terms import Precision
+from sealserve.whole_folder import appearing
+
+_NOT_COPIED: Final = frozenset({SAVED_MODEL_FILE, "fingerprint.pb", "keras_metadata.pb", SIGNATURE_FILE})
+"""Files of the original that do not describe the result. A signature covers the original's files only."""
+PYTHON: Final = sys.executable
+_VARIABLES: Final = "variables"
+_NUMBERS: Final = "inputs.npz"
+_LARGEST_WEIGHTS: Final = 2**31 - 2**26
+"""Maximum size of the variables in bytes. In between, they are in one message of protobuf with 2 GiB at most."""
+_CODES: Final = {
+    Failure.UNCHANGED: ModelCode.NOTHING_TO_OPTIMIZE,
+    Failure.NOT_OPTIMIZABLE: ModelCode.NOT_OPTIMIZABLE,
+    Failure.UNPROVEN: ModelCode.OPTIMIZATION_UNPROVEN,
+}
+_HINTS: Final = {
+    Failure.UNCHANGED: "Serve the model as it is.",
+    Failure.NOT_OPTIMIZABLE: "Serve the model as it is, or export it again.",
+    Failure.UNPROVEN: "Give typical inputs: --input NAME=@FILE.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The smallest agreement with which a result is accepted. It applies to each output.
+
+    Args:
+        top1: Minimum share of rows with the same highest class, and of equal integers and texts.
+        top5: Minimum share of the five highest classes in common, or None.
+        difference: Maximum absolute difference of a number, or None.
+    """
+
+    top1: float = 0.99
+    top5: float | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The inputs for the comparison.
+
+    Args:
+        given: Arrays by the names of inputs. All other inputs are generated: floats from 0 to 1, integers 0 and 1.
+        seed: The seed of generated inputs.
+        rows: The number of rows of generated inputs, if the model leaves it open.
+        batch: The maximum number of rows of one run.
+    """
+
+    given: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    seed: int = 0
+    rows: int = 64
+    batch: int = 8
+
+
+def optimize(
+    source: Path,
+    destination: Path,
+    *,
+    precision: Precision,
+    tags: Sequence[str] = SERVE_TAGS,
+    inputs: Inputs | None = None,
+    thresholds: Thresholds | None = None,
+    instructions: str = "",
+    timeout: float = 3600.0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Write the optimized form of a SavedModel to a new folder. The folder appears only if the outputs agree.
+
+    Args:
+        source: The original SavedModel.
+        destination: The folder of the result.
+        precision: The precision of the result. Inputs and outputs keep their names, types and shapes.
+        tags: The tags of the graph that is served. The result has one graph with the tag ``serve``.
+        inputs: The inputs for the comparison.
+        thresholds: The smallest agreement that is accepted.
+        instructions: The widest instructions of this machine's processor, for the record.
+        timeout: Maximum time in seconds.
+        progress: Called at the start of each step.
+
+    Raises:
+        InputError: `model.already-optimized`: The model was optimized before.
+        InputError: `model.not-optimizable`: The model has operations that the lint rejects, TensorFlow fails, or the
+            model is too large.
+        InputError: `model.nothing-to-optimize`: The optimization would not change the model.
+        InputError: `model.optimization-unproven`: The outputs cannot be compared.
+        VerificationError: `model.optimization-differs`: The outputs agree less than ``thresholds`` require.
+        InputError: `model.optimization-inputs`: A given input does not exist in the model.
+        OutputExistsError: The destination already exists.
+        UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
+        InputError: As `sealserve.model.saved_model.check_servable`.
+    """
+    tell, chosen = progress or (lambda _: None), inputs or Inputs()
+    # 1. Check the model first, because the process runs it on this machine.
+    require_tensorflow("The model cannot be optimized")
+    before = check_servable(source, tags=tags)
+    if find_report(source) is not None:
+        raise ModelCode.ALREADY_OPTIMIZED.error(
+            f"{source} was already optimized: it contains {OPTIMIZATION_FILE}.",
+            hint="Optimize the original model, or serve this model without the setting model.optimize.",
+        )
+    try:
+        lint(source, tags=tags)
+    except RefusedOperationError as error:
+        raise ModelCode.NOT_OPTIMIZABLE.error(
+            f"{source} cannot be optimized, because effects of operations could get lost. {error.message}",
+            hint="Serve the model as it is, or export it without these operations.",
+        ) from error
+    _check_names(before, chosen)
+    weights = sum(file.stat().st_size for file in plain_files(source) if file.parent.name == _VARIABLES)
+    if weights > _LARGEST_WEIGHTS:
+        raise ModelCode.NOT_OPTIMIZABLE.error(
+            f"{source} cannot be optimized: expected at most {_LARGEST_WEIGHTS} bytes of variables, got {weights}.",
+            hint="Serve the model as it is.",
+        )
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise OutputExistsError(
+            f"{destination} cannot be created: it is inside the source {source}.", hint="Give a different destination."
+        )
+    with appearing(destination) as temporary:
+        # 2. Copy the assets, and everything else that does not describe the original's graph.
+        for file in plain_files(source):
+            path = file.relative_to(source)
+            if path.parts[0] not in {*_NOT_COPIED, _VARIABLES}:
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, temporary / path)
+        # 3. Optimize and compare in a separate process.
+        with _stored(chosen) as (numbers, texts):
+            order = Order(
+                folder=str(source.resolve()),
+                tags=list(tags),
+                destination=str(temporary.resolve()),
+                precision=precision,
+                seed=chosen.seed,
+                rows=chosen.rows,
+                batch=chosen.batch,
+                numbers=numbers,
+                strings=texts,
+            )
+            result = _run(order, source, timeout, tell)
+        # 4. The interface must be equal, and an enclave must accept the result.
+        tell("checking the result")
+        after = check_servable(temporary)
+        lint(temporary)
+        if after.serving_graph.signatures != before.serving_graph.signatures:
+            raise ModelCode.NOT_OPTIMIZABLE.error(
+                f"{source} cannot be optimized: its signatures would change.", hint="Report this error."
+            )
+        report = Report(
+            original=digest_of_model(source),
+            precision=precision,
+            sealserve=__version__,
+            tensorflow=result["tensorflow"],
+            instructions=instructions,
+            seed=chosen.seed,
+            given=tuple(sorted(chosen.given)),
+            changes=Changes(**result["changes"], bytes_before=before.size, bytes_after=after.size),
+            signatures=result["signatures"],
+            skipped=result["skipped"],
+        )
+        # 5. Accept the result only if the outputs agree.
+        _check(report, thresholds or Thresholds(), source)
+        record = temporary / OPTIMIZATION_FILE
+        record.parent.mkdir(exist_ok=True)
+        record.write_bytes(report.to_bytes())
+    return report
+
+
+def _check_names(model: SavedModelInfo, inputs: Inputs) -> None:
+    names = {spec.name for signature in model.serving_graph.signatures for spec in signature.inputs}
+    if unknown := sorted(set(inputs.given) - names):
+        raise ModelCode.OPTIMIZATION_INPUTS.error(
+            f"The inputs for the comparison do not fit the model: it has no input {unknown[0]!r}.",
+            hint=f"Use the names of its inputs: {', '.join(sorted(names))}.",
+        )
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays in a file (``.npz``) by name.
+
+    Raises:
+        InputError: `model.optimization-inputs`: The file does not exist, is not in this form, or contains objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise ModelCode.OPTIMIZATION_INPUTS.error(
+            f"The inputs for the comparison cannot be read from {path}: {error}.",
+            hint="Write them with numpy.savez(FILE, NAME=array). For text, use an array of bytes.",
+        ) from error
+
+
+def _check(report: Report, thresholds: Thresholds, source: Path) -> None:
+    """Compare the agreement of each output with the thresholds.
+
+    Raises:
+        VerificationError: `model.optimization-differs`.
+    """
+    for signature, output, found in report.agreements:
+        for what, value, limit, is_minimum in (
+            ("the same highest class or value", found.top1, thresholds.top1, True),
+            ("common classes among the highest five", found.top5, thresholds.top5, True),
+            ("maximum difference", found.max_difference, thresholds.difference, False),
+        ):
+            if value is None or limit is None or (value >= limit if is_minimum else value <= limit):
+                continue
+            raise ModelCode.OPTIMIZATION_DIFFERS.error(
+                f"The {report.precision} form of {source} is not accepted: the output {output!r} of {signature!r}: "
+                f"{what}: expected at {'least' if is_minimum else 'most'} {limit:g}, got {value:.6g} in {found.rows} "
+                "rows.",
+                hint="Compare with typical inputs (--input NAME=@FILE), choose float32, or change the threshold.",
+            )
+
+
+@contextlib.contextmanager
+def _stored(inputs: Inputs) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts."""
+    numbers = {name: array for name, array in inputs.given.items() if array.dtype.kind not in "OSU"}
+    texts = {name: _text(array) for name, array in inputs.given.items() if name not in numbers}
+    with tempfile.TemporaryDirectory(prefix="sealserve-") as private:
+        if numbers:
+            np.savez(Path(private, _NUMBERS), **numbers)  # type: ignore[arg-type]  # numpy declares its own keywords
+        yield str(Path(private, _NUMBERS)) if numbers else None, texts
+
+
+def _run(order: Order, source: Path, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the process, and return its result. An error names the model as ``source``."""
+    message = _answer(order, timeout, tell)
+    if "done" in message:
+        return cast("dict[str, Any]", message["done"])
+    failure = Failure(message["failed"])
+    what = "cannot be compared with its original" if failure is Failure.UNPROVEN else "cannot be optimized"
+    raise _CODES[failure].error(f"{source} {what}: {message['text'].rstrip('.')}.", hint=_HINTS[failure])
+
+
+def _answer(order: Order, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Start the process, and return its last message."""
+    noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
+    last: dict[str, Any] = {}
+    with subprocess.Popen(
+        [PYTHON, "-m", "sealserve.model.optimization.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=noise,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        text=True,
+    ) as process:
+        watch = threading.Timer(timeout, process.kill)
+        watch.start()
+        try:
+            with contextlib.suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
+                stream.write(json.dumps(asdict(order)))
+            for line in cast("IO[str]", process.stdout):
+                last = json.loads(line)
+                if "step" in last:
+                    tell(last["step"])
+            status = process.wait()
+        finally:
+            ended = watch.finished.is_set()
+            watch.cancel()
+            process.kill()
+    if "step" in last or not last:
+        reason = f"no result in {timeout:g} seconds" if ended else f"TensorFlow ended the process ({_ending(status)})"
+        return {"failed": Failure.NOT_OPTIMIZABLE, "text": f"{last.get('step', 'starting')}: {reason}"}
+    return last
+
+
+def _text(array: npt.NDArray[Any]) -> dict[str, Any]:
+    values = [value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1)]
+    return {"shape": list(array.shape), "values": [base64.b64encode(value).decode() for value in values]}
+
+
+def _ending(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
