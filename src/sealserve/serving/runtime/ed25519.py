@@ -1,6 +1,6 @@
 """Ed25519 signatures by BoringSSL, which TensorFlow's library contains.
 
-In a busy server, a receipt takes 30 to 40 us less than with the package ``cryptography`` (docs/decisions/0153). The
+In a busy server, a receipt takes about 30 us less than with the package ``cryptography`` (docs/decisions/0153). The
 enclave already trusts the library. Ed25519 is deterministic, so both create the same signatures.
 
 TensorFlow exports the function, but does not document it. So `find_signer` compares a signature before it uses the
