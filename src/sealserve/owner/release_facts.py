@@ -28,8 +28,8 @@ from sealserve.workspace import Workspace
 
 RELEASE_SETTINGS: Final = frozenset({
     "platform",
-    # The certificate of the service, and how its server checks users.
-    "service.name", "service.tls", "service.tls_certificate_file", "service.tls_key_file", "service.tls_root_file",
+    # The certificate of the service, and how its server checks users. The certificate names its private key.
+    "service.name", "service.tls", "service.tls_certificate_file",
     # The server's configuration files and its command line.
     "server.kind", "server.threads", "server.max_connection_age_seconds", "server.min_ping_seconds",
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",

@@ -23,7 +23,7 @@ from sealserve.owner.release_facts import (
 from sealserve.sealing.release import verify_release
 
 APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
-    "service": "client_name port rest_port listen",
+    "service": "client_name port rest_port listen tls_key_file tls_root_file",
     "broker": "name reached_at listen drain_minutes collateral_url collateral_ca_file collateral_update metrics_port "
     "admin_port admin_listen instance processes log_format certificate_hours",
     "database": "url password_file ca_file dangerous_unverified_server",
