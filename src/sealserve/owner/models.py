@@ -21,7 +21,8 @@ from sealserve.terms import Precision, ServerKind
 from sealserve.whole_folder import Staging, refuse_existing, staging
 from sealserve.workspace import Workspace
 
-_OPTIMIZED: Final = "optimized"
+_OPTIMIZED: Final = ".optimized"
+"""Folder for the faster form, beside the converted model, whose name never begins with a dot."""
 
 
 def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
@@ -103,7 +104,9 @@ def bring_in(
             progress=progress,
         )
         if staged is not None and model.optimize is not None:
-            imported = _optimized(model, model.optimize, imported, staged.folder / _OPTIMIZED, progress)
+            imported = _optimized(
+                model, model.optimize, imported, staged.folder / _OPTIMIZED / str(model.version), progress
+            )
         if digest_of(model.path) != source:
             if staged is None:
                 shutil.rmtree(imported.folder)

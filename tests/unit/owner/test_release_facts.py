@@ -12,7 +12,13 @@ from sealserve.deployment.section import Section, fields_of, section_of
 from sealserve.owner import enclaves, models, provisioning
 from sealserve.owner.drift import facts_now
 from sealserve.owner.owner import Owner
-from sealserve.owner.release_facts import MODEL_SETTINGS, RELEASE_SETTINGS, SIGNER_SETTINGS, default_of
+from sealserve.owner.release_facts import (
+    MODEL_SETTINGS,
+    OPTIMIZATION_SETTINGS,
+    RELEASE_SETTINGS,
+    SIGNER_SETTINGS,
+    default_of,
+)
 from sealserve.sealing.release import verify_release
 
 APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
@@ -65,7 +71,7 @@ def keys_of(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 def test_each_key_of_a_deployment_is_classified_once() -> None:
     direct = {f"{section}.{name}" for section, names in APPLIED_DIRECTLY.items() for name in names.split()}
-    of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | MODEL_IDENTITY}
+    of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | OPTIMIZATION_SETTINGS | MODEL_IDENTITY}
     classified = [*direct, *RELEASE_SETTINGS, *of_models]
     assert sorted(classified) == sorted(keys_of(Deployment))
 
@@ -116,7 +122,7 @@ def test_what_is_sealed_measured_or_appraised_needs_a_new_release(tmp_path: Path
     site.build_enclave(release)
     provisioning.register(site.workspace, site.deployment, verified, now=site.now)
     enclaves.explain_size(site.deployment, verified, None)
-    of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | MODEL_IDENTITY}
+    of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | OPTIMIZATION_SETTINGS | MODEL_IDENTITY}
     assert read - RELEASE_SETTINGS - of_models == NOT_SEALED | STATED
     assert read >= RELEASE_SETTINGS
 
@@ -125,7 +131,8 @@ def test_the_settings_of_a_conversion_need_a_new_release(tmp_path: Path, reads: 
     site = make_site(tmp_path / "site")
     read = reads(site.deployment)
     models.bring_in(site.workspace, site.deployment.model)
-    assert read <= {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | MODEL_IDENTITY}
+    of_models = {f"model.{name}" for name in MODEL_SETTINGS | SIGNER_SETTINGS | OPTIMIZATION_SETTINGS | MODEL_IDENTITY}
+    assert read <= of_models
 
 
 def test_no_secret_and_no_place_of_one_is_a_fact(site: Site) -> None:
