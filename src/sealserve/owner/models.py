@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.deployment import ModelSection
-from sealserve.host.probe import read_processor
+from sealserve.host.processor import read_processor
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
