@@ -29,7 +29,7 @@ from memory import SHARED_MEMORY, resident, size
 from model_servers import HERE, NAME, start_ours
 from serving import predict_request, save_half_plus_two, save_resnet50
 
-from sealserve.host.probe import read_processor
+from sealserve.host.processor import read_processor
 from sealserve.model.optimization.instructions import Instructions
 from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize
 from sealserve.model.resnet50 import INPUT

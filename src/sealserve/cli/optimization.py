@@ -12,7 +12,7 @@ from sealserve.cli.generated_input import TensorInputError
 from sealserve.cli.output import Table, Text
 from sealserve.cli.tensor_input import read_inputs
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.host.probe import read_processor
+from sealserve.host.processor import read_processor
 from sealserve.model.optimization.instructions import Instructions
 from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize
 from sealserve.model.optimization.report import Report

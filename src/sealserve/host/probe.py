@@ -40,8 +40,8 @@ from sealserve.host.facts import (
     Gramine,
     HostFacts,
     Pccs,
-    Processor,
 )
+from sealserve.host.processor import read_processor
 from sealserve.host.qcnl import QcnlError
 from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
@@ -129,13 +129,6 @@ def _is_there(path: Path) -> bool:
 def _system(root: Path) -> str:
     found = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root / "etc/os-release"), re.MULTILINE)
     return found[1] if found else ""
-
-
-def read_processor(*, root: Path = ROOT) -> Processor:
-    """Return the first processor of this machine. The fields are empty if they cannot be read."""
-    text = _text(root / "proc/cpuinfo").partition("\n\n")[0]
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
-    return Processor(model=fields.get("model name", ""), flags=frozenset(fields.get("flags", "").split()))
 
 
 def _cpuid(device: Path) -> SgxSupport | None:

@@ -28,7 +28,7 @@ def require_tensorflow(purpose: str) -> None:
     """Check that TensorFlow is installed, without importing it. A separate process will import it.
 
     Args:
-        purpose: What needs TensorFlow, as the beginning of the error message: "The model cannot be run".
+        purpose: The beginning of the error message, such as "The model cannot be run".
 
     Raises:
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.deployment import ModelSection
-from sealserve.host.probe import read_processor
+from sealserve.host.processor import read_processor
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import ImportedModel, import_model, refuse_existing_version
 from sealserve.model.lint import LintedModel, lint
@@ -20,7 +20,8 @@ from sealserve.terms import Precision, ServerKind
 from sealserve.whole_folder import Staging, staging
 from sealserve.workspace import Workspace
 
-_OPTIMIZED: Final = "optimized"
+_OPTIMIZED: Final = ".optimized"
+"""Folder for the faster form, beside the converted model, whose name never begins with a dot."""
 
 
 def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
@@ -101,7 +102,8 @@ def bring_in(
         if model.warm_up:
             add_warm_up(imported.folder, imported.info, name=model.name)
         if model.optimize is not None:
-            imported = _optimized(model, model.optimize, imported, staged.folder / _OPTIMIZED, progress)
+            folder = staged.folder / _OPTIMIZED / str(model.version)
+            imported = _optimized(model, model.optimize, imported, folder, progress)
         if digest_of(model.path) != source:
             raise OwnerCode.MODEL_SOURCE_CHANGED.error(
                 f"The model {model.name} was not converted: {model.path} changed during the conversion.",

@@ -44,7 +44,6 @@ def described(site: Site, key: str, value: str) -> Deployment:
         ("broker.address", '"127.0.0.2"'),
         ("broker.port", "4434"),
         ("tcb.preset", '"cloud-smt"'),
-        ("model.optimize", '"bfloat16"'),
         ("model.labels", '["stable"]'),
         ("model.inputs", '["x"]'),
         ("model.outputs", '["y"]'),
@@ -57,6 +56,16 @@ def test_a_changed_setting(ready: Site, key: str, value: str) -> None:
     (found,) = drift_of(ready.workspace, described(ready, key, value), release).differences
     assert found.key == key.replace("model", MODEL)
     assert found.released != found.described
+
+
+def test_an_optimization(ready: Site) -> None:
+    """The threshold is a fact only if the model is optimized, so that other releases have the facts as before."""
+    release = ready.build_release().folder
+    found = drift_of(ready.workspace, described(ready, "model.optimize", '"bfloat16"'), release).differences
+    assert [(item.key, item.described) for item in found] == [
+        (f"{MODEL}.optimize", '"bfloat16"'), (f"{MODEL}.optimize_min_top1", "0.99"),
+    ]  # fmt: skip
+    assert not drift_of(ready.workspace, described(ready, "model.optimize_min_top1", "0.5"), release).differences
 
 
 def test_a_revoked_user(ready: Site) -> None:

@@ -187,6 +187,38 @@ def test_a_vocabulary_stays_an_asset(tmp_path: Path) -> None:
 
 @pytest.mark.tensorflow
 @in_process
+def test_unusual_signatures(tmp_path: Path) -> None:
+    """Outputs that are inputs, variables or constants, numbers without rows, conditions, shared filters, any rank."""
+    tf = import_tensorflow()
+    dense, filters = tf.Variable(random(4, 4)), tf.Variable(random(1, 1, 4, 8))
+    rows = tf.TensorSpec([None, 4], tf.float32, name="x")
+    pictures = tf.TensorSpec([None, 4, 4, 4], tf.float32, name="picture")
+    factors = random(8)
+    flag = tf.TensorSpec([], tf.bool, name="flag")
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "input": (lambda x: {"y": x, "z": tf.matmul(x, dense)}, [rows]),
+        "variable": (lambda x: {"y": dense.read_value(), "z": tf.matmul(x, dense)}, [rows]),
+        "constant": (lambda x: {"y": tf.constant([[1.0, 2.0]]), "z": tf.matmul(x, dense)}, [rows]),
+        "scalar": (lambda x: {"y": tf.reduce_sum(tf.matmul(x, dense))}, [rows]),
+        "condition": (lambda x, flag: {"y": tf.cond(flag, lambda: tf.matmul(x, dense), lambda: x)}, [rows, flag]),
+        "no_input": (lambda: {"y": tf.matmul(dense, dense)}, []),
+        "scaled": (lambda picture: {"y": tf.nn.conv2d(picture, filters, 1, "SAME") * factors}, [pictures]),
+        "same_filters": (lambda picture: {"y": tf.nn.conv2d(picture, filters, 1, "SAME")}, [pictures]),
+        "any_rank": (lambda x: {"y": tf.abs(x)}, [tf.TensorSpec(None, tf.float32, name="any")]),
+    }
+    original = save(tmp_path / "original", signatures, dense=dense, filters=filters)
+    for precision, largest in ((Precision.FLOAT32, 1e-5), (Precision.BFLOAT16, 0.2)):
+        report = optimize(
+            original, tmp_path / precision, precision=precision, thresholds=Thresholds(top1=0, difference=largest),
+            inputs=Inputs(rows=4),
+        )  # fmt: skip
+        assert report.skipped == {"any_rank": "the input 'any' needs a value, because its type or shape is open"}
+        assert set(report.signatures) == set(signatures) - {"any_rank"}
+        assert report.signatures["scaled"]["y"].rows == 4
+
+
+@pytest.mark.tensorflow
+@in_process
 def test_state_that_requests_change_is_refused(tmp_path: Path) -> None:
     tf = import_tensorflow()
     count = tf.Variable(0.0)
