@@ -107,7 +107,8 @@ class OpenInferenceRest:
                 model = spec.name
                 answer = self._model(spec, verb, _Content(body=body, headers=headers, deadline=deadline, loan=borrowed))
             else:
-                answer, status = _unknown(method, resource), Status.NOT_FOUND
+                unknown = unknown_resource(method, resource)
+                answer, status = _refused(unknown), unknown.status
         except RequestError as error:
             status, answer = error.status, _refused(error)
         except Exception:
@@ -166,11 +167,10 @@ class OpenInferenceRest:
         return Answer(HTTPStatus.OK, text, headers=form)
 
 
-def _unknown(method: str, resource: str) -> Answer:
-    return _refused(
-        RequestCode.OPEN_INFERENCE_PATH.error(
-            f"The Open Inference Protocol does not have {method} {resource[:_SHOWN]}."
-        )
+def unknown_resource(method: str, resource: str) -> RequestError:
+    """Return the error for a resource that does not exist, or does not support the method."""
+    return RequestCode.OPEN_INFERENCE_PATH.error(
+        f"The Open Inference Protocol does not have {method} {resource[:_SHOWN]}."
     )
 
 

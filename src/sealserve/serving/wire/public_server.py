@@ -94,6 +94,8 @@ class PublicCall:
         self.steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
         self.finished = False
         """Whether the handler has answered or refused."""
+        self.awaits_client = False
+        """Whether its thread waits for another message of the client's stream."""
         self._transport = transport
         self._context = context
         self._size = 0
@@ -157,6 +159,9 @@ class PublicCall:
         self.content = b""
         self.moving_since = time.monotonic()
         self.steps.put(step)
+        if self.awaits_client:  # wake the thread; the public API has no other way, so the client gets CANCELLED
+            self.turn.set()
+            self._context.cancel()
 
 
 class PublicTransport:
@@ -279,6 +284,7 @@ class PublicTransport:
                 call.turn.set()
             call.turn.wait()
             if self.senders.withdraw(call):  # the client disconnected
+                call.awaits_client = False
                 fail(Status.CANCELLED, "")
                 return
         # 3. Receive the message, and let the next call send.
@@ -287,7 +293,7 @@ class PublicTransport:
             content = next(requests, None)
         except grpc.RpcError:  # the client disconnected, or the call was cancelled
             content = None
-        call.moving_since = None
+        call.moving_since, call.awaits_client = None, False
         successor = self.senders.received(call)
         if successor is not None:
             successor.turn.set()
@@ -312,7 +318,10 @@ class PublicTransport:
         while True:
             step = call.steps.get()
             if step.following is not None:
-                self._receive(call, requests, *step.following)
+                call.awaits_client = True  # before the check, so that an end from another thread wakes this one
+                if not call.finished:
+                    self._receive(call, requests, *step.following)
+                call.awaits_client = False
                 continue
             if step.content is not None and not call.cancelled:
                 yield step.content  # gRPC continues here when the message was sent

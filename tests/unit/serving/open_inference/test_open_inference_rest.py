@@ -10,8 +10,9 @@ from tests.unit.serving.open_inference.test_methods import EXAMPLES, RAW, packed
 
 from sealserve.serving.http.memory import Loan
 from sealserve.serving.http.rest import Answer
-from sealserve.serving.open_inference.rest import OpenInferenceRest
+from sealserve.serving.open_inference.rest import OpenInferenceRest, unknown_resource
 from sealserve.serving.open_inference.service import OpenInference
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving_interface import BINARY_HEADER
@@ -244,6 +245,7 @@ def test_requests_are_counted(servables: Servables) -> None:
 def test_resources_that_the_protocol_does_not_have(servables: Servables, method: str, path: str) -> None:
     answer = rest(servables).answer(method, path, b"", None)
     assert refusal(answer, 404).startswith("The Open Inference Protocol does not have ")
+    assert unknown_resource(method, path).code == RequestCode.OPEN_INFERENCE_PATH
     assert len(answer.body) < 500
 
 

@@ -1,8 +1,10 @@
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
+from tests.harness import http2
 from tests.harness.served import Served, served
 
 from sealserve.serving.wire.health import SERVICES, Health, HealthCheckRequest, HealthCheckResponse, ServingStatus
@@ -95,3 +97,34 @@ def test_watches_are_bounded_and_a_watcher_who_leaves_makes_room(crowded: Served
             continue
         return
     pytest.fail("the place of a watcher who left stays taken")
+
+
+def test_a_watcher_who_does_not_read_is_disconnected(
+    service: Health,
+    transport: type[Transport],  # noqa: ARG001  # it is chosen
+) -> None:
+    """The raw peer grants no flow-control window, so the status cannot be sent."""
+    with (
+        served(service.handlers, patience=0.0) as there,
+        socket.create_connection(("127.0.0.1", there.port)) as peer,
+    ):
+        peer.sendall(http2.hello(window=0) + http2.request(WATCH, request("")))
+        while not there.transport.busy:
+            pass
+        while there.transport.busy:
+            there.transport.sweep()
+
+
+def test_a_watch_that_waits_is_not_in_transfer(
+    service: Health,
+    transport: type[Transport],  # noqa: ARG001  # it is chosen
+) -> None:
+    with served(service.handlers, patience=0.0) as there:
+        known = watch(there, "")
+        assert next(known) == ServingStatus.SERVING
+        server: Any = there.transport
+        while any(call.moving_since is not None for call in tuple(server._open)):  # its first message is in transfer
+            pass
+        there.transport.sweep()
+        service.stop()
+        assert list(known) == [ServingStatus.NOT_SERVING]
