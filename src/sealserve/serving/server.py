@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
@@ -49,16 +49,20 @@ from sealserve.serving.runtime.protos import (
     RegressionRequest,
 )
 from sealserve.serving.servables import Servables
+from sealserve.serving.spans import NO_STAGES, Stages
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import PeerCheck
-from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.rpc import INSTANCE, TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving.wire.transport import Transport, TransportSettings
 from sealserve.serving_interface import EVIDENCE_METHOD
+
+if TYPE_CHECKING:  # imported only if traces are on
+    from sealserve.serving.tracing import Tracing
 
 _T = TypeVar("_T")
 
@@ -86,6 +90,7 @@ class Server:
         identity: The identity of an attested server: its TLS key and certificate, its evidence, and its receipts. With
             ``None``, the TLS key is in the file of ``--ssl_config_file``.
         check_model: Checks each model before it is loaded, or None.
+        tracing: The traces, or None if they are off. The caller closes it.
     """
 
     def __init__(
@@ -93,10 +98,12 @@ class Server:
         options: ServerOptions,
         identity: AttestedIdentity | None = None,
         check_model: ModelCheck | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._options = options
         self._identity = identity
         self._check_model = check_model
+        self._tracing = tracing
         self._stopping = asyncio.Event()
         self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
@@ -122,12 +129,16 @@ class Server:
         files = FileList.read(options.file_list) if options.file_list else None
         source = self._tls(files)
         tls = source.settings if source is not None else None
+        stages = self._begin_traces(files)
         addresses = self._addresses()
         # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
         evidence = Evidence(self._identity) if self._identity is not None else None
-        http = HttpPorts(options, files, servables, self._allowance, identity=self._identity, evidence=evidence)
-        models = Models(options, files, servables, self._check_model)
+        http = HttpPorts(
+            options, files, servables, self._allowance, identity=self._identity, evidence=evidence,
+            tracing=self._tracing,
+        )  # fmt: skip
+        models = Models(options, files, servables, self._check_model, stages)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
         if not await self._load(models):
@@ -142,6 +153,7 @@ class Server:
         credentials = [_credentials(source, check) for _ in addresses]
         places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
+        stages.end_start(failed=False)
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
         # 4. Serve until a signal arrives. Each second, disconnect slow clients, and load renewed certificates and
         # revocation lists.
@@ -150,6 +162,7 @@ class Server:
             if check is not None:
                 check.look()
             http.follow()
+            self._count_spans(servables.metrics)
             if admin is not None:
                 admin.sweep()
         # 5. Drain. First stop reloads. Then report NOT_SERVING, so that load balancers send no more clients.
@@ -172,6 +185,17 @@ class Server:
         models.close()
         logger.info("stopped; every request was answered")
         return True
+
+    def _begin_traces(self, files: FileList | None) -> Stages:
+        """Begin to send spans, and return the stages of the start."""
+        if self._tracing is None:
+            return NO_STAGES
+        self._tracing.connect(files, instance=INSTANCE)
+        return self._tracing.stages
+
+    def _count_spans(self, metrics: Metrics) -> None:
+        if self._tracing is not None:
+            metrics.spans(self._tracing.counts())
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -261,7 +285,12 @@ class Server:
             for name in ("Profile", "Terminate", "Monitor")
         }
         routes |= {
-            f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
+            f"{_PREDICTION}/{name}": Route(
+                method=method,
+                lane=self._inference,
+                receipts=receipts,
+                begin_trace=None if self._tracing is None else self._tracing.grpc(name),
+            )
             for name, method in inference.items()
         }
         kind = transports.choose()

@@ -26,6 +26,7 @@ from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
     from sealserve.serving.http.http_server import HttpServer
+    from sealserve.serving.tracing import Tracing  # imported only if traces are on
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class HttpPorts:
         allowance: The bytes that requests and answers may use.
         identity: The identity of an attested server, or None. It replaces the key and certificate in the TLS settings.
         evidence: Answers requests for evidence at the REST API's port, or None.
+        tracing: The traces, or None if they are off.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
@@ -54,8 +56,10 @@ class HttpPorts:
         *,
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._options = options
+        self._tracing = tracing
         self._identity = identity
         self._receipts = Receipts(identity, servables)
         self._evidence = evidence
@@ -112,6 +116,7 @@ class HttpPorts:
                 rest=Rest(self._servables, max_tensor_bytes=flags.max_message_bytes) if has_rest else None,
                 receipts=self._receipts,
                 evidence=self._evidence if has_rest else None,
+                tracing=self._tracing if has_rest else None,
                 metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,
                 metrics=self._servables.metrics,
                 limits=limits,
