@@ -289,7 +289,9 @@ class Server:
                 method=method,
                 lane=self._inference,
                 receipts=receipts,
-                begin_trace=None if self._tracing is None else self._tracing.grpc(name),
+                begin_trace=None
+                if self._tracing is None
+                else self._tracing.grpc(f"{_PREDICTION}/{name}".removeprefix("/")),
             )
             for name, method in inference.items()
         }

@@ -25,7 +25,7 @@ _FAILED: Final = frozenset({
     Status.UNKNOWN, Status.DEADLINE_EXCEEDED, Status.UNIMPLEMENTED, Status.INTERNAL, Status.UNAVAILABLE,
     Status.DATA_LOSS,
 })  # fmt: skip
-"""The statuses that are errors of the server. Source: OpenTelemetry semantic conventions 1.40, "gRPC"."""
+"""The statuses that are errors of the server. Source: OpenTelemetry semantic conventions 1.44, "gRPC"."""
 _FIRST_SERVER_ERROR: Final = 500
 
 

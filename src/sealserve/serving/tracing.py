@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME: Final = "sealserve-model-server"
 _HTTP_ATTRIBUTES: Final[Mapping[str, Attributes]] = {
-    verb: {Attribute.HTTP_METHOD: "POST", Attribute.RPC_METHOD: verb.title()}
+    verb: {Attribute.HTTP_METHOD: "POST", Attribute.HTTP_ROUTE: f"/v1/models/{{model}}:{verb}"}
     for verb in ("predict", "classify", "regress")
 }
 
@@ -74,7 +74,11 @@ class Tracing:
         )
 
     def grpc(self, method: str) -> Begin:
-        """Return the decision for requests of a gRPC method, such as ``Predict``."""
+        """Return the decision for requests of a gRPC method, such as ``tensorflow.serving.PredictionService/Predict``.
+
+        Args:
+            method: The method's full name.
+        """
         attributes = {Attribute.RPC_SYSTEM: "grpc", Attribute.RPC_METHOD: method}
         return lambda metadata: self._begin(metadata, attributes)
 

@@ -1,6 +1,6 @@
 """Encodes spans as an OTLP message.
 
-Source: open-telemetry/opentelemetry-proto 1.9, ``trace/v1/trace.proto``.
+Source: open-telemetry/opentelemetry-proto 1.10.0, ``trace/v1/trace.proto``.
 """
 
 from collections.abc import Iterable, Mapping

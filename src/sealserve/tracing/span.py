@@ -1,13 +1,12 @@
 """Spans: what a trace may contain. Names and attributes are closed lists, so nothing of a model or a request fits in.
 
-Source: OpenTelemetry semantic conventions 1.40, "RPC" and "HTTP" (names of the attributes).
+Source: OpenTelemetry semantic conventions 1.44, "RPC" and "HTTP" (names of the attributes).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class SpanName(StrEnum):
@@ -44,6 +43,7 @@ class Attribute(StrEnum):
     RPC_METHOD = "rpc.method"
     RPC_STATUS = "rpc.response.status_code"
     HTTP_METHOD = "http.request.method"
+    HTTP_ROUTE = "http.route"
     HTTP_STATUS = "http.response.status_code"
 
 
@@ -56,11 +56,10 @@ class Kind(IntEnum):
 
 
 Attributes = Mapping[Attribute, str | int]
-NO_ATTRIBUTES: Final[Attributes] = MappingProxyType({})
+_NONE: Final[Attributes] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A span that has ended.
 
     Args:
@@ -83,4 +82,4 @@ class Span:
     ended: float
     kind: Kind = Kind.INTERNAL
     failed: bool = False
-    attributes: Attributes = field(default=NO_ATTRIBUTES)
+    attributes: Attributes = _NONE
