@@ -34,6 +34,8 @@ RELEASE_SETTINGS: Final = frozenset({
     "server.kind", "server.threads", "server.max_connection_age_seconds", "server.min_ping_seconds",
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
     "server.rest", "server.dangerous_owner_tls_key", "server.dangerous_shared_batches",
+    "server.traces.endpoint", "server.traces.ca_file", "server.traces.ratio", "server.traces.per_second",
+    "server.traces.dangerous_plaintext",
     # The enclave's manifest and SIGSTRUCT.
     "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
     # The policy that the broker stores with a release.

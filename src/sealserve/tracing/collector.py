@@ -1,6 +1,6 @@
 """The address of an OpenTelemetry collector.
 
-Source: OpenTelemetry Protocol 1.10.0, "OTLP/gRPC" (default port).
+Source: open-telemetry/opentelemetry-proto 1.10.0, ``docs/specification.md``, "OTLP/gRPC" (default port).
 """
 
 import re

@@ -3,7 +3,8 @@
 The collector is an untrusted peer. The content of its answers is never used, and gRPC limits the size and the time of
 an answer. There are no redirects.
 
-Source: OpenTelemetry Protocol 1.10.0, "OTLP/gRPC"; opentelemetry-proto 1.10.0, ``collector/trace/v1/trace_service.proto``.
+Source: open-telemetry/opentelemetry-proto 1.10.0, ``docs/specification.md`` ("OTLP/gRPC") and
+``collector/trace/v1/trace_service.proto``.
 """
 
 from typing import Final
