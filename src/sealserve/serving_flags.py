@@ -176,8 +176,8 @@ class ServerFlags:
         ours=True,
         reads=True,
     )
-    traces_ratio: str = _flag(
-        "0.01", "share of the requests without a trace context that are traced, from 0 to 1", ours=True
+    traces_percent: int = _flag(
+        1, "percentage of the requests without a trace context that are traced", maximum=100, ours=True
     )
     traces_per_second: int = _flag(
         100, "maximum number of traced requests per second", minimum=1, maximum=100_000, ours=True

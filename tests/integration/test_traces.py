@@ -70,7 +70,7 @@ class Traced:
 def traced(model: Path, request: pytest.FixtureRequest) -> Iterator[Traced]:
     rest = free_port()
     with collecting() as collector:
-        given = flags(model, collector, "--traces_ratio=0", "--port=0", f"--rest_api_port={rest}")
+        given = flags(model, collector, "--traces_percent=0", "--port=0", f"--rest_api_port={rest}")
         process = Process(given, request.param)
         yield Traced(collector, process, process.port(), rest)
         process.signal()
@@ -216,7 +216,7 @@ def test_requests_of_a_batch_have_the_time_until_the_batch_and_its_run(
 
 def test_sampled_requests_have_a_limit_and_the_rest_is_counted(model: Path, start: Start) -> None:
     port, caller = free_port(), TraceContext.start()
-    more = ("--traces_ratio=1", "--traces_per_second=5", f"--monitoring_port={port}")
+    more = ("--traces_percent=100", "--traces_per_second=5", f"--monitoring_port={port}")
     with collecting() as collector:
         server = start(*flags(model, collector, *more))
         with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as opened:
@@ -233,7 +233,7 @@ def test_sampled_requests_have_a_limit_and_the_rest_is_counted(model: Path, star
 
 def test_a_dead_collector_neither_fails_a_request_nor_holds_up_the_end(model: Path, start: Start) -> None:
     port = free_port()
-    server = start(*flags(model, Collector(port=free_port()), "--traces_ratio=1", f"--monitoring_port={port}"))
+    server = start(*flags(model, Collector(port=free_port()), "--traces_percent=100", f"--monitoring_port={port}"))
     with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as opened:
         assert half_plus_two(opened, 2) == [3.0]
     wait_until(lambda: metric(port, 'spans_total{outcome="dropped"}') > 0)

@@ -153,12 +153,11 @@ class TracesTable(Section):
     )
     ca_file: FilePath | None = Field(
         default=None,
-        description="a PEM file with the CA of the collector's certificate (sealed); by default the CAs in gRPC's "
-        "package",
+        description="a PEM file with the CA of the collector's certificate, for an https:// endpoint (sealed); by "
+        "default the CAs in gRPC's package",
     )
-    ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.01,
-        description="the share of the requests without a trace context that are traced, from 0 to 1 (measured)",
+    percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=1, description="percentage of the requests without a trace context that are traced (measured)"
     )
     per_second: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=100, description="maximum number of traced requests per second of one replica (measured)"
@@ -177,17 +176,13 @@ class TracesTable(Section):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         collector = self.collector
-        if collector is None and (self.ca_file is not None or self.dangerous_plaintext):
-            raise ValueError("ca_file and dangerous_plaintext require an endpoint")
         if collector is not None and not collector.tls and not self.dangerous_plaintext:
             raise ValueError(
                 "the endpoint has no TLS: use https://, or set dangerous_plaintext = true if nobody else can read the "
                 "network"
             )
-        if collector is not None and collector.tls and self.dangerous_plaintext:
-            raise ValueError("dangerous_plaintext is for an http:// endpoint: remove it")
-        if collector is not None and not collector.tls and self.ca_file is not None:
-            raise ValueError("ca_file is for an https:// endpoint: remove it")
+        if self.dangerous_plaintext and (collector is None or collector.tls):
+            raise ValueError("dangerous_plaintext is only for an http:// endpoint: remove it")
         return self
 
 

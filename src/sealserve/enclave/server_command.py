@@ -190,7 +190,7 @@ def _traces(deployment: Deployment) -> tuple[str, ...]:
         return ()
     return (
         argument("traces_endpoint", traces.endpoint),
-        argument("traces_ratio", str(traces.ratio)),
+        argument("traces_percent", traces.percent),
         argument("traces_per_second", traces.per_second),
         *([argument("dangerous_plaintext_traces", value=True)] if traces.dangerous_plaintext else []),
     )

@@ -54,7 +54,8 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
         files[BATCHING_PARAMETERS] = read_batching_parameters(path)
     if (path := deployment.server.monitoring_config_file) is not None:
         files[MONITORING_CONFIG] = read_monitoring_config(path)
-    if (path := deployment.server.traces.ca_file) is not None:
+    collector = deployment.server.traces.collector
+    if collector is not None and collector.tls and (path := deployment.server.traces.ca_file) is not None:
         files[TRACES_CA] = read_regular(path)
         parse_chain(files[TRACES_CA], source=f"server.traces.ca_file {path}")
     if deployment.server.soft_placement:

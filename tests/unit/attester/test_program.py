@@ -195,7 +195,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 from sealserve.attester.program import attested_identity, main
 from sealserve.attester import program
-def stop(environment):
+def stop(environment, stages):
     print("touched", touched)
     sys.exit(0)
 program.attested_identity = stop

@@ -314,21 +314,9 @@ def _traces(values: ServerFlags) -> TracesOptions | None:
     return TracesOptions(
         collector=collector,
         ca_file=ca_file,
-        ratio=_ratio(values.traces_ratio),
+        ratio=values.traces_percent / 100,
         per_second=values.traces_per_second,
     )
-
-
-def _ratio(text: str) -> float:
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = -1
-    if not 0 <= ratio <= 1:  # "nan" is not in the range either
-        raise ServingCode.FLAGS_INVALID_VALUE.error(
-            f"--traces_ratio is invalid: expected a number from 0 to 1, got {text!r}.", hint="Give for example 0.01."
-        )
-    return ratio
 
 
 def _batching(values: ServerFlags) -> BatchingFlags | None:
