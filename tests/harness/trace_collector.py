@@ -81,13 +81,17 @@ class Collector:
 
 @contextmanager
 def collecting(
-    *, certificate: CertifiedKey | None = None, answer: Callable[[bytes], bytes] | None = None
+    *,
+    certificate: CertifiedKey | None = None,
+    answer: Callable[[bytes], bytes] | None = None,
+    compression: grpc.Compression | None = None,
 ) -> Iterator[Collector]:
     """Run a collector.
 
     Args:
         certificate: The certificate and key for TLS, or None for plaintext.
         answer: Returns the answer to a message, instead of an honest one.
+        compression: The compression of answers.
     """
     collector = Collector()
 
@@ -95,7 +99,7 @@ def collecting(
         collector.take(message)
         return answer(message) if answer is not None else ExportTraceServiceResponse().SerializeToString()
 
-    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_send_message_length", -1)])
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_send_message_length", -1)], compression=compression)
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(SERVICE, {"Export": grpc.unary_unary_rpc_method_handler(export)})]
     )

@@ -18,6 +18,7 @@ EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Exp
 _LARGEST_ANSWER: Final = 64 * 1024
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _LARGEST_ANSWER),
+    ("grpc.per_message_decompression", 0),  # a small answer could become large
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.absolute_max_metadata_size", 8 * 1024),
     ("grpc.enable_http_proxy", 0),
