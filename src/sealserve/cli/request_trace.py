@@ -9,13 +9,13 @@ from typing import Annotated, Final
 
 import typer
 
+from sealserve import __version__
 from sealserve.cli import console
 from sealserve.cli.codes import CliCode
 from sealserve.cli.deferred_imports import deferred
 from sealserve.tracing.trace_context import TraceContext
 
 with deferred:
-    from sealserve import __version__
     from sealserve.pki.certificate import parse_chain
     from sealserve.regular_file import read_regular
     from sealserve.tracing.codes import TracingCode
