@@ -185,7 +185,8 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
             yield argument("dangerous_shared_batches", True)
     if SESSION_CONFIG in files:
         yield argument("tensorflow_session_config_file", f"{PRIVATE_ROOT}/{SESSION_CONFIG}")
-    if TRACES_CA in files:
+    collector = deployment.server.traces.collector
+    if TRACES_CA in files and collector is not None and collector.tls:
         yield argument("traces_ca_file", f"{PRIVATE_ROOT}/{TRACES_CA}")
     if MONITORING_CONFIG in files:
         yield argument("monitoring_config_file", f"{PRIVATE_ROOT}/{MONITORING_CONFIG}")
