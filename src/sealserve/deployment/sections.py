@@ -178,8 +178,8 @@ class TracesTable(Section):
         collector = self.collector
         if collector is not None and not collector.tls and not self.dangerous_plaintext:
             raise ValueError(
-                "the endpoint has no TLS: use https://, or set dangerous_plaintext = true if nobody else can read the "
-                "network"
+                "the endpoint has no TLS: use https://, or set dangerous_plaintext = true if no other machine can read "
+                "the network"
             )
         if self.dangerous_plaintext and (collector is None or collector.tls):
             raise ValueError("dangerous_plaintext is only for an http:// endpoint: remove it")

@@ -1,6 +1,6 @@
 """The spans of a request and of the start, and the traces that a thread works for.
 
-A trace contains times, names from closed lists, and statuses. It contains nothing of a model, an input or an output:
+A trace contains times, names from closed lists, and statuses. It contains no part of a model, an input or an output:
 see `sealserve.tracing.span`.
 """
 

@@ -1,4 +1,4 @@
-"""Spans: what a trace may contain. Names and attributes are closed lists, so nothing of a model or a request fits in.
+"""Spans: what a trace may contain. Names and attributes are closed lists, so no part of a model or a request fits in.
 
 Source: OpenTelemetry semantic conventions 1.44, "RPC" and "HTTP" (names of the attributes).
 """
