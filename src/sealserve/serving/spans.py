@@ -19,8 +19,6 @@ Headers = Iterable[tuple[str, str | bytes]]
 Begin = Callable[[Headers], "RequestTrace | None"]
 """Decides about a request with these headers: its trace, or None if it is not traced."""
 
-_MOST_CHILDREN: Final = 64
-"""Maximum number of spans below a request. A request with many rows runs in several batches."""
 _FAILED: Final = frozenset({
     Status.UNKNOWN, Status.DEADLINE_EXCEEDED, Status.UNIMPLEMENTED, Status.INTERNAL, Status.UNAVAILABLE,
     Status.DATA_LOSS,
@@ -61,33 +59,40 @@ def working_for(traces: "tuple[RequestTrace, ...]") -> Iterator[None]:
 class RequestTrace:
     """The spans of one request. It begins when the request has arrived.
 
+    Below the request, each name has at most one span, from the first start to the last end. A request with many rows
+    runs in several batches, and their number would reveal the number of rows.
+
     Args:
         sink: Gets the spans when the request ends.
         parent: The span of the client, or None.
         attributes: The attributes of the request's span, without its status.
     """
 
-    __slots__ = ("_attributes", "_children", "_context", "_open", "_parent", "_sink", "_started")
+    __slots__ = ("_attributes", "_children", "_context", "_lock", "_open", "_parent", "_sink", "_started")
 
     def __init__(self, sink: SpanSink, parent: TraceContext | None, attributes: Attributes) -> None:
         self._sink = sink
         self._parent = 0 if parent is None else parent.span_id
         self._context = TraceContext.start(parent)
         self._attributes = attributes
-        self._children: list[tuple[SpanName, float, float]] = []
+        self._children: dict[SpanName, tuple[float, float]] = {}
+        self._lock = threading.Lock()
         self._open = True
         self._started = time.monotonic()
 
     def add(self, name: SpanName, started: float, ended: float) -> None:
-        """Add a span below the request's span. Any thread may call this. After the end, it has no effect.
+        """Add a time to the span ``name`` below the request's span. Any thread may call this.
+
+        After the end, it has no effect.
 
         Args:
             name: The name.
             started: The start, on the clock of `time.monotonic`.
             ended: The end, on the same clock.
         """
-        if self._open and len(self._children) < _MOST_CHILDREN:
-            self._children.append((name, started, ended))
+        with self._lock:
+            first, last = self._children.get(name, (started, ended))
+            self._children[name] = (min(first, started), max(last, ended))
 
     def watched(self, method: Callable[[bytes, float | None], bytes]) -> Callable[[bytes, float | None], bytes]:
         """Return a gRPC method that does the same, with this trace as the active one, and then ends the trace."""
@@ -130,12 +135,14 @@ class RequestTrace:
         self._end(Attribute.HTTP_STATUS, status, failed=status >= _FIRST_SERVER_ERROR)
 
     def _end(self, attribute: Attribute, status: str | int, *, failed: bool) -> None:
-        if not self._open:
-            return
-        self._open = False
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            children = dict(self._children)
         trace_id, span_id = self._context.trace_id, self._context.span_id
         spans = [
-            Span(name, trace_id, random_id(64), span_id, started, ended) for name, started, ended in self._children
+            Span(name, trace_id, random_id(64), span_id, started, ended) for name, (started, ended) in children.items()
         ]
         spans.append(
             Span(
