@@ -1,17 +1,21 @@
 """The queue of spans, with collectors that are slow, dead or hostile."""
 
+import contextlib
 import gzip
 import logging
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import pytest
 from tests.harness.trace_collector import Collector as Running
 from tests.harness.trace_collector import collecting, wait_until
 
+from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.tracing import exporter as module
 from sealserve.tracing.collector import Collector
 from sealserve.tracing.collector_link import CollectorLink
@@ -120,7 +124,8 @@ def test_the_end_does_not_wait_for_a_collector_that_never_answers() -> None:
     assert asked.wait(60)
     spans.add([SPAN] * 2)
     spans.close(seconds=0.05)
-    assert (spans.exported, spans.dropped) == (0, 3)
+    wait_until(lambda: spans.dropped == 3)
+    assert spans.exported == 0
 
 
 # A real connection
@@ -196,3 +201,36 @@ def test_a_closed_link_is_an_error_of_its_own() -> None:
         link.close()
         with pytest.raises(NotExportedError, match=r"^CLOSED$"):
             link.send(b"", seconds=1)
+
+
+def test_a_redirect_of_an_http_server_is_not_followed() -> None:
+    with collecting() as other, socket.create_server(("127.0.0.1", 0)) as server:
+
+        def redirect() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: %s/\r\n\r\n" % other.plain.encode())
+
+        thread = threading.Thread(target=redirect)
+        thread.start()
+        with pytest.raises(NotExportedError):
+            send(Running(port=server.getsockname()[1]))
+        thread.join()
+        assert other.messages == []
+
+
+@pytest.mark.parametrize(("name", "trusted", "accepted"), [
+    ("localhost", True, True), ("other.example.com", True, False), ("localhost", False, False),
+])  # fmt: skip
+def test_the_certificate_must_be_for_the_collectors_name(name: str, *, trusted: bool, accepted: bool) -> None:
+    now = datetime.now(UTC)
+    names = ["localhost", "other.example.com"]
+    ours, others = (Authority.create(AuthorityKind.SERVICE, names=names, simulated=True, now=now) for _ in range(2))
+    with collecting(certificate=ours.issue_server([name], now=now)) as running:
+        ca = (ours if trusted else others).certificate_pem
+        link = CollectorLink(Collector(host="localhost", port=running.port), ca)
+        outcome: Any = contextlib.nullcontext() if accepted else pytest.raises(NotExportedError)
+        with outcome:
+            link.send(b"", seconds=10)
+        link.close()
+        assert running.messages == ([b""] if accepted else [])
