@@ -4,11 +4,13 @@ Each picture has its own background, and its colors follow the reader's light or
 it can be searched and read aloud.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from scripts.generated_files import write_or_check
 
@@ -303,10 +305,50 @@ def trust_boundaries() -> Picture:
     return p
 
 
+def _duration(microseconds: float) -> str:
+    """Return a time in its usual unit."""
+    for unit, size, digits in (("s", 1e6, 2), ("ms", 1e3, 1)):
+        if microseconds >= size:
+            return f"{microseconds / size:.{digits}f} {unit}"
+    return f"{microseconds:.0f} \u00b5s"
+
+
+def _waterfall(p: Picture, top: int, title: str, spans: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the spans of one trace below each other, each as a bar on the axis of time."""
+    left, width, row = 300, 560, 30
+    total = max(span["start_us"] + span["duration_us"] for span in spans)
+    p.text(24, top, title, kind="title", size=15)
+    for tick in range(5):
+        x = left + width * tick // 4
+        p.parts.append(
+            f'<path class="quiet" d="M{x} {top + 26}V{top + 40 + row * len(spans)}" stroke-dasharray="2 4"/>'
+        )
+        p.text(x, top + 20, _duration(total * tick / 4) if tick else "0", size=11.5, anchor="middle")
+    for number, span in enumerate(spans):
+        y = top + 38 + row * number
+        p.text(24 + 22 * span["depth"], y + 14, span["name"], kind="title", size=13)
+        p.text(left - 18, y + 14, span["service"].removeprefix("sealserve-"), size=11, anchor="end")
+        x = left + width * span["start_us"] / total
+        wide = max(width * span["duration_us"] / total, 2.5)
+        kind = "good" if span["service"] == "sealserve-client" else "enclave"
+        p.parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="18" rx="3"/>')
+        p.text(max(x + wide, left) + 8, y + 14, _duration(span["duration_us"]), size=12)
+
+
+def trace() -> Picture:
+    """Draw two recorded traces: a request, and the start of a replica."""
+    recorded = json.loads((Path(__file__).parent / "trace_example.json").read_text(encoding="utf-8"))
+    p = Picture(1000, 480, "Two traces: a request from predict to TensorFlow, and the start of a replica")
+    _waterfall(p, 36, "sealserve predict --trace-collector (ResNet-50)", recorded["request"])
+    _waterfall(p, 236, "The start of a replica", recorded["start"])
+    return p
+
+
 PICTURES: Mapping[str, Callable[[], Picture]] = {
     "overview.svg": overview,
     "key-release.svg": key_release,
     "kubernetes-network.svg": kubernetes_network,
+    "trace.svg": trace,
     "trust-boundaries.svg": trust_boundaries,
 }
 

@@ -335,6 +335,8 @@ MEANINGS: Final = {
     "load_attempt_count": "Attempts to load a version of a model.",
     "load_latency": "Time of all attempts to load a version, in microseconds.",
     "failed_renewals_total": "Attempts to renew the certificate of an attested server that failed.",
+    "spans_total": "Spans of traces: `exported`, or `dropped`: the queue was full, or the collector refused them.",
+    "untraced_requests_total": "Requests that were not traced because of `server.traces.per_second`.",
     "certificate_expiry_timestamp_seconds": "When the server's TLS certificate expires, in seconds since 1970.",
 }
 """The metrics of the model server, by the end of their names. TensorFlow Serving's page has no texts of them."""

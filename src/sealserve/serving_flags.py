@@ -164,6 +164,29 @@ class ServerFlags:
     monitoring_port: int = _flag(
         0, "separate TCP port for the metrics page; 0 uses --rest_api_port", maximum=65535, ours=True
     )
+    traces_endpoint: str = _flag(
+        "",
+        "https://HOST:PORT of the OpenTelemetry collector that receives traces, with OTLP over gRPC; by default traces"
+        " are off",
+        ours=True,
+    )
+    traces_ca_file: str = _flag(
+        "",
+        "CA certificates of the trace collector (PEM); by default the CAs in gRPC's package",
+        ours=True,
+        reads=True,
+    )
+    traces_percent: int = _flag(
+        1, "percentage of the requests without a trace context that are traced", maximum=100, ours=True
+    )
+    traces_per_second: int = _flag(
+        100, "maximum number of traced requests per second", minimum=1, maximum=100_000, ours=True
+    )
+    dangerous_plaintext_traces: bool = _flag(
+        False,
+        "send traces to an http:// collector, without TLS: anyone on the network can read and change them",
+        ours=True,
+    )
     tensorflow_session_parallelism: int = _flag(
         0, "number of threads in each of TensorFlow's two pools; 0 lets TensorFlow decide"
     )

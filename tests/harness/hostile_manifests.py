@@ -218,6 +218,7 @@ FLAG_CASES: Final[list[Case]] = [
             ("--ssl_config_file", "--port=1"), ("--rest_api_ssl_config_file=/etc/x",), ("--admin_ssl_config_file=/etc/x",),
             ("--model_config_file=/etc/x",), ("--model_base_path=/srv/models",), ("--model_base_path", "/srv/models"),
             ("--batching_parameters_file=/etc/x",), ("--monitoring_config_file=/etc/x",), ("--tensorflow_session_config_file=/x",),
+            ("--traces_ca_file=/etc/x",),
         )
     ],
     ("an abbreviated flag", swapped("ssl_config_file", "--ssl_config=/release/tls/ssl.cfg"), "--ssl_config_file is missing",

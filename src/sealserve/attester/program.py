@@ -33,6 +33,8 @@ from sealserve.attester.renewal import Renewal
 from sealserve.attester.session import Attested, attest
 from sealserve.attester.turns import START_LIMIT, Backoff, in_turn
 from sealserve.serving.program import main as serve
+from sealserve.serving.spans import NO_STAGES, Stages
+from sealserve.tracing.span import SpanName
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -46,11 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return serve(arguments, attest=partial(attested_identity, os.environ), check_model=check_model)
 
 
-def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:
+def attested_identity(environment: Mapping[str, str], stages: Stages = NO_STAGES) -> ServiceIdentity:
     """Attest this enclave, open its encrypted mounts, and return its identity, which is renewed in the background.
 
     Args:
         environment: The measured environment.
+        stages: Records the stages as spans.
 
     Raises:
         VerificationError: `attester.environment`: A measured variable is missing or invalid.
@@ -59,11 +62,12 @@ def attested_identity(environment: Mapping[str, str]) -> ServiceIdentity:
     """
     # Create the keys (2). They never leave this process.
     settings = measured_settings(environment)
-    enclave = Enclave(settings, EnclaveKeys.create(settings.release_id))
+    enclave = Enclave(settings, EnclaveKeys.create(settings.release_id), stages=stages)
     # Attest, and receive the key (3).
     granted = enclave.attest("start")
     # Open the encrypted mounts (4).
-    enclave.open_mounts(granted)
+    with stages.stage(SpanName.UNSEAL):
+        enclave.open_mounts(granted)
     # Get the quote for users (5).
     identity = ServiceIdentity(
         tls_key=enclave.keys.tls,
@@ -108,12 +112,21 @@ class Enclave:
         settings: The measured settings.
         keys: The keys of the enclave.
         backoff: The pauses between rounds of attempts.
+        stages: Records each attestation as a span.
     """
 
-    def __init__(self, settings: MeasuredSettings, keys: EnclaveKeys, *, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        settings: MeasuredSettings,
+        keys: EnclaveKeys,
+        *,
+        backoff: Backoff | None = None,
+        stages: Stages = NO_STAGES,
+    ) -> None:
         self._settings = settings
         self._device = AttestationDevice(settings.device, relay=settings.relay)
         self._backoff = backoff or Backoff()
+        self._stages = stages
         self._statement: SignedContent | None = None
         self.keys = keys
 
@@ -128,9 +141,12 @@ class Enclave:
 
     def _attempt(self, purpose: Purpose, broker: tuple[str, int]) -> Attested:
         host, port = broker
-        with BrokerLink(host, port, broker_ca=self._settings.broker_ca) as link:
+        with (
+            self._stages.stage(SpanName.ATTEST),
+            BrokerLink(host, port, broker_ca=self._settings.broker_ca) as link,
+        ):
             LOGGER.info("step=broker connected=%s:%d purpose=%s", host, port, purpose)
-            return attest(link, self.keys, purpose=purpose, quote_for=self._device.quote)
+            return attest(link, self.keys, purpose=purpose, quote_for=self._device.quote, stages=self._stages)
 
     def open_mounts(self, granted: Attested) -> None:
         """Give the release's key to the device, and wipe it."""

@@ -20,6 +20,8 @@ from sealserve.attester.broker_link import BrokerLink
 from sealserve.attester.enclave_keys import EnclaveKeys
 from sealserve.clock import issue_time
 from sealserve.secret import SecretBytes
+from sealserve.serving.spans import NO_STAGES, Stages
+from sealserve.tracing.span import SpanName
 
 _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -51,7 +53,14 @@ class Attested:
         return f"certificate_from={self.issued:{_FORM}} certificate_until={self.expires:{_FORM}}"
 
 
-def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: Callable[[bytes], bytes]) -> Attested:
+def attest(
+    link: BrokerLink,
+    keys: EnclaveKeys,
+    *,
+    purpose: Purpose,
+    quote_for: Callable[[bytes], bytes],
+    stages: Stages = NO_STAGES,
+) -> Attested:
     """Attest this enclave in a session with a broker.
 
     Args:
@@ -59,6 +68,7 @@ def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: 
         keys: The keys of the enclave.
         purpose: ``start``, or ``renewal`` for a new certificate.
         quote_for: Returns a quote with the given report data.
+        stages: Records the receipt of the key as a span.
 
     Raises:
         VerificationError: `attest.refused`: The broker rejected this enclave, and a repetition cannot succeed.
@@ -78,8 +88,9 @@ def attest(link: BrokerLink, keys: EnclaveKeys, *, purpose: Purpose, quote_for: 
     if granted.key_follows:
         following = incoming_key()
         try:
-            link.receive(following, answer.rest)
-            key = granted.key(following.content)
+            with stages.stage(SpanName.KEY):
+                link.receive(following, answer.rest)
+                key = granted.key(following.content)
         finally:
             following.wipe()
             answer.wipe()

@@ -22,6 +22,7 @@ from sealserve.cli.request_options import (
     find_model,
     find_signature,
 )
+from sealserve.cli.request_trace import Trace, TraceCa, TraceCollector, traced
 from sealserve.cli.verbs import Verbs
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
@@ -76,6 +77,9 @@ def predict(
         ),
     ] = None,
     policy: PolicyFile = None,
+    trace: Trace = False,
+    trace_collector: TraceCollector = None,
+    trace_ca: TraceCa = None,
     rest: connection.Rest = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Maximum time to wait, in seconds")] = 60,
     force: options.Force = False,
@@ -96,9 +100,12 @@ def predict(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
     name = find_model(model, reach)
-    with connection.predictor(
-        reach, rest=rest, address=target, timeout=min(timeout, 10), attested=accepted
-    ) as predictor:
+    with (
+        traced(trace, collector=trace_collector, ca=trace_ca) as spans,
+        connection.predictor(
+            reach, rest=rest, address=target, timeout=min(timeout, 10), attested=accepted
+        ) as predictor,
+    ):
         signatures = predictor.metadata(name, version=version, label=label, timeout=timeout).signatures
         called = find_signature(name, signature, signatures)
         given = read_inputs(inputs or [], called, signature_name=signature)
@@ -109,9 +116,11 @@ def predict(
             arrays = given.complete(batch=batch, seed=seed, guess=guess)
             started = time.monotonic()
             wanted = kept_receipt.wanted(save_receipt)
-            answered = predictor.predict(
-                name, arrays, signature=signature, version=version, label=label, timeout=timeout, **wanted
-            )
+            with spans.request() as context_sent:
+                answered = predictor.predict(
+                    name, arrays, signature=signature, version=version, label=label, timeout=timeout,
+                    traceparent=context_sent, **wanted,
+                )  # fmt: skip
             return answered, time.monotonic() - started
 
         answer, seconds = first_accepted(guesses(called) if given.generated else [Guess()], ask, INPUT_REFUSED)
@@ -127,6 +136,7 @@ def predict(
             "random_inputs": given.generated,
             "seed": seed if given.generated else None,
             **({"receipt": str(save_receipt)} if save_receipt is not None else {}),
+            **({} if spans.trace is None else {"trace": spans.trace}),
             "outputs": {key: _jsonable(value.tolist()) for key, value in answer.outputs.items()},
         })  # fmt: skip
         return
@@ -137,6 +147,7 @@ def predict(
     console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
     kept_receipt.report(save_receipt)
+    spans.report()
 
 
 def _jsonable(value: Any) -> Any:

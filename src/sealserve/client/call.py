@@ -12,6 +12,7 @@ from sealserve.client.connection_fault import UnreachableError
 from sealserve.client.credentials import printable
 from sealserve.errors import InputError, SealserveError, UnavailableError
 from sealserve.serving_interface import INSTANCE_HEADER, RECEIPT_HEADER, RECEIPT_WANTED
+from sealserve.tracing.trace_context import TRACEPARENT
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -134,7 +135,15 @@ class Method(Generic[Reply]):
                 hint="Check the address: another server may have answered.",
             ) from error
 
-    def exchange(self, channel: ServiceChannel, request: bytes, timeout: float, *, receipt: bool = False) -> Answer:
+    def exchange(
+        self,
+        channel: ServiceChannel,
+        request: bytes,
+        timeout: float,
+        *,
+        receipt: bool = False,
+        traceparent: str | None = None,
+    ) -> Answer:
         """Send the bytes of a request message, and return the answer.
 
         A call that the server certainly never started is retried, up to 5 attempts within ``timeout``. A retry uses a
@@ -146,6 +155,7 @@ class Method(Generic[Reply]):
             request: The request message.
             timeout: Seconds to wait, including retries.
             receipt: Whether to request a receipt.
+            traceparent: The W3C trace context to send, or None.
 
         Raises:
             StepFailedError: A new connection was needed, and a replica fails the verification.
@@ -156,7 +166,10 @@ class Method(Generic[Reply]):
             ServiceFailedError: The server returned any other error status.
         """
         deadline = time.monotonic() + timeout
-        metadata = ((RECEIPT_HEADER, RECEIPT_WANTED),) if receipt else None
+        metadata: tuple[tuple[str, str | bytes], ...] = (
+            *([(RECEIPT_HEADER, RECEIPT_WANTED)] if receipt else []),
+            *([] if traceparent is None else [(TRACEPARENT, traceparent)]),
+        )
         for attempt in range(1, _ATTEMPTS + 1):
             left = max(deadline - time.monotonic(), 0.0)
             used = channel.current(timeout=min(left, _RECONNECT_SECONDS))

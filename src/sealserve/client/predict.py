@@ -178,6 +178,7 @@ class Predictor:
         timeout: float = DEFAULT_TIMEOUT,
         channel: int | None = None,
         receipt: bool = False,
+        traceparent: str | None = None,
     ) -> Prediction:
         """Run a model.
 
@@ -191,6 +192,8 @@ class Predictor:
             timeout: Seconds to wait.
             channel: Index of the channel to use; None means the next channel in turn.
             receipt: Whether to request a receipt, which only an attested service can give.
+            traceparent: The W3C trace context of the caller's span, such as OpenTelemetry's propagator returns it. A
+                service with traces continues the trace.
 
         Raises:
             VerificationError: `client.no-receipt`: The service sent no receipt, although one was requested.
@@ -207,7 +210,7 @@ class Predictor:
         )
         chosen = self._next() if channel is None else channel
         sent = request.SerializeToString()
-        answer = _PREDICT.exchange(self._channels[chosen], sent, timeout, receipt=receipt)
+        answer = _PREDICT.exchange(self._channels[chosen], sent, timeout, receipt=receipt, traceparent=traceparent)
         reply = _PREDICT.parse(answer, self._channels[chosen])
         if receipt and answer.receipt is None:
             raise ClientCode.NO_RECEIPT.error(

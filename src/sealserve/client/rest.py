@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from sealserve.client.wire.get_model_metadata_pb2 import SignatureDefMap
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 from sealserve.serving_interface import DEFAULT_SIGNATURE
+from sealserve.tracing.trace_context import TRACEPARENT
 
 if TYPE_CHECKING:  # the verification of evidence is imported only for programs that use it
     from sealserve.client.attested import AttestedPolicy
@@ -38,6 +40,7 @@ _IDLE_CLOSED: Final = (
     http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
 )  # fmt: skip
 _OK: Final = 200
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _CALLERS_FAULT: Final = frozenset({400, 401, 403, 404, 409, 413, 501})
 _UNAVAILABLE: Final = 503
 _LATE: Final = 504
@@ -129,6 +132,7 @@ class RestPredictor:
         version: int | None = None,
         label: str | None = None,
         timeout: float = 60.0,
+        traceparent: str | None = None,
     ) -> Prediction:
         """Run a model, as `Predictor.predict` does. The request names the version whose metadata was read.
 
@@ -141,7 +145,8 @@ class RestPredictor:
         called = found.signatures.get(signature)
         document = {"signature_name": signature, "inputs": {name: _to_json(value) for name, value in inputs.items()}}
         path = f"{_path(model, found.version, None)}:predict"
-        answer = self._ask("POST", path, json.dumps(document).encode(), timeout=timeout)
+        traced = {} if traceparent is None else {TRACEPARENT: traceparent}
+        answer = self._ask("POST", path, json.dumps(document).encode(), timeout=timeout, headers=traced)
         return Prediction(
             outputs=_outputs(answer.get("outputs"), called),
             model=model,
@@ -186,7 +191,9 @@ class RestPredictor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, method: str, path: str, body: bytes | None, *, timeout: float) -> Any:
+    def _ask(
+        self, method: str, path: str, body: bytes | None, *, timeout: float, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Any:
         """Send one request, and return the JSON object of its answer.
 
         Raises:
@@ -198,11 +205,11 @@ class RestPredictor:
         """
         try:
             try:
-                status, content = self._exchange(method, path, body, timeout=timeout)
+                status, content = self._exchange(method, path, body, headers, timeout=timeout)
             except _IDLE_CLOSED:
                 # The service closes an idle connection after some time. Retrying is safe, because no call changes
                 # state.
-                status, content = self._exchange(method, path, body, timeout=timeout)
+                status, content = self._exchange(method, path, body, headers, timeout=timeout)
         except TimeoutError as error:
             raise DeadlineError(
                 f"The service at {self._endpoint} did not answer within {timeout:.3g} s.",
@@ -215,7 +222,9 @@ class RestPredictor:
             return document
         raise _explained(status, document, self._endpoint)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, timeout: float
+    ) -> tuple[int, bytes]:
         """Send one request over the open or a new connection, and return the status and body of the answer."""
         self._connection.timeout = timeout
         if self._verifier is not None and self._connection.sock is not None and self._verifier.has_expired():
@@ -223,7 +232,8 @@ class RestPredictor:
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
         try:
-            self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            content_type = {"Content-Type": "application/json"} if body else {}
+            self._connection.request(method, path, body, {**content_type, **headers})
             response = self._connection.getresponse()
             return response.status, response.read(MAX_BYTES)
         except BaseException:

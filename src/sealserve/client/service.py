@@ -92,6 +92,7 @@ class Client:
         label: str | None = None,
         outputs: Sequence[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        traceparent: str | None = None,
     ) -> Prediction:
         """Run a model.
 
@@ -103,6 +104,7 @@ class Client:
             label: Label of the version, instead of ``version``.
             outputs: Names of the outputs to return; empty means all.
             timeout: Seconds to wait.
+            traceparent: The W3C trace context of the caller's span. A service with traces continues the trace.
 
         Raises:
             InputError: `client.model-choice`: ``model`` is required, because the bundle does not list exactly one
@@ -117,6 +119,7 @@ class Client:
             label=label,
             outputs=outputs,
             timeout=timeout,
+            traceparent=traceparent,
         )
 
     def metadata(

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sealserve import __version__
 from sealserve.addresses import with_port
@@ -19,6 +19,7 @@ from sealserve.deployment.values import (
     Port,
     SignerName,
 )
+from sealserve.errors import SealserveError
 from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
 from sealserve.terms import (
@@ -34,6 +35,7 @@ from sealserve.terms import (
     TargetKind,
     TlsMode,
 )
+from sealserve.tracing.collector import Collector
 
 _SIGNER_KEYS: Final = ("signer_key", "signer_ca", "signer_identity", "signer_issuer", "signer_trust_file")
 _SIGNERS: Final = (
@@ -169,6 +171,57 @@ class ServiceSection(Section):
         return with_port(self.listen, self.rest_port)
 
 
+def _as_collector(text: str) -> str:
+    try:
+        Collector.parse(text)
+    except SealserveError as error:
+        raise ValueError(f"{error.message} {error.hint}") from None
+    return text
+
+
+class TracesTable(Section):
+    """Traces of the start and of requests, which each replica sends to a collector."""
+
+    endpoint: Annotated[str, AfterValidator(_as_collector)] | None = Field(
+        default=None,
+        description="https://HOST:PORT of the OpenTelemetry collector that receives traces, with OTLP over gRPC "
+        "(measured); by default traces are off",
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="a PEM file with the CA of the collector's certificate, for an https:// endpoint (sealed); by "
+        "default the CAs in gRPC's package",
+    )
+    percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=1, description="percentage of the requests without a trace context that are traced (measured)"
+    )
+    per_second: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=100, description="maximum number of traced requests per second of one replica (measured)"
+    )
+    dangerous_plaintext: bool = Field(
+        default=False,
+        description="whether the collector may have an http:// address, without TLS; the host and the network can "
+        "then read and change traces (measured)",
+    )
+
+    @property
+    def collector(self) -> Collector | None:
+        """The collector, or None if traces are off."""
+        return None if self.endpoint is None else Collector.parse(self.endpoint)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        collector = self.collector
+        if collector is not None and not collector.tls and not self.dangerous_plaintext:
+            raise ValueError(
+                "the endpoint has no TLS: use https://, or set dangerous_plaintext = true if no other machine can read "
+                "the network"
+            )
+        if self.dangerous_plaintext and (collector is None or collector.tls):
+            raise ValueError("dangerous_plaintext is only for an http:// endpoint: remove it")
+        return self
+
+
 class ServerSection(Section):
     """The model server inside the enclave."""
 
@@ -213,6 +266,7 @@ class ServerSection(Section):
         default=None,
         description="port of each replica's metrics, with the same TLS as for users (measured; not on target local)",
     )
+    traces: TracesTable = TracesTable()
 
     @property
     def attested(self) -> bool:
@@ -225,6 +279,12 @@ class ServerSection(Section):
             raise ValueError(
                 "metrics_port: TensorFlow Serving's binary does not support TLS for metrics; use kind = 'embedded'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _traces_are_supported(self) -> Self:
+        if self.traces.endpoint is not None and self.kind is ServerKind.TENSORFLOW_SERVING:
+            raise ValueError("traces: TensorFlow Serving's binary does not send traces; use kind = 'embedded'")
         return self
 
     @model_validator(mode="after")

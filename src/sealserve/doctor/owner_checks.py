@@ -94,6 +94,10 @@ def production(runtime: RuntimeKind, deployment: Deployment | None) -> Iterator[
         yield Finding(machine=Machine.OWNER, name="batches", verdict=Verdict.MISSING,
                       found="shared: a model can answer one user with the input of another user",
                       remedy="remove server.dangerous_shared_batches from sealserve.toml")  # fmt: skip
+    if deployment is not None and deployment.server.traces.dangerous_plaintext:
+        yield Finding(machine=Machine.OWNER, name="traces", verdict=Verdict.MISSING,
+                      found="plaintext: the host and the network can read and change them",
+                      remedy="use an https:// address in server.traces.endpoint")  # fmt: skip
     if deployment is not None and not deployment.server.attested:
         yield Finding(machine=Machine.OWNER, name="TLS key", verdict=Verdict.NOTE,
                       found="the owner creates it: the owner can read all requests, and users have no proof",
@@ -123,10 +127,16 @@ def _policy_file(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _network_policy(deployment: Deployment) -> Finding:
-    """Check the NetworkPolicies. They match IP addresses only, so they need the addresses of broker and store."""
+    """Check the NetworkPolicies. They match IP addresses only, so they need the addresses of all peers."""
     settings = deployment.kubernetes
     store = urlsplit(settings.store.source or "")
-    found, remedy, verdict = "replicas can reach only the broker, the store and DNS", "", Verdict.OK
+    collector = deployment.server.traces.collector
+    peers = "the broker, the store and DNS" if collector is None else "the broker, the store, the collector and DNS"
+    found, remedy, verdict = f"replicas can reach only {peers}", "", Verdict.OK
+    if collector is not None and not is_ip_address(collector.host):
+        verdict = Verdict.NOTE
+        found = f"replicas can reach port {collector.port} at every address, not only the trace collector's"
+        remedy = "use an IP address in server.traces.endpoint"
     if store.hostname and not settings.store.addresses and not is_ip_address(store.hostname):
         verdict = Verdict.NOTE
         found = f"replicas can reach the port of {store.hostname} at every address"

@@ -127,6 +127,7 @@ def command(
         *(["--empty_files_after_load"] if files_in_memory else []),
         *_rest(deployment, threads),
         *_metrics(deployment),
+        *_traces(deployment),
         *_dangerous_operations(deployment),
         # On the local target, only NGINX on the same machine connects to the server.
         *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
@@ -180,6 +181,19 @@ def _metrics(deployment: Deployment) -> tuple[str, ...]:
     """
     port = deployment.server.metrics_port
     return () if port is None or deployment.target.kind == "local" else (argument("monitoring_port", port),)
+
+
+def _traces(deployment: Deployment) -> tuple[str, ...]:
+    """Return the flags of the traces. They are measured, so that the host cannot turn traces on or receive them."""
+    traces = deployment.server.traces
+    if traces.endpoint is None:
+        return ()
+    return (
+        argument("traces_endpoint", traces.endpoint),
+        argument("traces_percent", traces.percent),
+        argument("traces_per_second", traces.per_second),
+        *([argument("dangerous_plaintext_traces", value=True)] if traces.dangerous_plaintext else []),
+    )
 
 
 def _dangerous_operations(deployment: Deployment) -> tuple[str, ...]:

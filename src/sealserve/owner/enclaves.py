@@ -31,7 +31,13 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.release_facts import contains_tls_key
-from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
+from sealserve.owner.server_config import (
+    BATCHING_PARAMETERS,
+    MODEL_CONFIG,
+    MONITORING_CONFIG,
+    SESSION_CONFIG,
+    TRACES_CA,
+)
 from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH, parse_client_settings
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.pki.ssl_config import parse as parse_ssl_config
@@ -180,6 +186,9 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
             yield argument("dangerous_shared_batches", True)
     if SESSION_CONFIG in files:
         yield argument("tensorflow_session_config_file", f"{PRIVATE_ROOT}/{SESSION_CONFIG}")
+    collector = deployment.server.traces.collector
+    if TRACES_CA in files and collector is not None and collector.tls:
+        yield argument("traces_ca_file", f"{PRIVATE_ROOT}/{TRACES_CA}")
     if MONITORING_CONFIG in files:
         yield argument("monitoring_config_file", f"{PRIVATE_ROOT}/{MONITORING_CONFIG}")
         if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary uses its REST port instead

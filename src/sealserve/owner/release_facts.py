@@ -34,6 +34,8 @@ RELEASE_SETTINGS: Final = frozenset({
     "server.kind", "server.threads", "server.max_connection_age_seconds", "server.min_ping_seconds",
     "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
     "server.rest", "server.dangerous_owner_tls_key", "server.dangerous_shared_batches",
+    "server.traces.endpoint", "server.traces.ca_file", "server.traces.percent", "server.traces.per_second",
+    "server.traces.dangerous_plaintext",
     # The enclave's manifest and SIGSTRUCT.
     "enclave.size", "enclave.edmm", "enclave.required_cpu_features", "enclave.isv_prod_id", "enclave.isv_svn",
     "broker.address", "broker.port",
@@ -148,13 +150,15 @@ def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Depl
     changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
     for name in ("server", "enclave"):
         section: BaseModel = getattr(deployment, name)
-        values = {
-            key.partition(".")[2]: json.loads(text)
-            for key, text in facts.items()
-            if key in RELEASE_SETTINGS and key.startswith(f"{name}.") and not key.endswith("_file")
-        }
-        described = json.loads(section.model_dump_json())
-        changed[name] = type(section).model_validate_json(json.dumps(described | values))
+        values = json.loads(section.model_dump_json())
+        for key, text in facts.items():
+            if key in RELEASE_SETTINGS and key.startswith(f"{name}.") and not key.endswith("_file"):
+                *tables, last = key.split(".")[1:]
+                table = values
+                for inner in tables:
+                    table = table[inner]
+                table[last] = json.loads(text)
+        changed[name] = type(section).model_validate_json(json.dumps(values))
     models = []
     for key in facts:
         if found := _MODEL.fullmatch(key):

@@ -11,12 +11,15 @@ from sealserve.model.server_config import (
     read_monitoring_config,
 )
 from sealserve.owner.codes import OwnerCode
+from sealserve.pki.certificate import parse_chain
+from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import MODELS_FOLDER
 
 MODEL_CONFIG: Final = "config/models.config"
 BATCHING_PARAMETERS: Final = "config/batching.config"
 MONITORING_CONFIG: Final = "config/monitoring.config"
 SESSION_CONFIG: Final = "config/session.config"
+TRACES_CA: Final = "config/traces-ca.pem"
 SOFT_PLACEMENT: Final = b"allow_soft_placement: true\n"
 """TensorFlow's ConfigProto as text. Operations of a model from a machine with a GPU can name the GPU."""
 
@@ -51,6 +54,10 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
         files[BATCHING_PARAMETERS] = read_batching_parameters(path)
     if (path := deployment.server.monitoring_config_file) is not None:
         files[MONITORING_CONFIG] = read_monitoring_config(path)
+    collector = deployment.server.traces.collector
+    if collector is not None and collector.tls and (path := deployment.server.traces.ca_file) is not None:
+        files[TRACES_CA] = read_regular(path)
+        parse_chain(files[TRACES_CA], source=f"server.traces.ca_file {path}")
     if deployment.server.soft_placement:
         files[SESSION_CONFIG] = SOFT_PLACEMENT
     return files

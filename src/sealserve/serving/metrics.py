@@ -12,6 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
@@ -41,6 +42,11 @@ class Counter:
         """Increase the number for these labels' values."""
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + by
+
+    def set(self, *labels: str, to: int) -> None:
+        """Set the number, which is counted elsewhere."""
+        with self._lock:
+            self._values[labels] = to
 
     def first(self) -> int:
         """Return the number of the first combination of labels, or 0."""
@@ -157,6 +163,21 @@ class Timed:
             self._metrics.request(self.model, error.status if isinstance(error, RequestError) else Status.INTERNAL)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanCounts:
+    """The numbers of a server with traces.
+
+    Args:
+        exported: Spans that the trace collector accepted.
+        dropped: Spans that were dropped, because the queue was full or the collector did not accept them.
+        untraced_requests: Requests that were not traced because of the limit on traced requests per second.
+    """
+
+    exported: int
+    dropped: int
+    untraced_requests: int
+
+
 class Metrics:
     """The metrics of one server. Only served models are listed by name; requests for other names are counted as one."""
 
@@ -197,6 +218,8 @@ class Metrics:
         self._load_latency = Counter(f"{_LOADER}load_latency", "model_path")
         self._certificate_expiry = Gauge(f"{_OWN_PREFIX}certificate_expiry_timestamp_seconds")
         self._failed_renewals = Counter(f"{_OWN_PREFIX}failed_renewals_total")
+        self._spans = Counter(f"{_OWN_PREFIX}spans_total", "outcome")
+        self._untraced = Counter(f"{_OWN_PREFIX}untraced_requests_total")
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
@@ -252,7 +275,13 @@ class Metrics:
 
     def failed_renewals(self, total: int) -> None:
         """Set the number of failed renewals of an attested server's certificate."""
-        self._failed_renewals.add(by=total - self._failed_renewals.first())
+        self._failed_renewals.set(to=total)
+
+    def spans(self, counts: SpanCounts) -> None:
+        """Set the numbers of a server with traces."""
+        self._spans.set("exported", to=counts.exported)
+        self._spans.set("dropped", to=counts.dropped)
+        self._untraced.set(to=counts.untraced_requests)
 
     def value(self, name: str) -> int:
         """Return a counter's first value by TensorFlow Serving's name of it (``/tensorflow/serving/...``), or 0."""
@@ -278,6 +307,8 @@ class Metrics:
             self._runtime_latency,
             self._certificate_expiry,
             self._failed_renewals,
+            self._spans,
+            self._untraced,
         )
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 

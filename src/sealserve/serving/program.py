@@ -6,13 +6,18 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sealserve import __version__
 from sealserve.errors import SealserveError
 from sealserve.serving import log
 from sealserve.serving.attested import AttestedIdentity, ModelCheck
 from sealserve.serving.command_line import flags, options
+from sealserve.serving.spans import NO_STAGES, Stages
 from sealserve.serving_flags import FLAGS
+
+if TYPE_CHECKING:
+    from sealserve.serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -20,15 +25,15 @@ logger = logging.getLogger(__name__)
 def main(
     arguments: Sequence[str] | None = None,
     *,
-    attest: Callable[[], AttestedIdentity] | None = None,
+    attest: Callable[[Stages], AttestedIdentity] | None = None,
     check_model: ModelCheck | None = None,
 ) -> int:
     """Run the server until it is stopped, and return the exit status.
 
     Args:
         arguments: The command line without the program's name; this process's by default.
-        attest: Returns the identity of an attested server, before any file of the release is opened. None for a server
-            whose TLS key is in the file of ``--ssl_config_file``.
+        attest: Returns the identity of an attested server, before any file of the release is opened. It records its
+            stages as spans. None for a server whose TLS key is in the file of ``--ssl_config_file``.
         check_model: Checks each model before it is loaded, or None.
     """
     try:
@@ -39,7 +44,10 @@ def main(
             return 0
         # Set up the log before gRPC is imported, because gRPC reads the settings of its own log during the import.
         log.configure()
-        return serve(chosen, None if attest is None else attest(), check_model)
+        # Prepare the traces before the attestation, which is their first stage.
+        tracing = None if chosen.traces is None else _tracing(chosen.traces)
+        stages = NO_STAGES if tracing is None else tracing.stages
+        return serve(chosen, None if attest is None else attest(stages), check_model, tracing)
     except SealserveError as error:
         return _report(error)
     except Exception:
@@ -48,7 +56,10 @@ def main(
 
 
 def serve(
-    chosen: options.ServerOptions, identity: AttestedIdentity | None = None, check_model: ModelCheck | None = None
+    chosen: options.ServerOptions,
+    identity: AttestedIdentity | None = None,
+    check_model: ModelCheck | None = None,
+    tracing: "Tracing | None" = None,
 ) -> int:
     """Serve until the process is stopped, and return the exit status.
 
@@ -56,6 +67,7 @@ def serve(
         chosen: The options.
         identity: The identity of an attested server, or None.
         check_model: Checks each model before it is loaded, or None.
+        tracing: The traces, or None if they are off. They are closed at the end.
 
     Raises:
         SealserveError: The server cannot start.
@@ -63,15 +75,26 @@ def serve(
     from sealserve.serving.server import Server  # noqa: PLC0415  # --help and a wrong flag need no gRPC
 
     async def run() -> bool:
-        return await Server(chosen, identity, check_model).run()
+        return await Server(chosen, identity, check_model, tracing).run()
 
     # Discard what native code writes to standard output: models can print inputs, and the host can read the output.
     log.detach()
-    if not asyncio.run(run()):
+    try:
+        ended = asyncio.run(run())
+    finally:
+        if tracing is not None:
+            tracing.close()
+    if not ended:
         # Requests are still running: exit without waiting for their threads.
         logging.shutdown()
         os._exit(0)  # a thread inside TensorFlow would keep the process alive
     return 0
+
+
+def _tracing(chosen: options.TracesOptions) -> "Tracing":
+    from sealserve.serving.tracing import Tracing  # noqa: PLC0415  # a server without traces does not need it
+
+    return Tracing(chosen)
 
 
 def _versions() -> str:

@@ -22,7 +22,7 @@ class Rate:
     burst: int
 
 
-class _Bucket:
+class Bucket:
     """A token bucket. It is full at the beginning."""
 
     __slots__ = ("_left", "_rate", "_since")
@@ -54,8 +54,8 @@ class RateLimit:
 
     def __init__(self, *, total: Rate, peer: Rate) -> None:
         self._peer_rate = peer
-        self._total = _Bucket(total, 0.0)
-        self._peers: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._total = Bucket(total, 0.0)
+        self._peers: OrderedDict[bytes, Bucket] = OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, peer: bytes, now: float) -> float:
@@ -70,7 +70,7 @@ class RateLimit:
         with self._lock:
             bucket = self._peers.get(peer)
             if bucket is None:
-                bucket = self._peers[peer] = _Bucket(self._peer_rate, now)
+                bucket = self._peers[peer] = Bucket(self._peer_rate, now)
                 if len(self._peers) > _PEERS:
                     self._peers.popitem(last=False)
             else:

@@ -53,6 +53,7 @@ from sealserve.serving.runtime.protos import (
     RegressionRequest,
 )
 from sealserve.serving.servables import Servables
+from sealserve.serving.spans import NO_STAGES, Begin, Stages
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.health import HEALTH_FILE, Health
@@ -61,7 +62,7 @@ from sealserve.serving.wire.listening import choose_address, choose_socket, refu
 from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.reflection import Reflection
 from sealserve.serving.wire.reflection_messages import VERSIONS
-from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.rpc import INSTANCE, TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
 from sealserve.serving.wire.schema import Schema
 from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving.wire.transport import Handler, Transport, TransportSettings
@@ -69,6 +70,7 @@ from sealserve.serving_interface import EVIDENCE_METHOD
 
 if TYPE_CHECKING:
     from sealserve.serving.http.rest import Api
+    from sealserve.serving.tracing import Tracing  # imported only if traces are on
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class Server:
         identity: The identity of an attested server: its TLS key and certificate, its evidence, and its receipts. With
             ``None``, the TLS key is in the file of ``--ssl_config_file``.
         check_model: Checks each model before it is loaded, or None.
+        tracing: The traces, or None if they are off. The caller closes it.
     """
 
     def __init__(
@@ -101,10 +104,12 @@ class Server:
         options: ServerOptions,
         identity: AttestedIdentity | None = None,
         check_model: ModelCheck | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._options = options
         self._identity = identity
         self._check_model = check_model
+        self._tracing = tracing
         self._stopping = asyncio.Event()
         self._transport_kind = transports.choose()
         self._queue = min(options.flags.max_queued_requests, self._transport_kind.longest_queue)
@@ -132,6 +137,7 @@ class Server:
         files = FileList.read(options.file_list) if options.file_list else None
         source = self._tls(files)
         tls = source.settings if source is not None else None
+        stages = self._begin_traces(files)
         addresses = self._addresses()
         # Build the parts. They share the metrics, and the memory allowance for requests of all ports.
         servables = Servables(Metrics())
@@ -152,8 +158,9 @@ class Server:
             identity=self._identity,
             evidence=evidence,
             open_inference=lambda: _open_inference_rest(open_inference),
+            tracing=self._tracing,
         )
-        models = Models(options, files, servables, self._check_model)
+        models = Models(options, files, servables, self._check_model, stages)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         # 2. Load and warm up the models. A signal stops this step.
         if not await self._load(models):
@@ -174,6 +181,7 @@ class Server:
         credentials = [_credentials(source, check) for _ in addresses]
         places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
+        stages.end_start(failed=False)
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
         # 4. Serve until a signal arrives. Each second, disconnect slow clients, and load renewed certificates and
         # revocation lists.
@@ -182,6 +190,7 @@ class Server:
             if check is not None:
                 check.look()
             http.follow()
+            self._count_spans(servables.metrics)
             if admin is not None:
                 admin.sweep()
         # 5. Drain. First stop reloads. Then report NOT_SERVING, so that load balancers send no more clients.
@@ -205,6 +214,17 @@ class Server:
         models.close()
         logger.info("stopped; every request was answered")
         return True
+
+    def _begin_traces(self, files: FileList | None) -> Stages:
+        """Begin to send spans, and return the stages of the start."""
+        if self._tracing is None:
+            return NO_STAGES
+        self._tracing.connect(files, instance=INSTANCE)
+        return self._tracing.stages
+
+    def _count_spans(self, metrics: Metrics) -> None:
+        if self._tracing is not None:
+            metrics.spans(self._tracing.counts())
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -300,10 +320,21 @@ class Server:
             for name in ("Profile", "Terminate", "Monitor")
         }
         routes |= {
-            f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference, receipts=receipts)
+            f"{_PREDICTION}/{name}": Route(
+                method=method,
+                lane=self._inference,
+                receipts=receipts,
+                begin_trace=self._traced(f"{_PREDICTION}/{name}"),
+            )
             for name, method in inference.items()
         }
-        routes |= methods.routes(open_inference, inference=self._inference, control=self._control, receipts=receipts)
+        routes |= methods.routes(
+            open_inference,
+            inference=self._inference,
+            control=self._control,
+            receipts=receipts,
+            begin_trace=self._traced(f"/{methods.SERVICE}/{methods.MODEL_INFER}"),
+        )
         kind = self._transport_kind
         settings = TransportSettings(
             handlers={**handlers(routes), **more},
@@ -325,6 +356,10 @@ class Server:
             peer_fault=check,
         )
         return kind(settings)
+
+    def _traced(self, path: str) -> Begin | None:
+        """Return the decision which requests of a gRPC method are traced; None if traces are off."""
+        return None if self._tracing is None else self._tracing.grpc(path.removeprefix("/"))
 
 
 def _schema(evidence: Evidence | None) -> Schema:

@@ -3,7 +3,8 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ from sealserve.cluster.local.processes import wait_until
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated.attestation_device import SimulatedDevice
 from sealserve.secret import SecretBytes
+from sealserve.serving.spans import Stages
+from sealserve.tracing.span import Span, SpanName
 
 
 class Inside:
@@ -102,6 +105,37 @@ def test_a_final_refusal_opens_nothing(inside: Inside, broker: AttestBroker) -> 
         attested_identity(inside.environment)
 
     assert inside.opened == []
+
+
+@dataclass
+class Sink:
+    spans: list[Span] = field(default_factory=list)
+
+    def add(self, spans: Sequence[Span]) -> None:
+        self.spans += spans
+
+
+def test_the_stages_of_a_start_are_spans_with_nothing_of_the_key(inside: Inside) -> None:
+    sink = Sink()
+    attested_identity(inside.environment, Stages(sink))
+
+    key, attest, unseal = sink.spans
+    assert (key.name, attest.name, unseal.name) == (SpanName.KEY, SpanName.ATTEST, SpanName.UNSEAL)
+    assert key.parent_id == attest.span_id
+    assert attest.parent_id == unseal.parent_id
+    assert attest.started <= key.started <= key.ended <= attest.ended <= unseal.started
+    assert not any(span.attributes or span.failed for span in sink.spans)
+
+
+def test_each_attempt_to_attest_is_a_span(inside: Inside, broker: AttestBroker, example: Example) -> None:
+    broker.behaviours = [refuse(final=False), grant]
+    sink, settings = Sink(), measured_settings(inside.environment)
+    keys, backoff = EnclaveKeys.create(example.release_id), Backoff(first=0.0, longest=0.0)
+    Enclave(settings, keys, backoff=backoff, stages=Stages(sink)).attest("start")
+
+    assert [(span.name, span.failed) for span in sink.spans] == [
+        (SpanName.ATTEST, True), (SpanName.KEY, False), (SpanName.ATTEST, False),
+    ]  # fmt: skip
 
 
 def test_a_renewal_without_a_statement_keeps_the_former_one(inside: Inside, example: Example) -> None:
@@ -195,7 +229,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 from sealserve.attester.program import attested_identity, main
 from sealserve.attester import program
-def stop(environment):
+def stop(environment, stages):
     print("touched", touched)
     sys.exit(0)
 program.attested_identity = stop

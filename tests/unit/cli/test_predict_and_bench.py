@@ -1,4 +1,5 @@
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.trace_collector import collecting
 from tests.harness.workspaces import Site, make_site
 from tests.unit.client.conftest import Behaviour
 from tests.unit.client.conftest import Service as Handler
@@ -22,6 +24,7 @@ from sealserve.client.wire.get_model_metadata_pb2 import (
 )
 from sealserve.client.wire.tensor_shape_pb2 import TensorShapeProto
 from sealserve.owner.certificates import fresh_ssl_config
+from sealserve.tracing.trace_context import TRACEPARENT, TraceContext
 
 INSTANCE = "0123456789abcdef0123456789abcdef"
 
@@ -68,6 +71,7 @@ def served(service: Service, capsys: pytest.CaptureFixture[str]) -> Iterator[Ser
     yield Served(service.site, service.behaviour, service.address, CommandLine(capsys, service.site.directory))
     service.behaviour.abort = service.behaviour.metadata = None
     service.behaviour.requests = []
+    service.behaviour.sent = []
 
 
 def test_one_request(served: Served) -> None:
@@ -431,3 +435,63 @@ def test_rest_must_be_on_or_have_an_address(served: Served) -> None:
     result = served.cli("predict", "--rest", "--address", served.address)
     assert "error[client." in result.err
     assert "REST port" in result.err
+
+
+def contexts_of(served: Served) -> list[TraceContext | None]:
+    return [TraceContext.parse(str(value)) for name, value in served.behaviour.sent if name == TRACEPARENT]
+
+
+def test_a_request_is_traced_only_on_request(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACEPARENT", "not a context")
+    assert "trace" not in served.cli.json("predict")
+    assert "\ntrace " not in served.cli.ok("predict")
+    assert contexts_of(served) == []
+    shown = served.cli.ok("predict", "--trace").splitlines()[-1]
+    (context,) = contexts_of(served)
+    assert context is not None
+    assert context.sampled
+    assert shown == f"trace {context.trace}"
+
+
+def test_a_request_continues_the_trace_of_the_calling_program(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = TraceContext.start()
+    monkeypatch.setenv("TRACEPARENT", str(caller))
+    with collecting() as collector:
+        assert served.cli.json("predict", "--trace-collector", collector.plain)["trace"] == caller.trace
+        (span,) = collector.trace(caller.trace, "predict")
+    (context,) = contexts_of(served)
+    assert context is not None
+    assert (span.span, span.parent) == (f"{context.span_id:016x}", f"{caller.span_id:016x}")
+    assert (span.kind, span.failed, span.attributes) == (3, False, {})
+    assert span.resource["service.name"] == "sealserve-client"
+
+
+def test_a_failed_request_has_a_failed_span_with_nothing_of_its_error(served: Served) -> None:
+    served.behaviour.abort = (grpc.StatusCode.INTERNAL, "canary")
+    served.behaviour.metadata = None
+    with collecting() as collector:
+        served.cli("predict", "--trace-collector", collector.plain)
+        spans = list(collector.spans)
+        assert all(span.failed for span in spans)
+        assert not any(b"canary" in message for message in collector.messages)
+
+
+def test_the_client_does_not_depend_on_its_collector(served: Served) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        result = served.cli("predict", "--trace-collector", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert result.status == 0
+    assert "did not accept the client's span" in result.err
+
+
+def test_the_collector_of_a_client_needs_tls(served: Served, tmp_path: Path) -> None:
+    error = served.cli.error("predict", "--trace-collector", "http://collector.example.com:4317")
+    assert error["code"] == "traces.endpoint"
+    assert "has no TLS" in error["message"]
+    assert served.cli.error("predict", "--trace-ca", "ca.pem")["code"] == "client.options"
+    (tmp_path / "ca.pem").write_text("nothing")
+    error = served.cli.error(
+        "predict", "--trace-collector", "https://localhost:4317", "--trace-ca", str(tmp_path / "ca.pem")
+    )
+    assert error["code"] == "certificate.unreadable"
+    assert served.behaviour.requests == []

@@ -93,6 +93,7 @@ class Behaviour:
     abort: tuple[grpc.StatusCode, str] | None = None
     hold: threading.Event = field(default_factory=threading.Event)
     requests: list[Any] = field(default_factory=list)
+    sent: list[tuple[str, str | bytes]] = field(default_factory=list)
     authorities: list[str] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
     metadata: GetModelMetadataResponse | None = None
@@ -120,6 +121,7 @@ class Service(grpc.GenericRpcHandler):
         def handle(request: Any, context: Any) -> Any:
             self._behaviour.requests.append(request)
             self._behaviour.peers.add(context.peer())
+            self._behaviour.sent += context.invocation_metadata()
             self._behaviour.hold.wait(30)
             if self._behaviour.instance is not None:
                 context.set_trailing_metadata((("x-sealserve-instance", self._behaviour.instance),))

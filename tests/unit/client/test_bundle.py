@@ -209,7 +209,8 @@ def test_a_client_of_a_bundle_calls_the_service(bundle: ClientBundle, serve: Ser
     path = tmp_path / "ann.json"
     path.write_bytes(bundle.render().reveal().replace(b"127.0.0.1:8500", b"127.0.0.1:%d" % port))
     with Client.from_bundle(path, connections=2) as client:
-        answer = client.predict({"input": np.ones((1, 3), np.float32)}, label="stable")
+        answer = client.predict({"input": np.ones((1, 3), np.float32)}, label="stable", traceparent="a context")
+        assert ("traceparent", "a context") in behaviour.sent
         assert answer["input"].tolist() == [[2, 2, 2]]
         assert behaviour.requests[-1].model_spec.name == "toy"
         assert behaviour.requests[-1].model_spec.version_label == "stable"

@@ -158,3 +158,11 @@ def predict_until_connected(predictor: Predictor, pictures: Any) -> None:
     for _ in range(100):
         with contextlib.suppress(UnreachableError):
             predictor.predict("toy", {"x": pictures}, timeout=5)
+
+
+def test_a_trace_context_is_sent_as_metadata_and_only_with_its_request(serve: Serve, connect: Connect) -> None:
+    behaviour = Behaviour()
+    predictor = Predictor([connect(serve(behaviour))])
+    predictor.predict("toy", {"x": np.zeros(1, np.float32)}, traceparent="a context")
+    predictor.predict("toy", {"x": np.zeros(1, np.float32)})
+    assert [value for name, value in behaviour.sent if name == "traceparent"] == ["a context"]

@@ -58,6 +58,7 @@ class Answers:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     hangs: threading.Event | None = None
     closes: bool = False
+    contexts: list[str | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def handler_of(answers: Answers) -> type[http.server.BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answers.contexts.append(self.headers["traceparent"])
             self._answer(body, answers.status, answers.body)
 
         def _answer(self, body: Any, status: int, content: bytes) -> None:
@@ -163,6 +165,13 @@ def test_a_model_is_asked_in_columns_and_answers_with_its_version(service: Servi
         ("GET", "/v1/models/m/metadata", None),
         ("POST", "/v1/models/m/versions/7:predict", {"signature_name": "serving_default", "inputs": {"x": [1.0, 2.0]}}),
     ]
+
+
+def test_a_trace_context_is_sent_as_a_header(service: Service) -> None:
+    with client(service) as asked:
+        asked.predict("m", {"x": np.zeros(1, np.float32)}, traceparent="a context")
+        asked.predict("m", {"x": np.zeros(1, np.float32)})
+    assert service.answers.contexts == ["a context", None]
 
 
 def test_versions_labels_and_names_are_parts_of_the_path(service: Service) -> None:

@@ -60,6 +60,20 @@ def test_an_error_for_a_key_unlike_all_others_lists_the_known_keys() -> None:
         (MINIMAL + "[server]\nrest = true\nmetrics_port = 8501\n", "replicas already use port 8501 for requests"),
         (MINIMAL + "[server]\nmetrics_port = 8500\n", "replicas already use port 8500 for requests"),
         (MINIMAL + "[service]\nname = 'x;y'\n", "service.name"),
+        (
+            MINIMAL + "[server.traces]\nendpoint = 'collector:4317'\n",
+            "server.traces.endpoint: The address of the trace collector is invalid",
+        ),
+        (MINIMAL + "[server.traces]\nendpoint = 'http://collector'\n", "the endpoint has no TLS"),
+        (MINIMAL + "[server.traces]\ndangerous_plaintext = true\n", "is only for an http:// endpoint"),
+        (
+            MINIMAL + "[server.traces]\nendpoint = 'https://collector'\ndangerous_plaintext = true\n",
+            "is only for an http:// endpoint",
+        ),
+        (
+            MINIMAL + "[server]\nkind = 'tensorflow-serving'\ntraces.endpoint = 'https://collector'\n",
+            "TensorFlow Serving's binary does not send traces",
+        ),
     ],
 )
 def test_values_that_cannot_be_used(text: str, message: str) -> None:

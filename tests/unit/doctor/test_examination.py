@@ -232,6 +232,20 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
             },
             {"platform": Verdict.OK, "network policy": Verdict.OK},
         ),
+        (
+            {
+                "platform": "sgx",
+                "target": {"kind": "kubernetes"},
+                "broker": {"address": "192.0.2.7"},
+                "kubernetes": {"store": {"source": "https://192.0.2.9/{release}.tar"}},
+                "server": {"traces": {"endpoint": "https://collector.example.com:4317"}},
+            },
+            {"platform": Verdict.OK, "network policy": Verdict.NOTE},
+        ),
+        (
+            {"platform": "sgx", "server": {"traces": {"endpoint": "http://192.0.2.9", "dangerous_plaintext": True}}},
+            {"platform": Verdict.OK, "traces": Verdict.MISSING},
+        ),
         ({"platform": "sgx", "service": {"tls": "one-way"}}, {"platform": Verdict.OK, "TLS": Verdict.NOTE}),
         (
             {"platform": "sgx", "server": {"dangerous_owner_tls_key": True}},

@@ -168,3 +168,18 @@ def test_rest_takes_threads_of_its_own_only_where_it_is_on() -> None:
     off, on = (threads_of(described(server={"threads": 4, "rest": rest})) for rest in (False, True))
     assert (off.rest, on.rest, on.inter_op) == (0, 16, 33)
     assert on.all == off.all + 32
+
+
+def test_traces_are_measured_and_off_by_default() -> None:
+    def flags(**settings: object) -> list[str]:
+        made = command(
+            described(server={"traces": settings}), program="/p/python", port=8500, bytecode=True,
+            configuration=CONFIGURATION,
+        )  # fmt: skip
+        return [flag for flag in made if "traces" in flag]
+
+    assert flags() == []
+    assert flags(endpoint="https://collector:4317", percent=7, per_second=9) == [
+        "--traces_endpoint=https://collector:4317", "--traces_percent=7", "--traces_per_second=9",
+    ]  # fmt: skip
+    assert "--dangerous_plaintext_traces=true" in flags(endpoint="http://collector", dangerous_plaintext=True)

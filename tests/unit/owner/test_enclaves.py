@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.deployment.sections import TracesTable
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, verify_enclave_index
@@ -19,6 +21,8 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import facts_now
 from sealserve.owner.owner import Owner
 from sealserve.owner.release_facts import as_released
+from sealserve.pki.authority import Authority, AuthorityKind
+from sealserve.pki.codes import PkiCode
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
 from sealserve.terms import RuntimeKind, ServerKind, TlsMode
@@ -195,6 +199,41 @@ def test_an_older_releases_enclave_allows_the_operations_of_that_release(tmp_pat
     without = {key: value for key, value in facts.items() if not key.endswith(".dangerous_operations")}
     assert flags(without) == []  # a release of a version that did not record the setting
     assert flags(None) == ["--dangerous_operations=PyFunc"]
+
+
+def test_an_older_releases_enclave_has_the_traces_of_that_release(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    (tmp_path / "ca.pem").write_bytes(
+        Authority.create(AuthorityKind.SERVICE, names=["collector"], simulated=True, now=now).certificate_pem
+    )
+    traces = {"endpoint": "https://collector:4317", "ca_file": tmp_path / "ca.pem", "percent": 3}
+    site = make_site(tmp_path / "site", server={"traces": traces})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    facts = facts_now(site.workspace, site.deployment)
+    off = site.deployment.server.model_copy(update={"traces": TracesTable()})
+    later = site.deployment.model_copy(update={"server": off})
+
+    def flags(known: Mapping[str, str] | None) -> list[str]:
+        spec = enclaves.specify(site.workspace, as_released(later, known), release.folder, name="server", port=8500)
+        return sorted(argument for argument in spec.argv if "traces" in argument)
+
+    assert flags(facts) == [
+        "--traces_ca_file=/release/config/traces-ca.pem", "--traces_endpoint=https://collector:4317",
+        "--traces_per_second=100", "--traces_percent=3",
+    ]  # fmt: skip
+    assert flags(None) == []
+
+
+def test_the_ca_of_the_trace_collector_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    traces = {"endpoint": "https://collector:4317", "ca_file": tmp_path / "ca.pem"}
+    site = make_site(tmp_path / "site", server={"traces": traces})
+    site.import_model()
+    site.certify()
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match="server.traces.ca_file"):
+        site.build_release()
 
 
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:

@@ -92,7 +92,7 @@ def test_each_metric_has_a_line() -> None:
     metrics = Metrics()
     metrics.certificate_ends(datetime(2026, 11, 25, tzinfo=UTC))
     shown = set(re.findall(r"^# TYPE (\S+)", metrics.page(), re.MULTILINE))
-    assert len(ours) == 2
+    assert len(ours) == 4
     assert ours <= shown <= first | ours
 
 

@@ -126,9 +126,9 @@ class ContainerLayout:
         return Network(name=name, subnet=self._deployment.docker.network(1), internal=internal)
 
     def link(self, number: int) -> Network:
-        """Return the network of one replica."""
+        """Return the network of one replica. It is internal, unless the replica sends traces to a collector outside."""
         subnet = self._deployment.docker.network(SHARED_NETWORKS + number)
-        return Network(name=f"link-{number}", subnet=subnet, internal=True)
+        return Network(name=f"link-{number}", subnet=subnet, internal=self._deployment.server.traces.endpoint is None)
 
     @property
     def links(self) -> range:

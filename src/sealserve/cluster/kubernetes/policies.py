@@ -1,9 +1,9 @@
 """NetworkPolicies: they deny all traffic of the pods except the traffic that the service needs.
 
-NGINX and Prometheus reach the replicas. The replicas reach the broker, the release store and DNS. NetworkPolicies keep
-other pods out. They do not restrict nodes: the root user of a node can read and send any traffic on the pods'
-networks. A policy cannot contain DNS names. For a broker or a store without a known IP address, it allows that port at
-every address.
+NGINX and Prometheus reach the replicas. The replicas reach the broker, the release store, the trace collector and DNS.
+NetworkPolicies keep other pods out. They do not restrict nodes: the root user of a node can read and send any traffic
+on the pods' networks. A policy cannot contain DNS names. For a broker, a store or a collector without a known IP
+address, it allows that port at every address.
 
 Source: https://kubernetes.io/docs/concepts/services-networking/network-policies/.
 """
@@ -61,6 +61,8 @@ def policies(context: RenderContext) -> Sequence[Manifest]:
         egress.append({"to": [{"podSelector": {"matchLabels": broker}}], "ports": port})
     else:
         egress.append(_to(context.settings.broker.ip or context.shipped.broker[0], context.shipped.broker[1]))
+    if (collector := context.deployment.server.traces.collector) is not None:
+        egress.append(_to(collector.host, collector.port))
     if (store := _store(context)) is not None:
         egress.append(_to(*store, networks=context.settings.store.addresses))
     objects.append(_policy(context, "replicas", inside, ingress=ingress, egress=egress))

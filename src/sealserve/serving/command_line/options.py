@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sealserve.errors import SealserveError
 from sealserve.serving.base_path import read_base_path
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line import flags
 from sealserve.serving_flags import FLAGS, ServerFlags
+from sealserve.tracing.collector import Collector
 
 _LONGEST_SOCKET_PATH: Final = 107
 """In bytes. Source: unix(7), ``sun_path``."""
@@ -58,6 +60,23 @@ class AdminOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracesOptions:
+    """The options of the traces.
+
+    Args:
+        collector: The collector that receives them.
+        ca_file: The file with the collector's CA certificates, or None for the CAs in gRPC's package.
+        ratio: The share of the requests without a trace context that are traced, from 0 to 1.
+        per_second: Maximum number of traced requests per second.
+    """
+
+    collector: Collector
+    ca_file: Path | None
+    ratio: float
+    per_second: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """The options of one run of the server.
 
@@ -80,6 +99,7 @@ class ServerOptions:
         http: The options of the REST API and the metrics page.
         batching: The batching flags; None if each request runs separately.
         admin: The options of the admin address, or None.
+        traces: The options of the traces, or None if they are off.
     """
 
     flags: ServerFlags
@@ -100,6 +120,7 @@ class ServerOptions:
     http: HttpOptions
     batching: BatchingFlags | None
     admin: AdminOptions | None
+    traces: TracesOptions | None
 
     @property
     def dangerous_operations(self) -> tuple[str, ...]:
@@ -179,6 +200,7 @@ def parse(arguments: Sequence[str], *, attested: bool = False) -> ServerOptions 
         http=_http(values),
         batching=_batching(values),
         admin=_admin(values),
+        traces=_traces(values),
     )
 
 
@@ -257,6 +279,44 @@ def _admin(values: ServerFlags) -> AdminOptions | None:
             "--admin_ssl_config_file is given without --admin_address.", hint="Give both flags, or neither."
         )
     return None
+
+
+def _traces(values: ServerFlags) -> TracesOptions | None:
+    ca_file, plaintext = _path(values.traces_ca_file), values.dangerous_plaintext_traces
+    if not values.traces_endpoint:
+        for name, given in (("traces_ca_file", ca_file is not None), ("dangerous_plaintext_traces", plaintext)):
+            if given:
+                raise ServingCode.FLAGS_CONFLICT.error(
+                    f"--{name} is given without --traces_endpoint.", hint="Give both flags, or neither."
+                )
+        return None
+    try:
+        collector = Collector.parse(values.traces_endpoint)
+    except SealserveError as error:
+        raise ServingCode.FLAGS_INVALID_VALUE.error(
+            f"--traces_endpoint is invalid. {error.message}", hint=error.hint
+        ) from error
+    if collector.tls and plaintext:
+        raise ServingCode.FLAGS_CONFLICT.error(
+            "--dangerous_plaintext_traces is given, but the address in --traces_endpoint uses TLS.",
+            hint="Omit the flag.",
+        )
+    if not collector.tls and not plaintext:
+        raise ServingCode.FLAGS_PLAINTEXT_REFUSED.error(
+            "--traces_endpoint does not use TLS, and plaintext traces are not enabled.",
+            hint="Give an https:// address. Use --dangerous_plaintext_traces only if no other host can read the "
+            "traffic.",
+        )
+    if not collector.tls and ca_file is not None:
+        raise ServingCode.FLAGS_CONFLICT.error(
+            "--traces_ca_file is given, but the address in --traces_endpoint does not use TLS.", hint="Omit the flag."
+        )
+    return TracesOptions(
+        collector=collector,
+        ca_file=ca_file,
+        ratio=values.traces_percent / 100,
+        per_second=values.traces_per_second,
+    )
 
 
 def _batching(values: ServerFlags) -> BatchingFlags | None:

@@ -28,6 +28,7 @@ from sealserve.serving_interface import METRICS_PATH
 if TYPE_CHECKING:
     from sealserve.serving.http.http_server import HttpServer
     from sealserve.serving.http.rest import Api
+    from sealserve.serving.tracing import Tracing  # imported only if traces are on
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class HttpPorts:
         identity: The identity of an attested server, or None.
         evidence: Answers requests for evidence at the REST API's port, or None.
         open_inference: Returns the resources of the Open Inference Protocol, for the REST API's port; None for none.
+        tracing: The traces, or None if they are off.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
@@ -63,9 +65,11 @@ class HttpPorts:
         identity: AttestedIdentity | None = None,
         evidence: Evidence | None = None,
         open_inference: Callable[[], "Api"] | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._open_inference = open_inference
         self._options = options
+        self._tracing = tracing
         self._identity = identity
         self._receipts = receipts
         self._evidence = evidence
@@ -124,6 +128,7 @@ class HttpPorts:
                 open_inference=self._open_inference() if has_rest and self._open_inference is not None else None,
                 receipts=self._receipts,
                 evidence=self._evidence if has_rest else None,
+                tracing=self._tracing if has_rest else None,
                 metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,
                 metrics=self._servables.metrics,
                 limits=limits,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -24,9 +24,14 @@ from sealserve.serving.http.rest import HTTP_STATUS, Answer, Api, error_body
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import Status
+from sealserve.serving.spans import RequestTrace
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import taken
 from sealserve.serving_interface import BINARY_HEADER, EVIDENCE_PATH
+from sealserve.tracing.trace_context import TRACEPARENT
+
+if TYPE_CHECKING:  # imported only if traces are on
+    from sealserve.serving.tracing import Tracing
 
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
@@ -85,6 +90,7 @@ class HttpServer:
         allowance: The bytes that requests and answers may use.
         receipts: Adds a receipt to an answer whose request asks for it; None if the port has no receipts.
         evidence: Answers requests for evidence, or None.
+        tracing: The traces, or None if they are off.
         cors: Whether web pages from other sites may send requests.
         gzip: Whether answers are compressed for clients that accept it.
     """
@@ -100,6 +106,7 @@ class HttpServer:
         allowance: Allowance,
         receipts: Receipts | None = None,
         evidence: Evidence | None = None,
+        tracing: "Tracing | None" = None,
         cors: bool = False,
         gzip: bool = False,
     ) -> None:
@@ -110,6 +117,7 @@ class HttpServer:
         self._allowance = allowance
         self._receipts = receipts
         self._evidence = evidence
+        self._tracing = tracing
         self._evidence_thread = ThreadPoolExecutor(1, thread_name_prefix="evidence")
         self._cors = {} if not cors else _CORS if evidence is None else _ATTESTED_CORS
         self._gzip = gzip
@@ -277,6 +285,9 @@ class HttpServer:
             ask: Callable[[], Answer] = lambda: api.answer(request.method, path, body, deadline, loan, headers=headers)  # noqa: E731  # typed
             if self._receipts is not None and RECEIPT_FIELD in request.headers:
                 ask = partial(with_receipt, self._receipts, request, body, ask)
+            if self._tracing is not None and request.method == "POST":
+                trace = self._tracing.http(path, request.headers.getall(TRACEPARENT, []))
+                ask = ask if trace is None else partial(_traced, trace, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
         finally:
             loan.give_back(loan.size)
@@ -299,6 +310,13 @@ class HttpServer:
         except web.RequestPayloadError:
             return self._refusal(Status.INVALID_ARGUMENT, "The body does not match its headers.")
         return body
+
+
+def _traced(trace: RequestTrace, ask: Callable[[], Answer]) -> Answer:
+    with trace.answering() as end:
+        answer = ask()
+        end(answer.status)
+    return answer
 
 
 def _is_compressible(answer: Answer) -> bool:

@@ -24,7 +24,9 @@ from sealserve.serving.runtime.protos import ConfigProto
 from sealserve.serving.runtime.session import Runnable, Session
 from sealserve.serving.runtime.signature import Obstacle, Signature
 from sealserve.serving.servables import Servable
+from sealserve.serving.spans import NO_STAGES, Stages
 from sealserve.serving_interface import OPTIMIZATION_FILE
+from sealserve.tracing.span import SpanName
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class Loader:
         batching: The batching parameters, or None if each request runs separately.
         scheduler: The threads that run batches.
         metrics: The metrics for loads, and for the runs of loaded versions.
+        stages: The spans of loads.
     """
 
     options: ServerOptions
@@ -96,6 +99,7 @@ class Loader:
     batching: BatchingParameters | None = None
     scheduler: BatchScheduler | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    stages: Stages = NO_STAGES
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Load the version of a model in ``folder``.
@@ -105,6 +109,10 @@ class Loader:
             VerificationError: Its files do not match the list.
             UnavailableError: TensorFlow is not installed or not usable.
         """
+        with self.stages.stage(SpanName.LOAD):
+            return self._load(name, version, folder)
+
+    def _load(self, name: str, version: int, folder: Path) -> Servable:
         # 1. Check the files against the list: TensorFlow must not parse a file that the owner did not seal.
         if self.files is not None:
             started = time.monotonic()
@@ -159,12 +167,13 @@ class Loader:
             )
             # 4. Run its warm-up requests before a client can use it.
             if self.options.warmup_iterations:
-                warm_up(
-                    servable,
-                    folder,
-                    iterations=self.options.warmup_iterations,
-                    discreet=self.files is not None,
-                )
+                with self.stages.stage(SpanName.WARM_UP):
+                    warm_up(
+                        servable,
+                        folder,
+                        iterations=self.options.warmup_iterations,
+                        discreet=self.files is not None,
+                    )
         except BaseException:
             session.close()
             raise

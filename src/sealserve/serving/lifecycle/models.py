@@ -28,6 +28,7 @@ from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchScheduler
 from sealserve.serving.runtime.protos import ConfigProto, ModelServerConfig
 from sealserve.serving.servables import Servables, State
+from sealserve.serving.spans import NO_STAGES, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Models:
         files: The list of the files that may be loaded, or None to load any file.
         servables: The published states and servables.
         check_model: Checks each model before it is loaded, or None.
+        stages: The spans of loads.
 
     Raises:
         SealserveError: ``--tensorflow_session_config_file`` or the batching parameters cannot be used.
@@ -58,6 +60,7 @@ class Models:
         files: FileList | None,
         servables: Servables,
         check_model: ModelCheck | None = None,
+        stages: Stages = NO_STAGES,
     ) -> None:
         self._options = options
         self._files = files
@@ -74,6 +77,7 @@ class Models:
                 batching=batching,
                 scheduler=scheduler,
                 metrics=servables.metrics,
+                stages=stages,
             ).load,
             policy=preserve_resources if options.flags.resource_preserving_policy else preserve_availability,
             retries=Retries(

@@ -30,6 +30,7 @@ from sealserve.serving.open_inference.service import (
 )
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import RequestCode
+from sealserve.serving.spans import Begin
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.rpc import Method, Route, counted, parsed
 
@@ -37,7 +38,9 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_nam
 MODEL_INFER: Final = "ModelInfer"
 
 
-def routes(service: OpenInference, *, inference: Lane, control: Lane, receipts: Receipts) -> dict[str, Route]:
+def routes(
+    service: OpenInference, *, inference: Lane, control: Lane, receipts: Receipts, begin_trace: Begin | None = None
+) -> dict[str, Route]:
     """Return the routes of the service.
 
     Args:
@@ -45,10 +48,13 @@ def routes(service: OpenInference, *, inference: Lane, control: Lane, receipts: 
         inference: The lane of requests that run a model.
         control: The lane of all other requests.
         receipts: Adds receipts to answers that depend on a model.
+        begin_trace: Decides whether a request that runs a model is traced; None if no request is.
     """
     found = {name: Route(method=method, lane=control) for name, method in _control_methods(service).items()}
     found["ModelMetadata"] = Route(method=_metadata_method(service), lane=control, receipts=receipts)
-    found[MODEL_INFER] = Route(method=_infer_method(service), lane=inference, receipts=receipts)
+    found[MODEL_INFER] = Route(
+        method=_infer_method(service), lane=inference, receipts=receipts, begin_trace=begin_trace
+    )
     return {f"/{SERVICE}/{name}": route for name, route in found.items()}
 
 

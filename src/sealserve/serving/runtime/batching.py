@@ -29,6 +29,8 @@ from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlo
 from sealserve.serving.runtime.padding import pad_to
 from sealserve.serving.runtime.session import Batchable
 from sealserve.serving.runtime.tensors import Tensor
+from sealserve.serving.spans import RequestTrace, active, working_for
+from sealserve.tracing.span import SpanName
 
 _Key = tuple[Any, ...]
 
@@ -48,6 +50,7 @@ class _Task:
     deadline: float
     since: float = field(default_factory=time.monotonic)
     result: "Future[list[Tensor]]" = field(default_factory=Future)
+    traces: tuple[RequestTrace, ...] = field(default_factory=active)
 
 
 @dataclass(eq=False, slots=True)
@@ -259,6 +262,8 @@ class BatchingSession:
             now = time.monotonic()
             for task in wanted:
                 self._scheduler.metrics.waited(pool, now - task.since)
+                for trace in task.traces:
+                    trace.add(SpanName.BATCH, task.since, now)
             # Run together only requests whose outputs can be split again.
             if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
@@ -310,7 +315,8 @@ class BatchingSession:
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))
         ]
-        outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
+        with working_for(tuple(trace for task in tasks for trace in task.traces)):
+            outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
         # Split the outputs, if each has a row for each row of the inputs.
         reason = self._rows.check(fetches, merged, outputs, size)
         if len(tasks) == 1 and size == rows:

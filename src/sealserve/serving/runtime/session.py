@@ -21,6 +21,8 @@ from sealserve.serving.runtime.row_counts import counted_outputs
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.runtime.unstoppable import unstoppable_signatures
+from sealserve.serving.spans import active
+from sealserve.tracing.span import SpanName
 
 TIME_LIMIT: Final = 300.0
 """Default maximum of seconds for one run. TensorFlow Serving has no limit."""
@@ -295,11 +297,15 @@ class Session:
                 )
         except TensorFlowError as error:
             raise TensorFlowError(error.status, original_names(error.text)) from error
+        finally:
+            ended = time.monotonic()
+            for trace in active():
+                trace.add(SpanName.TENSORFLOW, started, ended)
         self._after_preparation(fetches)
         if key is not None:
             if len(self._took) >= _REMEMBERED:
                 self._took.clear()
-            self._took[key] = time.monotonic() - started
+            self._took[key] = ended - started
         return [Tensor(library, handle) for handle in results]
 
     def _after_preparation(self, fetches: Sequence[Endpoint]) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import RequestCode, RequestError, Status
+from sealserve.serving.spans import Begin
 from sealserve.serving.wire.lanes import Job, Lane
 from sealserve.serving.wire.transport import Call, Handler
 from sealserve.serving_interface import INSTANCE_HEADER, RECEIPT_HEADER
@@ -46,12 +47,14 @@ class Route:
         receipts: Adds a receipt to an answer whose request asks for it; None if the method has no receipts. Then a
             request for a receipt is ignored.
         admit: Raises a `RequestError` if the client, by its identifier, has sent too many requests; None for no limit.
+        begin_trace: Decides whether a request is traced; None if no request is.
     """
 
     method: Method
     lane: Lane
     receipts: Receipts | None = None
     admit: Callable[[bytes], None] | None = None
+    begin_trace: Begin | None = None
 
 
 def refusal(reason: str) -> Method:
@@ -121,14 +124,20 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
-        job = Job(
-            work=lambda: run(call, route.method, route.receipts),
-            refuse=lambda error: _refusal(call, error)(),
-            client=call.peer,
-        )
+        trace = None if route.begin_trace is None else route.begin_trace(call.metadata)
+        method = route.method if trace is None else trace.watched(route.method)
+
+        def refuse(error: RequestError) -> None:
+            if trace is not None:
+                trace.end(error.status)
+            _refusal(call, error)()
+
+        job = Job(work=lambda: run(call, method, route.receipts), refuse=refuse, client=call.peer)
 
         def cancel() -> None:
             if route.lane.withdraw(job):
+                if trace is not None:
+                    trace.end(Status.CANCELLED)
                 call.refuse(Status.CANCELLED, "")  # the client is gone, but the call must end
 
         call.on_cancel = cancel  # an earlier cancellation is checked when the job runs
@@ -136,7 +145,7 @@ def _handler(route: Route) -> Handler:
             if route.admit is not None:
                 route.admit(call.peer())
         except RequestError as error:
-            _refusal(call, error)()
+            refuse(error)
             return
         route.lane.run(job)
 

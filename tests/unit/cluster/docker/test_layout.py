@@ -656,3 +656,11 @@ def test_a_database_that_the_brokers_container_cannot_reach_is_rejected(
     password.chmod(0o644)
     with pytest.raises(PrivateFileExposedError):
         write_configuration(layout, described_by(layout), bundle, broker=None)
+
+
+def test_the_network_of_a_replica_leads_outside_only_for_its_traces(tmp_path: Path) -> None:
+    traces = {"endpoint": "https://collector.example.com:4317"}
+    layout = make_context(make_site(tmp_path / "site", server={"traces": traces}))
+    network = layout.link(0)
+    assert not network.internal
+    assert NO_HOST_ADDRESS + "=true" not in commands.network_create(network, "p")

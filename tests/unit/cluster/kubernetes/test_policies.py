@@ -129,3 +129,13 @@ def test_a_broker_with_an_ipv6_address_is_the_only_allowed_broker() -> None:
     assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)
     assert not allows(rules, replica, Peer(address="2001:db8::45"), 4433)
     assert not allows(rules, replica, BROKER, 4433)
+
+
+@pytest.mark.parametrize(("host", "elsewhere"), [("collector.example.com", True), ("198.51.100.7", False)])
+def test_a_replica_reaches_its_trace_collector(host: str, elsewhere: bool) -> None:
+    context = make_context(toml=TOML.replace("[service]", f'[server.traces]\nendpoint = "https://{host}"\n\n[service]'))
+    rules, replica = policies(context), pod(context, "replicas")
+    assert allows(rules, replica, OUTSIDE, 4317)
+    assert allows(rules, replica, BROKER, 4317) is elsewhere  # a policy cannot contain a DNS name
+    assert not allows(rules, pod(context, "front"), OUTSIDE, 4317)
+    assert not allows(rules, OUTSIDE, replica, 4317)

@@ -173,3 +173,31 @@ def test_the_admin_address_is_off_unless_it_is_given() -> None:
     assert (admin.address, admin.ssl_config_file) == ("unix:/run/admin.sock", None)
     with raises(ServingCode.FLAGS_CONFLICT, match="--admin_ssl_config_file is given without --admin_address"):
         options("--admin_ssl_config_file=/x")
+
+
+def test_traces_are_off_unless_a_collector_is_given() -> None:
+    assert options().traces is None
+    for flag in ("--traces_ca_file=/ca.pem", "--dangerous_plaintext_traces"):
+        with raises(ServingCode.FLAGS_CONFLICT, match="without --traces_endpoint"):
+            options(flag)
+    traces = options(
+        "--traces_endpoint=https://collector:4317", "--traces_ca_file=/ca.pem", "--traces_percent=5"
+    ).traces
+    assert traces is not None
+    assert (traces.collector.address, traces.ca_file, traces.ratio) == ("collector:4317", Path("/ca.pem"), 0.05)
+    assert traces.per_second == 100
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--traces_endpoint is invalid"):
+        options("--traces_endpoint=collector:4317")
+
+
+def test_traces_need_tls_unless_plaintext_is_allowed_by_name() -> None:
+    plain = "--traces_endpoint=http://collector:4317"
+    with raises(ServingCode.FLAGS_PLAINTEXT_REFUSED, match="does not use TLS"):
+        options(plain)
+    traces = options(plain, "--dangerous_plaintext_traces").traces
+    assert traces is not None
+    assert not traces.collector.tls
+    with raises(ServingCode.FLAGS_CONFLICT, match="does not use TLS"):
+        options(plain, "--dangerous_plaintext_traces", "--traces_ca_file=/ca.pem")
+    with raises(ServingCode.FLAGS_CONFLICT, match="uses TLS"):
+        options("--traces_endpoint=https://collector", "--dangerous_plaintext_traces")
