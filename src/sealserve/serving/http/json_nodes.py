@@ -62,12 +62,18 @@ class Numbers:
     """A regular list of numbers.
 
     Args:
-        shape: The size of each dimension.
+        sizes: The size of each dimension, the innermost first. So an enclosing list adds its size at the end, in a time
+            that does not depend on the depth.
         parts: The numbers, one row after the other.
     """
 
-    shape: tuple[int, ...]
+    sizes: list[int]
     parts: list[Part]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each dimension, the outermost first."""
+        return tuple(reversed(self.sizes))
 
     def __iter__(self) -> Iterator[Any]:
         for part in self.parts:
@@ -143,14 +149,27 @@ def part_of(values: list[Any], single: bool = False) -> Part:
 def closed(values: list[Any], *, single: bool = False) -> Any:
     """Return a list in its stored form: a regular list of numbers becomes `Numbers`, any other list is unchanged.
 
+    The time does not depend on the depth of a single element, because a client can send millions of brackets. Two
+    elements of the same shape have as much text as their depth.
+
+    Args:
+        values: The list, whose elements are in their stored form. They can become parts of the result.
+        single: Whether single precision is enough for fractions.
+
     Raises:
         OverflowError: An integer is too large for a double.
     """
     kinds = set(map(type, values))
     if kinds and kinds <= {int, float}:
-        return Numbers((len(values),), [part_of(values, single)])
-    if kinds == {Numbers} and len({value.shape for value in values}) == 1:
-        return Numbers((len(values), *values[0].shape), _joined((p for value in values for p in value.parts), single))
+        return Numbers([len(values)], [part_of(values, single)])
+    if kinds == {Numbers}:
+        first, *others = values
+        if not others:
+            first.sizes.append(1)
+            return first
+        if all(other.sizes == first.sizes for other in others):
+            sizes = [*first.sizes, len(values)]
+            return Numbers(sizes, _joined((part for value in values for part in value.parts), single))
     return values
 
 

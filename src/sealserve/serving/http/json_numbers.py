@@ -147,7 +147,7 @@ class ArrayReader(PartReader):
             return None, 0
         if total != math.prod(shape):  # it contains an empty list
             return None, 0
-        return Numbers(shape, parts) if keep else None, end
+        return Numbers(list(reversed(shape)), parts) if keep else None, end
 
     def _row(self, start: int) -> tuple[int, tuple[int, ...]] | None:
         """Return the end and the shape of the list of numbers at ``start``, which must not contain lists."""

@@ -158,7 +158,7 @@ def _leaves(node: Any, dtype: int, charge: Callable[[int], None]) -> Leaves:
     """Return the elements of a value. It works level by level, so that no Python code runs per element."""
     shape, kind = shape_of(node), KINDS.get(dtype)
     if type(node) in {int, float}:
-        node = Numbers((), [part_of([node])])
+        node = Numbers([], [part_of([node])])
     if isinstance(node, Numbers):
         if kind is None or _misfit(node, kind) is not None:
             _explain(node, shape, dtype)
@@ -248,7 +248,7 @@ def _check_level(level: int, shape: Sequence[int]) -> None:
 def _check_leaf(value: Any, dtype: int) -> None:
     """Raise an error if a value is not an element of a tensor of the type."""
     kind = KINDS.get(dtype)
-    if kind is not None and type(value) in {int, float} and _misfit(Numbers((), [part_of([value])]), kind) is None:
+    if kind is not None and type(value) in {int, float} and _misfit(Numbers([], [part_of([value])]), kind) is None:
         return
     if kind is None and not isinstance(value, JsonObject | Base64):
         raise JsonTypeError(f"Conversion of {HIDDEN_VALUE} to type: {type_name(dtype)}")

@@ -13,7 +13,7 @@ from tests.harness.errors import raises
 
 from sealserve.serving.http import json_numbers
 from sealserve.serving.http.json_errors import JsonFormError
-from sealserve.serving.http.json_nodes import Base64, JsonObject, Numbers
+from sealserve.serving.http.json_nodes import Base64, JsonObject, Numbers, shape_of
 from sealserve.serving.http.json_reader import read
 from sealserve.serving.request_errors import RequestCode
 
@@ -354,3 +354,11 @@ def test_base64_is_what_abseil_takes_for_it(text: bytes, content: bytes | None) 
 )
 def test_other_objects_do_not_stand_for_bytes(value: bytes) -> None:
     assert isinstance(read(b'{"inputs":' + value + b"}")[b"inputs"], JsonObject)
+
+
+@pytest.mark.parametrize("inner", [b"1", b"", b'"text"', b"[1],[1]", b"[1],[1,2]"])
+def test_the_time_of_nested_lists_grows_with_their_text_alone(inner: bytes) -> None:
+    """With a time that grows with the square of the depth, each of these texts took five minutes."""
+    depth = 300_000
+    (member,) = read(b'{"inputs":' + b"[" * depth + inner + b"]" * depth + b"}").members
+    assert len(shape_of(member[1])) >= depth
