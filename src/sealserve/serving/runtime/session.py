@@ -281,7 +281,8 @@ class Session:
         """
         library = self.library
         timeout = self.time_limit if timeout is None else min(timeout, self.time_limit)
-        key = self._key(feeds, fetches)
+        wanted = tuple([_key_of(end) for end in fetches])
+        key = self._key(feeds, wanted)
         took = None if key is None else self._took.get(key)
         options = self._inline if took is not None and timeout > _AMPLE * took else _timed(timeout)
         inputs = (Endpoint * len(feeds))(*(endpoint for endpoint, _ in feeds))
@@ -301,25 +302,28 @@ class Session:
             ended = time.monotonic()
             for trace in active():
                 trace.add(SpanName.TENSORFLOW, started, ended)
-        self._after_preparation(fetches)
+        if wanted not in self._prepared:
+            self._after_preparation(wanted)
         if key is not None:
             if len(self._took) >= _REMEMBERED:
                 self._took.clear()
             self._took[key] = ended - started
         return [Tensor(library, handle) for handle in results]
 
-    def _after_preparation(self, fetches: Sequence[Endpoint]) -> None:
-        """Return memory to the system after the first run of an output. TensorFlow prepared its graph in this run."""
-        wanted = tuple([_key_of(end) for end in fetches])
-        if wanted not in self._prepared:
-            if len(self._prepared) >= _REMEMBERED:
-                self._prepared.clear()
-            self._prepared.add(wanted)
-            return_freed_memory()
+    def _after_preparation(self, wanted: _Key) -> None:
+        """Return memory to the system after the first run of outputs. TensorFlow prepared its graph in this run."""
+        if len(self._prepared) >= _REMEMBERED:
+            self._prepared.clear()
+        self._prepared.add(wanted)
+        return_freed_memory()
 
-    def _key(self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint]) -> _Key | None:
-        """Return the key that determines the time of a run, or None if the inputs' values can affect the time."""
-        wanted = tuple([_key_of(end) for end in fetches])
+    def _key(self, feeds: Sequence[tuple[Endpoint, Tensor]], wanted: _Key) -> _Key | None:
+        """Return the key that determines the time of a run, or None if the inputs' values can affect the time.
+
+        Args:
+            feeds: The fed tensors.
+            wanted: The places of the fetched tensors.
+        """
         if not self._bounded.issuperset(wanted):
             return None
         return (wanted, *[(end.operation, end.index, tensor.shape) for end, tensor in feeds])

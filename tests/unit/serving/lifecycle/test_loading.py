@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from tests.harness.errors import raises
+from tests.harness.optimized_models import convolution_model, in_this_process
 
 from sealserve.attester.model_check import check_model
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.optimization.optimize import Thresholds, optimize
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
@@ -26,6 +28,7 @@ from sealserve.serving.runtime.protos import ConfigProto, PredictionLog
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.servables import Servable
 from sealserve.serving_interface import OPTIMIZATION_FILE, WARMUP_REQUESTS
+from sealserve.terms import Precision
 
 pytestmark = pytest.mark.tensorflow
 
@@ -254,3 +257,16 @@ def test_freed_memory_is_returned_after_the_load(models: Path, monkeypatch: pyte
     servable = load(options(models / "several"), None)
     assert times == ["load"]
     servable.session.close()
+
+
+def test_an_attested_server_accepts_an_optimized_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    result = tmp_path / "m" / "1"
+    report = optimize(
+        convolution_model(tmp_path / "original"), result, precision=Precision.BFLOAT16, thresholds=Thresholds(top1=0)
+    )
+    chosen = options(tmp_path / "m")
+    loaded = Loader(options=chosen, files=listing(tmp_path / "m"), check_model=check_model).load("m", 1, result)
+    assert sorted(loaded.signatures) == ["features", "serving_default"]
+    assert loaded.digest != report.original, "the digest in receipts is the digest of the served files"
+    loaded.session.close()
