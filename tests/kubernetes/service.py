@@ -71,6 +71,7 @@ def make_deployment(
     broker: str = BROKER_NAME,
     server: Mapping[str, Any] | None = None,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
+    grpc_readiness: bool = False,
 ) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside the cluster.
 
@@ -81,6 +82,7 @@ def make_deployment(
         broker: The broker's address.
         server: Non-default settings in ``[server]``.
         tables: Non-default settings in the tables of ``[kubernetes]``.
+        grpc_readiness: Whether kubelets check readiness by gRPC. The service then has one-way TLS.
     """
     kubernetes: dict[str, dict[str, Any]] = {
         "store": {"source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar", "folder": folder / "store"},
@@ -96,12 +98,17 @@ def make_deployment(
         kubernetes[name] = {**kubernetes.get(name, {}), **values}
     site = make_site(
         folder,
-        service={"listen": place.node, "port": NODE_PORT, "rest_port": REST_NODE_PORT},
+        service={
+            "listen": place.node,
+            "port": NODE_PORT,
+            "rest_port": REST_NODE_PORT,
+            **({"tls": "one-way"} if grpc_readiness else {}),
+        },
         server={"max_connection_age_seconds": 2, **(server or {})},
         broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},
         images={"prefix": images.prefix, "tag": images.tag},
-        kubernetes={"start_seconds": 240, **kubernetes},
+        kubernetes={"start_seconds": 240, "grpc_readiness": grpc_readiness, **kubernetes},
     )
     site.import_model()
     site.certify()

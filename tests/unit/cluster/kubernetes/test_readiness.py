@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import make_site
@@ -39,13 +40,18 @@ def cluster() -> FakeCluster:
     return made
 
 
-def container(context: RenderContext) -> Manifest:
+def replicas(context: RenderContext) -> Manifest:
+    """Return the Deployment of the replicas."""
     (found,) = [
-        item["spec"]["template"]["spec"]["containers"][0]
+        item
         for item in objects(context)
         if (item["kind"], item["metadata"]["name"]) == ("Deployment", "sealserve-replicas")
     ]
-    made: Manifest = found
+    return found
+
+
+def container(context: RenderContext) -> Manifest:
+    made: Manifest = replicas(context)["spec"]["template"]["spec"]["containers"][0]
     return made
 
 
@@ -76,6 +82,13 @@ def test_readiness_is_a_call_over_tls_and_liveness_stays_a_connection(context: R
     assert made["readinessProbe"]["grpc"] == {"port": 8500, "mode": "TLS"}
     assert made["readinessProbe"]["failureThreshold"] > 1
     assert made["startupProbe"]["tcpSocket"] == made["livenessProbe"]["tcpSocket"] == {"port": 8500}
+
+
+def test_the_probe_fits_the_schema_of_the_first_version_that_has_it(context: RenderContext) -> None:
+    for item in objects(context):
+        kubernetes_validate.validate(item, "1.37.0", strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError, match="'mode' was unexpected"):
+        kubernetes_validate.validate(replicas(context), "1.36.0", strict=True)
 
 
 def test_two_way_tls_is_refused_in_the_file() -> None:
