@@ -162,6 +162,13 @@ class Service:
         """Remove the deployment."""
         stop_all(self.site.workspace, tell=print)
 
+    def down_without_draining(self, kubectl: Kubectl) -> None:
+        """Remove the deployment, with pods that do not wait for their users. `test_deployment.py` waits for them."""
+        space = self.site.deployment.kubernetes.namespace
+        kubectl("-n", space, "delete", "deployments,replicasets", "--all", "--cascade=orphan")  # they replace pods
+        kubectl("-n", space, "delete", "pods", "--all", "--grace-period=1", "--timeout=120s")
+        self.down()
+
     @contextmanager
     def load(self, *, clients: int = 3) -> Iterator["Load"]:
         """Send requests from several clients, each one after the other, until the block ends."""

@@ -6,6 +6,7 @@
 import datetime as dt
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import Images
-from tests.harness.running import run
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import make_deployment, wait
 
 from sealserve.cluster.kubernetes import shipping
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient
+from sealserve.cluster.kubernetes.preconditions import check_readiness
 from sealserve.cluster.kubernetes.render_context import container_security
 from sealserve.cluster.kubernetes.replicas import readiness_probe
 from sealserve.enclave.server_files import PROGRAMS
@@ -87,14 +89,16 @@ def test_a_kubelet_needs_the_status_serving_and_has_no_client_certificate(
     kubectl("-n", servers, "wait", "pod/two-way", "--for=condition=Ready=false", "--timeout=1s")
 
 
-def test_a_cluster_with_the_feature_gate(testbed: Cluster | None, images: Images, tmp_path: Any) -> None:
+def test_a_cluster_with_the_feature_gate(
+    testbed: Cluster | None, kubectl: Kubectl, images: Images, tmp_path: Path
+) -> None:
     if testbed is None:
         pytest.skip("another cluster may lack the feature gate")
+    assert kubectl.kubeconfig
     site = make_deployment(tmp_path, images, grpc_readiness=True)
-    assert readiness_probe(shipping.provisional_context(site.deployment))["grpc"] == PROBE["grpc"]
-    done = run("doctor", "host", "--target", "kubernetes", "--json", "--directory", site.directory)
-    (found,) = [row for row in done.json if row["code"] == "host.cluster-grpc-readiness"]
-    assert found["verdict"] == "ok"
+    context = shipping.provisional_context(site.deployment)
+    assert readiness_probe(context)["grpc"] == PROBE["grpc"]
+    check_readiness(context, ClusterClient())
 
 
 def pod(images: Images, name: str, **environment: str) -> dict[str, Any]:

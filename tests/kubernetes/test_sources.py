@@ -84,7 +84,7 @@ def service(
             deployed.up(deployed.build_release(), 1)
             yield deployed
         finally:
-            deployed.down()
+            deployed.down_without_draining(kubectl)
     assert kubectl("-n", SPACE, "get", "all", "--ignore-not-found") == ""
     assert kubectl("get", "namespace", SPACE), "it was there before, so it stays"
 
@@ -174,26 +174,29 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
 
 def test_a_replica_that_hangs_gets_no_connections_until_it_answers_again(service: Service, kubectl: Kubectl) -> None:
     """The kernel still accepts connections for a stopped process, so a TCP probe does not notice that it hangs."""
-    (pod,) = json.loads(kubectl("-n", SPACE, "get", "pods", "-l", REPLICAS, "-o", "json"))["items"]
+    pods = json.loads(kubectl("-n", SPACE, "get", "pods", "-l", REPLICAS, "-o", "json"))["items"]
+    (pod,) = [found for found in pods if "deletionTimestamp" not in found["metadata"]]
+    name = pod["metadata"]["name"]
     assert pod["spec"]["containers"][0]["readinessProbe"]["grpc"] == {"port": 8500, "service": "", "mode": "TLS"}
     processes = processes_of(pod["metadata"]["uid"])
     assert processes
     for process in processes:
         os.kill(process, signal.SIGSTOP)
     try:
-        wait(lambda: replica(service).health is Health.UNHEALTHY, 60)
-        assert "readiness probe fails" in replica(service).error
+        wait(lambda: replica(service, name).health is Health.UNHEALTHY, 60)
+        assert "readiness probe fails" in replica(service, name).error
         events = json.loads(kubectl("-n", SPACE, "get", "events", "-o", "json"))["items"]
-        told = [event["message"] for event in events if event["involvedObject"]["uid"] == pod["metadata"]["uid"]]
+        told = [event["message"] for event in events if event["involvedObject"]["name"] == name]
         assert any(text.startswith("Readiness probe failed: timeout: failed to connect service") for text in told)
         (slice_,) = json.loads(kubectl("-n", SPACE, "get", "endpointslices", "-l", REPLICAS, "-o", "json"))["items"]
-        assert [point["conditions"]["ready"] for point in slice_["endpoints"]] == [False]
+        endpoints = {point["targetRef"]["name"]: point["conditions"]["ready"] for point in slice_["endpoints"]}
+        assert endpoints[name] is False
     finally:
         for process in processes:
             os.kill(process, signal.SIGCONT)
-    wait(lambda: replica(service).state is State.SERVING, 60)
+    wait(lambda: replica(service, name).state is State.SERVING, 60)
     assert_served(service)
-    assert replica(service).restarts == 0
+    assert replica(service, name).restarts == 0
 
 
 @contextlib.contextmanager
@@ -217,9 +220,9 @@ def volume(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {**common, **spec}}
 
 
-def replica(service: Service) -> PartStatus:
-    """Return the only replica."""
-    (found,) = [part for part in service.target.status() if part.role.startswith("replica-")]
+def replica(service: Service, name: str) -> PartStatus:
+    """Return the status of a replica by the name of its pod."""
+    (found,) = [part for part in service.target.status() if part.instance == name]
     return found
 
 

@@ -13,10 +13,15 @@ from testbed.kubernetes import layout
 from testbed.kubernetes.cluster import Cluster
 from testbed.kubernetes.network import rules
 from tests.harness.container_images import Images
-from tests.harness.running import run
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import make_deployment
+
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.kubernetes import shipping
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient
+from sealserve.cluster.kubernetes.preconditions import check_readiness
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
@@ -56,14 +61,13 @@ exec {shutil.which("ip")} "$@"
         )
         assert [node.address for node in cluster.nodes()] == [layout.CONTROL_PLANE]
         assert any("NFQUEUE" in rule for rule in rules()["mangle"])
-        # This cluster has no feature gates, so it shows how `up` and `doctor` report that gRPC probes lack TLS.
-        done = run("doctor", "host", "--target", "kubernetes", "--json", "--directory", site.directory)
-        (readiness,) = [row for row in done.json if row["code"] == "host.cluster-grpc-readiness"]
-        assert readiness["verdict"] == "missing"
-        assert readiness["found"] == (
-            f"the API server drops readinessProbe.grpc.mode, because its feature gate {GATE} is off; "
-            f"the feature gate {GATE} is off in the kubelet of node-1"
-        )
+        # This cluster has no feature gates, so it shows how `up` reports that gRPC probes lack TLS.
+        with raises(
+            ClusterCode.KUBERNETES_GRPC_READINESS,
+            match=rf"API server drops readinessProbe\.grpc\.mode, because its feature gate {GATE} is off; "
+            rf"the feature gate {GATE} is off in the kubelet of node-1\.",
+        ):
+            check_readiness(shipping.provisional_context(site.deployment), ClusterClient())
     finally:
         cluster.down()
     assert rules() == before
