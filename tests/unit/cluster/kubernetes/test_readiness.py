@@ -12,14 +12,17 @@ from tests.unit.cluster.kubernetes.conftest import ONE_WAY, make_context, node
 from tests.unit.cluster.kubernetes.test_preconditions import FakeCluster, examine
 
 from sealserve import deployment
-from sealserve.bundle import read_bundle
+from sealserve.bundle import Bundle, EnclaveFacts, read_bundle
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.preconditions import check_readiness
 from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
+from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.deployment.codes import DeploymentCode
 from sealserve.doctor.finding import Verdict
+from sealserve.tcp_ports import SERVICE_PORT
 
 GATE = "GRPCContainerProbeTLS"
 ON = {GATE: True}
@@ -121,6 +124,20 @@ def test_a_cluster_with_the_feature(context: RenderContext, cluster: FakeCluster
     check_readiness(context, cluster)  # type: ignore[arg-type]  # it has the methods that are used
     assert cluster.applied == []
     assert examine(context, cluster)["grpc-readiness"].verdict is Verdict.OK
+
+
+def test_up_creates_nothing_in_a_cluster_without_the_feature(tmp_path: Path, cluster: FakeCluster) -> None:
+    store = {"source": "https://store.example.com/{release}.tar"}
+    site = make_site(tmp_path, service={"tls": "one-way"}, kubernetes={"grpc_readiness": True, "store": store})
+    site.workspace.host.owner_key.write_text("-----BEGIN PUBLIC KEY-----\n")
+    enclave = EnclaveFacts(name=ENCLAVE, port=SERVICE_PORT, broker=("broker", 4433), memory=2**30, manifest="0" * 64)
+    target = KubernetesTarget(site.workspace, site.deployment)
+    target._open = cluster  # type: ignore[assignment]  # it has the methods that are used
+    cluster.version = "v1.34.4"
+    with raises(ClusterCode.KUBERNETES_GRPC_READINESS, match=r"expected Kubernetes v1\.37 or later, got v1\.34\.4\."):
+        target.up(Bundle(folder=tmp_path / "m-0123456789ab", size=1, enclaves=(enclave,)), 1)
+    assert cluster.applied == []
+    assert target.status() == []
 
 
 def test_nothing_is_checked_without_the_setting(cluster: FakeCluster) -> None:
