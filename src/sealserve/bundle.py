@@ -14,7 +14,8 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import connection_age_of, load_enclave, port_of, rest_port_of
-from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.pki.client_settings import CLIENT_SETTINGS_PATH
+from sealserve.sealing.release_index import INDEX_FILE, ReleaseIndex, parse_index
 
 
 class BrokerPlace(StrEnum):
@@ -113,12 +114,15 @@ class Bundle:
         size: The total size of the sealed files in bytes.
         enclaves: The release's enclaves, ordered by name.
         broker: The owner's broker. `None` if it runs on another machine and this machine must not start it.
+        client_certificates: Whether users need a client certificate, as far as the index shows it. With
+            ``server.dangerous_owner_tls_key``, it is part of the sealed TLS settings.
     """
 
     folder: Path
     size: int
     enclaves: tuple[EnclaveFacts, ...]
     broker: OwnersBroker | None = None
+    client_certificates: bool = False
 
     @property
     def name(self) -> str:
@@ -148,7 +152,13 @@ def read_bundle(folder: Path, names: Iterable[str], *, broker: OwnersBroker | No
         size=sum(file.size for file in index.files),
         enclaves=tuple(describe_enclave(item.name, item.manifest, item.manifest_bytes) for item in loaded),
         broker=broker,
+        client_certificates=shows_client_certificates(index),
     )
+
+
+def shows_client_certificates(index: ReleaseIndex) -> bool:
+    """Return whether a release has settings for client certificates, which it has only for two-way TLS."""
+    return any(file.path == CLIENT_SETTINGS_PATH for file in index.files)
 
 
 def describe_enclave(name: str, manifest: EnclaveManifest, content: bytes) -> EnclaveFacts:

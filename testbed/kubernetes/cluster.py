@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,17 @@ from typing import Final
 from testbed.kubernetes import addons, certificates, control_plane, network, packages, remains, tools
 from testbed.kubernetes import node as nodes_
 from testbed.kubernetes.images import write_image
-from testbed.kubernetes.layout import BUSYBOX_IMAGE, CACHE, IMAGES, KUBECONFIG, LOGS, SOCKETS, STATE, Node
+from testbed.kubernetes.layout import (
+    BUSYBOX_IMAGE,
+    CACHE,
+    FEATURE_GATES,
+    IMAGES,
+    KUBECONFIG,
+    LOGS,
+    SOCKETS,
+    STATE,
+    Node,
+)
 
 from sealserve.cluster.local.processes import Registry, wait_ready, wait_until
 
@@ -34,10 +44,14 @@ class Cluster:
 
     Args:
         say: Called with a line of progress.
+        feature_gates: The feature gates that differ from the defaults of the version.
     """
 
-    def __init__(self, *, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, *, say: Callable[[str], None] = print, feature_gates: Mapping[str, bool] = FEATURE_GATES
+    ) -> None:
         self._say = say
+        self._feature_gates = feature_gates
         self._registry = Registry(STATE / "processes.json")
 
     def up(self, *, node_count: int = NODES) -> None:
@@ -74,7 +88,7 @@ class Cluster:
         if not KUBECONFIG.exists():
             certificates.create(nodes)
         self._run("etcd", control_plane.etcd(programs))
-        self._run("kube-apiserver", control_plane.api_server(programs))
+        self._run("kube-apiserver", control_plane.api_server(programs, self._feature_gates))
         images = _own_images(programs)
         with ThreadPoolExecutor() as pool:
             runtimes = [pool.submit(self._start_runtime, node, images) for node in nodes]
@@ -192,7 +206,7 @@ class Cluster:
 
     def _start_runtime(self, node: Node, images: Sequence[Path]) -> None:
         remains.make_cgroups(node.name)
-        nodes_.configure(node)
+        nodes_.configure(node, self._feature_gates)
         self._run(f"containerd-{node.name}", nodes_.containerd(node))
         process = self._registry.all()[f"containerd-{node.name}"]
         wait_ready(process, lambda: _answers(node), seconds=_READY_SECONDS)

@@ -3,7 +3,7 @@
 Source: https://kubernetes.io/docs/reference/command-line-tools-reference/ (each program's flags).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +44,12 @@ def etcd(programs: Path) -> Sequence[str]:
     )
 
 
-def api_server(programs: Path) -> Sequence[str]:
+def api_server(programs: Path, feature_gates: Mapping[str, bool]) -> Sequence[str]:
     """Return the command line of the API server. Privileged containers are not allowed in this cluster."""
+    gates = ",".join(f"{name}={str(on).lower()}" for name, on in feature_gates.items())
     return (
         str(programs / "kube-apiserver"),
+        *([f"--feature-gates={gates}"] if gates else []),
         f"--advertise-address={CONTROL_PLANE}",
         f"--bind-address={CONTROL_PLANE}",
         f"--secure-port={API_PORT}",

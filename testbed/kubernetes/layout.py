@@ -30,6 +30,9 @@ DOMAIN: Final = "cluster.local"
 API_PORT: Final = 6443
 CGROUP: Final = "sealserve-testbed"
 
+FEATURE_GATES: Final = {"GRPCContainerProbeTLS": True}
+"""The feature gates of the API server and the kubelets that are not the defaults of the version."""
+
 BUSYBOX_IMAGE: Final = "localhost/sealserve-testbed/busybox:1"
 
 

@@ -27,13 +27,13 @@ from testbed.kubernetes.packages import NETWORK_PLUGINS
 from sealserve.atomic_file import write_file
 
 
-def configure(node: Node) -> None:
+def configure(node: Node, feature_gates: Mapping[str, bool]) -> None:
     """Write a node's settings files."""
     for folder in (node.state / "cni", SOCKETS / node.name):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     write_file(node.state / "containerd.toml", tomli_w.dumps(_containerd(node)).encode())
     _write(node.state / "cni" / "10-testbed.conflist", _network(node))
-    _write(node.state / "kubelet.json", _kubelet(node))
+    _write(node.state / "kubelet.json", _kubelet(node, feature_gates))
     _write(node.state / "kube-proxy.json", _kube_proxy(node))
     write_file(node.state / "resolv.conf", f"nameserver {DNS_SERVICE}\n".encode())
 
@@ -99,10 +99,11 @@ def _network(node: Node) -> Mapping[str, object]:
     return {"cniVersion": "1.0.0", "name": "testbed", "plugins": [bridge, ports]}
 
 
-def _kubelet(node: Node) -> Mapping[str, object]:
+def _kubelet(node: Node, feature_gates: Mapping[str, bool]) -> Mapping[str, object]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
+        "featureGates": dict(feature_gates),
         "address": node.address,
         "authentication": {
             "anonymous": {"enabled": False},

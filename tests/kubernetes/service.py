@@ -71,6 +71,7 @@ def make_deployment(
     broker: str = BROKER_NAME,
     server: Mapping[str, Any] | None = None,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
+    grpc_readiness: bool = False,
 ) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside the cluster.
 
@@ -81,6 +82,7 @@ def make_deployment(
         broker: The broker's address.
         server: Non-default settings in ``[server]``.
         tables: Non-default settings in the tables of ``[kubernetes]``.
+        grpc_readiness: Whether kubelets check readiness by gRPC. The service then has one-way TLS.
     """
     kubernetes: dict[str, dict[str, Any]] = {
         "store": {"source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar", "folder": folder / "store"},
@@ -96,12 +98,17 @@ def make_deployment(
         kubernetes[name] = {**kubernetes.get(name, {}), **values}
     site = make_site(
         folder,
-        service={"listen": place.node, "port": NODE_PORT, "rest_port": REST_NODE_PORT},
+        service={
+            "listen": place.node,
+            "port": NODE_PORT,
+            "rest_port": REST_NODE_PORT,
+            **({"tls": "one-way"} if grpc_readiness else {}),
+        },
         server={"max_connection_age_seconds": 2, **(server or {})},
         broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},
         images={"prefix": images.prefix, "tag": images.tag},
-        kubernetes={"start_seconds": 240, **kubernetes},
+        kubernetes={"start_seconds": 240, "grpc_readiness": grpc_readiness, **kubernetes},
     )
     site.import_model()
     site.certify()
@@ -154,6 +161,13 @@ class Service:
     def down(self) -> None:
         """Remove the deployment."""
         stop_all(self.site.workspace, tell=print)
+
+    def down_without_draining(self, kubectl: Kubectl) -> None:
+        """Remove the deployment, with pods that do not wait for their users. `test_deployment.py` waits for them."""
+        space = self.site.deployment.kubernetes.namespace
+        kubectl("-n", space, "delete", "deployments,replicasets", "--all", "--cascade=orphan")  # they replace pods
+        kubectl("-n", space, "delete", "pods", "--all", "--grace-period=1", "--timeout=120s")
+        self.down()
 
     @contextmanager
     def load(self, *, clients: int = 3) -> Iterator["Load"]:

@@ -58,7 +58,7 @@ def service(
             deployed.up(deployed.build_release(), 1)
             yield deployed
         finally:
-            deployed.down()
+            deployed.down_without_draining(kubectl)
             kubectl("delete", "crd", *names)
 
 

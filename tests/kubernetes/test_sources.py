@@ -1,10 +1,14 @@
-"""The sources of a release and of the broker's name for the pods of a deployment, each on a real cluster."""
+"""The sources of a release and of the broker's name for the pods of a deployment, each on a real cluster.
+
+The service has one-way TLS, so the kubelets check the readiness of its replicas by gRPC.
+"""
 
 import base64
 import contextlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +27,7 @@ from tests.kubernetes.service import Service, find_place, make_deployment, store
 
 from sealserve.cluster.kubernetes.sources import BUNDLE
 from sealserve.cluster.local.target import LocalTarget
-from sealserve.cluster.target import State
+from sealserve.cluster.target import Health, PartStatus, State
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.sealing import archive
 from sealserve.terms import BrokerNaming
@@ -35,6 +39,7 @@ OUTSIDE: Final = "outside"
 OWNER: Final = f"owner.{OUTSIDE}.svc.{layout.DOMAIN}"
 BROKER: Final = f"sealserve-broker.{SPACE}.svc.{layout.DOMAIN}"
 CLAIM: Final = "releases"
+REPLICAS: Final = "app.kubernetes.io/component=replicas"
 IMAGE: Final = "localhost/sealserve-test/release"
 
 
@@ -71,6 +76,7 @@ def service(
         place=place,
         broker=BROKER,
         tables={"broker": {"naming": "external-name", "external_name": OWNER}},
+        grpc_readiness=True,
     )
     deployed = Service(site)
     with store(place.here, folder / "store"):
@@ -78,7 +84,7 @@ def service(
             deployed.up(deployed.build_release(), 1)
             yield deployed
         finally:
-            deployed.down()
+            deployed.down_without_draining(kubectl)
     assert kubectl("-n", SPACE, "get", "all", "--ignore-not-found") == ""
     assert kubectl("get", "namespace", SPACE), "it was there before, so it stays"
 
@@ -166,6 +172,33 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
     assert kubectl("-n", SPACE, "get", "secret,deployment", "-o", "name").count("broker") == 0
 
 
+def test_a_replica_that_hangs_gets_no_connections_until_it_answers_again(service: Service, kubectl: Kubectl) -> None:
+    """The kernel still accepts connections for a stopped process, so a TCP probe does not notice that it hangs."""
+    pods = json.loads(kubectl("-n", SPACE, "get", "pods", "-l", REPLICAS, "-o", "json"))["items"]
+    (pod,) = [found for found in pods if "deletionTimestamp" not in found["metadata"]]
+    name = pod["metadata"]["name"]
+    assert pod["spec"]["containers"][0]["readinessProbe"]["grpc"] == {"port": 8500, "service": "", "mode": "TLS"}
+    processes = processes_of(pod["metadata"]["uid"])
+    assert processes
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        wait(lambda: replica(service, name).health is Health.UNHEALTHY, 60)
+        assert "readiness probe fails" in replica(service, name).error
+        events = json.loads(kubectl("-n", SPACE, "get", "events", "-o", "json"))["items"]
+        told = [event["message"] for event in events if event["involvedObject"]["name"] == name]
+        assert any(text.startswith("Readiness probe failed: timeout: failed to connect service") for text in told)
+        (slice_,) = json.loads(kubectl("-n", SPACE, "get", "endpointslices", "-l", REPLICAS, "-o", "json"))["items"]
+        endpoints = {point["targetRef"]["name"]: point["conditions"]["ready"] for point in slice_["endpoints"]}
+        assert endpoints[name] is False
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+    wait(lambda: replica(service, name).state is State.SERVING, 60)
+    assert_served(service)
+    assert replica(service, name).restarts == 0
+
+
 @contextlib.contextmanager
 def settings_of(service: Service, **tables: Mapping[str, Any]) -> Iterator[None]:
     """Change settings in tables of the deployment's `[kubernetes]` until the block ends."""
@@ -185,6 +218,23 @@ def volume(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": CLAIM, **({"namespace": SPACE} if kind.endswith("Claim") else {})}
     common = {"accessModes": ["ReadWriteMany"], "storageClassName": "by-hand"}
     return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {**common, **spec}}
+
+
+def replica(service: Service, name: str) -> PartStatus:
+    """Return the status of a replica by the name of its pod."""
+    (found,) = [part for part in service.target.status() if part.instance == name]
+    return found
+
+
+def processes_of(pod: str) -> list[int]:
+    """Return the processes of a pod's containers on this machine, which runs the testbed's nodes."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and f"pod{pod}" in (folder / "cgroup").read_text():
+                pauses = (folder / "cmdline").read_bytes().startswith(b"/bin/busybox")
+                found += [] if pauses else [int(folder.name)]
+    return found
 
 
 def assert_served(service: Service) -> None:

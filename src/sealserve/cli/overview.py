@@ -20,7 +20,7 @@ from sealserve.cli.status_document import (
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.missing_parts import with_missing
 from sealserve.cluster.presented_certificate import PresentedCertificate
-from sealserve.cluster.target import NGINX, REPLICA, PartStatus, State, Target
+from sealserve.cluster.target import NGINX, REPLICA, Health, PartStatus, State, Target
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.owner import broker_certificate
@@ -222,7 +222,9 @@ def _ready(parts: Sequence[PartStatus]) -> int:
 
 def _problem(part: PartStatus) -> str:
     """Return a sentence about a part that is not well. The reason is the last error in the part's own row."""
-    return f"{part.role} {_PHRASES.get(part.state, f'is {part.health}')}."
+    unhealthy = f"is {part.health}"
+    phrase = unhealthy if part.health is Health.UNHEALTHY else _PHRASES.get(part.state, unhealthy)
+    return f"{part.role} {phrase}."
 
 
 def _row(part: PartStatus, now: datetime) -> Part:

@@ -30,6 +30,8 @@ class ClusterCode(ErrorCode):
     """The broker's name cannot be added to the configuration of CoreDNS."""
     KUBERNETES_EPC = "kubernetes.epc", UnavailableError
     """The nodes have too little EPC for the number of replicas."""
+    KUBERNETES_GRPC_READINESS = "kubernetes.grpc-readiness", UnavailableError
+    """The cluster does not support the readiness probe of `kubernetes.grpc_readiness`."""
     KUBERNETES_RIGHTS = "kubernetes.rights", UnavailableError
     """The kubeconfig's user lacks permissions, or the cluster does not support the kind of an object."""
     KUBERNETES_ROLLOUT_REFUSED = "kubernetes.rollout-refused", VerificationError

@@ -215,6 +215,11 @@ class KubernetesSection(Section):
         default="image",
         description='user and group ID of the pods: "image" (65532), a number, or "platform": the cluster assigns it',
     )
+    grpc_readiness: bool = Field(
+        default=False,
+        description="whether the kubelets check readiness with a gRPC call over TLS instead of a TCP connection; "
+        "requires one-way TLS, and Kubernetes 1.37 with the feature gate GRPCContainerProbeTLS",
+    )
     store: StoreTable = StoreTable()
     resources: ResourcesTable = ResourcesTable()
     scheduling: SchedulingTable = SchedulingTable()

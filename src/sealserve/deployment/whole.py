@@ -101,6 +101,13 @@ class Deployment(Section):
         return self
 
     @model_validator(mode="after")
+    def _kubelets_pass_the_handshake(self) -> Self:
+        if self.kubernetes.grpc_readiness and self.service.tls is TlsMode.TWO_WAY:
+            message = 'requires service.tls = "one-way", because a kubelet has no client certificate'
+            raise at_key("kubernetes.grpc_readiness", message)
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
             raise at_key("service.client_name", "service.name and service.client_name must differ")

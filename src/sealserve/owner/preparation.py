@@ -18,6 +18,7 @@ from sealserve.bundle import (
     EnclavePlace,
     describe_enclave,
     read_bundle,
+    shows_client_certificates,
 )
 from sealserve.containers.build import inventory_of, known_inventory
 from sealserve.containers.engine import Engine
@@ -152,6 +153,7 @@ def foresee(workspace: Workspace, release: Path, destination: Destination) -> Fo
             size=sum(file.size for file in draft.verified.index.files),
             enclaves=draft.enclaves,
             broker=broker_files.describe(workspace, destination.broker, with_files=False),
+            client_certificates=shows_client_certificates(draft.verified.index),
         ),
     )
 

@@ -121,6 +121,12 @@ def test_nothing_runs() -> None:
     assert found.problems == ("The deployment is not running. Start it: `sealserve up`.",)
 
 
+def test_a_replica_that_does_not_answer_its_probe_is_unhealthy_and_not_loading() -> None:
+    hanging = part("replica-0", state=State.ATTESTED, health=Health.UNHEALTHY)
+    others = [part(role) for role in ROLES if role != "replica-0"]
+    assert "replica-0 is unhealthy." in str(observed(*others, hanging).problems)
+
+
 def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_ended_is_a_problem() -> None:
     soon = observed(*all_parts(), ends=timedelta(days=9))
     assert soon.state is Standing.WELL

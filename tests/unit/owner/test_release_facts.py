@@ -34,7 +34,7 @@ APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
     "target": "kind replicas cloud",
     "images": "prefix tag",
     "docker": "subnet",
-    "kubernetes": "namespace start_seconds ip_families run_as_user",
+    "kubernetes": "namespace start_seconds ip_families run_as_user grpc_readiness",
     "kubernetes.store": "source folder addresses storage_class storage_size",
     "kubernetes.resources": "cpu memory epc epc_resource enclave_resource",
     "kubernetes.scheduling": "node_selector tolerations",

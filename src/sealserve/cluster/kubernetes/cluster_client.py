@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, https
 """
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from queue import Queue
 from typing import Any, Final
+from urllib.parse import quote
 
 from yaml import YAMLError
 
@@ -216,6 +218,19 @@ class ClusterClient:
         called = ".".join(filter(None, (resource.name, resource.group)))
         return f"{verb} {called}" + (f"/{subresource}" if subresource else "")
 
+    def kubelet_feature_gates(self, node: str) -> Mapping[str, bool] | None:
+        """Return the feature gates that a kubelet's settings name, or None if it does not answer.
+
+        This requires the permission to get ``nodes/proxy``.
+        """
+        path = f"/api/v1/nodes/{quote(node, safe='')}/proxy/configz"
+        try:
+            with self._explained(f"reading the settings of the kubelet on {node}"):
+                found = json.loads(self._dynamic.request("get", path, serialize=False).data)
+            return {str(name): on is True for name, on in found["kubeletconfig"].get("featureGates", {}).items()}
+        except (UnavailableError, ValueError, TypeError, AttributeError, KeyError):
+            return None
+
     def version_and_time(self) -> tuple[str, datetime | None]:
         """Return the API server's version, and its time to the second, or None if its answer contains no time."""
         with self._explained("requesting the version"):
@@ -341,8 +356,6 @@ def _plain(found: Any) -> Manifest:
 def _reason(error: BaseException) -> str:
     body = getattr(error, "body", None)
     if body:
-        import json  # noqa: PLC0415
-
         with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
             return str(json.loads(body)["message"])[:_LONGEST_REASON]
     if isinstance(error, SealserveError):

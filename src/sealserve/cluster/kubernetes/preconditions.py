@@ -22,6 +22,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
 )
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
+from sealserve.cluster.kubernetes.readiness import FEATURE_GATE, unsupported
 from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext, quantity
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.doctor.host_checks import SKEW
@@ -59,6 +60,7 @@ def examine_cluster(context: RenderContext, client: ClusterClient) -> Iterator[F
     except NotRenderableError as error:
         yield missing("objects", error.message, error.hint or "")
     yield from _nodes(context, client)
+    yield from _readiness(context, client)
     yield _storage(context, client)
     yield _broker(context, client)
 
@@ -74,6 +76,20 @@ def check_rights(context: RenderContext, client: ClusterClient) -> None:
         if finding.verdict is Verdict.MISSING:
             raise ClusterCode.KUBERNETES_RIGHTS.error(
                 f"The cluster does not meet a requirement ({finding.name}): {finding.found}.",
+                hint=f"{finding.remedy[:1].upper()}{finding.remedy[1:]}.",
+            )
+
+
+def check_readiness(context: RenderContext, client: ClusterClient) -> None:
+    """Check that the cluster supports the readiness probe of the replicas, before any object is created.
+
+    Raises:
+        UnavailableError: `kubernetes.grpc-readiness` if it does not.
+    """
+    for finding in _readiness(context, client):
+        if finding.verdict is Verdict.MISSING:
+            raise ClusterCode.KUBERNETES_GRPC_READINESS.error(
+                f"The cluster does not support kubernetes.grpc_readiness: {finding.found.rstrip('.')}.",
                 hint=f"{finding.remedy[:1].upper()}{finding.remedy[1:]}.",
             )
 
@@ -227,6 +243,27 @@ def _nodes(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
                      Verdict.NOTE)  # fmt: skip
     else:
         yield _found("EPC", found)
+
+
+def _readiness(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
+    """Check the readiness probe of the replicas, if it calls gRPC."""
+    if not context.settings.grpc_readiness:
+        return
+    name = "gRPC readiness"
+    try:
+        reasons = list(unsupported(context, client))
+    except ClusterRefusedError as error:
+        yield missing(name, error.message, "use a role that may list nodes, and create and patch pods")
+        return
+    except NotRenderableError as error:
+        yield missing(name, error.message, error.hint or "")
+        return
+    if reasons:
+        yield missing(name, "; ".join(reasons),
+                      f"turn on the feature gate {FEATURE_GATE} (Kubernetes 1.37 or later) in the API server and in "
+                      "each kubelet, or set kubernetes.grpc_readiness = false")  # fmt: skip
+    else:
+        yield _found(name, "the API server accepts gRPC probes over TLS, and no kubelet is known to lack them")
 
 
 def _storage(context: RenderContext, client: ClusterClient) -> Finding:

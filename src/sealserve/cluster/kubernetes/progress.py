@@ -11,8 +11,10 @@ from sealserve.cluster.logs.launch_log import is_refused
 from sealserve.cluster.logs.run_log import LoggedError
 from sealserve.cluster.target import State
 
+UNREADY: Final = "its port is open, but its readiness probe fails: `kubectl describe pod` shows the kubelet's reason"
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
 _QUOTED: Final = "step=quote "
+_SERVER: Final = "server"  # the replica's container. Other containers have no startup probe, so they count as started
 _ATTESTED: Final = "step=key "
 _SIGNALLED: Final = 128  # offset of a signal's number in a container's exit status
 
@@ -32,7 +34,8 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     ):
         return State.SERVING, ""
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
-    attested = any(_ATTESTED in line for line in log)
+    unready = fails_readiness(pod)
+    attested = unready or any(_ATTESTED in line for line in log)
     for container in containers:
         if attested and container.get("state", {}).get("running") is not None:
             continue  # the reason for an earlier end no longer applies
@@ -41,9 +44,17 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     if (waits := _unscheduled(status)) is not None:
         return State.STARTING, waits
     if attested:
-        return State.ATTESTED, "loading the model"
+        return State.ATTESTED, UNREADY if unready else "loading the model"
     error = last_error(log)
     return (_standing(error), error) if error else (State.STARTING, _under_way(status, log))
+
+
+def fails_readiness(pod: Manifest) -> bool:
+    """Return whether a replica has started, but does not pass its readiness probe."""
+    return any(
+        container["name"] == _SERVER and container.get("started") is True and container.get("ready") is False
+        for container in pod.get("status", {}).get("containerStatuses") or ()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ class Shipped:
         broker: Name and port of the broker; measured.
         epc: The enclave's size in bytes.
         rest: Whether its enclave has a REST API; measured.
+        client_certificates: Whether its index shows that users need a client certificate.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Shipped:
     broker: tuple[str, int]
     epc: int
     rest: bool = False
+    client_certificates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,13 @@ from typing import Any, Final
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.capacity import epc_of_replica
-from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, container_security, label_value
+from sealserve.cluster.kubernetes.render_context import (
+    Manifest,
+    NotRenderableError,
+    RenderContext,
+    container_security,
+    label_value,
+)
 from sealserve.cluster.replica import GRPC_PORT_NAME, REST_PORT_NAME, Content, Mount, Replica, describe_replica
 from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
@@ -23,6 +29,8 @@ NODE_VARIABLE: Final = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": 
 
 _OWN_MEMORY: Final = "enclave"
 _PROBE_SECONDS: Final = 5
+TLS_MODE: Final = "TLS"
+_PORT_IS_OPEN: Final[Manifest] = {"tcpSocket": {"port": SERVICE_PORT}}
 
 
 def service_ports(context: RenderContext) -> Mapping[str, int]:
@@ -115,7 +123,6 @@ def _pod(context: RenderContext) -> Manifest:
 
 def _container(context: RenderContext, replica: Replica) -> Manifest:
     settings = context.settings
-    probe = {"tcpSocket": {"port": SERVICE_PORT}}  # the kubelet's gRPC probe does not support TLS
     container: Manifest = {
         "name": "server",
         "image": replica.image,
@@ -123,10 +130,12 @@ def _container(context: RenderContext, replica: Replica) -> Manifest:
         "args": list(replica.command),
         "ports": [{"name": name, "containerPort": port} for name, port in replica.ports.items()],
         # The port opens only when the model is available.
-        "startupProbe": {**probe, "periodSeconds": _PROBE_SECONDS,
+        "startupProbe": {**_PORT_IS_OPEN, "periodSeconds": _PROBE_SECONDS,
                          "failureThreshold": -(-settings.start_seconds // _PROBE_SECONDS)},
-        "readinessProbe": {**probe, "periodSeconds": 2, "failureThreshold": 1, "timeoutSeconds": 2},
-        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6, "timeoutSeconds": 5},
+        "readinessProbe": readiness_probe(context),
+        # The kubelet restarts a container that fails this probe, and a replica needs minutes to start. A busy replica,
+        # or users who occupy all connections, must not cause this. So liveness does not depend on a gRPC call.
+        "livenessProbe": {**_PORT_IS_OPEN, "periodSeconds": 10, "failureThreshold": 6, "timeoutSeconds": 5},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(context.drain_seconds)]}}},
         "resources": _resources(context),
         "securityContext": container_security(),
@@ -136,6 +145,30 @@ def _container(context: RenderContext, replica: Replica) -> Manifest:
     if context.simulated:  # the launcher passes on only the measured environment
         container["env"] = [NODE_VARIABLE]
     return container
+
+
+def readiness_probe(context: RenderContext) -> Manifest:
+    """Return the readiness probe of a replica: a TCP connection, or a call of the gRPC health service over TLS.
+
+    The call also fails if the server hangs, or reports NOT_SERVING. The kubelet does not verify the server's
+    certificate, and has no client certificate.
+
+    Source: https://kep.k8s.io/4939; kubernetes v1.37.2, ``pkg/probe/grpc/grpc.go``.
+
+    Raises:
+        NotRenderableError: The probe calls gRPC, but the release requires client certificates.
+    """
+    if not context.settings.grpc_readiness:
+        return {**_PORT_IS_OPEN, "periodSeconds": 2, "failureThreshold": 1, "timeoutSeconds": 2}
+    if context.shipped.client_certificates:  # for example after a roll-back
+        raise NotRenderableError(
+            "kubernetes.grpc_readiness does not support two-way TLS, because a kubelet has no client certificate, but "
+            f"the release {context.shipped.name} requires client certificates.",
+            hint="Set kubernetes.grpc_readiness = false, or serve a release with service.tls = 'one-way'.",
+        )
+    # A handshake and a call take longer than a connection. A single late answer of a busy replica is not a failure.
+    grpc = {"port": SERVICE_PORT, "mode": TLS_MODE}
+    return {"grpc": grpc, "periodSeconds": 2, "failureThreshold": 3, "timeoutSeconds": 2}
 
 
 def _describe(context: RenderContext) -> Replica:

@@ -79,4 +79,5 @@ def describe(bundle: Bundle, *, owner_key: str) -> Shipped:
         broker=enclave.broker,
         epc=enclave.memory,
         rest=enclave.rest_port is not None,
+        client_certificates=bundle.client_certificates,
     )

@@ -23,8 +23,8 @@ from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.pod_logs import deployment_logs
 from sealserve.cluster.kubernetes.pod_roles import is_replica, roles
-from sealserve.cluster.kubernetes.preconditions import check_rights
-from sealserve.cluster.kubernetes.progress import run_of, state_of
+from sealserve.cluster.kubernetes.preconditions import check_readiness, check_rights
+from sealserve.cluster.kubernetes.progress import UNREADY, run_of, state_of
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
 from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
@@ -145,6 +145,7 @@ class KubernetesTarget:
         # 1. Reject a deployment that cannot work, before any object is applied.
         context = shipping.render_context(self._workspace, self._deployment, bundle, replicas=replicas)
         check_rights(context, client)
+        check_readiness(context, client)
         self._check_room(epc_of_replica(context), max(context.replicas, context.settings.autoscaler.max_replicas or 0))
         # 2. In simulation, start the services of the owner's machine. The owner starts a genuine broker separately.
         if bundle.broker is not None:
@@ -340,6 +341,9 @@ class KubernetesTarget:
     def _pod_status(self, role: str, pod: Manifest) -> PartStatus:
         log = self._rollout.log(pod)
         state, reason = state_of(pod, log)
+        health = Health.HEALTHY if state in {State.SERVING, State.RUNNING} else Health.UNKNOWN
+        if reason == UNREADY:
+            health = Health.UNHEALTHY
         labels = pod["metadata"]["labels"]
         if state is State.SERVING and role != NGINX and not is_replica(pod):
             state = State.RUNNING
@@ -348,7 +352,7 @@ class KubernetesTarget:
         return PartStatus(
             role=role,
             state=state,
-            health=Health.HEALTHY if state in {State.SERVING, State.RUNNING} else Health.UNKNOWN,
+            health=health,
             instance=pod["metadata"]["name"],
             release=labels.get(replicas_module.RELEASE_LABEL, ""),
             started=run.started,

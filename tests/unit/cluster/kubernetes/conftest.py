@@ -18,6 +18,9 @@ store.source = "https://store.example.com:8443/{release}.tar"
 WITH_REST = TOML.replace("[service]", "[server]\nrest = true\n\n[service]\nrest_port = 9501")
 
 
+ONE_WAY = TOML.replace("[service]", '[service]\ntls = "one-way"')
+
+
 def make_context(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> RenderContext:
     """Return the render context of ``toml``, with ``text`` appended to its last section, ``[kubernetes]``."""
     described = deployment.parse(f'platform = "{platform}"\n{toml}{text}')
@@ -28,14 +31,14 @@ def make_context(text: str = "", *, platform: str = "simulated", replicas: int =
     return RenderContext(deployment=described, shipped=shipped, replicas=replicas)
 
 
-def node(name: str, *, epc: str = "", taint: str = "", **labels: str) -> Manifest:
+def node(name: str, *, epc: str = "", taint: str = "", kubelet: str = "", **labels: str) -> Manifest:
     """Return a node as the API represents it."""
     taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
     offered = {"sgx.intel.com/epc": epc, "sgx.intel.com/enclave": "20"} if epc else {}
     return {
         "metadata": {"name": name, "labels": labels},
         "spec": {"taints": taints},
-        "status": {"allocatable": {"cpu": "4", **offered}},
+        "status": {"allocatable": {"cpu": "4", **offered}, "nodeInfo": {"kubeletVersion": kubelet}},
     }
 
 

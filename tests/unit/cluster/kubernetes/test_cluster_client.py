@@ -166,6 +166,27 @@ def test_the_shared_cache_of_kinds_is_not_used(api: Api, tmp_path: Path, monkeyp
     assert known.read_text() == planted
 
 
+def test_the_feature_gates_of_a_kubelet(api: Api, tmp_path: Path) -> None:
+    client = ClusterClient(kubeconfig(tmp_path, api.port))
+    settings = {"kubeletconfig": {"featureGates": {"A": True, "B": False, "C": "true"}}}
+    api.answers["/api/v1/nodes/a/proxy/configz"] = settings
+    assert client.kubelet_feature_gates("a") == {"A": True, "B": False, "C": False}
+    api.answers["/api/v1/nodes/a/proxy/configz"] = {"kubeletconfig": {}}
+    assert client.kubelet_feature_gates("a") == {}
+    assert client.kubelet_feature_gates("b/../../../../../n?a") is None
+    assert api.asked[-1] == "/api/v1/nodes/b%2F..%2F..%2F..%2F..%2F..%2Fn%3Fa/proxy/configz"
+
+
+@pytest.mark.parametrize("answer", [
+    b"", b"<html>", b"\xff", b"[]", b"7", b"null", b'{"kubeletconfig": 7}', b'{"kubeletconfig": {"featureGates": 7}}',
+    b'{"kubeletconfig": {"featureGates": ["A"]}}', b"[" * 100_000,
+])  # fmt: skip
+def test_a_kubelet_may_answer_anything(api: Api, tmp_path: Path, answer: bytes) -> None:
+    client = ClusterClient(kubeconfig(tmp_path, api.port))
+    api.answers["/api/v1/nodes/a/proxy/configz"] = answer
+    assert client.kubelet_feature_gates("a") is None
+
+
 def test_an_api_server_that_goes_away_while_logs_are_read(api: Api, tmp_path: Path) -> None:
     client = ClusterClient(kubeconfig(tmp_path, api.port))
     client._core.api_client.configuration.host = "http://127.0.0.1:1"

@@ -270,7 +270,7 @@ def test_it_reaches_its_database_and_key_service_and_nothing_else(
     context = make_context(f"broker.dangerous_inside = true\n{addresses}", toml=with_settings(*lines))
     rules = policies(replace(context, shipped=replace(context.shipped, broker=(ADDRESS, 4433))))
     for item in rules:
-        kubernetes_validate.validate(item, "1.34.0", strict=True)
+        kubernetes_validate.validate(item, "1.37.0", strict=True)
 
     def pod(part: str) -> Peer:
         return Peer(labels=context.labels(part), namespace=context.settings.namespace, address="10.1.0.20")
@@ -305,7 +305,7 @@ def test_a_rendering_never_has_the_owners_keys() -> None:
         objects(trial())
 
 
-@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+@pytest.mark.parametrize("version", ["1.30.0", "1.37.0"])
 def test_its_objects_fit_the_schema_and_its_pod_is_confined(version: str) -> None:
     made: list[dict[str, Any]] = list(inside_broker.inside_broker(trial(), {".sealserve/owner/master.key": "AAAA"}))
     for item in made:

@@ -45,7 +45,7 @@ def replica_pod(context: RenderContext) -> dict[str, Any]:
     return next(pods([item for item in objects(context) if item["metadata"]["name"] == "sealserve-replicas"]))
 
 
-@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+@pytest.mark.parametrize("version", ["1.30.0", "1.37.0"])
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_object_fits_the_schema(name: str, platform: str, version: str) -> None:

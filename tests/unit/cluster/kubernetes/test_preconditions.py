@@ -43,11 +43,14 @@ class FakeCluster:
         self.logged: str | None = json.dumps(ANSWER)
         self.phase: Mapping[str, Any] = {"phase": "Succeeded"}
         self.applied: list[Manifest] = []
+        self.version = "v1.34.4"
+        self.drops_mode = False
+        self.gates: dict[str, Mapping[str, bool] | None] = {}
 
     def version_and_time(self) -> tuple[str, datetime | None]:
         if not self.up:
             raise ClusterUnreachableError("no answer", hint="look at it")
-        return "v1.34.4", self.time
+        return self.version, self.time
 
     def may(self, verb: str, version: str, kind: str, *, namespace: str = "", subresource: str = "") -> str | None:
         if kind in self.unknown:
@@ -62,7 +65,14 @@ class FakeCluster:
             raise ClusterRefusedError(f"listing {kind}: refused")
         return self.found.get(kind, [])
 
-    def apply(self, made: Manifest) -> Manifest:
+    def kubelet_feature_gates(self, node: str) -> Mapping[str, bool] | None:
+        return self.gates[node]
+
+    def apply(self, made: Manifest, *, dry_run: bool = False) -> Manifest:
+        if dry_run:
+            if self.drops_mode:
+                del made["spec"]["containers"][0]["readinessProbe"]["grpc"]["mode"]
+            return made
         self.applied.append(made)
         self.objects[ObjectName.of(made)] = {**made, "status": self.phase}
         return made

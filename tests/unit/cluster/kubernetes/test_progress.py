@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sealserve.cluster.kubernetes.progress import last_error, state_of
+from sealserve.cluster.kubernetes.progress import UNREADY, last_error, state_of
 from sealserve.cluster.target import State
 
 REFUSED = "2026-01-01 error[provisioning.refused]: The broker at b:4433 refused this enclave.\n"
@@ -24,6 +24,16 @@ def test_a_pod_that_has_its_key_is_attested() -> None:
     log = ["x INFO step=measured enclave=server", "x INFO step=key key_name=release bytes=16"]
     assert state_of(pod(containerStatuses=[container()]), log) == (State.ATTESTED, "loading the model")
     assert state_of(pod(containerStatuses=[container()]), log[:1]) == (State.STARTING, "")
+
+
+def test_a_replica_whose_readiness_probe_fails_is_not_loading() -> None:
+    """A replica that hangs has an old log, which no longer shows its attestation."""
+    hanging = container(started=True, ready=False, state={"running": {}})
+    for log in ([], ["x INFO step=key bytes=16"]):
+        assert state_of(pod(containerStatuses=[hanging]), log) == (State.ATTESTED, UNREADY)
+    assert state_of(pod(containerStatuses=[{**hanging, "started": False}])) == (State.STARTING, "")
+    nginx = {**hanging, "name": "nginx"}  # it has no startup probe
+    assert state_of(pod(containerStatuses=[nginx])) == (State.STARTING, "")
 
 
 def test_the_progress_of_a_pod_before_its_attestation() -> None:

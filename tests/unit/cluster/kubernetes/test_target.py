@@ -18,6 +18,7 @@ from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
 from sealserve.cluster.kubernetes.takeover import take_over
 from sealserve.cluster.kubernetes.target import KubernetesTarget, running
 from sealserve.cluster.presented_certificate import PresentedCertificate
+from sealserve.cluster.target import Health
 from sealserve.workspace import Workspace
 
 REPLICAS = "sealserve-replicas"
@@ -121,7 +122,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
         target.scale(5)
 
 
-def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> None:
+def test_a_serving_replica_is_healthy_and_has_the_end_of_its_certificate(tmp_path: Path) -> None:
     class Cluster:
         def log(self, *_arguments: object, last: int) -> list[str]:
             assert last > 1
@@ -139,6 +140,10 @@ def test_a_serving_replica_has_the_end_of_its_certificate(tmp_path: Path) -> Non
     assert target._pod_status("replica-0", {**pod, "status": {}}).certificate is None
     front = {**pod, "metadata": {**metadata, "labels": {"app.kubernetes.io/component": "front"}}}
     assert target._pod_status("nginx", front).certificate is None
+    hanging = {"containerStatuses": [{"name": "server", "started": True, "ready": False}]}
+    assert target._pod_status("replica-0", {**pod, "status": hanging}).health is Health.UNHEALTHY
+    assert target._pod_status("replica-0", pod).health is Health.HEALTHY
+    assert target._pod_status("replica-0", {**pod, "status": {}}).health is Health.UNKNOWN
 
 
 def test_objects_are_recorded_before_they_are_created(tmp_path: Path) -> None:
