@@ -31,6 +31,7 @@ NODES: Final = 2
 SIMULATED_SGX: Final = {"sgx.intel.com/enclave": "110", "sgx.intel.com/epc": "16Gi"}
 _APPLETS: Final = ("cat", "httpd", "ls", "nc", "nslookup", "sh", "sleep", "true")
 _READY_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 3.0  # the API server waits longer for its clients, and its data is deleted anyway
 _MOST_NODES: Final = 9
 KEPT_LOGS: Final = CACHE / "last-failure"
 
@@ -116,7 +117,7 @@ class Cluster:
         """Stop all parts and remove everything except the built programs."""
         order = sorted(self._registry.all().values(), key=lambda process: -process.started)  # kubelets first, etcd last
         for process in order:
-            process.stop()
+            process.stop(grace=_STOP_SECONDS)
             self._registry.remove(process.role)
         remains.kill_containers()
         remains.remove_shim_sockets()
