@@ -1,4 +1,8 @@
-"""The workspace's plaintext models, as SavedModels: ``owner/models/NAME/VERSION``."""
+"""The workspace's plaintext models, as SavedModels: ``owner/models/NAME/VERSION``.
+
+numpy starts threads when it is imported. The launcher of a simulated enclave imports this module, and must have a single
+thread to enter a mount namespace. So the functions that need numpy import it.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace as replace_fields
@@ -10,12 +14,9 @@ from sealserve.host.processor import read_processor
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import ImportedModel, import_model, refuse_existing_version
 from sealserve.model.lint import LintedModel, lint
-from sealserve.model.optimization.instructions import Instructions
-from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
-from sealserve.owner.warm_up import add_warm_up
 from sealserve.terms import Precision, ServerKind
 from sealserve.whole_folder import Staging, staging
 from sealserve.workspace import Workspace
@@ -100,6 +101,8 @@ def bring_in(
             progress=progress,
         )
         if model.warm_up:
+            from sealserve.owner.warm_up import add_warm_up  # noqa: PLC0415  # imports numpy
+
             add_warm_up(imported.folder, imported.info, name=model.name)
         if model.optimize is not None:
             folder = staged.folder / _OPTIMIZED / str(model.version)
@@ -126,6 +129,14 @@ def _optimized(
     progress: Callable[[str], None] | None,
 ) -> ImportedModel:
     """Write the faster form of a converted model to ``folder``, and return it instead of the model."""
+    from sealserve.model.optimization.instructions import Instructions  # noqa: PLC0415  # imports numpy
+    from sealserve.model.optimization.optimize import (  # noqa: PLC0415
+        Inputs,
+        Thresholds,
+        optimize,
+        read_arrays,
+    )
+
     given = {} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)
     optimize(
         imported.folder,
