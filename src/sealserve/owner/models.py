@@ -1,7 +1,7 @@
 """The workspace's plaintext models, as SavedModels: ``owner/models/NAME/VERSION``.
 
-numpy starts threads when it is imported. The launcher of a simulated enclave imports this module, and must have a single
-thread to enter a mount namespace. So the functions that need numpy import it.
+numpy starts threads when it is imported. The launcher of a simulated enclave imports this module, and must have a
+single thread to enter a mount namespace. So the functions that need numpy import it.
 """
 
 from collections.abc import Callable, Iterable
