@@ -1,4 +1,4 @@
-"""Traces of the model server in a process of its own, received by a collector."""
+"""Traces of the model server in a separate process, received by a collector."""
 
 import http.client
 import json

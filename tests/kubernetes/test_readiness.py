@@ -30,7 +30,7 @@ from sealserve.terms import ServerKind
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 PROBE: Final = {"grpc": {"port": 8500, "mode": "TLS"}, "periodSeconds": 1, "timeoutSeconds": 2}
-# The health service of the model server, on a gRPC server of its own. The file /tmp/stop makes it report NOT_SERVING.
+# The health service of the model server, on a separate gRPC server. The file /tmp/stop makes it report NOT_SERVING.
 SCRIPT: Final = """
 import os, threading
 from concurrent.futures import ThreadPoolExecutor
