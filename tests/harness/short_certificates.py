@@ -68,7 +68,7 @@ def start_broker(
 
 
 def start_other_broker(site: Site, *, seconds: float, port: int, instance: str) -> "subprocess.Popen[bytes]":
-    """Start a further broker with the same files, which is no part of the deployment. The caller ends it."""
+    """Start another broker with the same files, outside of the deployment. The caller ends it."""
     ready = ready_file(site.workspace, BROKER)
     ready.unlink(missing_ok=True)
     command = _command(site, site.workspace, seconds, port, instance)

@@ -102,7 +102,7 @@ def zeros(data_type: str, shape: Sequence[int]) -> TensorProto:
     """
     known = _BY_NAME.get(data_type)
     if known is None:
-        raise TensorTypeError(f"There is no number of the type {data_type}.")
+        raise TensorTypeError(f"The type {data_type} is not a type of numbers.")
     tensor = TensorProto(dtype=known)
     tensor.tensor_shape.dim.extend(TensorShapeProto.Dim(size=size) for size in shape)
     field = _TYPES[known][2]
