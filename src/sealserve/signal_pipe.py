@@ -2,7 +2,10 @@
 
 A signal handler in Python can raise an exception between any two steps, also in the middle of a clean-up. Here a signal
 only writes its number into a pipe, and the service reads the pipe where it waits. The handlers are restored at the end
-of the outermost block. So a second Ctrl-C does not interrupt the clean-up that the first one started.
+of the block. So a second Ctrl-C does not interrupt the clean-up that the first one started.
+
+The start of the service is different: it can wait for a passphrase, so the first signal interrupts it. Further signals
+do not interrupt the clean-up that follows.
 """
 
 import contextlib
@@ -13,6 +16,8 @@ import time
 from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any
+
+from sealserve.interruptions import interrupted_once
 
 
 class SignalPipe:
@@ -29,7 +34,7 @@ class SignalPipe:
         self.descriptor, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def begin(self) -> None:
-        """Receive the signals in the pipe from now on. Before, their handlers can interrupt the start of the service.
+        """Receive the signals in the pipe from now on. Before, the first one interrupts the start of the service.
 
         Call this in the main thread. A signal that is ignored stays ignored.
         """
@@ -67,7 +72,7 @@ class SignalPipe:
 @contextlib.contextmanager
 def signal_pipe(numbers: Collection[signal.Signals]) -> Iterator[SignalPipe]:
     """Yield a pipe for signals, and restore their handlers at the end. The block contains the service's clean-up."""
-    with contextlib.closing(SignalPipe(numbers)) as pipe:
+    with interrupted_once(), contextlib.closing(SignalPipe(numbers)) as pipe:
         yield pipe
 
 

@@ -100,9 +100,11 @@ class Server:
     def signal_all(self, number: int) -> None:
         """Send a signal to the server and to all processes that serve its clients."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for pid in (self.process.pid, *map(int, children)):
-            os.kill(pid, number)
+        # A server that was stopped starts no further process. One that runs starts and ends them at any time.
+        self.process.send_signal(number)
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
 
     def administer(self, database: str = "postgres") -> "psycopg.Connection[Any]":
         return psycopg.connect(host=str(self.socket), port=self.port, user="postgres", dbname=database, autocommit=True)

@@ -39,6 +39,18 @@ def test_signals_interrupt_the_start_and_neither_the_service_nor_its_clean_up(st
         signal.raise_signal(signal.SIGTERM)
 
 
+def test_a_second_signal_does_not_interrupt_the_clean_up_of_an_interrupted_start(stopped_by_sigterm: object) -> None:
+    cleaned = []
+    with pytest.raises(StopError), signal_pipe({signal.SIGTERM}):  # noqa: PT012
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(1)
+    assert cleaned == [1]
+    assert signal.getsignal(signal.SIGTERM) is stopped_by_sigterm
+
+
 def test_more_signals_than_the_pipe_can_hold_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     with signal_pipe({signal.SIGTERM}) as signals:
         signals.begin()

@@ -34,7 +34,7 @@ def parse_settings(workspace: Workspace, text: str) -> Deployment:
 
 @contextlib.contextmanager
 def supervised_broker(workspace: Workspace, text: str, *, processes: int) -> Iterator[Supervisor]:
-    """Yield the running supervisor of the deployment's broker. Its workers serve.
+    """Yield the supervisor of the deployment's broker, before it starts the workers. Its metrics page is served.
 
     Args:
         workspace: The owner's workspace.
@@ -42,7 +42,7 @@ def supervised_broker(workspace: Workspace, text: str, *, processes: int) -> Ite
         processes: The number of workers.
 
     Raises:
-        SealserveError: A worker cannot start, or an address cannot be used.
+        SealserveError: An address cannot be used.
     """
     described = parse_settings(workspace, text)
     settings = described.broker
@@ -71,5 +71,4 @@ def supervised_broker(workspace: Workspace, text: str, *, processes: int) -> Ite
         # 2. Serve the metrics and the health. The broker is not ready until its workers serve.
         if settings.metrics_port is not None:
             stack.enter_context(MetricsServer(supervisor, settings.metrics_port))
-        # 3. Start the workers.
-        yield stack.enter_context(supervisor)
+        yield supervisor

@@ -99,7 +99,6 @@ def test_signals_are_received_and_their_handlers_restored(monkeypatch: pytest.Mo
     monkeypatch.setattr(service_loop, "_has_terminal", lambda: False)
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
     with signalled() as signals:
-        assert {number: signal.getsignal(number) for number in before} == before, "they can interrupt the start"
         signals.begin()
         assert signals.wait(0) is None
         for number in before:

@@ -120,7 +120,7 @@ def test_answers_are_not_kept_beyond_their_next_update(server: PcsServer, clock:
     with PcsClient(server.url, clock=clock, max_age=timedelta(days=365)) as client:
         before = client.collateral_for(pck_of(raw))
         clock.now += timedelta(days=29)
-        assert client.collateral_for(pck_of(raw)) == before
+        assert client.cached_for(pck_of(raw)) == before  # and it starts a refresh
         client.wait(10)
         clock.now += timedelta(days=31)
         assert client.cached_for(pck_of(raw)) is None

@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from sealserve.broker.arrivals import ListeningArrivals
 from sealserve.broker.codes import BrokerCode
@@ -88,7 +88,7 @@ class _Place:
 
 
 class Supervisor:
-    """Supervises the workers of a broker. Use it as a context manager in the main thread, then call `serve`.
+    """Supervises the workers of a broker, see `serve`.
 
     Args:
         processes: The number of workers.
@@ -138,41 +138,10 @@ class Supervisor:
 
     # The start and the end
 
-    def __enter__(self) -> Self:
-        """Start the workers, and wait until each one serves.
-
-        The first worker opens the broker alone: it creates missing keys and tables.
-
-        Raises:
-            SealserveError: A worker failed. The others are stopped.
-        """
-        try:
-            self._start_workers()
-            self._arrivals.open()
-        except BaseException:
-            self._stop_workers()
-            self._stack.close()
-            raise
-        self._acceptor.start()
-        host, port = self._arrivals.address
-        _LOG.info("the broker is listening on %s port %d", host, port)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # 1. Accept no more. Silent peers are disconnected.
-        self._stopping.set()
-        self._arrivals.wake()
-        self._acceptor.join()
-        # 2. The workers finish their appraisals, and write the outstanding counts.
-        self._stop_workers()
-        self._lines.settle()
-        self._stack.close()
-        _LOG.info("the broker has stopped")
-
     def serve(
         self, signals: SignalPipe, *, ready: Callable[[], None] = lambda: None, notifier: Notifier | None = None
     ) -> None:
-        """Supervise the workers until SIGTERM or SIGINT.
+        """Start the workers, and supervise them until SIGTERM or SIGINT. Must be called in the main thread.
 
         Args:
             signals: The pipe from `sealserve.broker.service_loop.signalled`.
@@ -180,11 +149,34 @@ class Supervisor:
             notifier: Reports to systemd. `None` reports nothing.
 
         Raises:
-            SealserveError: A worker failed again and again.
+            SealserveError: A worker failed at its start, or again and again.
         """
-        signals.begin()
-        ready()
-        run(self, signals.wait, notifier or Notifier(None))
+        try:
+            # 1. Start the workers. A signal can interrupt this, because a worker may wait for a passphrase.
+            self._start_workers()
+            signals.begin()
+            # 2. Serve.
+            self._arrivals.open()
+            self._acceptor.start()
+            host, port = self._arrivals.address
+            _LOG.info("the broker is listening on %s port %d", host, port)
+            ready()
+            run(self, signals.wait, notifier or Notifier(None))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        # 1. Accept no more. Silent peers are disconnected.
+        self._stopping.set()
+        if served := self._acceptor.ident is not None:
+            self._arrivals.wake()
+            self._acceptor.join()
+        # 2. The workers finish their appraisals, and write the outstanding counts.
+        self._stop_workers()
+        self._lines.settle()
+        self._stack.close()
+        if served:
+            _LOG.info("the broker has stopped")
 
     # The service of the main thread, see `sealserve.broker.service_loop`
 
@@ -281,6 +273,7 @@ class Supervisor:
         return process
 
     def _start_workers(self) -> None:
+        """Start the workers, and wait until each one serves. The first one alone creates missing keys and tables."""
         try:
             for place in self._places:
                 self._begin(place)
