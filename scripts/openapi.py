@@ -17,7 +17,7 @@ from scripts.generated_files import write_or_check
 
 from sealserve import __version__
 from sealserve.broker.administration.description import document as administration_document
-from sealserve.serving.http.rest import HTTP_STATUS
+from sealserve.serving.http.api import HTTP_STATUS
 from sealserve.serving.request_errors import Status
 from sealserve.serving_flags import BY_NAME, MEBIBYTE
 from sealserve.serving_interface import (

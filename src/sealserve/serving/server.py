@@ -69,7 +69,7 @@ from sealserve.serving.wire.transport import Handler, Transport, TransportSettin
 from sealserve.serving_interface import EVIDENCE_METHOD
 
 if TYPE_CHECKING:
-    from sealserve.serving.http.rest import Api
+    from sealserve.serving.http.api import Api
     from sealserve.serving.tracing import Tracing  # imported only if traces are on
 
 logger = logging.getLogger(__name__)

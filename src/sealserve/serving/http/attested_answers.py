@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from sealserve.serving.evidence import Evidence
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, error_body
+from sealserve.serving.http.api import HTTP_STATUS, Answer, error_body
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import RequestCode, RequestError
 from sealserve.serving_interface import RECEIPT_HEADER

@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
-from sealserve.serving.http.rest import error_body
+from sealserve.serving.http.api import error_body
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from sealserve.serving.wire.tls_source import TlsSource, find_tls_source
 from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
+    from sealserve.serving.http.api import Api
     from sealserve.serving.http.http_server import HttpServer
-    from sealserve.serving.http.rest import Api
     from sealserve.serving.tracing import Tracing  # imported only if traces are on
 
 logger = logging.getLogger(__name__)

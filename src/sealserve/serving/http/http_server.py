@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from sealserve.serving.evidence import Evidence
+from sealserve.serving.http.api import HTTP_STATUS, Answer, Api, error_body, refusal
 from sealserve.serving.http.attested_answers import RECEIPT_FIELD, admit, present, with_receipt
 from sealserve.serving.http.connection import QUIET, SERVER, Connection, Connections, answer_in_http11
 from sealserve.serving.http.memory import Loan, NoMemoryError
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, Api, error_body
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.request_errors import Status
@@ -259,7 +259,7 @@ class HttpServer:
 
     def _refusal(self, status: Status, message: str) -> Answer:
         self._metrics.request("", status)
-        return Answer(HTTP_STATUS[status], error_body(message))
+        return refusal(status, message)
 
     def _preflight(self, request: web.BaseRequest) -> Answer:
         origin = request.headers.get("Origin", "")

@@ -1,17 +1,12 @@
-"""The REST API without a network: it takes a method, a path and a body, and returns a status and a body.
+"""TensorFlow Serving's REST API, without a network.
 
 Source: tensorflow/serving, ``model_servers/http_rest_api_handler.cc`` and ``http_rest_api_util.cc`` (paths, order,
-messages), ``model_servers/http_server.cc`` (``ToHTTPStatusCode``), ``g3doc/api_rest.md``.
+messages), ``g3doc/api_rest.md``.
 """
 
-import logging
 import re
-import sys
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
-from urllib.parse import unquote_to_bytes
+from http import HTTPStatus
+from typing import Any, Final
 
 from google.protobuf import json_format
 
@@ -19,15 +14,15 @@ from sealserve.serving.api.examples import Call, classify, regress
 from sealserve.serving.api.model_metadata import get_model_metadata
 from sealserve.serving.api.model_status import get_model_status
 from sealserve.serving.api.predict import run_inputs
+from sealserve.serving.http.api import Answer, Api, Content, Resource, decoded
 from sealserve.serving.http.json_answers import Output, render_columns, render_rows
 from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError
 from sealserve.serving.http.json_examples import fill_examples, render_classes, render_values
 from sealserve.serving.http.json_nodes import JsonObject
 from sealserve.serving.http.json_reader import SIGNATURE, read
 from sealserve.serving.http.json_tensors import read_inputs
-from sealserve.serving.http.json_text import quote
 from sealserve.serving.http.memory import Loan, give_up
-from sealserve.serving.request_errors import RequestCode, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
     DataType,
@@ -39,10 +34,7 @@ from sealserve.serving.runtime.protos import (
     SignatureDefMap,
 )
 from sealserve.serving.servables import Servables
-from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving_interface import DEFAULT_SIGNATURE
-
-logger = logging.getLogger(__name__)
 
 _CALL: Final = re.compile(
     r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)",
@@ -61,76 +53,8 @@ _SIGNATURE: Final = SIGNATURE.encode()
 _GREATEST: Final = 2**63 - 1
 _DIGITS: Final = len(str(_GREATEST))
 
-HTTP_STATUS: Final = {
-    Status.OK: 200,
-    Status.CANCELLED: 499,
-    Status.UNKNOWN: 500,
-    Status.INVALID_ARGUMENT: 400,
-    Status.DEADLINE_EXCEEDED: 504,
-    Status.NOT_FOUND: 404,
-    Status.ALREADY_EXISTS: 409,
-    Status.PERMISSION_DENIED: 403,
-    Status.RESOURCE_EXHAUSTED: 429,
-    Status.FAILED_PRECONDITION: 400,
-    Status.ABORTED: 409,
-    Status.OUT_OF_RANGE: 400,
-    Status.UNIMPLEMENTED: 501,
-    Status.INTERNAL: 500,
-    Status.UNAVAILABLE: 503,
-    Status.DATA_LOSS: 500,
-    Status.UNAUTHENTICATED: 401,
-}
 
-
-Headers = Iterable[tuple[str, str]]
-"""Names and values of headers. A name can be repeated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to a request.
-
-    Args:
-        status: The HTTP status.
-        body: JSON, or empty, or of the content type in ``headers``.
-        closes: Whether to close the connection afterwards, because an unread body may follow the request.
-        headers: Further headers.
-    """
-
-    status: int
-    body: bytes
-    closes: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Api(Protocol):
-    """Resources of an HTTP port."""
-
-    def knows(self, path: str) -> bool:
-        """Return whether ``path`` (with its query) belongs to this API."""
-
-    def answer(
-        self,
-        method: str,
-        path: str,
-        body: bytes | bytearray,
-        deadline: float | None,
-        loan: Loan | None = None,
-        *,
-        headers: Headers = (),
-    ) -> Answer:
-        """Return the answer to a request; see `Rest.answer`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """The model and the method that a path selects."""
-
-    spec: ModelSpec
-    method: str
-
-
-class Rest:
+class Rest(Api):
     """The resources under ``/v1/``.
 
     Args:
@@ -139,8 +63,8 @@ class Rest:
     """
 
     def __init__(self, servables: Servables, *, max_tensor_bytes: int) -> None:
+        super().__init__(servables.metrics)
         self._servables = servables
-        self.metrics = servables.metrics
         self._largest = max_tensor_bytes
 
     @staticmethod
@@ -148,61 +72,39 @@ class Rest:
         """Return whether ``path`` (with its query) belongs to this API."""
         return _API.fullmatch(path) is not None
 
-    def answer(
-        self,
-        method: str,
-        path: str,
-        body: bytes | bytearray,
-        deadline: float | None,
-        loan: Loan | None = None,
-        *,
-        headers: Headers = (),  # noqa: ARG002  # the answers do not depend on them
-    ) -> Answer:
-        """Return the answer to a request.
+    def find(self, method: str, path: str) -> Resource:
+        """Return the resource that a method and a path (with its query) select.
 
-        Args:
-            method: GET, POST, ...
-            path: The path as it was sent, including its query.
-            body: The body, without its content encoding. A `bytearray` is emptied when it has been read.
-            deadline: The latest time for the answer, on the clock of `time.monotonic`; None for no deadline.
-            loan: The memory that the request borrows, including its body; None for no limit.
-            headers: The headers of the request.
+        Raises:
+            RequestError: `request.rest-path`: There is none.
         """
-        started = time.monotonic()
-        model, api, status = "", "", Status.OK
-        try:
-            target = _parse(method, path)
-            model, api = target.spec.name, target.method
-            borrowed = loan if loan is not None else Loan(Allowance(sys.maxsize))
-            content = self._run(target, body, Call(max_tensor_bytes=self._largest, deadline=deadline), borrowed)
-        except RequestError as error:
-            status, content = error.status, error_body(error.message)
-        except Exception:
-            logger.exception("a request failed with an unexpected error")
-            status, content = Status.INTERNAL, error_body("internal")
-        self.metrics.request(model, status)
-        if status is Status.OK:
-            self.metrics.request_latency(model, api, "REST", time.monotonic() - started)
-        return Answer(HTTP_STATUS[status], content)
+        spec, verb = _parse(method, path)
 
-    def _run(self, target: _Target, body: bytes | bytearray, call: Call, loan: Loan) -> bytes:
-        match target.method:
+        def answer(content: Content) -> Answer:
+            return Answer(HTTPStatus.OK, self._run(spec, verb, content))
+
+        return Resource(answer, spec.name, verb)
+
+    def _run(self, spec: ModelSpec, verb: str, content: Content) -> bytes:
+        body, loan = content.body, content.loan
+        call = Call(max_tensor_bytes=self._largest, deadline=content.deadline)
+        match verb:
             case "predict":
-                return self._predict(target.spec, body, call, loan)
+                return self._predict(spec, body, call, loan)
             case "classify":
-                request = ClassificationRequest(model_spec=target.spec)
+                request = ClassificationRequest(model_spec=spec)
                 self._fill_examples(request, body, loan)
                 with self._servables.use(request.model_spec) as servable:
                     return render_classes(classify(servable, request, call).result)
             case "regress":
-                regression = RegressionRequest(model_spec=target.spec)
+                regression = RegressionRequest(model_spec=spec)
                 self._fill_examples(regression, body, loan)
                 with self._servables.use(regression.model_spec) as servable:
                     return render_values(regress(servable, regression, call).result)
             case "metadata":
-                return self._metadata(target.spec)
+                return self._metadata(spec)
             case _:
-                return self._status(target.spec)
+                return self._status(spec)
 
     def _predict(self, spec: ModelSpec, body: bytes | bytearray, call: Call, loan: Loan) -> bytes:
         single = self._is_single(spec, body)
@@ -276,12 +178,8 @@ def _signature_name(document: JsonObject) -> str:
     return name.decode("utf-8", "replace")
 
 
-def error_body(message: str) -> bytes:
-    """Return an error as the API's JSON."""
-    return f'{{\n    "error": {quote(message)}\n}}'.encode("utf-8", "backslashreplace")
-
-
-def _parse(method: str, path: str) -> _Target:
+def _parse(method: str, path: str) -> tuple[ModelSpec, str]:
+    """Return the model that a path names, and what is asked of it: empty for its status."""
     pattern = {"POST": _CALL, "GET": _LOOK}.get(method)
     found = pattern.fullmatch(path) if pattern else None
     if found is None:
@@ -298,15 +196,10 @@ def _parse(method: str, path: str) -> _Target:
     if method == "POST":
         if verb not in {"classify", "regress", "predict"}:
             raise RequestCode.REST_PATH.error(f"Malformed request: {method} {path}")
-        return _Target(spec, verb)
+        return spec, verb
     if not spec.name:
         raise RequestCode.REST_PATH.error("Missing model name in request.")
-    return _Target(spec, "metadata" if verb == "metadata" else "")
-
-
-def decoded(text: str) -> str:
-    """Return a percent-encoded part of a path as text."""
-    return unquote_to_bytes(text).decode("utf-8", "replace")
+    return spec, "metadata" if verb == "metadata" else ""
 
 
 def _json(message: Any, *, names: bool = False) -> bytes:

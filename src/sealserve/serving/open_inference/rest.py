@@ -6,17 +6,14 @@ Source: kserve/open-inference-protocol d49cc23, ``inference_rest.md`` and ``open
 """
 
 import json
-import logging
 import re
-import sys
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final
 
-from sealserve.serving.http.memory import Loan, give_up
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, Headers, decoded, error_body
+from sealserve.serving.http.api import Answer, Api, Content, Headers, Resource, decoded
+from sealserve.serving.http.memory import give_up
 from sealserve.serving.open_inference import json_request, json_response
 from sealserve.serving.open_inference.service import (
     EXTENSIONS,
@@ -27,12 +24,9 @@ from sealserve.serving.open_inference.service import (
     OpenInference,
     model_spec,
 )
-from sealserve.serving.request_errors import RequestCode, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError
 from sealserve.serving.runtime.protos import ModelSpec
-from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving_interface import BINARY_HEADER
-
-logger = logging.getLogger(__name__)
 
 _INFER: Final = "infer"
 _SERVER: Final = re.compile(r"/v2(?:/health/(live|ready))?", re.ASCII)
@@ -41,24 +35,7 @@ _SIZE: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _SHOWN: Final = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    """What a request contains besides its path.
-
-    Args:
-        body: The body.
-        headers: The headers.
-        deadline: The latest time for the answer, on the clock of `time.monotonic`; None for no deadline.
-        loan: The memory that the request borrows, including its body.
-    """
-
-    body: bytes | bytearray
-    headers: Headers
-    deadline: float | None
-    loan: Loan
-
-
-class OpenInferenceRest:
+class OpenInferenceRest(Api):
     """The resources.
 
     Args:
@@ -66,58 +43,29 @@ class OpenInferenceRest:
     """
 
     def __init__(self, service: OpenInference) -> None:
+        super().__init__(service.metrics)
         self._service = service
-        self._metrics = service.metrics
 
     @staticmethod
     def knows(path: str) -> bool:
         """Return whether ``path`` (with its query) belongs to this API."""
         return path.partition("?")[0] == "/v2" or path.startswith("/v2/")
 
-    def answer(
-        self,
-        method: str,
-        path: str,
-        body: bytes | bytearray,
-        deadline: float | None,
-        loan: Loan | None = None,
-        *,
-        headers: Headers = (),
-    ) -> Answer:
-        """Return the answer to a request.
+    def find(self, method: str, path: str) -> Resource:
+        """Return the resource that a method and a path (with its query) select.
 
-        Args:
-            method: GET, POST, ...
-            path: The path as it was sent, including its query.
-            body: The body, without its content encoding. A `bytearray` is emptied when it has been read.
-            deadline: The latest time for the answer, on the clock of `time.monotonic`; None for no deadline.
-            loan: The memory that the request borrows, including its body; None for no limit.
-            headers: The headers of the request.
+        Raises:
+            RequestError: `request.open-inference-path`: There is none.
+            RequestError: `request.open-inference-form`: The version of the model is invalid.
         """
-        started = time.monotonic()
-        model, verb, status = "", "", Status.OK
-        borrowed = loan if loan is not None else Loan(Allowance(sys.maxsize))
-        try:
-            resource = path.partition("?")[0]
-            server, found = _SERVER.fullmatch(resource), _MODEL.fullmatch(resource)
-            if server is not None and method == "GET":
-                answer = self._server(server[1])
-            elif found is not None and method == ("POST" if found[3] == _INFER else "GET"):
-                spec, verb = model_spec(decoded(found[1]), decoded(found[2] or "")), found[3] or "metadata"
-                model = spec.name
-                answer = self._model(spec, verb, _Content(body=body, headers=headers, deadline=deadline, loan=borrowed))
-            else:
-                unknown = unknown_resource(method, resource)
-                answer, status = _refused(unknown), unknown.status
-        except RequestError as error:
-            status, answer = error.status, _refused(error)
-        except Exception:
-            logger.exception("a request failed with an unexpected error")
-            status, answer = Status.INTERNAL, Answer(HTTP_STATUS[Status.INTERNAL], error_body("internal"))
-        self._metrics.request(model, status)
-        if status is Status.OK:
-            self._metrics.request_latency(model, verb, "REST", time.monotonic() - started)
-        return answer
+        resource = path.partition("?")[0]
+        server, model = _SERVER.fullmatch(resource), _MODEL.fullmatch(resource)
+        if server is not None and method == "GET":
+            return Resource(lambda _content: self._server(server[1]))
+        if model is not None and method == ("POST" if model[3] == _INFER else "GET"):
+            spec, verb = model_spec(decoded(model[1]), decoded(model[2] or "")), model[3] or "metadata"
+            return Resource(lambda content: self._model(spec, verb, content), spec.name, verb)
+        raise unknown_resource(method, resource)
 
     def _server(self, probe: str | None) -> Answer:
         if probe is None:
@@ -127,7 +75,7 @@ class OpenInferenceRest:
         is_ready = self._service.is_ready()
         return _document({"ready": is_ready}, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _model(self, spec: ModelSpec, verb: str, content: _Content) -> Answer:
+    def _model(self, spec: ModelSpec, verb: str, content: Content) -> Answer:
         if verb == _INFER:
             return self._infer(spec, content)
         if verb == "ready":
@@ -145,7 +93,7 @@ class OpenInferenceRest:
             }
         )
 
-    def _infer(self, spec: ModelSpec, content: _Content) -> Answer:
+    def _infer(self, spec: ModelSpec, content: Content) -> Answer:
         body, loan = content.body, content.loan
         size = _json_size(content.headers, len(body))
         if size is None:
@@ -172,10 +120,6 @@ def unknown_resource(method: str, resource: str) -> RequestError:
     return RequestCode.OPEN_INFERENCE_PATH.error(
         f"The Open Inference Protocol does not have {method} {resource[:_SHOWN]}."
     )
-
-
-def _refused(error: RequestError) -> Answer:
-    return Answer(HTTP_STATUS[error.status], error_body(error.message))
 
 
 def _json_size(headers: Headers, size: int) -> int | None:

@@ -14,7 +14,7 @@ from sealserve.attested.evidence import ServiceEvidence
 from sealserve.attested.evidence_conversation import EvidenceRequest
 from sealserve.attested.receipt import ReceiptClaims, verify_receipt
 from sealserve.serving.evidence import PEER, Evidence
-from sealserve.serving.http.rest import Answer
+from sealserve.serving.http.api import Answer, Content
 from sealserve.serving.receipts import Receipts
 from sealserve.serving.servables import Servable, Servables
 from sealserve.serving_interface import EVIDENCE_PATH
@@ -39,12 +39,12 @@ class Model(Echo):
         self.table = Servables()
         self.table.publish(Servable(name="m", version=1, session=session, definitions={}, signatures={}, digest=DIGEST))
 
-    def _run(self, target: Any, body: bytes | bytearray, call: Any, loan: Any) -> bytes:
-        with self.table.use(target.spec):
-            content = super()._run(target, body, call, loan)
-        if isinstance(body, bytearray):
-            body.clear()  # as after the document has been read
-        return content + b" " * 2000
+    def _run(self, spec: Any, verb: str, content: Content) -> bytes:
+        with self.table.use(spec):
+            text = super()._run(spec, verb, content)
+        if isinstance(content.body, bytearray):
+            content.body.clear()  # as after the document has been read
+        return text + b" " * 2000
 
 
 def serve(service: AttestedService | None, scenario: Any, **options: Any) -> None:

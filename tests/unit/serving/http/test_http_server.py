@@ -21,6 +21,7 @@ from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.http import https
+from sealserve.serving.http.api import Content
 from sealserve.serving.http.connection import Connection
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
@@ -46,10 +47,10 @@ class Echo(Rest):
         self.entered = threading.Semaphore(0)
         self.server: HttpServer | None = None
 
-    def _run(self, target: Any, body: bytes | bytearray, call: Any, loan: Any) -> bytes:  # noqa: ARG002
+    def _run(self, spec: Any, verb: str, content: Content) -> bytes:
         self.entered.release()
         assert self.gate.wait(60)
-        return json.dumps([target.spec.name, target.method, body.decode(), call.deadline is not None]).encode()
+        return json.dumps([spec.name, verb, content.body.decode(), content.deadline is not None]).encode()
 
 
 def run(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from tests.harness.errors import raises
 
+from sealserve.serving.http.api import HTTP_STATUS, Answer
 from sealserve.serving.http.json_answers import Output, render_columns, render_rows
 from sealserve.serving.http.json_errors import JsonFormError, JsonTypeError
 from sealserve.serving.http.json_reader import read
 from sealserve.serving.http.json_tensors import read_inputs
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest
+from sealserve.serving.http.rest import Rest
 from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.runtime.protos import DataType, TensorInfo
 from sealserve.serving.servables import Servables

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.unit.serving.open_inference.test_methods import EXAMPLES, RAW, packed
 
+from sealserve.serving.http.api import Answer
 from sealserve.serving.http.memory import Loan
-from sealserve.serving.http.rest import Answer
 from sealserve.serving.open_inference.rest import OpenInferenceRest, unknown_resource
 from sealserve.serving.open_inference.service import OpenInference
 from sealserve.serving.request_errors import RequestCode

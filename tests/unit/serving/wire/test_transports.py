@@ -48,7 +48,7 @@ def waiting(there: Served) -> int:
 
 
 def sending(there: Served) -> int:
-    """Return the number of calls that may send. A call is open a moment before it may send, so ``busy`` is too early."""
+    """Return the number of calls that may send. A call is already open a moment before."""
     transport: Any = there.transport
     return len(transport.senders._sending)
 
