@@ -19,6 +19,7 @@ from sealserve.atomic_file import NO_ROOM, OutputExistsError
 from sealserve.codes import SealserveCode
 
 SUFFIX: Final = ".partial"
+_OTHER_PATH: Final = "Choose another output path. Existing output is kept."
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _LONGEST_NAME: Final = 40  # maximum number of characters of the final name in the hidden name
 
@@ -50,7 +51,7 @@ class Staging:
             os.fsync(above)
         except OSError as error:
             if error.errno in _OCCUPIED:
-                raise _exists(destination) from error
+                raise OutputExistsError(f"The output {destination} already exists.", hint=_OTHER_PATH) from error
             raise
         finally:
             os.close(above)
@@ -132,14 +133,18 @@ def folder_made(folder: Path) -> Iterator[None]:
         raise
 
 
-def refuse_existing(destination: Path) -> None:
+def refuse_existing(destination: Path, *, hint: str = _OTHER_PATH) -> None:
     """Check that ``destination`` does not exist.
+
+    Args:
+        destination: The path.
+        hint: What the user can do if it exists.
 
     Raises:
         OutputExistsError: The path already exists.
     """
     if os.path.lexists(destination):
-        raise _exists(destination)
+        raise OutputExistsError(f"The output {destination} already exists.", hint=hint)
 
 
 def _make_locked(parent: Path, stem: str, mode: int) -> tuple[Path, int]:
@@ -194,12 +199,6 @@ def _output_errors(parent: Path, *, only_room: bool = False) -> Iterator[None]:
             f"The folder {parent} cannot be written to: {error.strerror}.",
             hint="Check that it is a folder and is writable for this user.",
         ) from error
-
-
-def _exists(destination: Path) -> OutputExistsError:
-    return OutputExistsError(
-        f"The output {destination} already exists.", hint="Choose another output path. Existing output is kept."
-    )
 
 
 def _sync_tree(folder: Path) -> None:

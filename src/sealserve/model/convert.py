@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,9 +36,11 @@ from sealserve.model.source import SIGNATURE_FILE, check_source
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
-from sealserve.whole_folder import appearing
+from sealserve.whole_folder import appearing, refuse_existing
 
 _FINGERPRINT = "fingerprint.pb"
+OTHER_VERSION: Final = "Set a different version of the model in sealserve.toml, or remove the folder."
+"""The hint for a version of a model that already exists."""
 
 Progress = Callable[[str], None]
 """Called at the start of each step with a short description of the step."""
@@ -116,7 +118,7 @@ def import_model(
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
     check_source(source)
-    refuse_existing_version(folder)
+    refuse_existing(folder, hint=OTHER_VERSION)
     kind = SourceKind.SAVED_MODEL if source.is_dir() else SourceKind.FROZEN_GRAPH
     if kind is SourceKind.SAVED_MODEL:
         tell("checking the SavedModel")
@@ -146,19 +148,6 @@ def import_model(
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
     return ImportedModel(name=ModelName(name), version=version, folder=folder, source=kind, info=check_servable(folder))
-
-
-def refuse_existing_version(folder: Path) -> None:
-    """Refuse to convert a model to a folder that exists.
-
-    Raises:
-        OutputExistsError: The folder exists.
-    """
-    if folder.exists():
-        raise OutputExistsError(
-            f"{folder} already exists.",
-            hint="Set a different version of the model in sealserve.toml, or remove the folder.",
-        )
 
 
 def _write_binary_form(source: Path, destination: Path) -> None:

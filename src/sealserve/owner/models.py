@@ -12,13 +12,13 @@ from typing import Final
 from sealserve.deployment import ModelSection
 from sealserve.host.processor import read_processor
 from sealserve.model.codes import ModelCode
-from sealserve.model.convert import ImportedModel, import_model, refuse_existing_version
+from sealserve.model.convert import OTHER_VERSION, ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
 from sealserve.terms import Precision, ServerKind
-from sealserve.whole_folder import Staging, staging
+from sealserve.whole_folder import Staging, refuse_existing, staging
 from sealserve.workspace import Workspace
 
 _OPTIMIZED: Final = ".optimized"
@@ -86,7 +86,7 @@ def bring_in(
     # 2. Convert beside the final place, so that an interrupted or refused conversion leaves nothing.
     destination = planned_folder(workspace, model)
     if not replace:
-        refuse_existing_version(destination)
+        refuse_existing(destination, hint=OTHER_VERSION)
     with staging(workspace.owner.models, f"{model.name}-{model.version}") as staged:
         imported = import_model(
             model.path,

@@ -8,10 +8,9 @@ from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 
 from sealserve.cli.codes import CliCode
-from sealserve.cli.trial import signatures
 from sealserve.cli.trial.signatures import Choice, run_signatures
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model import tensorflow_import
+from sealserve.model import tensorflow_import, tensorflow_process
 from sealserve.model.codes import ModelCode
 
 PROGRAMS = {
@@ -38,7 +37,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> N
     head = "import json, sys; name = next(iter(json.load(sys.stdin)['requests']))"
     script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")
     script.chmod(0o755)
-    monkeypatch.setattr(signatures, "PYTHON", str(script))
+    monkeypatch.setattr(tensorflow_process, "PYTHON", str(script))
     monkeypatch.setattr(tensorflow_import, "find_spec", lambda _name: True)
 
 

@@ -1,7 +1,6 @@
-"""The process that loads a model and runs its signatures. A crash of TensorFlow ends only this process.
+"""The process that loads a model and runs its signatures, see `sealserve.model.tensorflow_process`.
 
-The program is ``python -m sealserve.cli.trial.process``. It reads one `Order` as JSON from standard input, and writes
-one JSON object per line to standard output:
+Its messages:
 
 - ``{"loaded": true}``, or ``{"failed": TEXT}`` as the only line.
 - For each signature ``{"running": NAME}``, then ``{"ran": NAME, "seconds": S, "outputs": {NAME: SHAPE}}`` or
@@ -9,14 +8,13 @@ one JSON object per line to standard output:
 """
 
 import base64
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
 from sealserve.cli.trial.order import NAME, Order
 from sealserve.errors import SealserveError
+from sealserve.model.tensorflow_process import messages, read_order
 from sealserve.serving.api.predict import run_predict
 from sealserve.serving.command_line import options
 from sealserve.serving.command_line.options import ServerOptions
@@ -28,16 +26,17 @@ from sealserve.serving.servables import Servable
 
 def main() -> None:
     """Load the model, run each request, and write the results to standard output."""
-    order = Order(**json.load(sys.stdin))
+    say = messages()
+    order = Order(**read_order())
     try:
         servable = _load(Path(order.folder), order.tags)
     except SealserveError as error:
-        _say(failed=error.message)
+        say(failed=error.message)
         return
-    _say(loaded=True)
+    say(loaded=True)
     for signature, content in order.requests.items():
-        _say(running=signature)
-        _say(ran=signature, **_run(servable, base64.b64decode(content)))
+        say(running=signature)
+        say(ran=signature, **_run(servable, base64.b64decode(content)))
 
 
 def _load(folder: Path, tags: list[str]) -> Servable:
@@ -65,11 +64,6 @@ def _run(servable: Servable, content: bytes) -> dict[str, Any]:
         return {"error": text}
     shapes = {name: [dim.size for dim in output.tensor_shape.dim] for name, output in response.outputs.items()}
     return {"seconds": time.monotonic() - started, "outputs": dict(sorted(shapes.items()))}
-
-
-def _say(**message: object) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

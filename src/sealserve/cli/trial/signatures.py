@@ -1,18 +1,10 @@
 """Run each signature of a SavedModel once, with inputs that fit it, in a separate process."""
 
 import base64
-import contextlib
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Final
 
 from sealserve.cli.codes import CliCode
 from sealserve.cli.generated_input import TensorInputError
@@ -25,8 +17,8 @@ from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
 from sealserve.model.saved_model import SERVE_TAGS, SavedSignature, check_servable
 from sealserve.model.tensorflow_import import require_tensorflow
+from sealserve.model.tensorflow_process import TensorFlowProcess
 
-PYTHON: Final = sys.executable
 _ENDED: Final = "TensorFlow crashed or exited"
 
 
@@ -143,78 +135,38 @@ def _in_a_process(
     """Yield the outcomes of the requests that one process runs, including a request that crashes the process."""
     encoded = {name: base64.b64encode(content).decode() for name, content in requests.items()}
     order = Order(folder=str(folder.resolve()), tags=list(choice.tags), requests=encoded)
-    noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
-    with subprocess.Popen(
-        [PYTHON, "-m", "sealserve.cli.trial.process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=noise,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
-        text=True,
-    ) as process:
-        try:
-            with contextlib.suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
-                stream.write(json.dumps(asdict(order)))
-            yield from _outcomes(process, requests, folder, choice, tell)
-        finally:
-            process.kill()
-
-
-def _outcomes(
-    process: "subprocess.Popen[str]",
-    requests: Mapping[str, bytes],
-    folder: Path,
-    choice: Choice,
-    tell: Callable[[str], None],
-) -> Iterator[Outcome]:
-    lines = _lines(cast("IO[str]", process.stdout))
-    running: str | None = None
-    left = len(requests)
-    while left:
-        try:
-            line = lines.get(timeout=choice.timeout if running else None)
-        except queue.Empty:
-            yield Outcome(signature=str(running), error=f"no answer in {choice.timeout:g} seconds")
-            return
-        if line is None:
-            ended = _ending(process.wait())
-            if running is None:
+    with TensorFlowProcess("sealserve.cli.trial.process", order) as process:
+        running: str | None = None
+        left = len(requests)
+        while left:
+            # 1. Loading may take any time. A request may not.
+            try:
+                message = process.next_message(choice.timeout if running else None)
+            except TimeoutError:
+                yield Outcome(signature=str(running), error=f"no answer in {choice.timeout:g} seconds")
+                return
+            # 2. The end of the process is the outcome of the request that ran.
+            if message is None:
+                ended = f"{_ENDED} ({process.ending()})"
+                if running is None:
+                    raise CliCode.MODEL_NOT_LOADABLE.error(
+                        f"The model {folder} cannot be loaded: {ended}.", hint="Export the model again."
+                    )
+                yield Outcome(signature=running, error=ended)
+                return
+            if "failed" in message:
                 raise CliCode.MODEL_NOT_LOADABLE.error(
-                    f"The model {folder} cannot be loaded: {ended}.", hint="Export the model again."
+                    message["failed"], hint="Run `sealserve model lint` to find the reason, or export the model again."
                 )
-            yield Outcome(signature=running, error=ended)
-            return
-        message: dict[str, Any] = json.loads(line)
-        if "failed" in message:
-            raise CliCode.MODEL_NOT_LOADABLE.error(
-                message["failed"], hint="Run `sealserve model lint` to find the reason, or export the model again."
-            )
-        if "running" in message:
-            running = message["running"]
-            tell(message["running"])
-        if "ran" in message:
-            running, left = None, left - 1
-            shapes = {name: tuple(shape) for name, shape in message.get("outputs", {}).items()}
-            yield Outcome(
-                signature=message["ran"],
-                error=message.get("error"),
-                seconds=message.get("seconds", 0.0),
-                outputs=shapes,
-            )
-
-
-def _lines(stream: IO[str]) -> "queue.Queue[str | None]":
-    """Return a queue that receives the lines of ``stream``, and None after the last line."""
-    found: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        for line in stream:
-            found.put(line)
-        found.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    return found
-
-
-def _ending(status: int) -> str:
-    return f"{_ENDED} ({signal.Signals(-status).name})" if status < 0 else f"{_ENDED} (status {status})"
+            if "running" in message:
+                running = message["running"]
+                tell(message["running"])
+            if "ran" in message:
+                running, left = None, left - 1
+                shapes = {name: tuple(shape) for name, shape in message.get("outputs", {}).items()}
+                yield Outcome(
+                    signature=message["ran"],
+                    error=message.get("error"),
+                    seconds=message.get("seconds", 0.0),
+                    outputs=shapes,
+                )

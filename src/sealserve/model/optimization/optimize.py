@@ -2,19 +2,14 @@
 
 import base64
 import contextlib
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +23,13 @@ from sealserve.model.optimization.report import Changes, Report, digest_of_model
 from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, SavedModelInfo, check_servable, plain_files
 from sealserve.model.source import SIGNATURE_FILE
 from sealserve.model.tensorflow_import import require_tensorflow
+from sealserve.model.tensorflow_process import TensorFlowProcess
 from sealserve.serving_interface import OPTIMIZATION_FILE
 from sealserve.terms import Precision
 from sealserve.whole_folder import appearing
 
 _NOT_COPIED: Final = frozenset({SAVED_MODEL_FILE, "fingerprint.pb", "keras_metadata.pb", SIGNATURE_FILE})
 """Files of the original that do not describe the result. A signature covers the original's files only."""
-PYTHON: Final = sys.executable
 _VARIABLES: Final = "variables"
 _NUMBERS: Final = "inputs.npz"
 _LARGEST_WEIGHTS: Final = 2**31 - 2**26
@@ -266,40 +261,26 @@ def _run(order: Order, source: Path, timeout: float, tell: Callable[[str], None]
 
 def _answer(order: Order, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
     """Start the process, and return its last message."""
-    noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
-    last: dict[str, Any] = {}
-    with subprocess.Popen(
-        [PYTHON, "-m", "sealserve.model.optimization.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=noise,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
-        text=True,
-    ) as process:
-        watch = threading.Timer(timeout, process.kill)
-        watch.start()
-        try:
-            with contextlib.suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
-                stream.write(json.dumps(asdict(order)))
-            for line in cast("IO[str]", process.stdout):
-                last = json.loads(line)
-                if "step" in last:
-                    tell(last["step"])
-            status = process.wait()
-        finally:
-            ended = watch.finished.is_set()
-            watch.cancel()
-            process.kill()
-    if "step" in last or not last:
-        reason = f"no result in {timeout:g} seconds" if ended else f"TensorFlow ended the process ({_ending(status)})"
-        return {"failed": Failure.NOT_OPTIMIZABLE, "text": f"{last.get('step', 'starting')}: {reason}"}
+    deadline = time.monotonic() + timeout
+    last: dict[str, Any] = {"step": "starting"}
+    with TensorFlowProcess("sealserve.model.optimization.worker", order) as process:
+        while "step" in last:
+            try:
+                message = process.next_message(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                return _ended(last, f"no result in {timeout:g} seconds")
+            if message is None:
+                return _ended(last, f"TensorFlow ended the process ({process.ending()})")
+            if "step" in message:
+                tell(message["step"])
+            last = message
     return last
+
+
+def _ended(last: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    return {"failed": Failure.NOT_OPTIMIZABLE, "text": f"{last['step']}: {reason}"}
 
 
 def _text(array: npt.NDArray[Any]) -> dict[str, Any]:
     values = [value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1)]
     return {"shape": list(array.shape), "values": [base64.b64encode(value).decode() for value in values]}
-
-
-def _ending(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"

@@ -1,14 +1,9 @@
-"""The process that optimizes a model and compares the result with the original. A crash ends only this process.
+"""The process that optimizes a model and compares the result with the original.
 
-The program is ``python -m sealserve.model.optimization.worker``. It reads one `Order` as JSON from standard input, and
-writes one JSON object per line to standard output: ``{"step": TEXT}`` before each step, and at the end
+Its messages, see `sealserve.model.tensorflow_process`: ``{"step": TEXT}`` before each step, and at the end
 ``{"done": RESULT}`` or ``{"failed": REASON, "text": TEXT}``.
 """
 
-import json
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,27 +16,17 @@ from sealserve.model.optimization.trial import compare
 from sealserve.model.program import Program
 from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, SERVE_TAG
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.model.tensorflow_process import Say, messages, read_order
 from sealserve.terms import Precision
 
 _KEPT_COLLECTIONS: Final = frozenset({"saved_model_main_op", "legacy_init_op", "saved_model_assets"})
 """Collections of the meta graph that the loader reads. The others describe variables, which do not exist any more."""
 
 
-Say = Callable[..., None]
-"""Called with the members of a message."""
-
-
 def main() -> None:
     """Carry out the order on standard input, and write the messages to standard output."""
-    # TensorFlow's C++ code and its warnings must not write between the messages.
-    lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(**message: object) -> None:
-        lines.write(json.dumps(message) + "\n")
-        lines.flush()
-
-    carry_out(Order(**json.load(sys.stdin)), say)
+    say = messages()
+    carry_out(Order(**read_order()), say)
 
 
 def carry_out(order: Order, say: Say) -> None:

@@ -14,7 +14,6 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import import_model
 from sealserve.model.lint import lint
-from sealserve.model.optimization import optimize as module
 from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
 from sealserve.model.optimization.report import digest_of_model, find_report
 from sealserve.model.saved_model import check_servable, describe, read_saved_model
@@ -326,7 +325,7 @@ def test_a_model_that_takes_its_process_away(name: str, tmp_path: Path, monkeypa
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{program}\n")
     script.chmod(0o755)
-    monkeypatch.setattr(module, "PYTHON", str(script))
+    monkeypatch.setattr("sealserve.model.tensorflow_process.PYTHON", str(script))
     monkeypatch.setattr("sealserve.model.tensorflow_import.find_spec", lambda _name: True)
     timeout = 0.1 if name == "hangs" else 600.0
     with raises(ModelCode.NOT_OPTIMIZABLE, match=reason):
