@@ -322,15 +322,15 @@ def _check_exceptions(statement: ReleaseStatement, policy: UserPolicy) -> None:
         raise AttestedCode.EVIDENCE_SHARED_BATCHES.error(
             "The release computes requests of several users in one batch, so a model can answer one user with the "
             "input of another user. The policy does not accept this.",
-            hint="Ask the owner for a release without batches. If you trust the model and all of its users, set "
-            "dangerous_shared_batches = true in your policy.",
+            hint="Ask the owner for a release without batches. If you trust the model and all of its users, "
+            "run `sealserve user trust` with --dangerous-shared-batches.",
         )
     if refused := sorted(statement.allowed_operations - policy.dangerous_operations):
         shown = ", ".join(refused)[:1000].encode("unicode_escape").decode()
         raise AttestedCode.EVIDENCE_ALLOWED_OPERATIONS.error(
             f"The owner allowed operations that the model lint rejects, and the policy does not accept them: {shown}.",
             hint="Read the reference of the model lint, which states what such operations can do with an input. If you "
-            "trust the models, add the names to dangerous_operations in your policy.",
+            "trust the models, run `sealserve user trust` with --dangerous-operation for each name.",
         )
 
 

@@ -14,6 +14,7 @@ with deferred:
     from sealserve.regular_file import InputFileMissingError
 
 if TYPE_CHECKING:  # the verification takes longer to import than the client, and not every request needs it
+    from sealserve.attested.user_policy import UserPolicy
     from sealserve.client.attested import AttestedPolicy
 
 PolicyFile = Annotated[
@@ -57,14 +58,24 @@ def find_policy(path: Path | None) -> "AttestedPolicy":
             hint="Ask the owner of the service for the owner's key over a trusted channel, and run "
             "`sealserve user trust OWNER_KEY`. Or give another file with --policy.",
         ) from error
-    if found.dangerous_simulated_root is not None:
-        console.warn(f"{place} accepts only simulated services, which protect nothing.")
-    if found.dangerous_shared_batches:
-        console.warn(f"{place} accepts shared batches: a model can answer one user with the input of another user.")
-    if found.dangerous_operations:
-        names = ", ".join(sorted(found.dangerous_operations))
-        console.warn(f"{place} accepts operations with which a model can keep or send an input: {names}.")
+    warn_of_dangers(place, found)
     return found
+
+
+def warn_of_dangers(place: Path, policy: "UserPolicy") -> None:
+    """Print a warning for each danger that a policy accepts.
+
+    Args:
+        place: The policy's file.
+        policy: The policy.
+    """
+    if policy.dangerous_simulated_root is not None:
+        console.warn(f"{place} accepts only simulated services, which protect nothing.")
+    if policy.dangerous_shared_batches:
+        console.warn(f"{place} accepts shared batches: a model can answer one user with the input of another user.")
+    if policy.dangerous_operations:
+        names = ", ".join(sorted(policy.dangerous_operations))
+        console.warn(f"{place} accepts operations with which a model can keep or send an input: {names}.")
 
 
 def required_policy(required: bool, path: Path | None) -> "AttestedPolicy | None":

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import completion, console
-from sealserve.cli.attested_options import PolicyFile, policy_path
+from sealserve.cli import completion
+from sealserve.cli.attested_options import PolicyFile, policy_path, warn_of_dangers
 from sealserve.cli.deferred_imports import deferred
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
@@ -54,6 +54,21 @@ def trust(
             autocompletion=completion.presets,
         ),
     ] = None,
+    dangerous_operation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Operation of TensorFlow that models may use, although it can keep or send your inputs; repeatable",
+            show_default="none",
+        ),
+    ] = None,
+    dangerous_shared_batches: Annotated[
+        bool,
+        typer.Option(
+            "--dangerous-shared-batches",
+            help="Accept services that compute the requests of several users in one batch: a model can mix their data",
+        ),
+    ] = False,
     dangerous_simulated_root: Annotated[
         Path | None,
         typer.Option(
@@ -81,11 +96,12 @@ def trust(
         owner_key=key,
         releases=[identifier.lower() for identifier in release or []],
         preset=tcb,
+        dangerous_operations=dangerous_operation or [],
+        dangerous_shared_batches=dangerous_shared_batches,
         dangerous_simulated_root=root,
     )
     write_file(place, made, mode=PRIVATE, overwrite=True)
-    if parse_user_policy(made).dangerous_simulated_root is not None:  # also if an earlier command named the root
-        console.warn(f"{place} accepts only simulated services, which protect nothing.")
+    warn_of_dangers(place, parse_user_policy(made))  # also of what an earlier command accepted
     fingerprint = hashlib.sha256(key).hexdigest()
     result.show(
         {"policy": str(place), "owner_key": key.hex(), "owner_key_sha256": fingerprint, "releases": release or []},

@@ -60,6 +60,8 @@ def trusting(
     owner_key: bytes,
     releases: Sequence[str] = (),
     preset: str | None = None,
+    dangerous_operations: Sequence[str] = (),
+    dangerous_shared_batches: bool = False,
     dangerous_simulated_root: str | None = None,
 ) -> bytes:
     """Return a policy file that also pins an owner's key. Comments in the former content are lost.
@@ -69,6 +71,8 @@ def trusting(
         owner_key: The owner's public key, 32 bytes.
         releases: Ids of releases to pin in addition.
         preset: The preset of accepted TCB statuses, instead of the present one.
+        dangerous_operations: Operations to accept in addition, although the model lint rejects them.
+        dangerous_shared_batches: Whether to accept batches with the requests of several users from now on.
         dangerous_simulated_root: The root certificate of a simulated vendor, PEM, instead of the present one.
 
     Raises:
@@ -84,6 +88,10 @@ def trusting(
         values["releases"] = _union(values.get("releases", []), releases)
     if preset is not None:
         values["tcb"] = {"preset": preset}
+    if dangerous_operations:
+        values["dangerous_operations"] = _union(values.get("dangerous_operations", []), dangerous_operations)
+    if dangerous_shared_batches:
+        values["dangerous_shared_batches"] = True
     if dangerous_simulated_root is not None:
         values["dangerous_simulated_root"] = dangerous_simulated_root
     made = (_HEADER + _render(values)).encode()

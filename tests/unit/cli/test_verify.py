@@ -117,7 +117,7 @@ def test_exceptions_to_the_rules_for_models_are_shown_and_need_the_users_consent
             policy.write_text(strict + more)
             failed = error(cli, *arguments)
             assert (failed["step"], failed["code"]) == (3, code)
-            assert "in your policy" in str(failed["hint"])
+            assert "run `sealserve user trust` with --dangerous-" in str(failed["hint"])
         policy.write_text(strict + 'dangerous_shared_batches = true\ndangerous_operations = ["PrintV2"]\n')
         accepted = cli.bare(*arguments)
         assert accepted.status == 0, accepted
@@ -172,6 +172,17 @@ def test_a_pinned_release_rejects_other_releases(cli: CommandLine, service: Atte
     assert cli.bare("user", "trust", key, "--release", service.example.release_id).status == 0
     assert policy.read_text().count(key) == 1
     assert cli.bare("verify", service.address, "--server-name", NAME).status == 0
+
+
+def test_user_trust_warns_of_each_accepted_danger(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:
+    key = service.example.owner.public_key().public_bytes_raw().hex()
+    policy = tmp_path / "own.toml"
+    assert error(cli, "user", "trust", key, "--dangerous-operation", "a b")["code"] == "user-policy.invalid"
+    cli.bare("user", "trust", key, "--policy", policy, "--dangerous-operation", "PrintV2")
+    ended = cli.bare("user", "trust", key, "--policy", policy, "--dangerous-shared-batches")
+    assert ended.status == 0
+    assert "can keep or send an input: PrintV2" in ended.err
+    assert "accepts shared batches" in ended.err
 
 
 def test_bad_input_has_an_error_with_a_hint(cli: CommandLine, service: AttestedService, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_a_preset_replaces_the_accepted_statuses() -> None:
     assert tomllib.loads(trusting(FULL, owner_key=KEY, preset="strict").decode())["tcb"] == {"preset": "strict"}
 
 
+def test_accepted_dangers_are_added_and_stay() -> None:
+    made = trusting(None, owner_key=KEY, dangerous_operations=["PrintV2"])
+    assert parse_user_policy(made).dangerous_shared_batches is False
+    made = trusting(made, owner_key=KEY, dangerous_operations=["PyFunc", "PrintV2"], dangerous_shared_batches=True)
+    policy = parse_user_policy(trusting(made, owner_key=KEY))
+    assert (sorted(policy.dangerous_operations), policy.dangerous_shared_batches) == (["PrintV2", "PyFunc"], True)
+
+
 @pytest.mark.parametrize("content", [b"version = 2\n", b"\xff", b"version = 1\nunknown = 1\n", b"[[["])
 def test_an_invalid_file_is_not_replaced(content: bytes) -> None:
     with pytest.raises(SealserveError) as caught:
