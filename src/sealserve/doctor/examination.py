@@ -10,6 +10,7 @@ from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks, machine_checks, owner_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
+from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.enclave.server_files import GRAMINE_FOLDER, LIBRARY_OS
@@ -68,8 +69,10 @@ def _host(
                       remedy=error.hint or "")  # fmt: skip
     if runtime is RuntimeKind.SGX:
         yield from host_checks.checks(host)
-        if workspace is not None and (found := host_checks.room(host, _enclave_sizes(workspace))) is not None:
-            yield found
+        shipped = [] if workspace is None else _shipped_enclaves(workspace)
+        required = {feature for manifest in shipped for feature in manifest.sgx.required_cpu_features}
+        sizes = [manifest.enclave_size for manifest in shipped if not manifest.sgx.edmm_enable]
+        yield from filter(None, (host_checks.cpu_features(host, required), host_checks.room(host, sizes)))
         if deployment is not None and (cloud := deployment.target.cloud) is not None:
             yield host_checks.cloud(host, preset_of(cloud))
     else:
@@ -78,12 +81,11 @@ def _host(
         yield from _simulated_host(host)
 
 
-def _enclave_sizes(workspace: Workspace) -> list[int]:
-    """Return the sizes of the newest shipped release's enclaves, without EDMM enclaves. Empty if it cannot be read."""
+def _shipped_enclaves(workspace: Workspace) -> list[EnclaveManifest]:
+    """Return the manifests of the newest shipped release's enclaves. Empty if it cannot be read."""
     with contextlib.suppress(SealserveError, OSError):
         release = releases.newest(workspace.host.releases)
-        manifests = [load_enclave(release, name).manifest for name in enclave_names(release)]
-        return [manifest.enclave_size for manifest in manifests if not manifest.sgx.edmm_enable]
+        return [load_enclave(release, name).manifest for name in enclave_names(release)]
     return []
 
 

@@ -5,7 +5,7 @@ Sources: Gramine 1.9, Documentation/sgx-setup.rst and devel/building.rst (requir
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.host import qcnl
 from sealserve.host.facts import HostFacts
+from sealserve.terms import CpuFeature
 
 Version = tuple[int, int]
 
@@ -28,6 +29,13 @@ MINIMUM_GRAMINE: Final[Version] = (1, 9)
 SMALL_EPC: Final = 1 << 30
 """Bytes. Client processors have 93 MiB (128 MiB reserved). A larger enclave's pages are swapped, which is slow."""
 SKEW: Final = timedelta(seconds=30)
+
+FLAGS: Final = {
+    CpuFeature.AVX: frozenset({"avx"}),
+    CpuFeature.AVX512: frozenset({"avx512f"}),
+    CpuFeature.AMX: frozenset({"amx_tile"}),
+}
+"""The flags in ``/proc/cpuinfo``. Source: Linux, ``arch/x86/include/asm/cpufeatures.h``."""
 
 _BIOS: Final = (
     'enable SGX in the BIOS ("Enabled", not "Software Controlled"); '
@@ -337,6 +345,25 @@ CHECKS: Final[tuple[Callable[[HostFacts], Finding], ...]] = (
     pccs,
     gramine,
 )
+
+
+def cpu_features(facts: HostFacts, required: Collection[CpuFeature]) -> Finding | None:
+    """Check whether the processor has the features without which a release's enclaves do not start.
+
+    Args:
+        facts: The facts about this machine.
+        required: The features. Without any, the result is None.
+    """
+    if not required:
+        return None
+    wanted = f"the newest release's enclaves require {', '.join(sorted(required))}"
+    if lacking := sorted(feature for feature in required if not FLAGS[feature] <= facts.processor.flags):
+        return _missing(
+            "features",
+            f"{wanted}, but the processor lacks {', '.join(lacking)}",
+            "use another machine, or build a release without these names in `enclave.required_cpu_features`",
+        )
+    return _ok("features", wanted)
 
 
 def room(facts: HostFacts, sizes: Sequence[int]) -> Finding | None:

@@ -174,6 +174,11 @@ class Sgx(_Table):
     cpu_features: CpuFeatures | None = None
     trusted_files: list[TrustedFile]
 
+    @property
+    def required_cpu_features(self) -> tuple[CpuFeature, ...]:
+        """The features without which the enclave does not start."""
+        return () if self.cpu_features is None else self.cpu_features.required
+
 
 class EnclaveManifest(_Table):
     """A complete ``.manifest.sgx``."""

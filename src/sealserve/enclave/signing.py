@@ -192,7 +192,7 @@ def _sign(
         LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so the host can read its memory", name)
         attributes = Attributes(flags=attributes.flags | AttributeFlags.DEBUG, xfrm=attributes.xfrm)
     settings = parse_manifest(manifest, name=name, dangerous=dangerous).sgx
-    required = 0 if settings.cpu_features is None else xfrm_of(settings.cpu_features.required)
+    required = xfrm_of(settings.required_cpu_features)
     sigstruct = Sigstruct.sign(
         mr_enclave=measure_simulated(manifest, dangerous=dangerous),
         key=signing_key,

@@ -120,13 +120,36 @@ def test_a_clouds_machine_is_asked_for_the_clouds_pccs(tmp_path: Path) -> None:
     )
 
 
-def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> None:
+def ship(site: Site) -> Path:
+    """Build a release with one enclave, and return its folder on the host."""
     site.certify()
     site.import_model()
     release = site.build_release()
     site.build_enclave(release.folder)
     shipped = site.workspace.host.releases / release.folder.name
     shutil.copytree(release.folder, shipped)
+    return shipped
+
+
+def test_the_features_that_shipped_enclaves_require_are_checked(tmp_path: Path) -> None:
+    site = make_site(tmp_path, enclave={"required_cpu_features": ["amx"]})
+    ship(site)
+    found = by_name(
+        doctor.examine(
+            (Machine.HOST,),
+            site.workspace,
+            site.deployment,
+            runtime=RuntimeKind.SGX,
+            host=HostFacts(),
+            production=False,
+        )
+    )
+    assert found["host", "features"].verdict is Verdict.MISSING
+    assert "lacks amx" in found["host", "features"].found
+
+
+def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> None:
+    shipped = ship(site)
 
     def room() -> Finding | None:
         host = HostFacts(epc_bytes=1)
