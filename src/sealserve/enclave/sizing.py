@@ -33,6 +33,8 @@ _PYTHON_AND_TENSORFLOW: Final = 1400 * MEBIBYTE  # for the package ``tensorflow`
 _SERVING_HEAP: Final = 512 * MEBIBYTE
 _SERVING_PROGRAM: Final = 512 * MEBIBYTE  # used if the binary's own size is not known
 _MODEL_FACTOR: Final = 12
+_CONSTANTS_FACTOR: Final = 20
+"""TensorFlow Serving holds more copies of a constant than of a variable (docs/how-to/optimize-a-model.md)."""
 _REQUESTS: Final = 512 * MEBIBYTE
 # Gramine 1.9, pal/src/host/linux-sgx/pal_linux_defs.h: each thread has two stacks, two SSA frames, TCS and TLS.
 _SGX_THREAD: Final = (64 + 16 + 2 * 4 + 2) * 4096
@@ -75,6 +77,7 @@ def size_enclave(
     server: ServerKind,
     *,
     model: int,
+    optimized: int = 0,
     threads: int,
     program: int = 0,
     rest: bool = False,
@@ -86,6 +89,7 @@ def size_enclave(
     Args:
         server: The kind of model server.
         model: The size in bytes of the SavedModels that it loads.
+        optimized: The part of this size that belongs to models from ``sealserve model optimize``.
         threads: The value of ``sgx.max_threads``.
         program: The size in bytes of the server's binary, or 0 if it is not known.
         rest: Whether the REST API is on.
@@ -99,11 +103,7 @@ def size_enclave(
         base = SizeItem(what="TensorFlow Serving", size=known + _SERVING_HEAP, why="its binary, and 512 MiB of heap")
     items = (
         base,
-        SizeItem(
-            what="the model",
-            size=_MODEL_FACTOR * model,
-            why=f"{_MODEL_FACTOR} times its files: read, parsed, optimized",
-        ),
+        _size_of_models(server, model, optimized),
         SizeItem(what="requests", size=_REQUESTS, why="inputs and outputs: twice the largest message"),
         *([SizeItem(what="REST", size=_REST, why="its libraries, and three times the largest body")] if rest else []),
         SizeItem(
@@ -124,6 +124,14 @@ def size_enclave(
     else:
         size, rule = _power_of_two(needed), "rounded up to a power of two, committed at the start"
     return EnclaveSize(size=size, items=items, rule=rule)
+
+
+def _size_of_models(server: ServerKind, model: int, optimized: int) -> SizeItem:
+    constants = optimized if server is ServerKind.TENSORFLOW_SERVING else 0
+    size = _MODEL_FACTOR * (model - constants) + _CONSTANTS_FACTOR * constants
+    times = f"{_CONSTANTS_FACTOR if constants else _MODEL_FACTOR} times its files"
+    reason = "constants are copied more often" if constants else "read, parsed, optimized"
+    return SizeItem(what="the model", size=size, why=f"{times}: {reason}")
 
 
 def _power_of_two(size: int) -> int:

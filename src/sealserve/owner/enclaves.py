@@ -45,6 +45,7 @@ from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.serving_flags import argument
+from sealserve.serving_interface import OPTIMIZATION_FILE
 from sealserve.sgx.signing_key import load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.tcp_ports import LARGEST_PORT
@@ -153,9 +154,12 @@ def specify_all(
 def explain_size(deployment: Deployment, release: VerifiedRelease, inventory: Inventory | None) -> EnclaveSize:
     """Return the size of a release's enclave, with the reason for each part of it."""
     program = 0 if inventory is None else next(f.size for f in inventory.files if f.path == inventory.program)
+    models = {file.path: file.size for file in release.index.files if file.path.startswith(f"{MODELS_FOLDER}/")}
+    optimized = tuple(path.removesuffix(OPTIMIZATION_FILE) for path in models if path.endswith(f"/{OPTIMIZATION_FILE}"))
     return size_enclave(
         deployment.server.kind,
-        model=sum(file.size for file in release.index.files if file.path.startswith(f"{MODELS_FOLDER}/")),
+        model=sum(models.values()),
+        optimized=sum(size for path, size in models.items() if path.startswith(optimized)),
         threads=threads_of(deployment).all,
         program=program,
         rest=deployment.server.rest,

@@ -31,6 +31,17 @@ def test_the_binary_of_tensorflow_serving_counts_as_large_as_it_is() -> None:
     assert unknown.needed - known.needed == 212 * MEBIBYTE
 
 
+def test_tensorflow_serving_needs_more_for_an_optimized_model() -> None:
+    sizes = {
+        kind: size_enclave(kind, threads=80, model=100 * MEBIBYTE, optimized=40 * MEBIBYTE)
+        for kind in (EMBEDDED, SERVING)
+    }
+    needed = {kind: next(item for item in size.items if item.what == "the model") for kind, size in sizes.items()}
+    assert needed[EMBEDDED].size == 1200 * MEBIBYTE
+    assert needed[SERVING].size == (60 * 12 + 40 * 20) * MEBIBYTE
+    assert "20 times" in needed[SERVING].why
+
+
 def test_with_edmm_the_size_is_a_limit_with_room() -> None:
     size = size_enclave(EMBEDDED, model=100 * MEBIBYTE, threads=80, edmm=True)
     assert size.size == 16 * GIBIBYTE

@@ -23,7 +23,9 @@ from sealserve.owner.owner import Owner
 from sealserve.owner.release_facts import as_released
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.codes import PkiCode
+from sealserve.sealing.release import verify_release
 from sealserve.sealing.release_files import ReleaseFileChangedError
+from sealserve.serving_interface import OPTIMIZATION_FILE
 from sealserve.sgx.signing_key import create_signing_key
 from sealserve.terms import RuntimeKind, ServerKind, TlsMode
 
@@ -142,6 +144,19 @@ def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> Non
     assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
     assert spec.required_cpu_features == ("avx512",)
     assert spec.max_threads == 1 + 5 + 4 + 64 + 4  # TensorFlow, its pool of runs, requests, the rest, Gramine
+
+
+def test_an_optimized_model_needs_a_larger_enclave_of_tensorflow_serving(tmp_path: Path) -> None:
+    site = make_site(tmp_path, server={"kind": "tensorflow-serving"})
+    record = site.import_model() / OPTIMIZATION_FILE
+    site.certify()
+    needed = []
+    for _ in range(2):
+        verified = verify_release(site.build_release().folder, Owner.open(site.workspace).public_key())
+        needed.append(enclaves.explain_size(site.deployment, verified, None).needed)
+        record.parent.mkdir(exist_ok=True)
+        record.write_bytes(bytes(1000))
+    assert needed[1] - needed[0] > 20_000
 
 
 def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_path: Path) -> None:
