@@ -1,10 +1,11 @@
 """Contents of ``sealserve.toml``: the models, the service, the broker, the policy and the target."""
 
-from sealserve.deployment.database_section import DatabaseSection
 from sealserve.deployment.example import suggest_name, write_example, write_short
-from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.reader import parse, read
-from sealserve.deployment.sections import KeystoreSection, ModelSection
+from sealserve.deployment.sections.database import DatabaseSection
+from sealserve.deployment.sections.keystore import KeystoreSection
+from sealserve.deployment.sections.kubernetes import KubernetesSection
+from sealserve.deployment.sections.model import ModelSection
 from sealserve.deployment.whole import Deployment
 
 __all__ = [

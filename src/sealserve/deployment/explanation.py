@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from sealserve.deployment import value_faults
 from sealserve.deployment.codes import DeploymentCode
-from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
 from sealserve.deployment.section import AT_KEY, Section, fields_of, section_of
+from sealserve.deployment.sections.kubernetes import KubernetesSection
 from sealserve.deployment.whole import Deployment
 from sealserve.errors import SealserveError
 

@@ -4,22 +4,20 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sealserve.deployment.database_section import DatabaseSection
-from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.replica_limit import ReplicaLimit, replica_limit
 from sealserve.deployment.section import Section, at_key
-from sealserve.deployment.sections import (
-    BrokerSection,
-    DockerSection,
-    EnclaveSection,
-    ImagesSection,
-    KeystoreSection,
-    ModelSection,
-    ServerSection,
-    ServiceSection,
-    TargetSection,
-    TcbSection,
-)
+from sealserve.deployment.sections.broker import BrokerSection
+from sealserve.deployment.sections.database import DatabaseSection
+from sealserve.deployment.sections.docker import DockerSection
+from sealserve.deployment.sections.enclave import EnclaveSection
+from sealserve.deployment.sections.images import ImagesSection
+from sealserve.deployment.sections.keystore import KeystoreSection
+from sealserve.deployment.sections.kubernetes import KubernetesSection
+from sealserve.deployment.sections.model import ModelSection
+from sealserve.deployment.sections.server import ServerSection
+from sealserve.deployment.sections.service import ServiceSection
+from sealserve.deployment.sections.target import TargetSection
+from sealserve.deployment.sections.tcb import TcbSection
 from sealserve.terms import PlatformKind, RuntimeKind, TlsMode
 
 

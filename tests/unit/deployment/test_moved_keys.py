@@ -5,9 +5,9 @@ from tests.harness.errors import raises
 
 from sealserve import deployment
 from sealserve.deployment.codes import DeploymentCode
-from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED
 from sealserve.deployment.section import fields_of, section_of
+from sealserve.deployment.sections.kubernetes import KubernetesSection
 from sealserve.deprecation import DeprecatedKeyWarning
 
 MINIMAL = '[model]\nname = "m"\n'

@@ -3,7 +3,7 @@ from tests.harness.errors import raises
 
 from sealserve import deployment
 from sealserve.deployment.codes import DeploymentCode
-from sealserve.deployment.sections import DockerSection
+from sealserve.deployment.sections.docker import DockerSection
 
 
 def described(kind: str, replicas: int, subnet: str = "10.213.0.0/22") -> deployment.Deployment:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.deployment.sections import TracesTable
+from sealserve.deployment.sections.server import TracesTable
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, verify_enclave_index

@@ -10,7 +10,7 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import WORKSPACE_FOLDER
 from sealserve.cluster.docker.parts import Mount
 from sealserve.deployment import DatabaseSection, Deployment, KeystoreSection
-from sealserve.deployment.sections import BrokerSection, NotificationsTable
+from sealserve.deployment.sections.broker import BrokerSection, NotificationsTable
 from sealserve.deployment.setting_files import SETTING_FILES
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import read_regular

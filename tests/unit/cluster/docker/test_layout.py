@@ -28,7 +28,8 @@ from sealserve.cluster.docker.layout import ContainerLayout, first_links, free_l
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.served import Served, for_containers
-from sealserve.deployment.sections import NotificationsTable, TcbSection
+from sealserve.deployment.sections.broker import NotificationsTable
+from sealserve.deployment.sections.tcb import TcbSection
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import administrators, broker_files, certificates, simulation

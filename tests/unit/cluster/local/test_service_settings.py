@@ -7,7 +7,8 @@ from tests.harness.workspaces import make_site
 from sealserve.cluster.local import service_settings
 from sealserve.cluster.target import BROKER, PCS, PLATFORM
 from sealserve.deployment import Deployment
-from sealserve.deployment.sections import BrokerSection, KeystoreSection
+from sealserve.deployment.sections.broker import BrokerSection
+from sealserve.deployment.sections.keystore import KeystoreSection
 from sealserve.terms import CollateralUpdate
 
 

@@ -86,8 +86,7 @@ class ImagesTable(Section):
     )
     pull_secret: str = Field(default="", description="the Secret with the registry's credentials; empty: no Secret")
     inventory: FilePath | None = Field(
-        default=None,
-        description="the file that `sealserve enclave inventory` wrote for the server's image",
+        default=None, description="the file that `sealserve enclave inventory` wrote for the server's image"
     )
 
 
@@ -116,12 +115,10 @@ class ServiceTable(Section):
     node_port: Port | None = Field(default=None, description="the port for gRPC on every node")
     rest_node_port: Port | None = Field(default=None, description="the port for REST on every node")
     annotations: dict[str, str] = Field(
-        default={},
-        description="annotations for the cloud's load balancer, in addition to the preset of target.cloud",
+        default={}, description="annotations for the cloud's load balancer, in addition to the preset of target.cloud"
     )
     internal: bool = Field(
-        default=False,
-        description="whether only the cloud's internal network reaches the load balancer of target.cloud",
+        default=False, description="whether only the cloud's internal network reaches the load balancer of target.cloud"
     )
     proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
 
@@ -169,10 +166,7 @@ class BrokerTable(Section):
         description="with dangerous_inside, networks of the database in `database.url`, for the NetworkPolicy; "
         "empty: a host that is not an IP address is allowed at every address",
     )
-    keystore_addresses: Networks = Field(
-        default=(),
-        description="the same for `keystore.transit_url`",
-    )
+    keystore_addresses: Networks = Field(default=(), description="the same for `keystore.transit_url`")
 
     @model_validator(mode="after")
     def _broker_is_named(self) -> Self:

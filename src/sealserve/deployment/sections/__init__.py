@@ -1,0 +1,1 @@
+"""The sections of ``sealserve.toml``: one module for each section."""
