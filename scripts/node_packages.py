@@ -4,11 +4,11 @@ The verifier is independent of the Python package dcap-qvl, which is written in 
 packages are in ``testbed/node/package-lock.json``, which names no index. Scripts of packages do not run.
 """
 
-import argparse
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from scripts.provide import provide
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "testbed" / "node"
@@ -29,26 +29,22 @@ def installed() -> bool:
 
 
 def main() -> None:
-    """Install the packages unless they are installed. If that fails, print the reason."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed without Node.js; their tests then skip")
-    arguments = parser.parse_args()
-    if installed():
-        return
-    problem = "`npm` is missing: install Node.js"
-    if (npm := shutil.which("npm")) is not None:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(SOURCE / name, FOLDER / name)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
-        if ended.returncode == 0:
-            print(f"node-packages: installed into {MODULES}")
-            return
-        shutil.rmtree(FOLDER)
-        problem = f"`npm ci` failed: {' '.join(ended.stderr.split())[-300:]}"
-    print(f"node-packages: {problem}", file=sys.stderr)
-    raise SystemExit(0 if arguments.if_possible else 4)
+    """Install the packages unless they are installed."""
+    provide("node-packages", __doc__, is_available=installed, install=_install, place=MODULES)
+
+
+def _install() -> str | None:
+    if (npm := shutil.which("npm")) is None:
+        return "`npm` is missing: install Node.js"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(SOURCE / name, FOLDER / name)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    if ended.returncode == 0:
+        return None
+    shutil.rmtree(FOLDER)
+    return f"`npm ci` failed: {' '.join(ended.stderr.split())[-300:]}"
 
 
 if __name__ == "__main__":

@@ -5,30 +5,20 @@ The server of the distribution is not installed, and no service of this machine 
 Source: https://packages.debian.org/bookworm/postgresql (``/usr/lib/postgresql/VERSION/bin``).
 """
 
-import argparse
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from scripts.debian_package import UnavailableError, downloaded
+from scripts.provide import provide
 
 UNPACKED = Path(__file__).resolve().parent.parent / "build" / "postgresql"
 BY_HAND = "apt-get install --no-install-recommends postgresql"
 
 
 def main() -> None:
-    """Unpack the server unless it is available. If that fails, print how to install it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed even without a server; its tests then skip")
-    arguments = parser.parse_args()
-    if programs() is not None:
-        return
-    problem = unpack()
-    if problem is not None:
-        print(f"PostgreSQL: {problem}. To install it as root: {BY_HAND}", file=sys.stderr)
-        raise SystemExit(0 if arguments.if_possible else 4)
-    print(f"PostgreSQL: unpacked {programs()}")
+    """Unpack the server unless it is available."""
+    provide("PostgreSQL", __doc__, is_available=lambda: programs() is not None, install=unpack, place=UNPACKED)
 
 
 def programs() -> Path | None:
@@ -64,7 +54,7 @@ def unpack() -> str | None:
             shutil.rmtree(UNPACKED, ignore_errors=True)
             whole.rename(UNPACKED)
     except UnavailableError as error:
-        return str(error)
+        return f"{error}. To install it as root: {BY_HAND}"
     return None
 
 

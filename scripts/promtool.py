@@ -5,12 +5,11 @@ The package also contains Prometheus, for the test in which Prometheus scrapes a
 Source: https://packages.debian.org/bookworm/prometheus (``/usr/bin/promtool``, ``/usr/bin/prometheus``).
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from scripts import debian_package
+from scripts.provide import provide
 
 PROMTOOL = Path(__file__).resolve().parent.parent / "build" / "promtool" / "promtool"
 PROMETHEUS = PROMTOOL.with_name("prometheus")
@@ -18,17 +17,17 @@ BY_HAND = "apt-get install --no-install-recommends prometheus"
 
 
 def main() -> None:
-    """Unpack promtool unless it is available. If that fails, print how to install it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed even without promtool; its tests then skip")
-    arguments = parser.parse_args()
-    if shutil.which("promtool") or PROMTOOL.exists():
-        return
+    """Unpack promtool unless it is available."""
+    provide("promtool", __doc__, is_available=_is_available, install=_install, place=PROMTOOL)
+
+
+def _is_available() -> bool:
+    return shutil.which("promtool") is not None or PROMTOOL.exists()
+
+
+def _install() -> str | None:
     problem = unpack()
-    if problem is not None:
-        print(f"promtool: {problem}. To install it as root: {BY_HAND}", file=sys.stderr)
-        raise SystemExit(0 if arguments.if_possible else 4)
-    print(f"promtool: unpacked {PROMTOOL}")
+    return problem and f"{problem}. To install it as root: {BY_HAND}"
 
 
 def unpack() -> str | None:

@@ -3,11 +3,10 @@
 Source: https://packages.debian.org/bookworm/softhsm2 (``libsofthsm2.so``, ``softhsm2-util``).
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from scripts.debian_package import unpack
+from scripts.provide import provide
 
 FOLDER = Path(__file__).resolve().parent.parent / "build" / "softhsm"
 PROGRAM = FOLDER / "softhsm2-util"
@@ -25,18 +24,14 @@ def found() -> tuple[Path, Path] | None:
 
 
 def main() -> None:
-    """Unpack SoftHSM unless it is available. If that fails, print how to install it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed even without SoftHSM; its tests then skip")
-    arguments = parser.parse_args()
-    if found() is not None:
-        return
+    """Unpack SoftHSM unless it is available."""
+    provide("SoftHSM", __doc__, is_available=lambda: found() is not None, install=_install, place=MODULE)
+
+
+def _install() -> str | None:
     problem = unpack("softhsm2", {"usr/bin/softhsm2-util": PROGRAM})
     problem = problem or unpack("libsofthsm2", {"usr/lib/softhsm/libsofthsm2.so": MODULE})
-    if problem is not None:
-        print(f"softhsm: {problem}. To install it as root: {BY_HAND}", file=sys.stderr)
-        raise SystemExit(0 if arguments.if_possible else 4)
-    print(f"softhsm: unpacked {MODULE}")
+    return problem and f"{problem}. To install it as root: {BY_HAND}"
 
 
 if __name__ == "__main__":

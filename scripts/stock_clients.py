@@ -4,11 +4,12 @@ They are tritonclient, KServe's clients, and the client of gRPC reflection. Vers
 ``testbed/stock_clients/clients.lock``, which names no index.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from scripts.provide import provide
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "testbed" / "stock_clients"
@@ -24,12 +25,11 @@ def installed() -> bool:
 
 
 def main() -> None:
-    """Install the packages unless they are installed. If that fails, print the reason."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--if-possible", action="store_true", help="succeed without the packages; the tests then skip")
-    arguments = parser.parse_args()
-    if installed():
-        return
+    """Install the packages unless they are installed."""
+    provide("stock-clients", __doc__, is_available=installed, install=_install, place=FOLDER)
+
+
+def _install() -> str | None:
     uv = str(Path(sys.executable).with_name("uv"))
     shutil.rmtree(FOLDER, ignore_errors=True)
     for command in (
@@ -39,10 +39,9 @@ def main() -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode != 0:
             shutil.rmtree(FOLDER, ignore_errors=True)
-            print(f"stock-clients: `uv` failed: {' '.join(ended.stderr.split())[-300:]}", file=sys.stderr)
-            raise SystemExit(0 if arguments.if_possible else 4)
+            return f"`uv` failed: {' '.join(ended.stderr.split())[-300:]}"
     shutil.copyfile(LOCK, _STAMP)
-    print(f"stock-clients: installed into {FOLDER}")
+    return None
 
 
 if __name__ == "__main__":
