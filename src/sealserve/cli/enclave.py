@@ -25,7 +25,7 @@ from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import ServerKind
 
 with deferred:
-    from sealserve.atomic_file import OutputExistsError, write_file
+    from sealserve.atomic_file import write_file
     from sealserve.cluster import ports
     from sealserve.enclave.findings import refuse
     from sealserve.enclave.image_root import ImageRoot
@@ -88,8 +88,7 @@ def inventory(
 
     With the inventory, a machine without these files can measure and sign the enclave.
     """
-    if output is not None and output.exists() and not force:
-        raise OutputExistsError(f"{output} already exists.", hint="Give another output, or --force to replace it.")
+    options.refuse_existing(output, force=force)
     image = ImageRoot(root.absolute())
     here = sys.executable if server is ServerKind.EMBEDDED and image.is_this_machine else PROGRAMS[server]
     with console.bytes_progress("Measuring", 0) as progress:

@@ -16,7 +16,6 @@ from sealserve.model.optimization.instructions import Instructions
 from sealserve.terms import Precision
 
 with deferred:
-    from sealserve.atomic_file import OutputExistsError
     from sealserve.cli.changing import owning
     from sealserve.cli.conversion import convert_again
     from sealserve.cli.optimization import (
@@ -73,8 +72,7 @@ def make_example(
             write_half_plus_two(destination)
         console.out.print(f"Wrote the SavedModel {destination}: y = x / 2 + 2.")
         return
-    if destination.exists() and not force:
-        raise OutputExistsError(f"{destination} already exists.", hint="Give another output, or --force to replace it.")
+    options.refuse_existing(destination, force=force)
     with console.quiet_libraries(), console.spinner("Creating ResNet50 v1.5") as tell:
         build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Creating ResNet50 v1.5: {text}"))
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.0f} MB, weights from seed {seed}).")

@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import completion
+from sealserve.cli.deferred_imports import deferred
+
+with deferred:
+    from sealserve.atomic_file import OutputExistsError
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")]
 NoWait = Annotated[
@@ -59,3 +63,17 @@ Release = Annotated[
         autocompletion=completion.releases,
     ),
 ]
+
+
+def refuse_existing(output: Path | None, *, force: bool) -> None:
+    """Check that an output does not exist yet, or may be replaced.
+
+    Args:
+        output: The path, or None without an output.
+        force: The option --force.
+
+    Raises:
+        OutputExistsError: The path already exists.
+    """
+    if output is not None and output.exists() and not force:
+        raise OutputExistsError(f"{output} already exists.", hint="Give another output, or --force to replace it.")

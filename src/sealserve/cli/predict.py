@@ -30,7 +30,7 @@ with deferred:
     import numpy as np
     import numpy.typing as npt
 
-    from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
+    from sealserve.atomic_file import PRIVATE, replacing
     from sealserve.cli.generated_input import Guess, first_accepted, guesses
     from sealserve.cli.saved_output import check_format, write_outputs
     from sealserve.cli.tensor_input import read_inputs
@@ -92,8 +92,7 @@ def predict(
     check_version_choice(version, label)
     if save is not None:
         check_format(save)
-        if save.exists() and not force:
-            raise OutputExistsError(f"{save} already exists.", hint="Give another output, or --force to replace it.")
+        options.refuse_existing(save, force=force)
     kept_receipt.check(save_receipt, require_attested=require_attested, rest=rest)
     accepted = required_policy(require_attested, policy)
     reach = connection.find_access(

@@ -19,7 +19,7 @@ from sealserve.cli.request_options import LONGEST_WAIT
 from sealserve.cli.verbs import Verbs
 
 with deferred:
-    from sealserve.atomic_file import OutputExistsError, write_file
+    from sealserve.atomic_file import write_file
     from sealserve.client.attested import (
         MAXIMUM_BUNDLE,
         PresentedService,
@@ -80,8 +80,7 @@ def verify(
     """
     # 1. The user's own policy decides what is acceptable.
     accepted = find_policy(policy)
-    if save is not None and save.exists() and not force:
-        raise OutputExistsError(f"{save} already exists.", hint="Give another output, or --force to replace it.")
+    options.refuse_existing(save, force=force)
     # 2. Get the evidence: from a file, or from the service on a new connection.
     saved: datetime | None = None
     if (path := _as_file(source)) is not None:
