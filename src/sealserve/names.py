@@ -10,3 +10,8 @@ DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 """A regular expression for one label of a DNS name."""
 DNS_NAME_PATTERN = rf"^{DNS_LABEL}(\.{DNS_LABEL})*$"
 DnsName = Annotated[str, StringConstraints(pattern=DNS_NAME_PATTERN, max_length=253)]
+OPERATION_NAME_PATTERN = r"^[!-~]{1,255}$"
+OperationName = Annotated[str, StringConstraints(pattern=OPERATION_NAME_PATTERN)]
+"""The name of a TensorFlow operation."""
+MOST_OPERATIONS = 32
+"""Maximum number of operations that one model may use although the model lint rejects them."""

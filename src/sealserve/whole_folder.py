@@ -5,6 +5,7 @@ folder behind. The next process that creates a folder of the same name removes i
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -17,8 +18,11 @@ from typing import Final
 
 from sealserve.atomic_file import NO_ROOM, OutputExistsError
 from sealserve.codes import SealserveCode
+from sealserve.interruptions import uninterrupted
 
 SUFFIX: Final = ".partial"
+_HERE: Final = -100  # AT_FDCWD
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE
 _OTHER_PATH: Final = "Choose another output path. Existing output is kept."
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _LONGEST_NAME: Final = 40  # maximum number of characters of the final name in the hidden name
@@ -45,6 +49,32 @@ class Staging:
         """
         refuse_existing(destination)
         _sync_tree(self.folder)
+        self._appear(destination)
+
+    def replace(self, destination: Path) -> None:
+        """Publish the folder and replace an existing one. At any time, the old folder or the new one is in place.
+
+        The two folders are exchanged, so the old one is removed as an unpublished one. A file system that cannot
+        exchange them needs two steps. A process that is killed between them leaves neither.
+
+        Args:
+            destination: The final path, on the same file system.
+        """
+        _sync_tree(self.folder)
+        if destination.exists() and exchange(self.folder, destination):
+            _sync(destination.parent)
+            return
+        with staging(destination.parent, destination.name) as old, uninterrupted():
+            with contextlib.suppress(FileNotFoundError):
+                destination.rename(old.folder)
+            try:
+                self._appear(destination)
+            except BaseException:
+                if not destination.exists():
+                    old.folder.rename(destination)
+                raise
+
+    def _appear(self, destination: Path) -> None:
         above = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.folder.rename(destination)  # replaces an empty folder, but fails for anything else
@@ -55,17 +85,6 @@ class Staging:
             raise
         finally:
             os.close(above)
-
-    def replace(self, destination: Path) -> None:
-        """Publish the folder and replace an existing one. After a crash, the old one, the new one or neither exists.
-
-        Args:
-            destination: The final path, in the same parent folder.
-        """
-        with staging(destination.parent, destination.name) as old:
-            with contextlib.suppress(FileNotFoundError):
-                destination.rename(old.folder)
-            self.publish(destination)
 
 
 @contextlib.contextmanager
@@ -199,6 +218,20 @@ def _output_errors(parent: Path, *, only_room: bool = False) -> Iterator[None]:
             f"The folder {parent} cannot be written to: {error.strerror}.",
             hint="Check that it is a folder and is writable for this user.",
         ) from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step. Return whether the file system and the C library can do this.
+
+    Source: Linux, renameat2(2); ``linux/fs.h`` and ``fcntl.h`` for the numbers.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None or rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), ctypes.c_uint(_EXCHANGE)) == 0:
+        return rename is not None
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import shutil
 from pathlib import Path
 
@@ -5,9 +6,10 @@ import pytest
 from tests.harness.errors import raises
 from tests.harness.killing import killed_at
 
+from sealserve import whole_folder
 from sealserve.atomic_file import OutputExistsError
 from sealserve.codes import SealserveCode
-from sealserve.whole_folder import appearing, staging
+from sealserve.whole_folder import Staging, appearing, staging
 
 
 def names(folder: Path) -> list[str]:
@@ -138,8 +140,53 @@ def test_killed_at_any_step_it_is_whole_or_absent_and_the_next_one_cleans_up(tmp
     assert names(tmp_path) == ["x"]
 
 
-def test_killed_while_it_replaces_it_is_old_new_or_absent(tmp_path: Path) -> None:
+def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "x"
+    place.mkdir()
+    (place / "old").touch()
+
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole_folder, "_sync", interrupt)
+    with pytest.raises(KeyboardInterrupt), staging(tmp_path, "x") as stage:  # noqa: PT012
+        fill(stage.folder)
+        stage.replace(place)
+    assert names(tmp_path) == ["x"]
+    assert names(place) == ["old"]
+
+
+def test_without_an_exchange_a_failure_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "x"
+    place.mkdir()
+    (place / "old").touch()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(whole_folder, "exchange", lambda *_: False)
+    monkeypatch.setattr(Staging, "_appear", fail)
+    with pytest.raises(OSError, match="no"), staging(tmp_path, "x") as stage:  # noqa: PT012
+        fill(stage.folder)
+        stage.replace(place)
+    assert names(tmp_path) == ["x"]
+    assert names(place) == ["old"]
+
+
+def test_an_exchange_that_fails_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    with pytest.raises(FileNotFoundError):
+        whole_folder.exchange(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_killed_while_it_replaces_it_is_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exchanged: bool
+) -> None:
+    """Where folders cannot be exchanged, it can also be absent."""
+    place = tmp_path / "x"
+    if not exchanged:
+        monkeypatch.setattr(whole_folder, "exchange", lambda *_: False)
 
     def work() -> None:
         with staging(tmp_path, "x") as stage:
@@ -158,7 +205,7 @@ def test_killed_while_it_replaces_it_is_old_new_or_absent(tmp_path: Path) -> Non
         for leftover in tmp_path.glob(".x.*"):  # the time to remove it would change what the same step number means
             shutil.rmtree(leftover)
         step += 1
-    assert seen == {("old",), None, ("below",)}
+    assert seen == {("old",), ("below",)} | (set() if exchanged else {None})
     assert names(tmp_path) == ["x"]
 
 

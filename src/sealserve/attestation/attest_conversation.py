@@ -21,10 +21,8 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,8 +34,7 @@ from sealserve.attestation.secret_provisioning import KEY_SIZE
 from sealserve.attestation.session_binding import session_report_data
 from sealserve.attestation.strict_document import SignedContent, parse_either
 from sealserve.secret import SecretBytes
-
-_X509_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, UserWarning)
+from sealserve.x509_errors import X509_ERRORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +281,7 @@ class AwaitingGrant:
         try:
             leaf = x509.load_pem_x509_certificates(grant.certificate_chain.encode())[0]
             found = spki_digest(leaf.public_key())
-        except _X509_ERRORS as error:
+        except X509_ERRORS as error:
             raise AttestationCode.ATTEST_CERTIFICATE.error(
                 "The grant is invalid: its certificate chain is not a chain of PEM certificates."
             ) from error
@@ -336,7 +333,7 @@ def _requested_key(der: bytes) -> bytes:
         request = x509.load_der_x509_csr(der)
         key = request.public_key()
         valid = request.is_signature_valid
-    except _X509_ERRORS as error:
+    except X509_ERRORS as error:
         raise AttestationCode.ATTEST_CERTIFICATE_REQUEST.error(
             "The certificate request is malformed: expected PKCS #10 in DER."
         ) from error

@@ -24,7 +24,6 @@ from typing import Any, Final, Literal
 
 import cbor2
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
@@ -32,6 +31,7 @@ from cryptography.x509.oid import NameOID
 from sealserve.attestation.claims import REPORT_DATA_SIZE
 from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.mbedtls_certificate import repair
+from sealserve.x509_errors import X509_ERRORS
 
 SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
 # Gramine included the tag and the length of the OID in its value. The result is a different OID than intended
@@ -48,14 +48,6 @@ _HASHES: Final[dict[int, Callable[[bytes], bytes]]] = {
     7: lambda data: hashlib.sha384(data).digest(),
     8: lambda data: hashlib.sha512(data).digest(),
 }
-_UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 _MINIMUM_RSA_BITS: Final = 3072  # Gramine up to 1.3
 _LIFETIME: Final = timedelta(days=1)
 
@@ -151,7 +143,7 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         certificate = x509.load_der_x509_certificate(repaired.der if repaired else der)
         public_key = certificate.public_key()
         extensions = {extension.oid: extension.value for extension in certificate.extensions}
-    except _UNREADABLE as error:
+    except X509_ERRORS as error:
         raise AttestationCode.RA_TLS_CERTIFICATE.error(f"The RA-TLS certificate cannot be parsed: {error}.") from error
     if repaired is not None and not repaired.verify_original(public_key):
         raise AttestationCode.RA_TLS_CERTIFICATE.error(

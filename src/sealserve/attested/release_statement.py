@@ -19,7 +19,7 @@ from sealserve.attested.codes import AttestedCode
 from sealserve.canonical_document import DocumentPart, Sha256
 from sealserve.errors import SealserveError
 from sealserve.model_digest import model_digest as model_digest  # noqa: PLC0414  # a part of this module's interface
-from sealserve.names import Name
+from sealserve.names import MOST_OPERATIONS, Name, OperationName
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import MrEnclave, MrSigner
 
@@ -65,7 +65,7 @@ class StatedModel(DocumentPart):
     name: Name
     version: Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,18})$")]
     sha256: Sha256
-    allowed_operations: Annotated[tuple[_Text, ...], Field(max_length=32)]
+    allowed_operations: Annotated[tuple[OperationName, ...], Field(max_length=MOST_OPERATIONS)]
     signer: ModelSigner | None
 
 

@@ -20,16 +20,17 @@ from sealserve.attestation.tcb_policy import TcbPolicy
 from sealserve.attested.codes import AttestedCode
 from sealserve.canonical_document import DocumentPart, Sha256
 from sealserve.errors import SealserveError
+from sealserve.names import OperationName
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import AttributeFlags, MrEnclave, MrSigner
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.x509_errors import X509_ERRORS
 
 LARGEST_FILE: Final = 64 * 2**10
 """The maximum size of a policy file in bytes."""
 DEFAULT_TCB: Final = "cloud-smt"
 _REQUIRED_FLAGS: Final = AttributeFlags.INIT | AttributeFlags.MODE64BIT
 _X87_AND_SSE: Final = 0x3
-_Operation = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,255}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class _File(DocumentPart):
     enclaves: Annotated[list[_Pin], Field(max_length=256, default_factory=list)]
     tcb: _Tcb = _Tcb()
     collateral: _Collateral = _Collateral()
-    dangerous_operations: Annotated[list[_Operation], Field(max_length=256, default_factory=list)]
+    dangerous_operations: Annotated[list[OperationName], Field(max_length=256, default_factory=list)]
     dangerous_shared_batches: bool = False
     dangerous_simulated_root: Annotated[str, StringConstraints(max_length=8192)] | None = None
 
@@ -182,7 +183,7 @@ def _root(pem: str | None) -> TrustAnchor | None:
         return None
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
-    except ValueError as error:
+    except X509_ERRORS as error:
         raise _fault("dangerous_simulated_root: expected a certificate in PEM") from error
     return TrustAnchor(root_der=certificate.public_bytes(Encoding.DER), simulated=True)
 

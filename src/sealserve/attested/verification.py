@@ -26,13 +26,14 @@ from sealserve.attested.user_policy import UserPolicy
 from sealserve.canonical_document import canonical_json
 from sealserve.errors import SealserveError, VerificationError
 from sealserve.sgx.appraisal import ExaminedQuote, VerifiedQuote
-from sealserve.sgx.certificate_chain import X509_ERRORS, common_name
+from sealserve.sgx.certificate_chain import common_name
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.known_chains import KNOWN_CHAINS
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
+from sealserve.x509_errors import X509_ERRORS
 
 AUDIENCE: Final = USER_AUDIENCE
 """The audience of attestation results for users."""

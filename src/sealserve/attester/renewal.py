@@ -8,7 +8,8 @@ because the host can set the clock.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,7 +22,8 @@ FIRST_PAUSE: Final = 10.0
 LONGEST_PAUSE: Final = 600.0
 ATTEMPTS: Final = 20
 """At least this many attempts fit into the last third of a lifetime, so that a broker that is back is noticed in time.
-Shorter pauses follow from it for certificates that are valid for less than ten hours.
+Shorter pauses follow from it for certificates that are valid for less than ten hours. After the end of the certificate,
+the pauses grow to `LONGEST_PAUSE`: at the end of a release, the last certificates are valid for seconds.
 """
 _STEP: Final = 60.0
 """Seconds between looks at the clock. The host can set the clock, so a wait until a time must not be one long wait."""
@@ -97,7 +99,7 @@ class Renewal:
 
     def _renewed(self) -> bool:
         """Attest until an attempt succeeds. Return whether it did so before the end."""
-        for pause in self._backoff(self._granted).pauses():
+        for pause in self._pauses():
             try:
                 granted = self._renew()
                 self._use(granted)
@@ -113,6 +115,15 @@ class Renewal:
             if self._wait(pause):
                 return False
         raise AssertionError("the pauses never end")
+
+    def _pauses(self) -> Iterator[float]:
+        """Yield the pauses after failed attempts: short until the certificate's end, and then longer and longer."""
+        backoff = self._backoff(self._granted)
+        for pause in backoff.pauses():
+            if self._now() >= self._granted.expires:
+                break
+            yield pause
+        yield from replace(backoff, longest=LONGEST_PAUSE).pauses()
 
     def _failed(self, code: str, message: str) -> None:
         self._count_failure()

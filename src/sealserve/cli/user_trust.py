@@ -20,7 +20,7 @@ with deferred:
     from sealserve.atomic_file import PRIVATE, write_file
     from sealserve.attested.user_policy import LARGEST_FILE, parse_user_policy
     from sealserve.client.policy_file import parse_owner_key, trusting
-    from sealserve.pki.certificate import parse_chain
+    from sealserve.pki.certificate import only_certificates
     from sealserve.regular_file import InputFileMissingError, read_regular
 
 app = Verbs(unused=("sealserve.cli.user",))  # a user has only the base installation
@@ -101,11 +101,19 @@ def trust(
         dangerous_simulated_root=root,
     )
     write_file(place, made, mode=PRIVATE, overwrite=True)
-    warn_of_dangers(place, parse_user_policy(made))  # also of what an earlier command accepted
+    # The file can also have settings of earlier commands.
+    accepted = parse_user_policy(made)
+    warn_of_dangers(place, accepted)
+    notes = []
+    if len(accepted.owner_keys) > 1:
+        notes.append(f"It pins {len(accepted.owner_keys)} owners. All other settings in it apply to each of them.")
+    if accepted.releases:
+        notes.append(f"It accepts only {len(accepted.releases)} pinned releases.")
     fingerprint = hashlib.sha256(key).hexdigest()
     result.show(
         {"policy": str(place), "owner_key": key.hex(), "owner_key_sha256": fingerprint, "releases": release or []},
         f"{place} accepts services of the owner {key.hex()}.",
+        *notes,
         "Next: `sealserve verify ADDRESS`, or `sealserve predict --require-attested`.",
     )
 
@@ -115,5 +123,4 @@ def _root_pem(path: Path) -> str:
     content = read_regular(path, limit=LARGEST_FILE)
     with contextlib.suppress(ValueError, x509.InvalidVersion):  # not DER
         content = x509.load_der_x509_certificate(content).public_bytes(Encoding.PEM)
-    parse_chain(content, source=str(path))
-    return content.decode(errors="replace")
+    return only_certificates(content, source=str(path)).decode()

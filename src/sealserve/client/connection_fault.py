@@ -16,6 +16,7 @@ from OpenSSL import SSL, crypto
 
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, describe, printable
 from sealserve.errors import SealserveError, UnavailableError
+from sealserve.x509_errors import X509_ERRORS
 
 HTTP2 = b"h2"
 HTTP1 = b"http/1.1"
@@ -149,7 +150,7 @@ def _examine(
             f"The connection to {endpoint} failed: {error.strerror}.",
             hint="Check the network between this machine and the service.",
         )
-    except (ValueError, x509.InvalidVersion):  # OpenSSL accepts some malformed certificates
+    except X509_ERRORS:  # OpenSSL accepts some malformed certificates
         return ServiceUntrustedError(
             f"The certificate presented for {credentials.server_name} is malformed.",
             hint="Check the address: another server than the service answered.",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sealserve.deployment import values
 from sealserve.deployment.section import AT_KEY
-from sealserve.names import DNS_NAME_PATTERN, NAME_PATTERN
+from sealserve.names import DNS_NAME_PATTERN, NAME_PATTERN, OPERATION_NAME_PATTERN
 
 _TIME: Final = "a time such as 2026-11-29T12:30:00"
 _INTEGER: Final = "an integer"
@@ -52,6 +52,7 @@ _DNS_LABEL_TEXT: Final = "at most 63 lower-case letters, digits and hyphens, wit
 PATTERNS: Final[Mapping[str, str]] = {
     NAME_PATTERN: "at most 63 letters, digits, '.', '_' and '-', with a letter or digit at each end",
     DNS_NAME_PATTERN: 'a DNS name in lower case, such as "grpc.example.com"',
+    OPERATION_NAME_PATTERN: 'the name of an operation without spaces, such as "PrintV2"',
     values.BROKER_ADDRESS_PATTERN: 'a DNS name or an IPv4 address, such as "broker.example.com"',
     values.ENCLAVE_SIZE_PATTERN: '"auto", or a size such as "512M" or "8G"',
     values.IMAGE_PREFIX_PATTERN: 'a name, or a registry and a path, such as "registry.example.com/team/sealserve"',

@@ -1,6 +1,5 @@
 """Checks whether a machine meets the requirements for its role, and how to meet them."""
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks, machine_checks, owner_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
-from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.enclave.server_files import GRAMINE_FOLDER, LIBRARY_OS
@@ -69,10 +67,8 @@ def _host(
                       remedy=error.hint or "")  # fmt: skip
     if runtime is RuntimeKind.SGX:
         yield from host_checks.checks(host)
-        shipped = [] if workspace is None else _shipped_enclaves(workspace)
-        required = {feature for manifest in shipped for feature in manifest.sgx.required_cpu_features}
-        sizes = [manifest.enclave_size for manifest in shipped if not manifest.sgx.edmm_enable]
-        yield from filter(None, (host_checks.cpu_features(host, required), host_checks.room(host, sizes)))
+        if workspace is not None and releases.any_in(workspace.host.releases):
+            yield from _shipped_release(workspace.host.releases, host)
         if deployment is not None and (cloud := deployment.target.cloud) is not None:
             yield host_checks.cloud(host, preset_of(cloud))
     else:
@@ -81,12 +77,19 @@ def _host(
         yield from _simulated_host(host)
 
 
-def _shipped_enclaves(workspace: Workspace) -> list[EnclaveManifest]:
-    """Return the manifests of the newest shipped release's enclaves. Empty if it cannot be read."""
-    with contextlib.suppress(SealserveError, OSError):
-        release = releases.newest(workspace.host.releases)
-        return [load_enclave(release, name).manifest for name in enclave_names(release)]
-    return []
+def _shipped_release(shipped: Path, host: HostFacts) -> Iterator[Finding]:
+    """Compare the newest shipped release's enclaves with this machine."""
+    try:
+        release = releases.newest(shipped)
+        manifests = [load_enclave(release, name).manifest for name in enclave_names(release)]
+    except SealserveError as error:
+        yield Finding(machine=Machine.HOST, name="release", verdict=Verdict.NOTE,
+                      found=f"its enclaves cannot be compared with this machine: {error.message}",
+                      remedy=error.hint or "")  # fmt: skip
+        return
+    required = {feature for manifest in manifests for feature in manifest.sgx.required_cpu_features}
+    sizes = [manifest.enclave_size for manifest in manifests if not manifest.sgx.edmm_enable]
+    yield from filter(None, (host_checks.cpu_features(host, required), host_checks.room(host, sizes)))
 
 
 def _simulated_host(host: HostFacts) -> Iterator[Finding]:

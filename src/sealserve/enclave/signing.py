@@ -37,6 +37,7 @@ from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import AttributeFlags, Attributes
 from sealserve.sgx.sigstruct import ATTRIBUTE_MASK, PRODUCTION_ATTRIBUTES, Sigstruct, xfrm_of
+from sealserve.x509_errors import X509_ERRORS
 
 __all__ = ["BuiltEnclave", "build_enclave", "measure_simulated", "resign", "verify_enclave_index"]
 
@@ -210,7 +211,7 @@ def _place_broker_ca(release: Path, certificate: bytes, *, fixed: bool) -> None:
     path = release / ENCLAVE_FOLDER / BROKER_CA_FILE
     try:
         x509.load_pem_x509_certificates(certificate)
-    except ValueError as error:
+    except X509_ERRORS as error:
         raise EnclaveCode.BROKER_CA.error(
             "The broker's CA certificate cannot be read: expected a certificate in PEM form.",
             hint="Give the CA certificate of the broker's workspace.",

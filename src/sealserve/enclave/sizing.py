@@ -129,9 +129,10 @@ def size_enclave(
 def _size_of_models(server: ServerKind, model: int, optimized: int) -> SizeItem:
     constants = optimized if server is ServerKind.TENSORFLOW_SERVING else 0
     size = _MODEL_FACTOR * (model - constants) + _CONSTANTS_FACTOR * constants
-    times = f"{_CONSTANTS_FACTOR if constants else _MODEL_FACTOR} times its files"
+    times = {_MODEL_FACTOR: model > constants or not constants, _CONSTANTS_FACTOR: bool(constants)}
+    factors = " and ".join(str(factor) for factor, is_used in times.items() if is_used)
     reason = "constants are copied more often" if constants else "read, parsed, optimized"
-    return SizeItem(what="the model", size=size, why=f"{times}: {reason}")
+    return SizeItem(what="the model", size=size, why=f"{factors} times its files: {reason}")
 
 
 def _power_of_two(size: int) -> int:

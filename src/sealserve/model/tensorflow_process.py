@@ -37,7 +37,7 @@ class TensorFlowProcess:
     def __init__(self, module: str, order: "DataclassInstance") -> None:
         noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [PYTHON, "-m", module],
+            [PYTHON, "-P", "-m", module],  # the current folder can be a model's, and its files are not modules
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=noise,

@@ -45,6 +45,7 @@ from sealserve.sealing.model_signature import (
     compare_signed,
     parse_signature,
 )
+from sealserve.x509_errors import X509_ERRORS
 
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 """The curves of the keys that the package supports."""
@@ -230,7 +231,7 @@ def _public_key(model: ModelSection, pem: bytes) -> ec.EllipticCurvePublicKey:
 def _authorities(model: ModelSection, pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except X509_ERRORS as error:
         raise _untrusted(model, f"{model.signer_ca} does not contain certificates in PEM") from error
 
 
@@ -275,7 +276,7 @@ def _certificates(material: Mapping[str, Any], name: str) -> Iterator[x509.Certi
     try:
         for certificate in material["x509CertificateChain"]["certificates"]:
             yield x509.load_der_x509_certificate(base64.b64decode(certificate["rawBytes"], validate=True))
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, *X509_ERRORS) as error:
         raise OwnerCode.MODEL_SIGNATURE_INVALID.error(
             f"The signature {name} is invalid: its certificates cannot be read.",
             hint="Get the file from the signer again.",

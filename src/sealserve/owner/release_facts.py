@@ -21,7 +21,7 @@ from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
 from sealserve.pki.authority import AuthorityKind
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
-from sealserve.regular_file import read_regular
+from sealserve.regular_file import open_regular, read_regular
 from sealserve.sealing.release_index import ReleaseIndex
 from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
@@ -196,8 +196,9 @@ def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
 def _file_digest(path: Path) -> str:
     """Return the SHA-256 of a file in a setting. A missing file is a fact too; `release build` reports the error."""
     try:
-        return hashlib.sha256(read_regular(path)).hexdigest()
-    except SealserveError:
+        with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (SealserveError, OSError):
         return _MISSING
 
 

@@ -11,7 +11,7 @@ from sealserve.model.server_config import (
     read_monitoring_config,
 )
 from sealserve.owner.codes import OwnerCode
-from sealserve.pki.certificate import parse_chain
+from sealserve.pki.certificate import only_certificates
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import MODELS_FOLDER
 
@@ -56,8 +56,7 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
         files[MONITORING_CONFIG] = read_monitoring_config(path)
     collector = deployment.server.traces.collector
     if collector is not None and collector.tls and (path := deployment.server.traces.ca_file) is not None:
-        files[TRACES_CA] = read_regular(path)
-        parse_chain(files[TRACES_CA], source=f"server.traces.ca_file {path}")
+        files[TRACES_CA] = only_certificates(read_regular(path), source=f"server.traces.ca_file {path}")
     if deployment.server.soft_placement:
         files[SESSION_CONFIG] = SOFT_PLACEMENT
     return files

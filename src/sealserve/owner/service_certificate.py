@@ -9,7 +9,7 @@ from typing import Final
 
 from sealserve.deployment import Deployment
 from sealserve.pki.authority import Authority
-from sealserve.pki.certificate import LARGEST_KEY, CertifiedKey, parse_chain
+from sealserve.pki.certificate import LARGEST_KEY, CertifiedKey, only_certificates
 from sealserve.pki.service_chain import check_service_chain
 from sealserve.private_file import read_private
 from sealserve.regular_file import read_regular
@@ -28,13 +28,15 @@ def given_certificate(deployment: Deployment, *, now: datetime) -> CertifiedKey 
     if service.tls_certificate_file is None or service.tls_key_file is None or service.tls_root_file is None:
         return None
     key = read_private(service.tls_key_file, what="TLS key (service.tls_key_file)", limit=LARGEST_KEY)
-    pair = CertifiedKey(key_pem=key, chain_pem=read_regular(service.tls_certificate_file))
+    source = f"{_SETTING} ({service.tls_certificate_file})"
+    chain = only_certificates(read_regular(service.tls_certificate_file), source=source)
+    pair = CertifiedKey(key_pem=key, chain_pem=chain)
     check_service_chain(
         pair,
         roots_pem=read_regular(service.tls_root_file),
         name=deployment.service.name,
         now=now,
-        source=f"{_SETTING} ({service.tls_certificate_file})",
+        source=source,
     )
     return pair
 
@@ -51,6 +53,4 @@ def trusted_by_users(deployment: Deployment, authority: Authority) -> bytes:
     """
     if (path := deployment.service.tls_root_file) is None:
         return authority.certificate_pem
-    roots = read_regular(path)
-    parse_chain(roots, source=f"service.tls_root_file ({path})")
-    return roots
+    return only_certificates(read_regular(path), source=f"service.tls_root_file ({path})")

@@ -30,6 +30,7 @@ from sealserve.regular_file import read_regular
 from sealserve.secret import SecretBytes
 from sealserve.terms import AdministratorRole
 from sealserve.whole_folder import appearing
+from sealserve.x509_errors import X509_ERRORS
 
 REVOKED_FILE: Final = "revoked.pem"
 """The certificate revocation list (CRL) of the CA, beside its certificate."""
@@ -125,7 +126,7 @@ class AdministratorTrust:
         try:
             certificate = x509.load_der_x509_certificate(der)
             certificate.verify_directly_issued_by(self.authority)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*X509_ERRORS, InvalidSignature) as error:
             raise _refused("the administrators' authority did not sign it") from error
         # 2. Both certificates are valid now.
         check_dates(self.authority, now, source="the certificate of the administrators' authority")

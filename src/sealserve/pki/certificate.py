@@ -19,6 +19,7 @@ from sealserve.errors import InputError, VerificationError
 from sealserve.pki.codes import PkiCode
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
+from sealserve.x509_errors import X509_ERRORS
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -153,9 +154,18 @@ def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Ce
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:  # decode the names now, because the library decodes them only on access
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except (ValueError, TypeError, x509.InvalidVersion) as error:  # TypeError: a name has an attribute of another type
+    except X509_ERRORS as error:
         raise PkiCode.CERTIFICATE_UNREADABLE.error(f"{source} does not contain a readable PEM certificate.") from error
     return certificates
+
+
+def only_certificates(pem: bytes, *, source: str = "the certificate") -> bytes:
+    """Return the certificates of ``pem`` without anything else, such as a private key in the same file.
+
+    Raises:
+        InputError: `certificate.unreadable` if ``pem`` contains no certificate or a damaged one.
+    """
+    return b"".join(found.public_bytes(serialization.Encoding.PEM) for found in parse_chain(pem, source=source))
 
 
 def check_certificate(pem: bytes, now: datetime, *, source: str = "the certificate") -> None:

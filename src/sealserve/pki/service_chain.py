@@ -52,8 +52,7 @@ def check_service_chain(pair: CertifiedKey, *, roots_pem: bytes, name: str, now:
             f"{source} is not for the service's name: expected {name}, got {', '.join(names) or 'no DNS name'}.",
             hint="Set service.name to a name in the certificate, or use a certificate for this name.",
         )
-    usage = extension(leaf, x509.ExtendedKeyUsage)
-    if usage is not None and ExtendedKeyUsageOID.SERVER_AUTH not in usage:
+    if not _is_for_servers(leaf):
         raise PkiCode.CERTIFICATE_NAME.error(
             f"{source} is not for servers: its extended key usage lacks serverAuth.",
             hint="Use a certificate that the CA issued for a server.",
@@ -76,11 +75,24 @@ def _verify(
     store.set_time(now)
     chain = [X509.from_cryptography(other) for other in others]
     try:
-        X509StoreContext(store, X509.from_cryptography(leaf), chain).verify_certificate()
+        path = X509StoreContext(store, X509.from_cryptography(leaf), chain).get_verified_chain()
     except X509StoreContextError as error:
         raise PkiCode.CERTIFICATE_CHAIN.error(
             f"{source} does not lead to a certificate in service.tls_root_file: {error}.", hint=_CHAIN_HINT
         ) from error
+    # OpenSSL's check has no purpose here, and clients require it of each authority.
+    for authority in (found.to_cryptography() for found in path[1:]):
+        if not _is_for_servers(authority):
+            raise PkiCode.CERTIFICATE_CHAIN.error(
+                f"{source} leads over {authority.subject.rfc4514_string()}, which must not issue certificates of "
+                "servers: its extended key usage lacks serverAuth.",
+                hint=_CHAIN_HINT,
+            )
+
+
+def _is_for_servers(certificate: x509.Certificate) -> bool:
+    usage = extension(certificate, x509.ExtendedKeyUsage)
+    return usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage
 
 
 def _covers(pattern: str, name: str) -> bool:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealserve.attested.evidence_conversation import PresentedService
@@ -24,6 +23,7 @@ from sealserve.client.attested import evidence_end
 from sealserve.daemon_thread import in_thread
 from sealserve.errors import VerificationError
 from sealserve.log_line import fields
+from sealserve.x509_errors import X509_ERRORS
 
 _LOG: Final = logging.getLogger(__name__)
 _REFRESH_BEFORE: Final = timedelta(minutes=10)
@@ -177,5 +177,5 @@ def key_of(certificate: bytes) -> bytes:
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except X509_ERRORS:
         return certificate

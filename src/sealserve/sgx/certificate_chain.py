@@ -10,22 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from sealserve.sgx.codes import SgxCode
-
-X509_ERRORS: Final = (
-    ValueError,
-    TypeError,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    UnsupportedAlgorithm,
-    UserWarning,  # for unusual names; raised as an error if warnings are errors
-)
-"""Exceptions that ``cryptography`` raises for malformed certificates and revocation lists, mostly on first access to a
-part."""
+from sealserve.x509_errors import X509_ERRORS
 
 _BLOCK: Final = rb"-----BEGIN CERTIFICATE-----\r?\n(?:[A-Za-z0-9+/]{1,76}={0,2}\r?\n)+-----END CERTIFICATE-----\r?\n*"
 _CHAIN: Final = re.compile(rb"(?:" + _BLOCK + rb"){1,5}")

@@ -11,8 +11,8 @@ from cryptography import x509
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from sealserve.sgx.certificate_chain import X509_ERRORS
 from sealserve.sgx.codes import SgxCode
+from sealserve.x509_errors import X509_ERRORS
 
 MAX_DOCUMENT_SIZE: Final = 1 << 20
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from sealserve.errors import VerificationError
-from sealserve.sgx.certificate_chain import X509_ERRORS, check_links, common_name, parse_chain
+from sealserve.sgx.certificate_chain import check_links, common_name, parse_chain
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import check_signer
 from sealserve.sgx.collateral_documents import parse_crl, parse_tcb_info
@@ -25,6 +25,7 @@ from sealserve.sgx.pck import PckCa, PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.terms import CollateralUpdate
+from sealserve.x509_errors import X509_ERRORS
 
 _FMSPC: Final = re.compile(r"[0-9A-F]{12}")
 

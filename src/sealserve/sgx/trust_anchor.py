@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sealserve.sgx.certificate_chain import X509_ERRORS, common_name
+from sealserve.sgx.certificate_chain import common_name
 from sealserve.sgx.codes import SgxCode
+from sealserve.x509_errors import X509_ERRORS
 
 # Source: https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer
 _INTEL_ROOT: Final = b"""\

@@ -1,5 +1,7 @@
 """The user's policy file: each key, and each fault."""
 
+import base64
+
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from scripts.attested_example import Example, digest
@@ -115,6 +117,14 @@ def test_a_root_that_is_not_simulated_cannot_be_named(example: Example) -> None:
     text = example.vendor.platform_ca.certificate.public_bytes(Encoding.PEM).decode()
     with raises(AttestedCode.USER_POLICY_INVALID, match="trust anchor"):
         parse(f'owner_keys = ["{KEY}"]\ndangerous_simulated_root = """{text}"""')
+
+
+def test_a_root_of_an_invalid_version_is_an_error_with_a_code(example: Example) -> None:
+    der = example.vendor.platform_ca.certificate.public_bytes(Encoding.DER)
+    altered = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05", 1)
+    pem = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(altered).decode()}-----END CERTIFICATE-----\n"
+    with raises(AttestedCode.USER_POLICY_INVALID, match="certificate in PEM"):
+        parse(f'owner_keys = ["{KEY}"]\ndangerous_simulated_root = """{pem}"""')
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"version = 2\n", b"", b"#" * (LARGEST_FILE + 1)])

@@ -106,6 +106,27 @@ def test_the_pauses_follow_from_the_lifetime(
     assert (pauses.first, pauses.longest) == (first, longest)
 
 
+def test_the_last_certificates_of_a_release_do_not_flood_the_broker(
+    example: Example, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The issuing CA, or a draining release, ends after 19 hours: each lifetime is a third of the one before."""
+    end = START + 19 * HOURS
+    attempts = []
+
+    def renew() -> Attested:
+        attempts.append(clock.now)
+        clock.now += timedelta(seconds=0.1)
+        if end - clock.now < timedelta(seconds=1):
+            raise AttestationCode.ATTEST_REFUSED.error("The broker rejects this enclave.")
+        return replace(granted(example, clock.now), expires=end)
+
+    clock = Clock(20 * HOURS)
+    run(example, clock, renew, caplog)
+    after = sum(moment >= end for moment in attempts)
+    assert len(attempts) - after < 100
+    assert 10 < after < 30
+
+
 def test_a_refusal_is_repeated_seldom(example: Example, caplog: pytest.LogCaptureFixture) -> None:
     # The owner may permit the release again before the certificate expires.
     clock = Clock(25 * HOURS)

@@ -179,8 +179,11 @@ def test_user_trust_warns_of_each_accepted_danger(cli: CommandLine, service: Att
     policy = tmp_path / "own.toml"
     assert error(cli, "user", "trust", key, "--dangerous-operation", "a b")["code"] == "user-policy.invalid"
     cli.bare("user", "trust", key, "--policy", policy, "--dangerous-operation", "PrintV2")
+    cli.bare("user", "trust", "ab" * 32, "--policy", policy, "--release", "cd" * 32)
     ended = cli.bare("user", "trust", key, "--policy", policy, "--dangerous-shared-batches")
     assert ended.status == 0
+    assert "It pins 2 owners. All other settings in it apply to each of them." in ended.out
+    assert "It accepts only 1 pinned releases." in ended.out
     assert "can keep or send an input: PrintV2" in ended.err
     assert "accepts shared batches" in ended.err
 

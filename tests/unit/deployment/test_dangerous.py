@@ -1,8 +1,12 @@
 """Every setting that weakens security is found, on every target."""
 
+import json
+
 import pytest
+from tests.harness.errors import raises
 
 from sealserve import deployment
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.dangerous import dangerous_settings
 
 MODELS = '[[model]]\nname = "a"\n[[model]]\nname = "b"\ndangerous_operations = ["Print", "ReadFile"]\n'
@@ -32,3 +36,9 @@ def test_the_warning_names_the_key_the_value_and_the_meaning() -> None:
         "sealserve.toml weakens security: kubernetes.broker.dangerous_inside = true. "
         "Meaning: whether the broker runs in the cluster, so that its hosts hold the keys; simulated enclaves only."
     )
+
+
+@pytest.mark.parametrize("names", [["a b"], [""], [f"Op{number}" for number in range(33)]])
+def test_operations_that_no_release_statement_can_name_are_refused(names: list[str]) -> None:
+    with raises(DeploymentCode.INVALID_VALUE, match="dangerous_operations"):
+        deployment.parse(f'[[model]]\nname = "a"\ndangerous_operations = {json.dumps(names)}\n')

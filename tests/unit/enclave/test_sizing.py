@@ -39,7 +39,7 @@ def test_tensorflow_serving_needs_more_for_an_optimized_model() -> None:
     needed = {kind: next(item for item in size.items if item.what == "the model") for kind, size in sizes.items()}
     assert needed[EMBEDDED].size == 1200 * MEBIBYTE
     assert needed[SERVING].size == (60 * 12 + 40 * 20) * MEBIBYTE
-    assert "20 times" in needed[SERVING].why
+    assert "12 and 20 times its files" in needed[SERVING].why
 
 
 def test_with_edmm_the_size_is_a_limit_with_room() -> None:

@@ -16,6 +16,7 @@ from sealserve.model import convert
 from sealserve.owner import drift, model_record, models, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import Difference, compare, drift_of
+from sealserve.regular_file import LARGEST_TEXT
 
 MODEL = f"model[{NAME}:1]"
 
@@ -125,9 +126,10 @@ def test_a_changed_batching_file(tmp_path: Path) -> None:
     site.certify()
     release = site.build_release().folder
     assert drift_of(site.workspace, site.deployment, release).differences == ()
-    batching.write_text("max_batch_size { value: 16 }")
+    batching.write_text("max_batch_size { value: 16 }" + " " * LARGEST_TEXT)  # too large to be read as a setting
     (found,) = drift_of(site.workspace, site.deployment, release).differences
     assert found.key == "server.batching_parameters_file"
+    assert found.described != "missing"
     batching.unlink()
     (found,) = drift_of(site.workspace, site.deployment, release).differences
     assert found.described == "missing"

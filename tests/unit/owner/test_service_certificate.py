@@ -18,7 +18,7 @@ from tests.harness.errors import Expected, raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.deployment.codes import DeploymentCode
-from sealserve.owner import certificates
+from sealserve.owner import certificates, service_certificate
 from sealserve.owner.expiry import certificate_ends
 from sealserve.pki import expiry, ssl_config
 from sealserve.pki.certificate import KeyMismatchError
@@ -115,6 +115,17 @@ def text_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def test_a_private_key_beside_the_certificates_is_given_to_nobody(site: Site, ca: PublicCa) -> None:
+    for name, key in (("root.pem", ca.root.key), ("fullchain.pem", ca.key)):
+        ca.write(name, text_of(ca.folder / name) + key_text(key))
+    site.workspace.user.service_ca.unlink()
+    certificates.adapt_certificates(site.workspace, site.deployment, now=site.now)
+    assert b"PRIVATE KEY" not in site.workspace.user.service_ca.read_bytes()
+    given = service_certificate.given_certificate(site.deployment, now=site.now)
+    assert given is not None
+    assert b"PRIVATE KEY" not in given.chain_pem
+
+
 def test_its_end_is_the_end_of_the_service(site: Site, ca: PublicCa) -> None:
     site.import_model()
     folder = site.build_release().folder
@@ -128,16 +139,26 @@ def encrypted(ca: PublicCa) -> None:
     ca.write("privkey.pem", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
 
 
-def for_clients(ca: PublicCa) -> None:
-    leaf = ca.intermediate.leaf(ca.key)
+def only_for_clients(certificate: x509.Certificate, issuer: Signer) -> x509.Certificate:
+    """Return the certificate with an extended key usage that excludes servers."""
     builder = x509.CertificateBuilder(
-        leaf.issuer, leaf.subject, ca.key.public_key(), 7, leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    )
-    for extension in leaf.extensions:
+        certificate.issuer, certificate.subject, certificate.public_key(), 7,
+        certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+    )  # fmt: skip
+    for extension in certificate.extensions:
         builder = builder.add_extension(extension.value, critical=extension.critical)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-    signed = builder.sign(ca.intermediate.key, hashes.SHA256())
-    ca.write("fullchain.pem", text(signed, ca.intermediate.certificate(ca.root)))
+    return builder.sign(issuer.key, hashes.SHA256())
+
+
+def for_clients(ca: PublicCa) -> None:
+    leaf = only_for_clients(ca.intermediate.leaf(ca.key), ca.intermediate)
+    ca.write("fullchain.pem", text(leaf, ca.intermediate.certificate(ca.root)))
+
+
+def from_an_authority_for_clients(ca: PublicCa) -> None:
+    authority = only_for_clients(ca.intermediate.certificate(ca.root), ca.root)
+    ca.write("fullchain.pem", text(ca.intermediate.leaf(ca.key), authority))
 
 
 BAD: list[tuple[str, Callable[[PublicCa], None], Expected, str]] = [
@@ -148,6 +169,7 @@ BAD: list[tuple[str, Callable[[PublicCa], None], Expected, str]] = [
     ("another root", lambda ca: ca.write("root.pem", text(Signer.make("other").certificate())),
      PkiCode.CERTIFICATE_CHAIN, "fullchain"),
     ("for clients", for_clients, PkiCode.CERTIFICATE_NAME, "serverAuth"),
+    ("from an authority for clients", from_an_authority_for_clients, PkiCode.CERTIFICATE_CHAIN, "serverAuth"),
     ("a key for all", lambda ca: (ca.folder / "privkey.pem").chmod(0o644), PrivateFileExposedError, "chmod 600"),
     ("no key", lambda ca: (ca.folder / "privkey.pem").unlink(), PrivateFileUnreadableError, "privkey.pem"),
     ("no chain", lambda ca: (ca.folder / "fullchain.pem").unlink(), InputFileMissingError, "fullchain.pem"),

@@ -106,8 +106,8 @@ class WorkerProcess:
             self._channel.send({"id": number, "question": question})
         except ChannelError as error:
             with self._lock:
-                self._asked.pop(number, None)
-            if not answer.done():
+                waits = self._asked.pop(number, None) is not None  # else `_read` has ended it, or is about to
+            if waits:
                 answer.set_exception(error)
         return answer
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sealserve.deployment.section import Section
 from sealserve.deployment.values import FilePath, SignerName
-from sealserve.names import Name
+from sealserve.names import MOST_OPERATIONS, Name, OperationName
 from sealserve.terms import LARGEST_VERSION, Precision
 
 _SIGNER_KEYS: Final = ("signer_key", "signer_ca", "signer_identity", "signer_issuer", "signer_trust_file")
@@ -40,8 +40,10 @@ class ModelSection(Section):
         description="add a warm-up request of zeros to a model without warm-up requests, so that the first user's "
         "request is as fast as the others",
     )
-    dangerous_operations: tuple[str, ...] = Field(
-        default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
+    dangerous_operations: tuple[OperationName, ...] = Field(
+        default=(),
+        max_length=MOST_OPERATIONS,
+        description="operations that `sealserve model lint` rejects and that this model may still contain",
     )
     optimize: Precision | None = Field(
         default=None,
