@@ -50,6 +50,8 @@ from typing import Final
 _SIZES: Final = (0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 8, 17)
 _EASY: Final = ((), (1,), (1,), (2,), (1, 1), (2, 2), (1, 1, 1), (1, 1, 1, 1), (1, 2, 2, 1))
 _INTEGERS: Final = (0, 0, 1, 1, 2, 2, 3, 4, 5, -1, -1, -2, -5, 7, 100, 2**31 - 1, -(2**31), 2**40, -(2**62))
+_EMPTY_EXTENT: Final = 2**20
+"""The largest size beside a zero. The server accepts no larger one (``sealserve.serving.api.predict``)."""
 _MEMORY: Final = 12 * 2**30
 _RANKS: Final = 64_000
 """Offset where a child records the accepted ranks, in 16 bytes for each input."""
@@ -177,6 +179,9 @@ class _Search:
             shape = tuple(min(size, 3) for size in shape)
         if rank and pick.random() < 0.03:
             shape = (100_000,) if rank == 1 else (*(min(size, 1) for size in shape[:-1]), 70_000)
+        if rank > 1 and pick.random() < 0.05:
+            empty, large = pick.sample(range(rank), 2)
+            shape = tuple(0 if at == empty else _EMPTY_EXTENT if at == large else 1 for at in range(rank))
         while self.np.prod(shape, dtype=float) > 2**18:
             shape = tuple(max(size // 2, 1) for size in shape)
         return shape, pick.choice(("ones", "small", "small", "mixed", "mixed", "zeros", "range")), pick.randrange(2**30)

@@ -1,7 +1,7 @@
 """The errors of a single request, and the status that its sender gets over gRPC or HTTP."""
 
 from enum import IntEnum
-from typing import Self
+from typing import Final, Self
 
 from sealserve.errors import ErrorCode, SealserveError
 
@@ -29,6 +29,12 @@ class Status(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+LONGEST_MESSAGE: Final = 1024
+"""Maximum characters of an error message for a client, as in ``model_servers/grpc_status_util.cc``."""
+LONGEST_NAME: Final = 4096
+"""Maximum bytes of a name or an identifier in a request, so that errors and answers that repeat it stay small."""
 
 
 class RequestError(SealserveError):
@@ -148,3 +154,8 @@ class RequestCode(ErrorCode):
     """The model computed a tensor of a type that a message cannot contain."""
     UNIMPLEMENTED = "request.unimplemented", Status.UNIMPLEMENTED
     """TensorFlow Serving supports this method, but this server does not."""
+
+
+def short(message: str) -> str:
+    """Return an error message for a client, cut to `LONGEST_MESSAGE`."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...TRUNCATED"

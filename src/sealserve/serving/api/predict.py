@@ -16,18 +16,23 @@ Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predi
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from math import prod
+from typing import Any, Final, Protocol
 
-from sealserve.serving.request_errors import RequestCode, RequestError
+from sealserve.serving.request_errors import LONGEST_MESSAGE, RequestCode, RequestError
 from sealserve.serving.runtime.data_types import is_known, type_name
 from sealserve.serving.runtime.kernel_errors import told
 from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.runtime.shape_refusal import refusal
-from sealserve.serving.runtime.signature import Signature
+from sealserve.serving.runtime.signature import InputTensor, Signature
 from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, shape_of, unpacked_size
 from sealserve.serving.servables import Servable, Servables
 from sealserve.serving_interface import DEFAULT_SIGNATURE, METHODS
+
+LARGEST_EMPTY_EXTENT: Final = 2**20
+"""Maximum product of the sizes of an empty tensor, without its zeros and without sizes that the signature declares."""
+_LONGEST_SHAPE: Final = 200
 
 
 class ExecutionError(RequestError):
@@ -190,7 +195,7 @@ def _check_method(servable: Servable, signature: Signature) -> None:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ",".join(sorted(names))
+    return ",".join(name[:LONGEST_MESSAGE] for name in sorted(names)[:LONGEST_MESSAGE])  # errors are cut anyway
 
 
 def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
@@ -263,10 +268,28 @@ def _check_kind(signature: Signature, alias: str, dtype: int, shape: Sequence[in
         )
     if min(shape, default=0) < 0:
         raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}")
+    _check_extent(expected, alias, shape)
     if not expected.accepts(shape):
         wanted = _shape(expected.shape or ())
         raise RequestCode.INPUT_SHAPE.error(
             f"input {alias!r} has the shape {_shape(shape)}; the signature accepts {wanted}"
+        )
+
+
+def _check_extent(expected: InputTensor, alias: str, shape: Sequence[int]) -> None:
+    """Check the sizes of an empty tensor beside its zero. The size in bytes does not limit them.
+
+    TensorFlow multiplies sizes before it looks for a zero. So such shapes can end the process, or use much memory.
+    """
+    if 0 not in shape:
+        return
+    declared = (
+        expected.shape if expected.shape is not None and len(expected.shape) == len(shape) else [None] * len(shape)
+    )
+    if prod(max(size, 1) for size, known in zip(shape, declared, strict=True) if size != known) > LARGEST_EMPTY_EXTENT:
+        raise RequestCode.INPUT_SHAPE.error(
+            f"input {alias!r} is empty and has the shape {_shape(shape)[:_LONGEST_SHAPE]}: the product of its other "
+            f"sizes is more than {LARGEST_EMPTY_EXTENT}"
         )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from sealserve.serving.http.json_text import quote
 from sealserve.serving.http.memory import Loan
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestError, Status, short
 from sealserve.serving.wire.allowance import Allowance
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Api(abc.ABC):
 
 def refusal(status: Status, message: str) -> Answer:
     """Return the answer to a request that failed."""
-    return Answer(HTTP_STATUS[status], error_body(message))
+    return Answer(HTTP_STATUS[status], error_body(short(message)))
 
 
 def error_body(message: str) -> bytes:

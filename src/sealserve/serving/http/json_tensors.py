@@ -23,7 +23,7 @@ from sealserve.serving.http.json_nodes import (
 )
 from sealserve.serving.http.json_reader import INPUTS, INSTANCES
 from sealserve.serving.http.leaves import Leaves
-from sealserve.serving.request_errors import RequestError
+from sealserve.serving.request_errors import LONGEST_NAME, RequestError
 from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.protos import TensorInfo
 
@@ -151,7 +151,7 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    return name[:LONGEST_NAME].decode("utf-8", "backslashreplace")
 
 
 def _leaves(node: Any, dtype: int, charge: Callable[[int], None]) -> Leaves:

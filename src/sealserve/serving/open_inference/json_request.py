@@ -18,7 +18,7 @@ from sealserve.serving.open_inference.datatypes import BOOL, BYTES, datatype_nam
 from sealserve.serving.open_inference.inputs import Input, RawInput
 from sealserve.serving.open_inference.parameters import Parameters, Value
 from sealserve.serving.open_inference.service import by_name
-from sealserve.serving.request_errors import RequestCode, RequestError
+from sealserve.serving.request_errors import LONGEST_NAME, RequestCode, RequestError
 from sealserve.serving.runtime.libtensorflow import Library
 from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, string_message
 from sealserve.serving_interface import BINARY_HEADER
@@ -166,12 +166,13 @@ def _read(text: Text, binary: memoryview | None, charge: Charge, *, single: bool
     tensors = _Tensors(binary, charge)
     found = by_name([tensors.read(item) for item in _objects(document.get(b"inputs", None), "inputs")])
     tensors.check_end()
+    outputs = document.get(b"outputs", None)
     return JsonRequest(
         identifier=_string(document, b"id", "the request"),
         signature=parameters.signature_name(given),
         inputs=found,
         outputs=[
-            _output(item, is_binary=is_binary) for item in _objects(document.get(b"outputs", None) or [], "outputs")
+            _output(item, is_binary=is_binary) for item in _objects([] if outputs is None else outputs, "outputs")
         ],
         is_binary=is_binary,
     )
@@ -250,6 +251,8 @@ def _string(item: JsonObject, member: bytes, where: str) -> str | None:
     value = item.get(member, None)
     if value is not None and not isinstance(value, bytes):
         raise _malformed(f"{member.decode()} of {where} must be a string")
+    if value is not None and len(value) > LONGEST_NAME:
+        raise _malformed(f"{member.decode()} of {where} is longer than {LONGEST_NAME} bytes")
     return None if value is None else value.decode("utf-8", "surrogateescape")
 
 

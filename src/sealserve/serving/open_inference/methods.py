@@ -29,13 +29,16 @@ from sealserve.serving.open_inference.service import (
     model_spec,
 )
 from sealserve.serving.receipts import Receipts
-from sealserve.serving.request_errors import RequestCode
+from sealserve.serving.request_errors import LONGEST_NAME, RequestCode
 from sealserve.serving.spans import Begin
+from sealserve.serving.wire.field_counts import Counted, check_counts
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.rpc import Method, Route, counted, parsed
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL_INFER: Final = "ModelInfer"
+_FIELDS: Final = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
+_REQUEST: Final = Counted({_FIELDS["inputs"].number: Counted(), _FIELDS["outputs"].number: Counted()})
 
 
 def routes(
@@ -104,7 +107,12 @@ def _infer_method(service: OpenInference) -> Method:
         return _response(inference, request.id, is_raw=is_raw)
 
     return counted(
-        MODEL_INFER, pb.ModelInferRequest, answer, service.metrics, model=lambda request: str(request.model_name)
+        MODEL_INFER,
+        pb.ModelInferRequest,
+        answer,
+        service.metrics,
+        model=lambda request: str(request.model_name),
+        check=lambda content: check_counts(content, _REQUEST),
     )
 
 
@@ -115,6 +123,7 @@ def _read(request: pb.ModelInferRequest, given: parameters.Parameters) -> Infere
         RequestError: The message does not have the form that the protocol requires.
     """
     for output in request.outputs:
+        _check_name(output.name, "an output")
         parameters.check(_parameters(output.parameters), f"the output {output.name!r}")
     return InferenceRequest(
         spec=model_spec(request.model_name, request.model_version),
@@ -139,6 +148,7 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, RawInput | TypedInpu
 
 
 def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> RawInput | TypedInput:
+    _check_name(tensor.name, "an input")
     parameters.check(_parameters(tensor.parameters), f"the input {tensor.name!r}")
     datatype = datatype_named(tensor.datatype, tensor.name)
     shape = tuple(tensor.shape)
@@ -150,6 +160,11 @@ def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
             f"The input {tensor.name!r} has contents, but the request has raw_input_contents. Send only one of them."
         )
     return RawInput(alias=tensor.name, datatype=datatype, shape=shape, contents=raw)
+
+
+def _check_name(name: str, what: str) -> None:
+    if len(name) > LONGEST_NAME:
+        raise RequestCode.OPEN_INFERENCE_FORM.error(f"The name of {what} is longer than {LONGEST_NAME} characters.")
 
 
 def _parameters(given: Mapping[str, pb.InferParameter]) -> parameters.Parameters:

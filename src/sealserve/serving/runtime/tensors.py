@@ -31,6 +31,7 @@ _WRITE: Final = 0x200
 _view: Final = ctypes.pythonapi.PyMemoryView_FromMemory
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 
+_LARGEST_EXTENT: Final = 2**63 - 1
 MAX_RANK: Final = 254
 """Maximum rank of a tensor (``TensorShape::MaxDimensions``). It also limits the cost of computations with a shape."""
 
@@ -322,11 +323,15 @@ def string_message(shape: Sequence[int], values: Iterable[bytes | memoryview]) -
 
 
 def _size_of(dtype: int, shape: Sequence[int]) -> int:
-    """Return the size of a tensor in memory, in bytes."""
-    if min(shape, default=0) < 0:
+    """Return the size of a tensor in memory, in bytes.
+
+    TensorFlow ends the process if the product of some sizes is not a signed integer of 64 bits, also beside a zero.
+    """
+    size = kind_of(dtype).size
+    if min(shape, default=0) < 0 or math.prod(max(length, 1) for length in shape) * size > _LARGEST_EXTENT:
         raise RequestCode.TENSOR_SIZE.error(f"A tensor cannot have the shape {list(shape)}.")
     elements: int = math.prod(shape)
-    return elements * kind_of(dtype).size
+    return elements * size
 
 
 def _packed(field: str, raw: bytes) -> bytes:

@@ -58,6 +58,10 @@ _FOREVER: Final = float(2**62)
 """Seconds since 1970 from which a deadline means no deadline (gRPC uses 2**63 if the client set none)."""
 
 
+class OperationRefusedError(RuntimeError):
+    """gRPC refused an operation of a call, because the call has ended."""
+
+
 class QueueCall:
     """A call, which must be answered or refused exactly once.
 
@@ -68,7 +72,7 @@ class QueueCall:
     """
 
     __slots__ = (
-        *("_call", "_handler", "_opened", "_sent", "_size", "_stop", "_transport"),
+        *("_call", "_ended", "_handler", "_lock", "_opened", "_sent", "_size", "_stop", "_transport"),
         *("__weakref__", "cancelled", "content", "deadline", "metadata", "moving_since", "on_cancel"),
     )
 
@@ -94,6 +98,9 @@ class QueueCall:
         self._opened = False
         self._sent: Callable[[], None] = ignore
         self._stop: Stop | None = None  # only of a call that has received its first message and waits for another
+        # A message of a stream can arrive while another thread ends the call. Its bytes are then not counted.
+        self._lock = threading.Lock()
+        self._ended = False
         self._size = 0
 
     def peer(self) -> bytes:
@@ -166,23 +173,42 @@ class QueueCall:
         if self._call.start_server_batch(operations, tag):
             self._call.cancel(int(Status.INTERNAL), "internal")
             self._transport.forget(self)
-            raise RuntimeError("gRPC refused an operation")
+            raise OperationRefusedError("gRPC refused an operation")
 
     def let_go(self) -> None:
         """Return the bytes that the call borrowed."""
-        self._transport.allowance.give_back(self._size)
-        self._size = 0
+        with self._lock:
+            size, self._size = self._size, 0
+        self._transport.allowance.give_back(size)
+
+    def end_loan(self) -> None:
+        """Return the bytes that the call borrowed. From now on, it borrows none."""
+        with self._lock:
+            self._ended = True
+        self.let_go()
+
+    def _borrow(self, size: int) -> bool:
+        """Count the bytes of a message. Return whether there is memory for them."""
+        with self._lock:
+            if self._ended or not self._transport.allowance.take(size):
+                return False
+            self._size = size
+            return True
 
     def _hold(self, size: int) -> None:
         """Count the answer's bytes instead of the request's."""
-        allowance = self._transport.allowance
-        allowance.give_back(self._size)
-        allowance.take_anyway(size)
-        self._size = size
+        with self._lock:
+            if self._ended:
+                return
+            former, self._size = self._size, size
+            self._transport.allowance.give_back(former)
+            self._transport.allowance.take_anyway(size)
 
     def _received(self, event: Any) -> None:
         self.moving_since = None
         self._transport.received(self)
+        if self._ended:
+            return
         message = event.batch_operations[0].message()
         stop = self._stop or self.refuse
         if message is None and self._stop is not None:
@@ -191,10 +217,10 @@ class QueueCall:
         if message is None:  # no message was sent, it was too large, or the client disconnected
             self.refuse(Status.INTERNAL, NO_MESSAGE)
             return
-        if not self._transport.allowance.take(len(message)):
-            stop(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
+        if not self._borrow(len(message)):
+            if not self._ended:
+                stop(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
             return
-        self._size = len(message)
         self.content = message
         if self._handler is not None:
             self._handler(self)
@@ -288,14 +314,14 @@ class QueueTransport:
         """Let the next call send, because this call's message arrived or will not arrive."""
         successor = self.senders.received(call)
         if successor is not None:
-            with contextlib.suppress(RuntimeError):  # it has already ended
+            with contextlib.suppress(OperationRefusedError):  # it has already ended
                 successor.receive()
 
     def forget(self, call: QueueCall) -> None:
         """Remove a call that has ended."""
         self._open.discard(call)
-        self.senders.forget(call)
-        call.let_go()
+        call.end_loan()
+        self.received(call)  # if the call may still send, the next call takes its turn
         self._end_if_idle()
 
     def _serve(self) -> None:
@@ -305,6 +331,8 @@ class QueueTransport:
                 return
             try:
                 event.tag(event)
+            except OperationRefusedError:  # another thread has ended the call, for example because the client left
+                logger.debug("a call ended before its handler")
             except Exception:
                 logger.exception("handling a call failed")
             del event  # it would keep the call and its message until the next event

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.receipts import Receipts
-from sealserve.serving.request_errors import RequestCode, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status, short
 from sealserve.serving.spans import Begin
 from sealserve.serving.wire.lanes import Job, Lane
 from sealserve.serving.wire.transport import Call, Handler
@@ -33,8 +33,6 @@ _PUSHBACK: Final = "grpc-retry-pushback-ms"
 
 Source: grpc/proposal, ``A6-client-retries.md`` (pushback).
 """
-_MESSAGE_LIMIT: Final = 1024
-"""Maximum characters of an error message, as in ``model_servers/grpc_status_util.cc``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +83,13 @@ def _named_in_spec(request: Any) -> str:
 
 
 def counted(
-    api: str, kind: Any, answer: Answer, metrics: Metrics, model: Callable[[Any], str] = _named_in_spec
+    api: str,
+    kind: Any,
+    answer: Answer,
+    metrics: Metrics,
+    model: Callable[[Any], str] = _named_in_spec,
+    *,
+    check: Callable[[bytes], None] = lambda _: None,
 ) -> Method:
     """Return a method like `parsed`, whose requests are also counted and timed.
 
@@ -95,10 +99,12 @@ def counted(
         answer: Answers the message.
         metrics: The metrics to update.
         model: Returns the name of the model in a request. By default the name in its ``model_spec``.
+        check: Checks the serialized message before it is parsed.
     """
 
     def method(content: bytes, deadline: float | None) -> bytes:
         with metrics.timed(api) as timed:
+            check(content)
             request = _parse(kind, content)
             timed.model = model(request)
             return bytes(answer(request, deadline).SerializeToString())
@@ -171,8 +177,7 @@ def run(call: Call, method: Method, receipts: Receipts | None = None) -> Callabl
 
 
 def _refusal(call: Call, error: RequestError) -> Callable[[], None]:
-    message = error.message
-    details = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}...TRUNCATED"
+    details = short(error.message)
     if error.retry_after is None:
         return partial(call.refuse, error.status, details)
     pushback = (_PUSHBACK, str(math.ceil(error.retry_after * 1000)))

@@ -321,6 +321,25 @@ def test_strings_that_are_repeated_within_the_limit_are(servables: Servables) ->
     assert list(response.outputs["twice"].string_val) == [b"bb", b"a" * 200, b"a" * 200]
 
 
+@pytest.mark.parametrize(
+    "sizes", [(0, 2**20 + 1), (2**62, 2**62, 0), (2**63 - 1, 0), (2**11, 0, 2**10), (0, *[2**62] * 200)]
+)
+def test_an_empty_tensor_whose_other_sizes_are_huge_never_reaches_tensorflow(
+    servables: Servables, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+) -> None:
+    """Some kernels end the process if a product of sizes overflows, although a size is 0. Others use much memory."""
+    monkeypatch.setattr(Tensor, "from_proto", None)
+    error = refused(servables, request(x=shaped(TensorProto(dtype=1), *sizes)))
+    assert (error.code, error.status) == ("request.input-shape", Status.INVALID_ARGUMENT)
+    assert "is empty and has the shape [" in error.message
+    assert len(error.message) < 400
+
+
+def test_an_empty_tensor_of_a_usual_shape_is_answered(servables: Servables) -> None:
+    response = answer(servables, request(x=shaped(TensorProto(dtype=1), 0, 1024, 1024)))
+    assert [dim.size for dim in response.outputs["y"].tensor_shape.dim] == [0, 1024, 1024]
+
+
 @pytest.mark.usefixtures("strict")
 def test_a_shape_is_judged_before_tensorflow_sees_the_tensor(
     servables: Servables, monkeypatch: pytest.MonkeyPatch

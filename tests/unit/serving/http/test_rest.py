@@ -12,7 +12,7 @@ from sealserve.serving.http.json_errors import JsonFormError, JsonTypeError
 from sealserve.serving.http.json_reader import read
 from sealserve.serving.http.json_tensors import read_inputs
 from sealserve.serving.http.rest import Rest
-from sealserve.serving.request_errors import RequestCode, Status
+from sealserve.serving.request_errors import RequestCode, Status, short
 from sealserve.serving.runtime.protos import DataType, TensorInfo
 from sealserve.serving.servables import Servables
 
@@ -104,7 +104,7 @@ def test_a_version_is_a_number_of_64_bits_however_it_is_written(rest: Rest, path
     for version in ("0", "4", "0" * 5000, str(2**63 - 1)):
         assert error(rest, path.format(version))[0] == 404
     for version in (str(2**63), "18446744073709551616", "9" * 4301, "9" * 100_000):
-        expected = f"Failed to convert version: {version} to numeric."
+        expected = short(f"Failed to convert version: {version} to numeric.")
         assert error(rest, path.format(version)) == (400, expected)
         assert error(rest, f"/v1/models/m/versions/{version}:predict", {"instances": [1]}) == (400, expected)
 

@@ -251,7 +251,7 @@ def test_requests_are_counted(servables: Servables) -> None:
         ([2], b"\0" * 7, "the shape [2] requires 8 bytes, got 7"),
         ([2], b"\0" * 12, "the shape [2] requires 8 bytes, got 12"),
         ([], b"\0" * 8, "the shape [] requires 4 bytes, got 8"),
-        ([0, 2**40], b"\0", "requires 0 bytes, got 1"),
+        ([0, 2**20], b"\0", "requires 0 bytes, got 1"),
         ([-1], b"", "tensor parsing error: x"),
         ([-(2**63), -(2**63)], b"", "tensor parsing error: x"),
         ([2**32, 2**32], b"", "input 'x' exceeds the limit of 1048576 bytes (--max_message_bytes)"),
@@ -267,6 +267,47 @@ def test_raw_contents_that_do_not_fit_their_shape(
     error = refused(types, raw("float32", "FP32", content, shape))
     assert (error.code, error.status) == ("request.input-tensor", Status.INVALID_ARGUMENT)
     assert message in error.message
+
+
+@pytest.mark.parametrize("shape", [[2**62, 2**62, 0], [2**63 - 1, 0], [0, 2**21]])
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_empty_tensors_whose_other_sizes_are_huge_are_refused(
+    servables: Servables, shape: list[int], *, is_raw: bool
+) -> None:
+    request = numbers([], raw=is_raw)
+    request.inputs[0].shape[:] = shape
+    assert refused(servables, request).code == "request.input-shape"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor(name=f"{n:06}") for n in range(20_000)]),
+        pb.ModelInferRequest(outputs=[pb.ModelInferRequest.InferRequestedOutputTensor()] * 100_000),
+        pb.ModelInferRequest(raw_input_contents=[b""] * 100_000),
+        pb.ModelInferRequest(
+            inputs=[
+                pb.ModelInferRequest.InferInputTensor(
+                    parameters={f"{number:06}": pb.InferParameter() for number in range(20_000)}
+                )
+            ]
+        ),
+    ],
+    ids=["inputs", "outputs", "contents", "parameters"],
+)
+def test_messages_that_would_become_many_objects_are_refused_before_they_are_parsed(
+    servables: Servables, message: Any
+) -> None:
+    error = refused(servables, message)
+    assert (error.code, error.message) == ("request.malformed", "The request has more than 4096 fields.")
+
+
+def test_names_that_are_too_long(servables: Servables) -> None:
+    request = numbers([1.0], name="x" * 5000)
+    assert refused(servables, request).message == "The name of an input is longer than 4096 characters."
+    request = numbers([1.0])
+    request.outputs.add(name="y" * 5000)
+    assert refused(servables, request).message == "The name of an output is longer than 4096 characters."
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,12 @@ def test_parts_that_do_not_have_the_size_are_refused_before_anything_is_allocate
     assert not watched.allocated
 
 
+@pytest.mark.parametrize("shape", [(2**62, 2**62, 0), (2**63, 0), (0, 2**61, 2)])
+def test_sizes_whose_product_overflows_are_refused_beside_a_zero(shape: tuple[int, ...]) -> None:
+    with raises(RequestCode.TENSOR_SIZE, match="cannot have the shape"):
+        Tensor.from_bytes(library(), DataType.Value("DT_FLOAT"), shape, [])
+
+
 def test_parts_of_another_type_are_refused() -> None:
     integers = Tensor.from_bytes(library(), DataType.Value("DT_INT32"), [1], [b"abcd"])
     for dtype, parts in ((FLOAT, [integers]), (STRING, [b"x" * 24]), (STRING, [words(b"a")]), (FLOAT, [words(b"a")])):

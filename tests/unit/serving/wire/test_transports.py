@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ from sealserve.serving.wire import senders, transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.completion_queue import QueueTransport
 from sealserve.serving.wire.public_server import PublicTransport
-from sealserve.serving.wire.transport import KEEPALIVE, Call
+from sealserve.serving.wire.transport import KEEPALIVE, Call, Transport
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -315,6 +316,28 @@ def test_a_peer_that_talks_nonsense_harms_nobody(garbage: bytes) -> None:
             peer.sendall(garbage)
             assert there.call(PATH)(b"fine") == b"fine"
         assert there.call(PATH)(b"fine") == b"fine"
+
+
+def test_a_message_that_arrives_as_the_call_ends_borrows_nothing(transport: type[Transport]) -> None:
+    """One thread has taken the message from the queue, and another thread ends the call before it goes on."""
+    if transport is not QueueTransport:
+        pytest.skip("one thread has each call")
+    allowance = Allowance(1000)
+    held = Held()
+    with served({PATH: held}, allowance=allowance) as there:
+        answer = there.call(PATH).future(bytes(100))
+        held.arrived.acquire()
+        call: Any = held.calls.pop()
+        call.answer(b"first")
+        assert answer.result() == b"first"
+        while there.transport.busy:
+            pass
+        late = SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: bytes(800))])
+        call._received(late)
+        call.content = b"?"
+        call._hold(700)
+        assert held.calls == []
+    assert allowance.take(1000)
 
 
 def test_a_stop_waits_for_the_calls_that_are_open() -> None:
