@@ -108,7 +108,7 @@ def test_a_rejected_optimization_keeps_the_former_copy(tmp_path: Path, monkeypat
     former = site.import_model()
     digest = digest_of_model(former)
     stricter = site.deployment.model.model_copy(update={"optimize": Precision.BFLOAT16, "optimize_min_top1": 1.0})
-    monkeypatch.setattr(optimize, "_check", refusing)
+    monkeypatch.setattr(optimize, "check", refusing)
     with raises(ModelCode.OPTIMIZATION_DIFFERS, match="refused by the test"):
         models.bring_in_again(site.workspace, stricter)
     assert digest_of_model(former) == digest

@@ -14,7 +14,9 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import import_model
 from sealserve.model.lint import lint
-from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
+from sealserve.model.optimization.acceptance import Thresholds
+from sealserve.model.optimization.given_inputs import read_arrays
+from sealserve.model.optimization.optimize import Inputs, optimize
 from sealserve.model.optimization.report import digest_of_model, find_report
 from sealserve.model.saved_model import check_servable, describe, read_saved_model
 from sealserve.model.tensorflow_import import import_tensorflow
