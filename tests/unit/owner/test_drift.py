@@ -16,6 +16,7 @@ from sealserve.model import convert
 from sealserve.owner import drift, model_record, models, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import Difference, compare, drift_of
+from sealserve.owner.release_facts import OPTIMIZATION_SETTINGS
 
 MODEL = f"model[{NAME}:1]"
 

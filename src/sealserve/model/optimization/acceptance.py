@@ -12,8 +12,8 @@ from sealserve.terms import Precision
 
 MIN_TOP1: Final = 0.99
 MAX_RELATIVE_DIFFERENCE: Final[Mapping[Precision, float]] = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 0.02}
-"""bfloat16 rounds to 8 bits, with a relative error of at most 1/256. About 5 times as much remains after many layers,
-because the errors of the layers partly cancel. Decision 172 has the measurements."""
+"""The maximum without a given threshold. bfloat16 rounds each number to 8 bits, with a relative error of at most 1/256.
+The mean error reaches 0.02 after about 30 layers. Decision 172 has the measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
