@@ -118,7 +118,9 @@ def bring_in(
             add_warm_up(imported.folder, imported.info, name=model.name)
         if model.optimize is not None:
             folder = staged.folder / _OPTIMIZED / str(model.version)
-            imported = _optimized(model, model.path, imported, folder, progress=progress, warn=warn)
+            imported = _optimized(
+                model, model.path, imported, folder, precision=model.optimize, progress=progress, warn=warn
+            )
         changed = model.path if digest_of(model.path) != source else None
         if changed is None and optimization_of(model) != settings:
             changed = model.optimize_inputs
@@ -150,6 +152,7 @@ def _optimized(
     imported: ImportedModel,
     folder: Path,
     *,
+    precision: Precision,
     progress: Callable[[str], None] | None,
     warn: Callable[[str], None] | None,
 ) -> ImportedModel:
@@ -170,7 +173,7 @@ def _optimized(
     report = optimize(
         imported.folder,
         folder,
-        precision=Precision(model.optimize),
+        precision=precision,
         inputs=Inputs(given={} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)),
         thresholds=Thresholds(
             top1=model.optimize_min_top1,

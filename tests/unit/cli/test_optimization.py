@@ -97,7 +97,7 @@ def test_thresholds_without_an_output(cli: CommandLine, tmp_path: Path, monkeypa
     dense = tf.Variable(random(4, 1))
     rows = [tf.TensorSpec([None, 4], tf.float32, name="x")]
     model = save(tmp_path / "regression", {"f": (lambda x: {"y": tf.matmul(x, dense)}, rows)}, dense=dense)
-    common = ["model", "optimize", model, tmp_path / "result", "--precision", "bfloat16", "--json"]
+    common: list[str | Path] = ["model", "optimize", model, tmp_path / "result", "--precision", "bfloat16", "--json"]
     found = cli.bare(*common, "--min-top1", "1")
     assert (found.error["code"], found.status) == ("model.optimization-unproven", 2)
     found = cli.bare(*common, "--max-relative-difference", "0")

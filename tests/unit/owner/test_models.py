@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.harness.errors import raises
-from tests.harness.optimized_models import convolution_model, in_this_process, random, save
+from tests.harness.optimized_models import Array, convolution_model, in_this_process, random, save
 from tests.harness.tiny_model import saved_model
 from tests.harness.workspaces import Site, make_site
 
@@ -205,7 +205,13 @@ def test_inputs_that_change_during_the_conversion(tmp_path: Path, monkeypatch: p
     site = make_site(tmp_path / "site", source=original, model=settings)
 
     read_arrays = given_inputs.read_arrays
-    monkeypatch.setattr(given_inputs, "read_arrays", lambda path: (read_arrays(path), np.savez(inputs, x=0))[0])
+
+    def then_changed(path: Path) -> dict[str, Array]:
+        found = read_arrays(path)
+        np.savez(path, x=random(7, 8, 8, 4))
+        return found
+
+    monkeypatch.setattr(given_inputs, "read_arrays", then_changed)
     with raises(OwnerCode.MODEL_SOURCE_CHANGED, match=r"inputs\.npz changed during the conversion"):
         models.bring_in(site.workspace, site.deployment.model)
     assert not models.is_imported(site.workspace, site.deployment.model)

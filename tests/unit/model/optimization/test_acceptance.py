@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from tests.harness.errors import raises
 
@@ -15,8 +17,15 @@ TEXT = Agreement(rows=4, top1=0.5)
 
 
 def accept(
-    *outputs: Agreement, precision: Precision = Precision.BFLOAT16, options: Options = COMMAND, **thresholds: float
+    *outputs: Agreement,
+    precision: Precision = Precision.BFLOAT16,
+    options: Options = COMMAND,
+    top1: float | None = None,
+    top5: float | None = None,
+    difference: float | None = None,
+    relative_difference: float | None = None,
 ) -> None:
+    thresholds = Thresholds(top1=top1, top5=top5, difference=difference, relative_difference=relative_difference)
     report = Report(
         original="0" * 64, precision=precision, sealserve="1", tensorflow="2", instructions="amx", seed=0, given=(),
         changes=Changes(
@@ -24,7 +33,7 @@ def accept(
         ),
         signatures={"serving": {f"y{number}": found for number, found in enumerate(outputs)}}, skipped={},
     )  # fmt: skip
-    check(report, Thresholds(**thresholds), Origin(name="models/m", digest="0" * 64, options=options))
+    check(report, thresholds, Origin(name="models/m", digest="0" * 64, options=options))
 
 
 def test_an_output_without_classes_has_a_criterion_by_default() -> None:
@@ -47,7 +56,7 @@ def test_an_output_without_classes_has_a_criterion_by_default() -> None:
     ],
 )
 def test_a_given_threshold_that_applies_to_no_output_is_an_error(
-    output: Agreement, threshold: dict[str, float], option: str, lacking: str
+    output: Agreement, threshold: dict[str, Any], option: str, lacking: str
 ) -> None:
     with raises(ModelCode.OPTIMIZATION_UNPROVEN, match=f"with {option}: no output has {lacking}"):
         accept(output, **threshold)
@@ -65,10 +74,11 @@ def test_a_minimum_of_zero_requires_nothing() -> None:
 
 
 def test_each_threshold_applies_to_each_output() -> None:
-    for thresholds, what in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"top5": 0.9}, r"common classes among the highest five: expected at least 0\.9, got 0\.8"),
         ({"difference": 39.0}, r"maximum difference: expected at most 39, got 40"),
-    ):
+    ]
+    for thresholds, what in cases:
         with raises(ModelCode.OPTIMIZATION_DIFFERS, match=what) as caught:
             accept(NUMBER, CLASSES, options=SETTINGS, **thresholds)
         assert "(optimize_inputs), choose float32, or change optimize_" in (caught.value.hint or "")
