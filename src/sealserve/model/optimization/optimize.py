@@ -134,7 +134,7 @@ def optimize(
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, temporary / path)
         # 3. Optimize and compare in a separate process.
-        with _stored(chosen) as (numbers, texts):
+        with _stored(chosen, temporary) as (numbers, texts):
             order = Order(
                 folder=str(source.resolve()),
                 tags=list(tags),
@@ -188,11 +188,14 @@ def _lint(folder: Path, tags: Sequence[str], origin: Origin) -> None:
 
 
 @contextlib.contextmanager
-def _stored(inputs: Inputs) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts."""
+def _stored(inputs: Inputs, folder: Path) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts.
+
+    The file is in ``folder`` until the end of the block. An interrupted optimization thus leaves no inputs elsewhere.
+    """
     numbers = {name: array for name, array in inputs.given.items() if array.dtype.kind not in "OSU"}
     texts = {name: _text(array) for name, array in inputs.given.items() if name not in numbers}
-    with tempfile.TemporaryDirectory(prefix="sealserve-") as private:
+    with tempfile.TemporaryDirectory(dir=folder) as private:
         if numbers:
             np.savez(Path(private, _NUMBERS), **numbers)  # type: ignore[arg-type]  # numpy declares its own keywords
         yield str(Path(private, _NUMBERS)) if numbers else None, texts

@@ -20,6 +20,7 @@ _PICTURE: Final = 224
 _OPEN: Final = 16
 _PICTURE_RANK: Final = 4
 _CHANNELS: Final = (1, 3, 4)
+_LONGEST_TEXT: Final = 500
 _MOST_BYTES: Final = 2**31
 
 
@@ -85,8 +86,8 @@ def _compared(
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's text."""
-    return str(error).strip().partition("\n")[0]
+    """Return the first line of an exception's text. It is cut, because a model can choose it."""
+    return str(error).strip().partition("\n")[0][:_LONGEST_TEXT]
 
 
 class _Model:
@@ -126,11 +127,12 @@ def _given(order: Order) -> dict[str, Array]:
 
 
 def _feeds(signature: Any, given: Mapping[str, Array], order: Order) -> dict[str, Array]:
-    """Return a value for each input of a signature. Generated inputs have as many rows as a given input."""
-    rows = next(
-        (given[key].shape[0] for key in sorted(signature.inputs) if key in given and given[key].ndim), order.rows
-    )
-    return {key: _values(key, info, given, order.seed, rows) for key, info in sorted(signature.inputs.items())}
+    """Return a value for each input of a signature. Generated inputs have as many rows as the given inputs."""
+    rows = [len(given[key]) for key, info in sorted(signature.inputs.items()) if key in given and _has_open_rows(info)]
+    return {
+        key: _values(key, info, given, order.seed, rows[0] if rows else order.rows)
+        for key, info in sorted(signature.inputs.items())
+    }
 
 
 def _values(name: str, info: Any, given: Mapping[str, Array], seed: int, rows: int) -> Array:
@@ -164,14 +166,16 @@ def _shape(sizes: list[int], rows: int) -> list[int]:
     return [rows if size < 0 else size for size in sizes[:1]] + rest
 
 
+def _has_open_rows(info: Any) -> bool:
+    """Return whether the model leaves the number of rows of an input open."""
+    form = info.tensor_shape
+    return form.unknown_rank or (bool(form.dim) and form.dim[0].size < 0)
+
+
 def _batches(feeds: Mapping[str, Array], signature: Any, batch: int) -> Iterator[dict[str, Array]]:
     """Yield the inputs in batches if each input has the same number of rows, and the model accepts any number."""
     rows = {value.shape[0] if value.ndim else -1 for value in feeds.values()}
-    is_open = all(
-        info.tensor_shape.unknown_rank or (info.tensor_shape.dim and info.tensor_shape.dim[0].size < 0)
-        for info in signature.inputs.values()
-    )
-    if len(rows) != 1 or not is_open:
+    if len(rows) != 1 or not all(map(_has_open_rows, signature.inputs.values())):
         yield dict(feeds)
         return
     (count,) = rows

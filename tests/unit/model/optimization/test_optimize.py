@@ -314,6 +314,7 @@ def test_the_separate_process(model: Path, tmp_path: Path) -> None:
         inputs=Inputs(given=read_arrays(numbers)),
     )  # fmt: skip
     assert report.given == ("x",)
+    assert {path.name for path in (tmp_path / "result").iterdir()} == {"saved_model.pb", "assets.extra"}
     assert {found.rows for _, _, found in report.agreements} == {5}
     assert len(steps) == 4
 
@@ -422,6 +423,17 @@ def test_inputs_of_several_signatures(tmp_path: Path) -> None:
         )
         assert report.skipped == skipped
         assert {found.rows for _, _, found in report.agreements} == {len(given)}
+    # Only an input with any number of rows decides the number of generated rows.
+    factors = tf.TensorSpec([4], tf.float32, name="factors")
+    scaled = save(
+        tmp_path / "scaled",
+        {"y": (lambda x, factors: {"y": tf.matmul(x * factors, dense)}, [rows, factors])},
+        dense=dense,
+    )
+    report = optimize(
+        scaled, tmp_path / "rows", precision=Precision.FLOAT32, inputs=Inputs(given={"factors": random(4)}, rows=7)
+    )
+    assert report.signatures["y"]["y"].rows == 7
     unequal = Inputs(given={"x": random(5, 4), "other": random(3, 4)})
     with raises(ModelCode.OPTIMIZATION_INPUTS, match="'pairs' of the original model rejects them .'other', 'x'.: "):
         optimize(original, tmp_path / "result", precision=Precision.FLOAT32, inputs=unequal)
@@ -438,13 +450,14 @@ def test_inputs_of_several_signatures(tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorflow
-def test_a_full_disk_is_not_a_fault_of_the_model(model: Path, tmp_path: Path) -> None:
-    """The limit of the file size has the same effect in the separate process as a full disk."""
+@pytest.mark.parametrize("inputs", [Inputs(), Inputs(given={"x": random(64, 8, 8, 4)})])
+def test_a_full_disk_is_not_a_fault_of_the_model(inputs: Inputs, model: Path, tmp_path: Path) -> None:
+    """The limit of the file size has the same effect as a full disk, here and in the separate process."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
     try:
         with raises(SealserveCode.FILE_DISK_FULL, match="nothing can be written to") as caught:
-            optimize(model, tmp_path / "result", precision=Precision.FLOAT32)
+            optimize(model, tmp_path / "result", precision=Precision.FLOAT32, inputs=inputs)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.exit_status == 4
