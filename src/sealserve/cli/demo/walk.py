@@ -126,7 +126,7 @@ class Walk:
             if (info := conversion_cache.restore(entry, folder)) is not None:
                 return folder, info, True
         self._tell("Converting the model to a SavedModel")
-        imported = models.bring_in(self._workspace, model, warn=console.warn)
+        imported = models.bring_in(self._workspace, model)
         if entry is not None:
             conversion_cache.keep(entry, imported.folder)
         return imported.folder, imported.info, False
