@@ -55,7 +55,7 @@ class ModelCode(ErrorCode):
     OPTIMIZATION_RECORD = "model.optimization-record", InputError
     """The record of an optimization in a SavedModel is damaged, or a newer version of sealserve wrote it."""
     OPTIMIZATION_UNPROVEN = "model.optimization-unproven", InputError
-    """An output could not be compared, for example because its inputs are missing, or a threshold applies to no output."""
+    """An output could not be compared, for example without inputs, or a threshold applies to no output."""
     REFUSED = "model.refused", InputError
     """TensorFlow cannot load the graph."""
     TENSORFLOW_MISSING = "model.tensorflow-missing", UnavailableError
