@@ -24,6 +24,8 @@ from sealserve.workspace import Workspace
 
 CHANGED: Final = "changed"
 """Used instead of a digest for files that differ from their record, if the files are not read."""
+_NO_FILE: Final = "0" * 64
+"""Used instead of the digest of a file that does not exist. A conversion with this setting fails."""
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -98,10 +100,12 @@ def optimization_of(model: ModelSection) -> OptimizationSettings | None:
     """Return the settings with which a model is optimized now, or None."""
     if model.optimize is None:
         return None
-    inputs = model.optimize_inputs
+    inputs, digest = model.optimize_inputs, None
+    if inputs is not None:
+        digest = digest_of(inputs) if inputs.is_file() else _NO_FILE
     return OptimizationSettings(
         precision=model.optimize,
-        inputs=digest_of(inputs) if inputs is not None and inputs.is_file() else None,
+        inputs=digest,
         min_top1=model.optimize_min_top1,
         min_top5=model.optimize_min_top5,
         max_difference=model.optimize_max_difference,

@@ -98,7 +98,11 @@ def test_a_model_comes_in_optimized(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert models.stale(site.workspace, [model.model_copy(update=changed)]), changed
     np.savez(tmp_path / "inputs.npz", x=random(7, 8, 8, 4))
     assert models.stale(site.workspace, [model])
-    again = models.bring_in_again(site.workspace, model.model_copy(update={"optimize": "float32"}))
+    generated = model.model_copy(update={"optimize": "float32", "optimize_inputs": None})
+    again = models.bring_in_again(site.workspace, generated)
+    nowhere = generated.model_copy(update={"optimize_inputs": tmp_path / "nowhere.npz"})
+    assert not models.stale(site.workspace, [generated])
+    assert models.stale(site.workspace, [nowhere])  # a missing file is not the same as no file
     report = find_report(again.folder)
     assert report is not None
     assert report.precision == "float32"
