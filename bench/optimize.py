@@ -30,8 +30,9 @@ from model_servers import HERE, NAME, start_ours
 from serving import predict_request, save_half_plus_two, save_resnet50
 
 from sealserve.host.processor import read_processor
+from sealserve.model.optimization.acceptance import Thresholds
 from sealserve.model.optimization.instructions import Instructions
-from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize
+from sealserve.model.optimization.optimize import Inputs, optimize
 from sealserve.model.resnet50 import INPUT
 from sealserve.terms import Precision
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sealserve.cli.input_files import LARGEST_ARCHIVE, read_json, read_npy, read_npz
+from sealserve.array_file import LARGEST_ARCHIVE, read_npy, read_npz
+from sealserve.cli.input_files import read_json
 
 _REJECTED = (ValueError, TypeError, ArithmeticError)
 

@@ -54,6 +54,7 @@ def visible(text: str) -> str:
 
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_LINE_BREAKS: Final = re.compile(r"[\n\t]")
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 """The spinner or progress bar that is currently shown on standard error."""
@@ -107,11 +108,14 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "No entries.") -> None:
-    """Print a heading and the rows below it, each in one line of any length. Without rows, print ``empty``."""
+    """Print a heading and the rows below it, each in one line of any length. Without rows, print ``empty``.
+
+    Line breaks in a cell are replaced by question marks, because names of untrusted origin could look like other rows.
+    """
     if not rows:
         out.print(empty)
         return
-    lines = [columns, *([str(cell) for cell in row] for row in rows)]
+    lines = [columns, *([_LINE_BREAKS.sub("?", str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for number, line in enumerate(lines):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

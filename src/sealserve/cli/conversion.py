@@ -21,7 +21,7 @@ def convert_again(workspace: Workspace, described: Deployment, *, say: Callable[
     changed = models.stale(workspace, described.models)
     for model in changed:
         with console.quiet_libraries(), console.spinner(f"Converting {model.name}") as tell:
-            models.bring_in_again(workspace, model, progress=tell)
+            models.bring_in_again(workspace, model, progress=tell, warn=console.warn)
         say(f"Converted {model.name}, version {model.version}, again, because {model.path} or its settings changed.")
     for model in models.unknown(workspace, described.models):
         folder = models.planned_folder(workspace, model)

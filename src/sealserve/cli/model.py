@@ -29,7 +29,7 @@ with deferred:
     from sealserve.model.fetch import fetch as fetch_file
     from sealserve.model.half_plus_two import write_half_plus_two
     from sealserve.model.lint import LintedModel, lint
-    from sealserve.model.optimization.optimize import Thresholds
+    from sealserve.model.optimization.acceptance import Thresholds
     from sealserve.model.optimization.report import find_report
     from sealserve.model.resnet50 import build_frozen_graph
     from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
@@ -102,7 +102,10 @@ def _convert(context: Context, *, keep_frozen: bool) -> None:
     workspace, described = context.workspace, context.deployment
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
-        imported = [models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell) for model in missing]
+        imported = [
+            models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell, warn=console.warn)
+            for model in missing
+        ]
     updated = convert_again(workspace, described, say=console.say)
     for model in described.models:
         if model not in (*missing, *updated):
@@ -191,13 +194,27 @@ def optimize_(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of generated inputs")] = 0,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows in generated inputs")] = 64,
     min_top1: Annotated[
-        float, typer.Option(min=0, max=1, help="Minimum share of rows with the same highest class or the same value")
-    ] = 0.99,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Minimum share of rows with the same highest class or the same value",
+            show_default="0.99",
+        ),
+    ] = None,
     min_top5: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum share of the five highest classes in common")
     ] = None,
     max_difference: Annotated[
         float | None, typer.Option(min=0, help="Maximum absolute difference of a number in an output")
+    ] = None,
+    max_relative_difference: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Maximum mean difference, as a share of the largest number in an output",
+            show_default="0.02 for bfloat16, 0.0001 for float32",
+        ),
     ] = None,
     tags: Tags = "serve",
 ) -> None:
@@ -211,7 +228,9 @@ def optimize_(
         destination,
         choice=OptimizationChoice(precision=precision, processor=processor, inputs=inputs or (), tags=_tags(tags)),
         generated=GeneratedInputs(seed=seed, rows=rows),
-        thresholds=Thresholds(top1=min_top1, top5=min_top5, difference=max_difference),
+        thresholds=Thresholds(
+            top1=min_top1, top5=min_top5, difference=max_difference, relative_difference=max_relative_difference
+        ),
     )
     context.show(optimization_as_json(destination, report), *optimization_as_text(destination, report))
 

@@ -1,5 +1,6 @@
 """``sealserve model optimize``: read the inputs, choose the precision, and show the agreement with the original."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,21 @@ import numpy.typing as npt
 
 from sealserve.cli import console
 from sealserve.cli.generated_input import TensorInputError
+from sealserve.cli.input_files import STANDARD_INPUT
 from sealserve.cli.output import Table, Text
 from sealserve.cli.tensor_input import read_inputs
+from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature, TensorSpec
 from sealserve.host.processor import read_processor
+from sealserve.model.optimization.acceptance import Thresholds
 from sealserve.model.optimization.instructions import Instructions
-from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize
+from sealserve.model.optimization.optimize import Inputs, optimize
 from sealserve.model.optimization.report import Report
 from sealserve.model.saved_model import SERVE_TAGS, check_servable
 from sealserve.terms import Precision
 
 _NONE: Final = "-"
+_STANDARD_INPUT: Final = f"@{STANDARD_INPUT}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +69,6 @@ def optimize_model(
     here = Instructions.of(read_processor().flags)
     serving = choice.processor or here
     precision = choice.precision or serving.precision
-    if precision is Precision.BFLOAT16 and not serving.computes_bfloat16:
-        console.warn(
-            f"A processor with {serving} does not compute in bfloat16: it converts each number, which can be slower "
-            "than float32. Choose --precision float32."
-        )
     given = _given(folder, choice)
     with console.spinner("Optimizing") as tell:
         report = optimize(
@@ -81,8 +81,8 @@ def optimize_model(
             instructions=here,
             progress=lambda step: tell(f"Optimizing: {step}"),
         )
-    for signature, reason in report.skipped.items():
-        console.warn(f"The signature {signature!r} was not compared: {reason}.")
+    for sentence in report.warnings(serving):
+        console.warn(sentence)
     return report
 
 
@@ -94,7 +94,7 @@ def optimization_as_json(destination: Path, report: Report) -> dict[str, Any]:
 def optimization_as_text(destination: Path, report: Report) -> tuple[Text, Text]:
     """Return a report for people: the changes, and one row for each output."""
     changes = report.changes
-    inputs = f"given: {', '.join(report.given)}" if report.given else f"generated from seed {report.seed}"
+    inputs = f"given: {printable(', '.join(report.given))}" if report.given else f"generated from seed {report.seed}"
     fields = {
         "folder": destination,
         "precision": report.precision,
@@ -112,27 +112,45 @@ def optimization_as_text(destination: Path, report: Report) -> tuple[Text, Text]
             _share(found.top5),
             _number(found.max_difference),
             _number(found.mean_difference),
+            _share(found.relative_difference),
         )
         for signature, output, found in report.agreements
     ]
-    return fields, Table(("SIGNATURE", "OUTPUT", "ROWS", "TOP-1", "TOP-5", "MAX DIFFERENCE", "MEAN DIFFERENCE"), rows)
+    return fields, Table(
+        ("SIGNATURE", "OUTPUT", "ROWS", "TOP-1", "TOP-5", "MAX DIFFERENCE", "MEAN DIFFERENCE", "RELATIVE"), rows
+    )
 
 
 def _given(folder: Path, choice: OptimizationChoice) -> Mapping[str, npt.NDArray[Any]]:
     if not choice.inputs:
         return {}
-    signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
-    specs = {spec.name: TensorSpec(spec.dtype, spec.shape) for found in signatures for spec in found.inputs}
+    specs: dict[str, list[TensorSpec]] = {}  # several signatures can have inputs of the same name
+    for signature in check_servable(folder, tags=choice.tags).serving_graph.signatures:
+        for found in signature.inputs:
+            specs.setdefault(found.name, []).append(TensorSpec(found.dtype, found.shape))
     for text in choice.inputs:
         name, separator, _ = text.partition("=")
         if not separator or name not in specs:
             raise TensorInputError(
                 f"An input is invalid: expected NAME=VALUE with the name of an input, got {text[:60]!r}.",
-                hint=f"Use one of these inputs: {', '.join(sorted(specs))}.",
+                hint=f"Use one of these inputs: {printable(', '.join(sorted(specs)))}.",
             )
-    named = {text.partition("=")[0] for text in choice.inputs}
-    takes = Signature(method="", inputs={name: spec for name, spec in specs.items() if name in named}, outputs={})
-    return read_inputs(choice.inputs, takes).arrays
+    named = {name: _readable(text, specs[name]) for text in choice.inputs if (name := text.partition("=")[0])}
+    return read_inputs(choice.inputs, Signature(method="", inputs=named, outputs={})).arrays
+
+
+def _readable(text: str, specs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the first of an input's types and shapes as which its value can be read, or else the first one.
+
+    Standard input can be read only once, so it is not tried.
+    """
+    name, _, value = text.partition("=")
+    if value != _STANDARD_INPUT and len({spec.dtype for spec in specs}) > 1:
+        for spec in specs:
+            with contextlib.suppress(TensorInputError):
+                read_inputs([text], Signature(method="", inputs={name: spec}, outputs={}))
+                return spec
+    return specs[0]
 
 
 def _share(value: float | None) -> str:

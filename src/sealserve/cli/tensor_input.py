@@ -21,8 +21,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sealserve.array_file import NPY, NPZ, read_npy, read_npz
 from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, random_array
-from sealserve.cli.input_files import NPY, NPZ, STANDARD_INPUT, Source, read_json, read_npy, read_npz, read_source
+from sealserve.cli.input_files import STANDARD_INPUT, Source, read_json, read_source
 from sealserve.cli.request_body import columns_of
 from sealserve.client.credentials import printable
 from sealserve.client.examples import bytes_from_json, from_json

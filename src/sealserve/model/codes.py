@@ -51,11 +51,11 @@ class ModelCode(ErrorCode):
     OPTIMIZATION_DIFFERS = "model.optimization-differs", VerificationError
     """The outputs of the optimized model agree less with the original's than the thresholds require."""
     OPTIMIZATION_INPUTS = "model.optimization-inputs", InputError
-    """The inputs for the comparison of an optimized model cannot be read, or do not fit the model."""
+    """The inputs for the comparison of an optimized model cannot be read, or the model does not accept them."""
     OPTIMIZATION_RECORD = "model.optimization-record", InputError
     """The record of an optimization in a SavedModel is damaged, or a newer version of sealserve wrote it."""
     OPTIMIZATION_UNPROVEN = "model.optimization-unproven", InputError
-    """No output could be compared, for example because an input is text and no value was given."""
+    """An output could not be compared, for example without inputs, or a threshold applies to no output."""
     REFUSED = "model.refused", InputError
     """TensorFlow cannot load the graph."""
     TENSORFLOW_MISSING = "model.tensorflow-missing", UnavailableError

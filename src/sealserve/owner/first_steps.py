@@ -41,11 +41,15 @@ def missing_steps(
         workspace: The owner's workspace.
         deployment: The deployment that ``sealserve.toml`` describes.
         now: Time of the certificates and of the release.
-        warn: Called with each warning about a model while the release is sealed.
+        warn: Called with each warning about a model while it is converted or sealed.
         rebuild: Build a new release even if one exists, and convert models again whose source changed.
     """
     steps = [
-        Step(f"converting the model {model.name}", partial(models.bring_in, workspace, model), runs_tensorflow=True)
+        Step(
+            f"converting the model {model.name}",
+            partial(models.bring_in, workspace, model, warn=warn),
+            runs_tensorflow=True,
+        )
         for model in deployment.models
         if not models.is_imported(workspace, model)
     ]
@@ -53,7 +57,7 @@ def missing_steps(
         steps += [
             Step(
                 f"converting the changed model {model.name} again",
-                partial(models.bring_in_again, workspace, model),
+                partial(models.bring_in_again, workspace, model, warn=warn),
                 runs_tensorflow=True,
             )
             for model in models.stale(workspace, deployment.models)

@@ -24,6 +24,8 @@ from sealserve.workspace import Workspace
 
 CHANGED: Final = "changed"
 """Used instead of a digest for files that differ from their record, if the files are not read."""
+_NO_FILE: Final = "0" * 64
+"""Used instead of the digest of a file that does not exist. A conversion with this setting fails."""
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,13 +50,19 @@ class OptimizationSettings(BaseModel):
         precision: The setting ``model.optimize``.
         inputs: SHA-256 of the file ``model.optimize_inputs``, or None if the inputs were generated.
         min_top1: The setting ``model.optimize_min_top1``.
+        min_top5: The setting ``model.optimize_min_top5``.
+        max_difference: The setting ``model.optimize_max_difference``.
+        max_relative_difference: The setting ``model.optimize_max_relative_difference``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     precision: Precision
     inputs: _Sha256 | None
-    min_top1: float
+    min_top1: float | None
+    min_top5: float | None = None
+    max_difference: float | None = None
+    max_relative_difference: float | None = None
 
 
 class ModelRecord(BaseModel):
@@ -92,16 +100,28 @@ def optimization_of(model: ModelSection) -> OptimizationSettings | None:
     """Return the settings with which a model is optimized now, or None."""
     if model.optimize is None:
         return None
-    inputs = model.optimize_inputs
+    inputs, digest = model.optimize_inputs, None
+    if inputs is not None:
+        digest = digest_of(inputs) if inputs.is_file() else _NO_FILE
     return OptimizationSettings(
         precision=model.optimize,
-        inputs=digest_of(inputs) if inputs is not None and inputs.is_file() else None,
+        inputs=digest,
         min_top1=model.optimize_min_top1,
+        min_top5=model.optimize_min_top5,
+        max_difference=model.optimize_max_difference,
+        max_relative_difference=model.optimize_max_relative_difference,
     )
 
 
 def record(
-    workspace: Workspace, model: ModelSection, *, source: str, source_state: str, folder: Path, keep_frozen: bool
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    source: str,
+    source_state: str,
+    folder: Path,
+    keep_frozen: bool,
+    optimization: OptimizationSettings | None,
 ) -> None:
     """Write the record of a new conversion.
 
@@ -112,6 +132,7 @@ def record(
         source_state: The source's `state_of` before the conversion.
         folder: The converted copy.
         keep_frozen: Whether large constants stayed constants.
+        optimization: The `optimization_of` the model before the conversion.
     """
     made = ModelRecord(
         source=source,
@@ -123,7 +144,7 @@ def record(
         tags=model.tags,
         keep_frozen=keep_frozen,
         warm_up=model.warm_up,
-        optimization=optimization_of(model),
+        optimization=optimization,
     )
     path = _place(workspace, model)
     path.parent.mkdir(parents=True, exist_ok=True)

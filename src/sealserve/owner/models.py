@@ -16,7 +16,16 @@ from sealserve.model.convert import OTHER_VERSION, ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
-from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
+from sealserve.owner.model_record import (
+    digest_of,
+    find_record,
+    forget,
+    is_stale,
+    optimization_of,
+    record,
+    sealed_digests,
+    state_of,
+)
 from sealserve.terms import Precision, ServerKind
 from sealserve.whole_folder import Staging, refuse_existing, staging
 from sealserve.workspace import Workspace
@@ -52,6 +61,7 @@ def bring_in(
     keep_frozen: bool = False,
     replace: bool = False,
     progress: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> ImportedModel:
     """Convert a model of the deployment, a frozen graph or a SavedModel, to a SavedModel in the workspace.
 
@@ -63,11 +73,12 @@ def bring_in(
         keep_frozen: Keep large constants of a frozen graph as constants.
         replace: Replace an existing copy. It stays in place until the new copy is complete.
         progress: Called with a description of each step before it starts.
+        warn: Called with each warning about the model's optimization.
 
     Raises:
         InputError: `model.no-path`: ``model.path`` is not set.
         InputError: `model.missing`: ``model.path`` does not exist.
-        InputError: `model.source-changed`: The source changed during the conversion.
+        InputError: `model.source-changed`: The source or ``model.optimize_inputs`` changed during the conversion.
         SealserveError: As `sealserve.model.convert.import_model` and `sealserve.model.optimization.optimize.optimize`.
     """
     if model.path is None:
@@ -81,8 +92,9 @@ def bring_in(
             f"The model {model.name} does not exist: expected a frozen graph or SavedModel folder at {model.path}.",
             hint="Correct the model's path in sealserve.toml.",
         )
-    # 1. Compute the digest of the source first, to detect below whether the source changes during the conversion.
-    source, state = digest_of(model.path), state_of(model.path)
+    # 1. Compute the digests of the source and of the inputs first, to detect below whether they change during the
+    #    conversion.
+    source, state, settings = digest_of(model.path), state_of(model.path), optimization_of(model)
     # 2. Convert beside the final place, so that an interrupted or refused conversion leaves nothing.
     destination = planned_folder(workspace, model)
     if not replace:
@@ -106,10 +118,15 @@ def bring_in(
             add_warm_up(imported.folder, imported.info, name=model.name)
         if model.optimize is not None:
             folder = staged.folder / _OPTIMIZED / str(model.version)
-            imported = _optimized(model, model.optimize, imported, folder, progress)
-        if digest_of(model.path) != source:
+            imported = _optimized(
+                model, model.path, imported, folder, precision=model.optimize, progress=progress, warn=warn
+            )
+        changed = model.path if digest_of(model.path) != source else None
+        if changed is None and optimization_of(model) != settings:
+            changed = model.optimize_inputs
+        if changed is not None:
             raise OwnerCode.MODEL_SOURCE_CHANGED.error(
-                f"The model {model.name} was not converted: {model.path} changed during the conversion.",
+                f"The model {model.name} was not converted: {changed} changed during the conversion.",
                 hint="Wait until the export has ended, then run the command again.",
             )
         # 3. Publish the copy. Remove the old record first, so that it is never combined with the new copy.
@@ -117,46 +134,73 @@ def bring_in(
         destination.parent.mkdir(exist_ok=True)
         Staging(imported.folder).replace(destination)
         imported = replace_fields(imported, folder=destination, info=check_servable(destination))
-    record(workspace, model, source=source, source_state=state, folder=imported.folder, keep_frozen=keep_frozen)
+    record(
+        workspace,
+        model,
+        source=source,
+        source_state=state,
+        folder=imported.folder,
+        keep_frozen=keep_frozen,
+        optimization=settings,
+    )
     return imported
 
 
 def _optimized(
     model: ModelSection,
-    precision: Precision,
+    path: Path,
     imported: ImportedModel,
     folder: Path,
+    *,
+    precision: Precision,
     progress: Callable[[str], None] | None,
+    warn: Callable[[str], None] | None,
 ) -> ImportedModel:
-    """Write the faster form of a converted model to ``folder``, and return it instead of the model."""
-    from sealserve.model.optimization.instructions import Instructions  # noqa: PLC0415  # imports numpy
-    from sealserve.model.optimization.optimize import (  # noqa: PLC0415
-        Inputs,
-        Thresholds,
-        optimize,
-        read_arrays,
-    )
+    """Write the faster form of a converted model to ``folder``, and return it instead of the model.
 
-    given = {} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)
-    optimize(
+    Messages and the record name the owner's model at ``path``, and not its converted copy.
+    """
+    from sealserve.model.optimization.acceptance import Thresholds  # noqa: PLC0415  # imports numpy
+    from sealserve.model.optimization.given_inputs import read_arrays  # noqa: PLC0415
+    from sealserve.model.optimization.instructions import Instructions  # noqa: PLC0415
+    from sealserve.model.optimization.optimize import Inputs, optimize  # noqa: PLC0415
+    from sealserve.model.optimization.origin import SETTINGS, Origin  # noqa: PLC0415
+    from sealserve.model.optimization.report import digest_of_model, find_report  # noqa: PLC0415
+
+    if path.is_dir():
+        find_report(path)  # an error about a damaged record names the owner's file
+    here = Instructions.of(read_processor().flags)
+    report = optimize(
         imported.folder,
         folder,
         precision=precision,
-        inputs=Inputs(given=given),
-        thresholds=Thresholds(top1=model.optimize_min_top1),
-        instructions=Instructions.of(read_processor().flags),
+        inputs=Inputs(given={} if model.optimize_inputs is None else read_arrays(model.optimize_inputs)),
+        thresholds=Thresholds(
+            top1=model.optimize_min_top1,
+            top5=model.optimize_min_top5,
+            difference=model.optimize_max_difference,
+            relative_difference=model.optimize_max_relative_difference,
+        ),
+        origin=Origin(name=str(path), digest=digest_of_model(path), options=SETTINGS),
+        instructions=here,
         progress=progress,
     )
+    for sentence in report.warnings(here):
+        (warn or (lambda _: None))(f"{model.name} version {model.version}: {sentence}")
     return replace_fields(imported, folder=folder, info=check_servable(folder))
 
 
 def bring_in_again(
-    workspace: Workspace, model: ModelSection, *, progress: Callable[[str], None] | None = None
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    progress: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> ImportedModel:
     """Convert a model again whose source or settings changed. The choice for large constants stays as it was."""
     made = find_record(workspace, model)
     keep_frozen = made is not None and made.keep_frozen
-    return bring_in(workspace, model, keep_frozen=keep_frozen, replace=True, progress=progress)
+    return bring_in(workspace, model, keep_frozen=keep_frozen, replace=True, progress=progress, warn=warn)
 
 
 def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSection, ...]:

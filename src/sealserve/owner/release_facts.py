@@ -55,7 +55,10 @@ SIGNER_SETTINGS: Final = frozenset({
 PREPARATION_SETTINGS: Final = frozenset({"warm_up"})
 """Settings of a model's preparation. They are facts only if they are set."""
 
-OPTIMIZATION_SETTINGS: Final = frozenset({"optimize", "optimize_inputs", "optimize_min_top1"})
+OPTIMIZATION_SETTINGS: Final = frozenset({
+    "optimize", "optimize_inputs", "optimize_min_top1", "optimize_min_top5", "optimize_max_difference",
+    "optimize_max_relative_difference",
+})  # fmt: skip
 """Settings of a model's optimization. They are facts only if the model is optimized."""
 
 SOURCE: Final = ".source"

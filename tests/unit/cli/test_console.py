@@ -22,6 +22,11 @@ def test_a_table_on_a_pipe_has_a_line_each_however_long(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "No entries.\n"
 
 
+def test_a_line_break_in_a_cell_makes_no_row(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table(("NAME", "VALUE"), [("y\nfake  100 %", "1\t2")])
+    assert capsys.readouterr().out.splitlines() == [f"{'NAME':<13}  VALUE", "y?fake  100 %  1?2"]
+
+
 def test_fields_are_aligned_and_may_have_lines(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_fields({"a": "[x]", "longer": "1\n2", "none": ""})
     assert capsys.readouterr().out == "a       [x]\nlonger  1\n        2\nnone    \n"

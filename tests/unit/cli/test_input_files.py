@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sealserve import array_file
 from sealserve.cli import input_files
 from sealserve.cli.generated_input import TensorInputError
 from sealserve.cli.tensor_input import read_inputs
@@ -255,7 +256,7 @@ def test_a_hostile_array_is_refused(content: bytes, reason: str, tmp_path: Path)
         (lying(member(GOOD), 2**31 - 1), "more than"),
         (lying(member(GOOD), 10), ""),
         (lying(member(GOOD), 1000), "shorter than the archive declares"),
-        (member(GOOD, times=input_files.MOST_MEMBERS + 1), "more than 1000 arrays"),
+        (member(GOOD, times=array_file.MOST_MEMBERS + 1), "more than 1000 arrays"),
         (member(GOOD, name="image.txt"), "not an array"),
         (member(GOOD, packing=zipfile.ZIP_LZMA), "or use a compression method"),
         (member(GOOD)[:60], "damaged"),

@@ -60,6 +60,21 @@ def test_an_error_for_a_key_unlike_all_others_lists_the_known_keys() -> None:
         (MINIMAL + "[server]\nrest = true\nmetrics_port = 8501\n", "replicas already use port 8501 for requests"),
         (MINIMAL + "[server]\nmetrics_port = 8500\n", "replicas already use port 8500 for requests"),
         (MINIMAL + "[service]\nname = 'x;y'\n", "service.name"),
+        *(
+            (f"{MINIMAL}{line}\n", f"{line.split()[0]} has no effect without optimize")
+            for line in (
+                "optimize_inputs = 'inputs.npz'",
+                "optimize_min_top1 = 0.99",
+                "optimize_min_top5 = 0.0",
+                "optimize_max_difference = 1.0",
+                "optimize_max_relative_difference = 0.0",
+            )
+        ),
+        (MINIMAL + "optimize = 'float32'\noptimize_max_difference = nan\n", "optimize_max_difference"),
+        (
+            MINIMAL + "optimize = 'float32'\noptimize_max_relative_difference = inf\n",
+            "optimize_max_relative_difference",
+        ),
         (
             MINIMAL + "[server.traces]\nendpoint = 'collector:4317'\n",
             "server.traces.endpoint: The address of the trace collector is invalid",

@@ -16,6 +16,7 @@ from sealserve.model import convert
 from sealserve.owner import drift, model_record, models, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import Difference, compare, drift_of
+from sealserve.owner.release_facts import OPTIMIZATION_SETTINGS
 from sealserve.regular_file import LARGEST_TEXT
 
 MODEL = f"model[{NAME}:1]"
@@ -60,13 +61,15 @@ def test_a_changed_setting(ready: Site, key: str, value: str) -> None:
 
 
 def test_an_optimization(ready: Site) -> None:
-    """The threshold is a fact only if the model is optimized, so that other releases have the facts as before."""
+    """Each setting is a fact only if it is set, so that other releases have the facts as before."""
     release = ready.build_release().folder
-    found = drift_of(ready.workspace, described(ready, "model.optimize", '"bfloat16"'), release).differences
-    assert [(item.key, item.described) for item in found] == [
-        (f"{MODEL}.optimize", '"bfloat16"'), (f"{MODEL}.optimize_min_top1", "0.99"),
-    ]  # fmt: skip
-    assert not drift_of(ready.workspace, described(ready, "model.optimize_min_top1", "0.5"), release).differences
+    optimized = described(ready, "model.optimize", '"bfloat16"')
+    found = drift_of(ready.workspace, optimized, release).differences
+    assert [(item.key, item.described) for item in found] == [(f"{MODEL}.optimize", '"bfloat16"')]
+    for name in sorted(OPTIMIZATION_SETTINGS - {"optimize", "optimize_inputs"}):
+        model = optimized.model.model_copy(update={name: 0.5})
+        found = drift_of(ready.workspace, optimized.model_copy(update={"models": (model,)}), release).differences
+        assert (f"{MODEL}.{name}", "0.5") in {(item.key, item.described) for item in found}
 
 
 def test_a_revoked_user(ready: Site) -> None:

@@ -277,8 +277,9 @@ def test_a_forged_statement_does_not_choose_the_time_of_the_next_one(attested: S
     release = built(attested)
     provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
     forge(attested, release, issued=LARGEST_INTEGER)
-    provisioning.register(attested.workspace, attested.deployment, release, now=attested.now)
-    assert verified(attested, release).issued == int(attested.now.timestamp())
+    now = attested.now
+    provisioning.register(attested.workspace, attested.deployment, release, now=now)
+    assert verified(attested, release).issued == int(now.timestamp())
 
 
 def test_too_many_enclaves_are_refused_before_the_registration(attested: Site, monkeypatch: pytest.MonkeyPatch) -> None:

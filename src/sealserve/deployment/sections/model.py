@@ -17,6 +17,13 @@ _SIGNERS: Final = (
     {"signer_identity", "signer_issuer", "signer_trust_file"},
 )
 """The combinations of settings that name a signer: a key, a certificate, or an identity of Sigstore."""
+_OPTIMIZATION_KEYS: Final = (
+    "optimize_inputs",
+    "optimize_min_top1",
+    "optimize_min_top5",
+    "optimize_max_difference",
+    "optimize_max_relative_difference",
+)
 
 
 class ModelSection(Section):
@@ -54,9 +61,21 @@ class ModelSection(Section):
         default=None,
         description="inputs (.npz, by name) for the comparison of the faster form with the model; by default generated",
     )
-    optimize_min_top1: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.99,
-        description="minimum share of rows with the same highest class in both; otherwise the faster form is rejected",
+    optimize_min_top1: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="minimum share of rows with the same highest class in both (0.99 by default); otherwise the faster "
+        "form is rejected",
+    )
+    optimize_min_top5: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="minimum share of the five highest classes that both have in common"
+    )
+    optimize_max_difference: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="maximum absolute difference of a number in an output"
+    )
+    optimize_max_relative_difference: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="maximum mean difference, as a share of the largest number in an output (0.02 for bfloat16, 0.0001 "
+        "for float32 by default)",
     )
     signature: FilePath | None = Field(
         default=None,
@@ -97,4 +116,11 @@ class ModelSection(Section):
                 "optimize: the signature covers the original model, and not its faster form; run `sealserve model "
                 "optimize`, have the result signed, and set path to it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimized(self) -> Self:
+        ignored = [name for name in _OPTIMIZATION_KEYS if getattr(self, name) is not None]
+        if ignored and self.optimize is None:
+            raise ValueError(f"{ignored[0]} has no effect without optimize: set optimize, or remove {ignored[0]}")
         return self

@@ -2,10 +2,10 @@
 
 import base64
 import contextlib
+import os
 import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,12 @@ from sealserve import __version__
 from sealserve.atomic_file import OutputExistsError
 from sealserve.model.codes import ModelCode
 from sealserve.model.lint import RefusedOperationError, lint
+from sealserve.model.optimization.acceptance import Thresholds, check
+from sealserve.model.optimization.given_inputs import check_given
 from sealserve.model.optimization.order import Failure, Order
+from sealserve.model.optimization.origin import Origin
 from sealserve.model.optimization.report import Changes, Report, digest_of_model, find_report
-from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, SavedModelInfo, check_servable, plain_files
+from sealserve.model.saved_model import SAVED_MODEL_FILE, SERVE_TAGS, check_servable, plain_files
 from sealserve.model.source import SIGNATURE_FILE
 from sealserve.model.tensorflow_import import require_tensorflow
 from sealserve.model.tensorflow_process import TensorFlowProcess
@@ -35,30 +38,11 @@ _NUMBERS: Final = "inputs.npz"
 _LARGEST_WEIGHTS: Final = 2**31 - 2**26
 """Maximum size of the variables in bytes. In between, they are in one message of protobuf with 2 GiB at most."""
 _CODES: Final = {
+    Failure.INPUTS: ModelCode.OPTIMIZATION_INPUTS,
     Failure.UNCHANGED: ModelCode.NOTHING_TO_OPTIMIZE,
     Failure.NOT_OPTIMIZABLE: ModelCode.NOT_OPTIMIZABLE,
     Failure.UNPROVEN: ModelCode.OPTIMIZATION_UNPROVEN,
 }
-_HINTS: Final = {
-    Failure.UNCHANGED: "Serve the model as it is.",
-    Failure.NOT_OPTIMIZABLE: "Serve the model as it is, or export it again.",
-    Failure.UNPROVEN: "Give typical inputs: --input NAME=@FILE.",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
-    """The smallest agreement with which a result is accepted. It applies to each output.
-
-    Args:
-        top1: Minimum share of rows with the same highest class, and of equal integers and texts.
-        top5: Minimum share of the five highest classes in common, or None.
-        difference: Maximum absolute difference of a number, or None.
-    """
-
-    top1: float = 0.99
-    top5: float | None = None
-    difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +70,7 @@ def optimize(
     tags: Sequence[str] = SERVE_TAGS,
     inputs: Inputs | None = None,
     thresholds: Thresholds | None = None,
+    origin: Origin | None = None,
     instructions: str = "",
     timeout: float = 3600.0,
     progress: Callable[[str], None] | None = None,
@@ -99,6 +84,7 @@ def optimize(
         tags: The tags of the graph that is served. The result has one graph with the tag ``serve``.
         inputs: The inputs for the comparison.
         thresholds: The smallest agreement that is accepted.
+        origin: The owner's model, if ``source`` is a converted copy of it. Messages and the record name it.
         instructions: The widest instructions of this machine's processor, for the record.
         timeout: Maximum time in seconds.
         progress: Called at the start of each step.
@@ -108,34 +94,32 @@ def optimize(
         InputError: `model.not-optimizable`: The model has operations that the lint rejects, TensorFlow fails, or the
             model is too large.
         InputError: `model.nothing-to-optimize`: The optimization would not change the model.
-        InputError: `model.optimization-unproven`: The outputs cannot be compared.
+        InputError: `model.optimization-unproven`: The outputs cannot be compared, an output has no values, or a given
+            threshold applies to no output.
         VerificationError: `model.optimization-differs`: The outputs agree less than ``thresholds`` require.
-        InputError: `model.optimization-inputs`: A given input does not exist in the model.
+        InputError: `model.optimization-inputs`: A given input does not exist in the model, has another type or shape,
+            or the original rejects it.
         OutputExistsError: The destination already exists.
         UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
+        UnavailableError: `file.disk-full`: The disk is full.
         InputError: As `sealserve.model.saved_model.check_servable`.
     """
     tell, chosen = progress or (lambda _: None), inputs or Inputs()
     # 1. Check the model first, because the process runs it on this machine.
     require_tensorflow("The model cannot be optimized")
     before = check_servable(source, tags=tags)
+    known = origin or Origin(name=str(source), digest=digest_of_model(source))
     if find_report(source) is not None:
         raise ModelCode.ALREADY_OPTIMIZED.error(
-            f"{source} was already optimized: it contains {OPTIMIZATION_FILE}.",
+            f"{known.name} was already optimized: it contains {OPTIMIZATION_FILE}.",
             hint="Optimize the original model, or serve this model without the setting model.optimize.",
         )
-    try:
-        lint(source, tags=tags)
-    except RefusedOperationError as error:
-        raise ModelCode.NOT_OPTIMIZABLE.error(
-            f"{source} cannot be optimized, because effects of operations could get lost. {error.message}",
-            hint="Serve the model as it is, or export it without these operations.",
-        ) from error
-    _check_names(before, chosen)
+    _lint(source, tags, known)
+    check_given(chosen.given, before.serving_graph.signatures)
     weights = sum(file.stat().st_size for file in plain_files(source) if file.parent.name == _VARIABLES)
     if weights > _LARGEST_WEIGHTS:
         raise ModelCode.NOT_OPTIMIZABLE.error(
-            f"{source} cannot be optimized: expected at most {_LARGEST_WEIGHTS} bytes of variables, got {weights}.",
+            f"{known.name} cannot be optimized: expected at most {_LARGEST_WEIGHTS} bytes of variables, got {weights}.",
             hint="Serve the model as it is.",
         )
     if destination.resolve().is_relative_to(source.resolve()):
@@ -150,7 +134,7 @@ def optimize(
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, temporary / path)
         # 3. Optimize and compare in a separate process.
-        with _stored(chosen) as (numbers, texts):
+        with _stored(chosen, temporary) as (numbers, texts):
             order = Order(
                 folder=str(source.resolve()),
                 tags=list(tags),
@@ -162,17 +146,17 @@ def optimize(
                 numbers=numbers,
                 strings=texts,
             )
-            result = _run(order, source, timeout, tell)
+            result = _run(order, known, timeout, tell)
         # 4. The interface must be equal, and an enclave must accept the result.
         tell("checking the result")
         after = check_servable(temporary)
-        lint(temporary)
+        _lint(temporary, SERVE_TAGS, known)
         if after.serving_graph.signatures != before.serving_graph.signatures:
             raise ModelCode.NOT_OPTIMIZABLE.error(
-                f"{source} cannot be optimized: its signatures would change.", hint="Report this error."
+                f"{known.name} cannot be optimized: its signatures would change.", hint="Report this error."
             )
         report = Report(
-            original=digest_of_model(source),
+            original=known.digest,
             precision=precision,
             sealserve=__version__,
             tensorflow=result["tensorflow"],
@@ -184,79 +168,71 @@ def optimize(
             skipped=result["skipped"],
         )
         # 5. Accept the result only if the outputs agree.
-        _check(report, thresholds or Thresholds(), source)
+        check(report, thresholds or Thresholds(), known)
         record = temporary / OPTIMIZATION_FILE
         record.parent.mkdir(exist_ok=True)
         record.write_bytes(report.to_bytes())
     return report
 
 
-def _check_names(model: SavedModelInfo, inputs: Inputs) -> None:
-    names = {spec.name for signature in model.serving_graph.signatures for spec in signature.inputs}
-    if unknown := sorted(set(inputs.given) - names):
-        raise ModelCode.OPTIMIZATION_INPUTS.error(
-            f"The inputs for the comparison do not fit the model: it has no input {unknown[0]!r}.",
-            hint=f"Use the names of its inputs: {', '.join(sorted(names))}.",
-        )
-
-
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays in a file (``.npz``) by name.
-
-    Raises:
-        InputError: `model.optimization-inputs`: The file does not exist, is not in this form, or contains objects.
-    """
+def _lint(folder: Path, tags: Sequence[str], origin: Origin) -> None:
+    """Lint the original or the result. An error names the model as ``origin`` does."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise ModelCode.OPTIMIZATION_INPUTS.error(
-            f"The inputs for the comparison cannot be read from {path}: {error}.",
-            hint="Write them with numpy.savez(FILE, NAME=array). For text, use an array of bytes.",
+        lint(folder, tags=tags)
+    except RefusedOperationError as error:
+        raise ModelCode.NOT_OPTIMIZABLE.error(
+            f"{origin.name} cannot be optimized, because effects of operations could get lost. "
+            f"{_named(error.message, folder, origin)}",
+            hint="Serve the model as it is, or export it without these operations.",
         ) from error
 
 
-def _check(report: Report, thresholds: Thresholds, source: Path) -> None:
-    """Compare the agreement of each output with the thresholds.
-
-    Raises:
-        VerificationError: `model.optimization-differs`.
-    """
-    for signature, output, found in report.agreements:
-        for what, value, limit, is_minimum in (
-            ("the same highest class or value", found.top1, thresholds.top1, True),
-            ("common classes among the highest five", found.top5, thresholds.top5, True),
-            ("maximum difference", found.max_difference, thresholds.difference, False),
-        ):
-            if value is None or limit is None or (value >= limit if is_minimum else value <= limit):
-                continue
-            raise ModelCode.OPTIMIZATION_DIFFERS.error(
-                f"The {report.precision} form of {source} is not accepted: the output {output!r} of {signature!r}: "
-                f"{what}: expected at {'least' if is_minimum else 'most'} {limit:g}, got {value:.6g} in {found.rows} "
-                "rows.",
-                hint="Compare with typical inputs (--input NAME=@FILE), choose float32, or change the threshold.",
-            )
-
-
 @contextlib.contextmanager
-def _stored(inputs: Inputs) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts."""
+def _stored(inputs: Inputs, folder: Path) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield the given inputs as an `Order` has them: the numbers in a private file, and the texts.
+
+    The file is in ``folder`` until the end of the block. An interrupted optimization thus leaves no inputs elsewhere.
+    """
     numbers = {name: array for name, array in inputs.given.items() if array.dtype.kind not in "OSU"}
     texts = {name: _text(array) for name, array in inputs.given.items() if name not in numbers}
-    with tempfile.TemporaryDirectory(prefix="sealserve-") as private:
+    with tempfile.TemporaryDirectory(dir=folder) as private:
         if numbers:
             np.savez(Path(private, _NUMBERS), **numbers)  # type: ignore[arg-type]  # numpy declares its own keywords
         yield str(Path(private, _NUMBERS)) if numbers else None, texts
 
 
-def _run(order: Order, source: Path, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run the process, and return its result. An error names the model as ``source``."""
+def _run(order: Order, origin: Origin, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the process, and return its result. An error names the model as ``origin`` does.
+
+    Raises:
+        OSError: The disk is full.
+    """
     message = _answer(order, timeout, tell)
     if "done" in message:
         return cast("dict[str, Any]", message["done"])
     failure = Failure(message["failed"])
-    what = "cannot be compared with its original" if failure is Failure.UNPROVEN else "cannot be optimized"
-    raise _CODES[failure].error(f"{source} {what}: {message['text'].rstrip('.')}.", hint=_HINTS[failure])
+    if failure is Failure.NO_ROOM:
+        raise OSError(message["errno"], os.strerror(message["errno"]))
+    text = _named(_named(message["text"].rstrip("."), order.folder, origin), order.destination, origin)
+    if failure is Failure.INPUTS:
+        text = f"The inputs for the comparison do not fit the model: {text}."
+    else:
+        what = "cannot be compared with its original" if failure is Failure.UNPROVEN else "cannot be optimized"
+        text = f"{origin.name} {what}: {text}."
+    raise _CODES[failure].error(text, hint=_hint(failure, origin))
+
+
+def _hint(failure: Failure, origin: Origin) -> str:
+    if failure is Failure.UNCHANGED:
+        return "Serve the model as it is."
+    if failure is Failure.NOT_OPTIMIZABLE:
+        return "Serve the model as it is, or export it again."
+    return f"Give typical inputs: {origin.options.inputs}."
+
+
+def _named(text: str, folder: Path | str, origin: Origin) -> str:
+    """Return a text with the owner's model instead of a copy of it in ``folder``."""
+    return text.replace(str(folder), origin.name)
 
 
 def _answer(order: Order, timeout: float, tell: Callable[[str], None]) -> dict[str, Any]:

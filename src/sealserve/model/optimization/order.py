@@ -38,6 +38,10 @@ class Failure(StrEnum):
     UNCHANGED = "unchanged"
     NOT_OPTIMIZABLE = "not-optimizable"
     UNPROVEN = "unproven"
+    INPUTS = "inputs"
+    """The original model rejects the given inputs."""
+    NO_ROOM = "no-room"
+    """The disk is full. The message has the operating system's ``errno``."""
 
 
 class FailedError(Exception):

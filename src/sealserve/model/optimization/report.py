@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from sealserve.canonical_document import canonical_json
 from sealserve.model.codes import ModelCode
 from sealserve.model.optimization.agreement import Agreement
+from sealserve.model.optimization.instructions import Instructions
 from sealserve.model.saved_model import plain_files
 from sealserve.model_digest import model_digest
 from sealserve.regular_file import read_regular
@@ -48,7 +49,8 @@ class Report(_Record):
     """What an optimization did, and how far the outputs agree.
 
     Attributes:
-        original: Digest of the original model, as in release statements (`sealserve.model_digest`).
+        original: Digest of the owner's model, as in release statements (`sealserve.model_digest`). For a frozen graph,
+            the SHA-256 of its file.
         precision: The precision of the optimized model.
         sealserve: The version of sealserve.
         tensorflow: The version of TensorFlow.
@@ -78,6 +80,20 @@ class Report(_Record):
         for signature, outputs in sorted(self.signatures.items()):
             yield from ((signature, output, found) for output, found in sorted(outputs.items()))
 
+    def warnings(self, serving: Instructions) -> Iterator[str]:
+        """Yield a sentence for each signature that was not compared, and for a precision that can be slower.
+
+        Args:
+            serving: The instructions of the processor that will serve.
+        """
+        if self.precision is Precision.BFLOAT16 and not serving.computes_bfloat16:
+            yield (
+                f"A processor with {serving} does not compute in bfloat16: it converts each number, which can be "
+                "slower than float32. Choose float32 for such a processor."
+            )
+        for signature, reason in self.skipped.items():
+            yield f"The signature {signature!r} was not compared: {reason}."
+
     def to_bytes(self) -> bytes:
         """Return the content of the record's file."""
         return canonical_json(self.model_dump(mode="json"))
@@ -101,11 +117,16 @@ def find_report(folder: Path) -> Report | None:
         ) from error
 
 
-def digest_of_model(folder: Path) -> str:
-    """Return the digest of a SavedModel, as in release statements and receipts."""
+def digest_of_model(model: Path) -> str:
+    """Return the digest of a SavedModel, as in release statements and receipts, or the SHA-256 of a frozen graph."""
+    if model.is_file():
+        return _sha256(model)
     files = {}
-    for path in plain_files(folder):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
+    for path in plain_files(model):
+        files[path.relative_to(model).as_posix()] = (path.stat().st_size, _sha256(path))
     return model_digest(files)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

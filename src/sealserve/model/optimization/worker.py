@@ -7,12 +7,14 @@ Its messages, see `sealserve.model.tensorflow_process`: ``{"step": TEXT}`` befor
 from pathlib import Path
 from typing import Final
 
+from sealserve.atomic_file import NO_ROOM
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.convert import tensorflow_writes
 from sealserve.model.loading_runs import request_tensors
 from sealserve.model.optimization.freezing import freeze
 from sealserve.model.optimization.order import FailedError, Failure, Order
 from sealserve.model.optimization.passes import count_in_bfloat16, optimized
-from sealserve.model.optimization.trial import compare
+from sealserve.model.optimization.trial import compare, first_line
 from sealserve.model.program import Program
 from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, SERVE_TAG
 from sealserve.model.tensorflow_import import import_tensorflow
@@ -35,13 +37,17 @@ def carry_out(order: Order, say: Say) -> None:
         say(step="loading TensorFlow")
         tensorflow = import_tensorflow()
         say(step="rewriting the graph")
-        changes = _write(order)
+        with tensorflow_writes():
+            changes = _write(order)
         say(step="comparing the outputs")
         signatures, skipped = compare(order)
     except FailedError as error:
         say(failed=error.reason, text=str(error))
     except Exception as error:  # noqa: BLE001  # the text is for the model's owner, who started this process
-        say(failed=Failure.NOT_OPTIMIZABLE, text=f"{type(error).__name__}: {_first_line(error)}")
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            say(failed=Failure.NO_ROOM, errno=error.errno)
+        else:
+            say(failed=Failure.NOT_OPTIMIZABLE, text=f"{type(error).__name__}: {first_line(error)}")
     else:
         agreements = {
             signature: {output: found.model_dump() for output, found in outputs.items()}
@@ -55,10 +61,6 @@ def carry_out(order: Order, say: Say) -> None:
                 "tensorflow": tensorflow.__version__,
             }
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _write(order: Order) -> dict[str, int]:

@@ -1,8 +1,10 @@
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sealserve.model.optimization import agreement
 from sealserve.model.optimization.agreement import Agreement, Comparison, IncomparableError
 
 
@@ -39,7 +41,60 @@ def test_values_that_are_not_floating_must_be_equal() -> None:
 
 def test_a_number_per_row_has_differences_only() -> None:
     found = compared(([[1.0], [2.0]], [[1.0], [2.5]]))
-    assert (found.rows, found.top1, found.max_difference) == (2, None, 0.5)
+    assert (found.rows, found.top1, found.max_difference, found.relative_difference) == (2, None, 0.5, 0.125)
+    found = compared(([1.0, 2.0], [1.0, 2.5]))
+    assert (found.rows, found.top1, found.relative_difference) == (2, None, 0.125)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (2, 3, 8), (1, 2, 3, 8)])
+def test_the_last_dimension_has_the_classes(shape: tuple[int, ...]) -> None:
+    original = np.tile(np.arange(8.0), (6, 1))
+    changed = original.copy()
+    changed[0, 2], changed[0, 3] = 3, 2  # one of the highest five leaves
+    changed[1, 0] = 9  # another highest class
+    found = compared((original.reshape(shape), changed.reshape(shape)))
+    assert found.top1 == pytest.approx(5 / 6)
+    assert found.top5 == pytest.approx((0.8 + 0.8 + 4) / 6)
+
+
+def test_many_classes_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "_CHUNK", 20)
+    rows = np.random.default_rng(0).random((7, 8))
+    found = compared((rows, rows))
+    assert (found.top1, found.top5) == (1.0, 1.0)
+
+
+def test_batches_with_one_class_do_not_count_as_classes() -> None:
+    found = compared((np.eye(3), np.eye(3)), ([[0.0]] * 9, [[1.0]] * 9))
+    assert (found.rows, found.top1) == (12, 1.0)
+
+
+def test_the_relative_difference_is_always_a_number() -> None:
+    assert compared(([0.0, 0.0], [0.0, 0.0])).relative_difference == 0.0
+    assert compared(([0.0, 0.0], [0.0, 1.0])).relative_difference == 0.5
+    tiny = np.nextafter(0, 1)
+    assert compared(([tiny], [1e300]), dtype="float64").relative_difference == sys.float_info.max
+    assert compared(([1, 2], [1, 3]), dtype="int64").relative_difference is None
+
+
+def test_complex_numbers_have_differences() -> None:
+    found = compared(([[1 + 2j, 3j]], [[1 + 2j, 4j]]), dtype="complex64")
+    assert (found.rows, found.top1, found.max_difference, found.relative_difference) == (1, None, 1.0, 0.25 / 3)
+    with pytest.raises(IncomparableError, match="proves nothing"):
+        compared(([complex("nan")], [complex("nan")]), dtype="complex64")
+
+
+def test_differences_beyond_float64_are_an_error() -> None:
+    with pytest.raises(IncomparableError, match="too large for float64"):
+        compared(([1e308], [-1e308]), dtype="float64")
+
+
+def test_rows_without_values_are_counted_apart() -> None:
+    comparison = Comparison()
+    comparison.add(np.zeros((3, 0, 4)), np.zeros((3, 0, 4)))
+    assert (comparison.rows, comparison.values) == (3, 0)
+    comparison.add(np.zeros((3, 2, 4)), np.zeros((3, 2, 4)))
+    assert (comparison.rows, comparison.values) == (6, 24)
 
 
 @pytest.mark.parametrize(

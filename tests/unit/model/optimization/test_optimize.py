@@ -1,4 +1,6 @@
 import gzip
+import hashlib
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -11,10 +13,14 @@ from tests.harness.optimized_models import Array, convolution_model, in_this_pro
 from tests.harness.tiny_model import saved_model
 
 from sealserve.atomic_file import OutputExistsError
+from sealserve.codes import SealserveCode
 from sealserve.model.codes import ModelCode
 from sealserve.model.convert import import_model
 from sealserve.model.lint import lint
-from sealserve.model.optimization.optimize import Inputs, Thresholds, optimize, read_arrays
+from sealserve.model.optimization.acceptance import Thresholds
+from sealserve.model.optimization.given_inputs import read_arrays
+from sealserve.model.optimization.optimize import Inputs, optimize
+from sealserve.model.optimization.origin import SETTINGS, Origin
 from sealserve.model.optimization.report import digest_of_model, find_report
 from sealserve.model.saved_model import check_servable, describe, read_saved_model
 from sealserve.model.tensorflow_import import import_tensorflow
@@ -308,6 +314,7 @@ def test_the_separate_process(model: Path, tmp_path: Path) -> None:
         inputs=Inputs(given=read_arrays(numbers)),
     )  # fmt: skip
     assert report.given == ("x",)
+    assert {path.name for path in (tmp_path / "result").iterdir()} == {"saved_model.pb", "assets.extra"}
     assert {found.rows for _, _, found in report.agreements} == {5}
     assert len(steps) == 4
 
@@ -346,20 +353,135 @@ def test_variables_that_no_message_can_hold(tmp_path: Path, monkeypatch: pytest.
 def test_inputs_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sealserve.model.tensorflow_import.find_spec", lambda _name: True)
     original = saved_model(tmp_path / "original")
-    with raises(ModelCode.OPTIMIZATION_INPUTS, match="it has no input 'z'") as caught:
-        optimize(original, tmp_path / "result", precision=Precision.FLOAT32, inputs=Inputs(given={"z": random(2)}))
-    assert "its inputs: x." in (caught.value.hint or "")
+    for given, reason in (({"z": random(2)}, "it has no input 'z'"), ({"x": random(2, 2)}, "expected the shape")):
+        with raises(ModelCode.OPTIMIZATION_INPUTS, match=reason):
+            optimize(original, tmp_path / "result", precision=Precision.FLOAT32, inputs=Inputs(given=given))
+    assert nothing_left(tmp_path / "result")
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", None, "objects"])
-def test_inputs_that_cannot_be_read(content: bytes | str | None, tmp_path: Path) -> None:
-    path = tmp_path / "inputs.npz"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        np.savez(path, x=np.array([{"a": 1}], object))  # a pickle, which could run a program
-    with raises(ModelCode.OPTIMIZATION_INPUTS, match="cannot be read from .*inputs.npz"):
-        read_arrays(path)
+@pytest.mark.tensorflow
+@in_process
+def test_each_output_needs_values_and_a_criterion(tmp_path: Path) -> None:
+    tf = import_tensorflow()
+    dense, tail = tf.Variable(random(4, 8)), tf.Variable(random(4, 1))
+    rows = [tf.TensorSpec([None, 4], tf.float32, name="x")]
+    tokens = [tf.TensorSpec([None, None, 4], tf.float32, name="tokens")]
+
+    def detect(x: Any) -> Any:
+        scores = tf.matmul(x, dense)
+        return {"count": tf.shape(x)[:1], "boxes": tf.boolean_mask(scores, tf.reduce_max(scores, 1) > 1e6)}
+
+    detector = save(tmp_path / "detector", {"serving_default": (detect, rows)}, dense=dense)
+    with raises(ModelCode.OPTIMIZATION_UNPROVEN, match=r"the output 'boxes' of 'serving_default' has no values"):
+        optimize(detector, tmp_path / "result", precision=Precision.BFLOAT16)
+    boxes = Inputs(given={"x": 1e8 * random(4, 4)})
+    report = optimize(detector, tmp_path / "boxes", precision=Precision.BFLOAT16, thresholds=ALL, inputs=boxes)
+    assert report.signatures["serving_default"]["boxes"].rows > 0
+
+    regression = save(tmp_path / "regression", {"y": (lambda x: {"y": tf.matmul(x, tail)}, rows)}, tail=tail)
+    for threshold in (Thresholds(top1=1.0), Thresholds(top5=1.0)):
+        with raises(ModelCode.OPTIMIZATION_UNPROVEN, match=r"cannot be compared with --min-top[15]: no output has"):
+            optimize(regression, tmp_path / "result", precision=Precision.BFLOAT16, thresholds=threshold)
+    strict = Thresholds(relative_difference=1e-7)
+    with raises(ModelCode.OPTIMIZATION_DIFFERS, match="as a share of the largest number: expected at most 1e-07"):
+        optimize(regression, tmp_path / "result", precision=Precision.BFLOAT16, thresholds=strict)
+    assert nothing_left(tmp_path / "result")
+    report = optimize(regression, tmp_path / "accepted", precision=Precision.BFLOAT16)
+    assert 0 < (report.signatures["y"]["y"].relative_difference or 0) < 0.02
+
+    classes = save(
+        tmp_path / "tokens", {"y": (lambda tokens: {"y": tf.einsum("nti,ij->ntj", tokens, dense)}, tokens)}, dense=dense
+    )
+    report = optimize(classes, tmp_path / "classes", precision=Precision.BFLOAT16, thresholds=ALL)
+    assert report.signatures["y"]["y"].top1 is not None
+    assert report.signatures["y"]["y"].top5 is not None
+
+
+@pytest.mark.tensorflow
+@in_process
+def test_inputs_of_several_signatures(tmp_path: Path) -> None:
+    """The same name with different types, generated values beside given values, and values that the model rejects."""
+    tf = import_tensorflow()
+    dense = tf.Variable(random(4, 8))
+    rows = tf.TensorSpec([None, 4], tf.float32, name="x")
+    other = tf.TensorSpec([None, 4], tf.float32, name="other")
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "numbers": (lambda x: {"y": tf.matmul(x, dense)}, [rows]),
+        "pairs": (lambda x, other: {"y": tf.matmul(x * other, dense)}, [rows, other]),
+        "texts": (lambda x: {"y": tf.strings.length(x)}, [tf.TensorSpec([None], tf.string, name="x")]),
+    }
+    original = save(tmp_path / "original", signatures, dense=dense)
+    for given, skipped in (
+        (random(5, 4), {"texts": "the value for the input 'x' does not fit: expected string, got float32"}),
+        (
+            np.array([b"a", b"bc"]),
+            dict.fromkeys(("numbers", "pairs"), "the value for the input 'x' does not fit: expected float32, got text"),
+        ),
+    ):
+        report = optimize(
+            original, tmp_path / given.dtype.name, precision=Precision.FLOAT32, inputs=Inputs(given={"x": given})
+        )
+        assert report.skipped == skipped
+        assert {found.rows for _, _, found in report.agreements} == {len(given)}
+    # Only an input with any number of rows decides the number of generated rows.
+    factors = tf.TensorSpec([4], tf.float32, name="factors")
+    scaled = save(
+        tmp_path / "scaled",
+        {"y": (lambda x, factors: {"y": tf.matmul(x * factors, dense)}, [rows, factors])},
+        dense=dense,
+    )
+    report = optimize(
+        scaled, tmp_path / "rows", precision=Precision.FLOAT32, inputs=Inputs(given={"factors": random(4)}, rows=7)
+    )
+    assert report.signatures["y"]["y"].rows == 7
+    unequal = Inputs(given={"x": random(5, 4), "other": random(3, 4)})
+    with raises(ModelCode.OPTIMIZATION_INPUTS, match="'pairs' of the original model rejects them .'other', 'x'.: "):
+        optimize(original, tmp_path / "result", precision=Precision.FLOAT32, inputs=unequal)
+    picky = {
+        "index": (
+            lambda i: {"y": tf.gather(tf.matmul(dense, dense, transpose_b=True), i + 100)},
+            [tf.TensorSpec([None], tf.int64, name="i")],
+        )
+    }
+    rejecting = save(tmp_path / "rejecting", picky, dense=dense)
+    with raises(ModelCode.OPTIMIZATION_UNPROVEN, match="'index': the original model rejects generated inputs: "):
+        optimize(rejecting, tmp_path / "result", precision=Precision.FLOAT32)
+    assert nothing_left(tmp_path / "result")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("inputs", [Inputs(), Inputs(given={"x": random(64, 8, 8, 4)})])
+def test_a_full_disk_is_not_a_fault_of_the_model(inputs: Inputs, model: Path, tmp_path: Path) -> None:
+    """The limit of the file size has the same effect as a full disk, here and in the separate process."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with raises(SealserveCode.FILE_DISK_FULL, match="nothing can be written to") as caught:
+            optimize(model, tmp_path / "result", precision=Precision.FLOAT32, inputs=inputs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.exit_status == 4
+    assert nothing_left(tmp_path / "result")
+
+
+@pytest.mark.tensorflow
+@in_process
+def test_a_converted_copy_is_not_named(model: Path, tmp_path: Path) -> None:
+    origin = Origin(name="models/flowers", digest="ab" * 32, options=SETTINGS)
+    report = optimize(model, tmp_path / "result", precision=Precision.FLOAT32, origin=origin)
+    assert report.original == "ab" * 32
+    message = read_saved_model(model)
+    message.meta_graphs[0].graph_def.node.add(name="odd", op="AddV2", input=["nowhere", "odd"])
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    with raises(ModelCode.NOT_OPTIMIZABLE, match="models/flowers cannot be optimized") as caught:
+        optimize(model, tmp_path / "again", precision=Precision.FLOAT32, origin=origin)
+    assert str(tmp_path) not in caught.value.message
+    message.meta_graphs[0].graph_def.node.add(name="file", op="ReadFile", input=["odd"])
+    message.meta_graphs[0].signature_def["serving_default"].outputs["z"].name = "file:0"
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    with raises(ModelCode.NOT_OPTIMIZABLE, match="models/flowers has operations that are not allowed") as caught:
+        optimize(model, tmp_path / "again", precision=Precision.FLOAT32, origin=origin)
+    assert str(tmp_path) not in caught.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"version": 2}', b"\xff"])
@@ -378,3 +500,6 @@ def test_the_digest_is_the_digest_of_release_statements(tmp_path: Path) -> None:
     assert digest_of_model(tmp_path / "copy") == digest
     (tmp_path / "copy" / "extra").write_text("x")
     assert digest_of_model(tmp_path / "copy") != digest
+    graph = tmp_path / "frozen.pb"
+    graph.write_bytes(b"graph")
+    assert digest_of_model(graph) == hashlib.sha256(b"graph").hexdigest()

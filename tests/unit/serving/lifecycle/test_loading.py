@@ -14,7 +14,8 @@ from tests.harness.optimized_models import convolution_model, in_this_process
 from sealserve.attester.model_check import check_model
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.optimization.optimize import Thresholds, optimize
+from sealserve.model.optimization.acceptance import Thresholds
+from sealserve.model.optimization.optimize import optimize
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.file_list import FileList
