@@ -6,10 +6,9 @@ from pathlib import Path
 
 from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment
-from sealserve.doctor import host_checks, machine_checks, owner_checks
+from sealserve.doctor import host_checks, machine_checks, owner_checks, shipped_release
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
-from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.enclave.server_files import GRAMINE_FOLDER, LIBRARY_OS
 from sealserve.errors import SealserveError
@@ -68,28 +67,13 @@ def _host(
     if runtime is RuntimeKind.SGX:
         yield from host_checks.checks(host)
         if workspace is not None and releases.any_in(workspace.host.releases):
-            yield from _shipped_release(workspace.host.releases, host)
+            yield from shipped_release.checks(workspace.host.releases, host)
         if deployment is not None and (cloud := deployment.target.cloud) is not None:
             yield host_checks.cloud(host, preset_of(cloud))
     else:
         if runtime is RuntimeKind.GRAMINE_DIRECT:
             yield host_checks.gramine_direct(shutil.which(runtime), libos=Path(GRAMINE_FOLDER, LIBRARY_OS))
         yield from _simulated_host(host)
-
-
-def _shipped_release(shipped: Path, host: HostFacts) -> Iterator[Finding]:
-    """Compare the newest shipped release's enclaves with this machine."""
-    try:
-        release = releases.newest(shipped)
-        manifests = [load_enclave(release, name).manifest for name in enclave_names(release)]
-    except SealserveError as error:
-        yield Finding(machine=Machine.HOST, name="release", verdict=Verdict.NOTE,
-                      found=f"its enclaves cannot be compared with this machine: {error.message}",
-                      remedy=error.hint or "")  # fmt: skip
-        return
-    required = {feature for manifest in manifests for feature in manifest.sgx.required_cpu_features}
-    sizes = [manifest.enclave_size for manifest in manifests if not manifest.sgx.edmm_enable]
-    yield from filter(None, (host_checks.cpu_features(host, required), host_checks.room(host, sizes)))
 
 
 def _simulated_host(host: HostFacts) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ Sources: Gramine 1.9, Documentation/sgx-setup.rst and devel/building.rst (requir
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,6 @@ from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.host import qcnl
 from sealserve.host.facts import HostFacts
-from sealserve.terms import CpuFeature
 
 Version = tuple[int, int]
 
@@ -29,13 +28,6 @@ MINIMUM_GRAMINE: Final[Version] = (1, 9)
 SMALL_EPC: Final = 1 << 30
 """Bytes. Client processors have 93 MiB (128 MiB reserved). A larger enclave's pages are swapped, which is slow."""
 SKEW: Final = timedelta(seconds=30)
-
-FLAGS: Final = {
-    CpuFeature.AVX: frozenset({"avx"}),
-    CpuFeature.AVX512: frozenset({"avx512f"}),
-    CpuFeature.AMX: frozenset({"amx_tile"}),
-}
-"""The flags in ``/proc/cpuinfo``. Source: Linux, ``arch/x86/include/asm/cpufeatures.h``."""
 
 _BIOS: Final = (
     'enable SGX in the BIOS ("Enabled", not "Software Controlled"); '
@@ -168,7 +160,7 @@ def provision_device(facts: HostFacts) -> Finding:
 def enclave_memory(facts: HostFacts) -> Finding:
     """Check whether the machine has enough protected memory (EPC)."""
     name = "EPC"
-    epc = _epc(facts)
+    epc = epc_size(facts)
     if epc is None:
         return _note(
             name,
@@ -177,7 +169,7 @@ def enclave_memory(facts: HostFacts) -> Finding:
         )
     if epc == 0:
         return _missing(name, "no protected memory", "assign memory to SGX in the BIOS (PRMRR size)")
-    found = _size(epc)
+    found = size_text(epc)
     if epc < SMALL_EPC:
         return _note(
             name,
@@ -347,52 +339,15 @@ CHECKS: Final[tuple[Callable[[HostFacts], Finding], ...]] = (
 )
 
 
-def cpu_features(facts: HostFacts, required: Collection[CpuFeature]) -> Finding | None:
-    """Check whether the processor has the features without which a release's enclaves do not start.
-
-    Args:
-        facts: The facts about this machine.
-        required: The features. Without any, the result is None.
-    """
-    if not required:
-        return None
-    wanted = f"the newest release's enclaves require {', '.join(sorted(required))}"
-    if lacking := sorted(feature for feature in required if not FLAGS[feature] <= facts.processor.flags):
-        return _missing(
-            "features",
-            f"{wanted}, but the processor lacks {', '.join(lacking)}",
-            "use another machine, or build a release without these names in `enclave.required_cpu_features`",
-        )
-    return _ok("features", wanted)
-
-
-def room(facts: HostFacts, sizes: Sequence[int]) -> Finding | None:
-    """Check whether all enclaves of a release fit into the EPC at the same time. None if a size is unknown.
-
-    Args:
-        facts: The facts about the host.
-        sizes: The size of each enclave, in bytes.
-    """
-    epc = _epc(facts)
-    if not sizes or not epc:
-        return None
-    wanted = f"the newest release's enclaves ({len(sizes)}) use {_size(sum(sizes))}"
-    if sum(sizes) <= epc:
-        return _ok("room", f"{wanted} of {_size(epc)}")
-    return _note(
-        "room",
-        f"{wanted}, but the EPC has {_size(epc)}: their pages are swapped, which is slow",
-        "run fewer replicas here, set a smaller `enclave.size`, or use a larger machine",
-    )
-
-
-def _epc(facts: HostFacts) -> int | None:
+def epc_size(facts: HostFacts) -> int | None:
+    """Return the protected memory of the machine in bytes, or None if it is unknown."""
     if facts.epc_bytes is None and facts.cpuid is not None:
         return facts.cpuid.epc_bytes
     return facts.epc_bytes
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 

@@ -9,7 +9,7 @@ from sealserve.doctor import host_checks
 from sealserve.doctor.finding import Machine, Verdict
 from sealserve.host.cpuid import sgx_support
 from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
-from sealserve.terms import Cloud, CpuFeature
+from sealserve.terms import Cloud
 
 OK, NOTE, MISSING = Verdict.OK, Verdict.NOTE, Verdict.MISSING
 
@@ -149,32 +149,6 @@ def test_epc_that_only_cpuid_reports(machine: hosts.Leaves, verdict: Verdict, fo
     judged = host_checks.enclave_memory(facts)
     assert judged.verdict is verdict
     assert judged.found.startswith(found)
-
-
-def test_enclaves_that_do_not_fit_at_once_are_a_note() -> None:
-    fits = host_checks.room(READY, [4 << 30, 4 << 30])
-    assert fits is not None
-    assert (fits.verdict, fits.found) == (OK, "the newest release's enclaves (2) use 8.0 GiB of 8.0 GiB")
-    swapped = host_checks.room(READY, [8 << 30, 512 << 20])
-    assert swapped is not None
-    assert swapped.verdict is NOTE
-    assert "(2) use 8.5 GiB, but the EPC has 8.0 GiB" in swapped.found
-    assert host_checks.room(READY, []) is None
-    assert host_checks.room(replace(READY, epc_bytes=0), [1]) is None
-
-
-def test_a_processor_without_a_required_feature_is_a_fault() -> None:
-    required = [CpuFeature.AMX, CpuFeature.AVX512]
-    assert host_checks.cpu_features(READY, []) is None
-    lacking = host_checks.cpu_features(replace(READY, processor=flags("avx512f")), required)
-    assert lacking is not None
-    assert (lacking.verdict, lacking.found) == (
-        MISSING,
-        "the newest release's enclaves require amx, avx512, but the processor lacks amx",
-    )
-    found = host_checks.cpu_features(replace(READY, processor=flags("avx512f", "amx_tile")), required)
-    assert found is not None
-    assert found.verdict is OK
 
 
 def test_aesmd() -> None:
