@@ -54,9 +54,15 @@ class TraceContext:
 
     @classmethod
     def find(cls, headers: Iterable[tuple[str, str | bytes]]) -> Self | None:
-        """Return the context in headers with lower-case names. A header that is repeated is invalid."""
+        """Return the context in headers with lower-case names.
+
+        A header that is repeated is invalid. If one of its values asks for no trace, this value is still respected.
+        """
         values = [value for name, value in headers if name == TRACEPARENT]
-        return cls.parse(values[0]) if len(values) == 1 and isinstance(values[0], str) else None
+        contexts = [cls.parse(value) if isinstance(value, str) else None for value in values]
+        if len(contexts) == 1:
+            return contexts[0]
+        return next((context for context in contexts if context is not None and not context.sampled), None)
 
     @classmethod
     def start(cls, parent: "TraceContext | None" = None) -> Self:

@@ -59,6 +59,9 @@ def test_a_header_counts_only_once_and_as_text() -> None:
     assert TraceContext.find([*other, (TRACEPARENT, EXAMPLE)]) == TraceContext.parse(EXAMPLE)
     assert TraceContext.find(other) is None
     assert TraceContext.find([(TRACEPARENT, EXAMPLE), (TRACEPARENT, EXAMPLE)]) is None
+    unsampled = TraceContext.find([(TRACEPARENT, EXAMPLE), (TRACEPARENT, f"{EXAMPLE[:-2]}00")])
+    assert unsampled is not None
+    assert not unsampled.sampled
     assert TraceContext.find([(TRACEPARENT, EXAMPLE.encode())]) is None
 
 
