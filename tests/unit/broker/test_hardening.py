@@ -1,4 +1,5 @@
 import ctypes
+import errno
 import resource
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def test_a_kernel_that_refuses_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
     class Refusing:
         @staticmethod
         def prctl(*_: int) -> int:
+            ctypes.set_errno(errno.EPERM)
             return -1
 
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
@@ -33,7 +35,7 @@ def test_a_kernel_that_refuses_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
     with raises(
         BrokerCode.HARDENING,
         match=r"The broker cannot protect its memory from other processes: prctl\(PR_SET_DUMPABLE, 0\): "
-        r"Success",
+        r"Operation not permitted",
     ) as caught:
         forbid_inspection()
     assert caught.value.code == "broker.hardening"
