@@ -229,7 +229,7 @@ def exchange(one: Path, other: Path) -> bool:
     if rename is None or rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), ctypes.c_uint(_EXCHANGE)) == 0:
         return rename is not None
     number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS):
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(number, os.strerror(number), str(one), None, str(other))
 
