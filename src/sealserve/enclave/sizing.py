@@ -129,8 +129,12 @@ def size_enclave(
 def _size_of_models(server: ServerKind, model: int, optimized: int) -> SizeItem:
     constants = optimized if server is ServerKind.TENSORFLOW_SERVING else 0
     size = _MODEL_FACTOR * (model - constants) + _CONSTANTS_FACTOR * constants
-    times = {_MODEL_FACTOR: model > constants or not constants, _CONSTANTS_FACTOR: bool(constants)}
-    factors = " and ".join(str(factor) for factor, is_used in times.items() if is_used)
+    if not constants:
+        factors = f"{_MODEL_FACTOR}"
+    elif constants == model:
+        factors = f"{_CONSTANTS_FACTOR}"
+    else:
+        factors = f"{_MODEL_FACTOR} and {_CONSTANTS_FACTOR}"
     reason = "constants are copied more often" if constants else "read, parsed, optimized"
     return SizeItem(what="the model", size=size, why=f"{factors} times its files: {reason}")
 

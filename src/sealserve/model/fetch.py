@@ -10,6 +10,7 @@ import httpx
 
 from sealserve.addresses import is_loopback
 from sealserve.atomic_file import OutputExistsError, replacing
+from sealserve.file_digest import sha256_of
 from sealserve.http_answer import (
     MAX_REDIRECTS,
     STALLED,
@@ -153,8 +154,7 @@ def _shown(address: httpx.URL) -> str:
 
 
 def _existing(path: Path, expected: str) -> FetchedFile:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected:
         raise OutputExistsError(
             f"{path} already exists with different content: expected SHA-256 {expected}, got {found}.",

@@ -18,6 +18,7 @@ from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.canonical_document import canonical_json
 from sealserve.deployment import ModelSection
 from sealserve.errors import SealserveError
+from sealserve.file_digest import sha256_of
 from sealserve.regular_file import read_regular
 from sealserve.terms import Precision
 from sealserve.workspace import Workspace
@@ -231,7 +232,7 @@ def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file, or for a folder the SHA-256 of the list of its files' names and digests."""
-    return _digest(path, lambda file: _file_digest(file).encode())
+    return _digest(path, lambda file: sha256_of(file).encode())
 
 
 def state_of(path: Path) -> str:
@@ -259,11 +260,6 @@ def _digest(path: Path, of_file: Callable[[Path], bytes]) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file())
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _place(workspace: Workspace, model: ModelSection) -> Path:

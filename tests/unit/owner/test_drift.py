@@ -153,7 +153,7 @@ def test_a_look_reads_no_model(ready: Site, monkeypatch: pytest.MonkeyPatch) -> 
     release = ready.build_release().folder
     source = ready.deployment.model.path
     assert source is not None
-    monkeypatch.setattr(model_record, "_file_digest", lambda _: pytest.fail("a file is read"))
+    monkeypatch.setattr(model_record, "sha256_of", lambda _: pytest.fail("a file is read"))
     assert drift_of(ready.workspace, ready.deployment, release, quick=True).differences == ()
     export_again(source)
     (found,) = drift_of(ready.workspace, ready.deployment, release, quick=True).differences

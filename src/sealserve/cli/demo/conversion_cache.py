@@ -27,6 +27,7 @@ import sealserve.model
 from sealserve import __version__
 from sealserve.deployment import ModelSection
 from sealserve.errors import InputError, SealserveError
+from sealserve.file_digest import sha256_of
 from sealserve.model.saved_model import SavedModelInfo, check_servable, plain_files
 from sealserve.regular_file import open_regular, read_regular
 from sealserve.whole_folder import appearing, staging
@@ -66,10 +67,8 @@ def entry_for(graph: Path, model: ModelSection) -> Path | None:
     code = hashlib.sha256()
     for path in sorted(Path(sealserve.model.__file__).parent.glob("*.py")):
         code.update(path.read_bytes())
-    with graph.open("rb") as file:
-        source = hashlib.file_digest(file, "sha256").hexdigest()
     depends_on = {
-        "source": source,
+        "source": sha256_of(graph),
         "inputs": list(model.inputs),
         "outputs": list(model.outputs),
         "converter": code.hexdigest(),

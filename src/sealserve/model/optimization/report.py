@@ -1,6 +1,5 @@
 """The record of an optimization, which is a file of the optimized SavedModel."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -8,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from sealserve.canonical_document import canonical_json
+from sealserve.file_digest import sha256_of
 from sealserve.model.codes import ModelCode
 from sealserve.model.optimization.agreement import Agreement
 from sealserve.model.optimization.instructions import Instructions
@@ -120,13 +120,8 @@ def find_report(folder: Path) -> Report | None:
 def digest_of_model(model: Path) -> str:
     """Return the digest of a SavedModel, as in release statements and receipts, or the SHA-256 of a frozen graph."""
     if model.is_file():
-        return _sha256(model)
+        return sha256_of(model)
     files = {}
     for path in plain_files(model):
-        files[path.relative_to(model).as_posix()] = (path.stat().st_size, _sha256(path))
+        files[path.relative_to(model).as_posix()] = (path.stat().st_size, sha256_of(path))
     return model_digest(files)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
